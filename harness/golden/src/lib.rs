@@ -1,0 +1,1 @@
+//! harness/golden: to be written.

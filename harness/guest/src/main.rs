@@ -1,0 +1,2 @@
+//! harness/guest: to be written.
+fn main() {}

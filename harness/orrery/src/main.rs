@@ -1,0 +1,2 @@
+//! harness/orrery: to be written.
+fn main() {}

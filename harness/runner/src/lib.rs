@@ -1,0 +1,1 @@
+//! harness/runner: to be written.

@@ -1,0 +1,1 @@
+//! harness/scenario: to be written.

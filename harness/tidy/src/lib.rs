@@ -1,0 +1,1 @@
+//! harness/tidy: to be written.

@@ -1,0 +1,2 @@
+//! os/abi/control: to be written.
+#![no_std]

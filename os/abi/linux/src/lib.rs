@@ -1,0 +1,2 @@
+//! os/abi/linux: to be written.
+#![no_std]

@@ -1,0 +1,2 @@
+//! os/control: to be written.
+#![no_std]

@@ -1,0 +1,2 @@
+//! os/drv: to be written.
+#![no_std]

@@ -1,0 +1,2 @@
+//! The kernel image: to be written.
+fn main() {}

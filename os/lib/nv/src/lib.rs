@@ -1,0 +1,2 @@
+//! os/lib/nv: to be written.
+#![no_std]

@@ -1,0 +1,2 @@
+//! os/linux: to be written.
+#![no_std]

@@ -1,0 +1,2 @@
+//! os/mach/boot: to be written.
+#![no_std]

@@ -1,0 +1,2 @@
+//! os/mach/hal: to be written.
+#![no_std]

@@ -1,0 +1,2 @@
+//! os/mach/heap: to be written.
+#![no_std]

@@ -1,0 +1,44 @@
+//! The lock classes, lowest first: a thread may take a lock only if its class is higher than all classes it holds.
+//! One table for the whole kernel; adding a lock class is a line here.
+
+/// Class of a lock. The order of the variants *is* the lock order (outermost first).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Class {
+    // Sleeping locks (Mutex), outermost first.
+    Control = 1,
+    ZoneTable,
+    Zone,
+    ProcTable,
+    Process,
+    Mounts,
+    /// Directory vnodes, parent before child (two of this class may be held: parent then child).
+    Directory,
+    Files,
+    File,
+    Vnode,
+    Tty,
+    AddressSpace,
+    Pages,
+    // Spin locks from here on.
+    Signals = 64,
+    Futex,
+    Pipe,
+    WaitQueue,
+    Kstat,
+    Sched,
+    Threads,
+    Timers,
+    Heap,
+    Frames,
+    Uart,
+    Log,
+}
+
+impl Class {
+    /// True for classes of which several locks may be held at once (ordered by other means).
+    #[must_use]
+    pub const fn nests(self) -> bool {
+        matches!(self, Self::Directory)
+    }
+}

@@ -1,0 +1,121 @@
+//! Wait queues.
+
+use alloc::vec::Vec;
+use kif::{Nanos, ThreadId};
+
+use crate::dispatch::{self, Parked};
+use crate::{Class, SpinLock};
+
+/// How an interruptible wait ended without its condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// A signal is pending (EINTR or restart).
+    Interrupted,
+    /// The deadline passed.
+    TimedOut,
+}
+
+/// Threads waiting for a condition that others make true and announce with [`WaitQueue::wake_all`].
+///
+/// The waiter registers *before* it tests the condition, so an announcement between test and park is not lost.
+#[allow(missing_debug_implementations, reason = "printing would take the lock")]
+pub struct WaitQueue {
+    waiters: SpinLock<Vec<ThreadId>>,
+}
+
+impl Default for WaitQueue {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl WaitQueue {
+    /// An empty queue.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { waiters: SpinLock::new(Class::WaitQueue, Vec::new()) }
+    }
+
+    /// Registers the calling thread (for `poll`, which waits on several queues: register on all, test, park, remove from all).
+    pub fn register(&self) {
+        self.waiters.lock().push(dispatch::current());
+    }
+
+    /// Removes the calling thread's registrations.
+    pub fn unregister(&self) {
+        let me = dispatch::current();
+        self.waiters.lock().retain(|thread| *thread != me);
+    }
+
+    /// Waits until `condition` gives a value. Not interruptible: only for waits that our own code ends soon.
+    pub fn wait<R>(&self, condition: impl FnMut() -> Option<R>) -> R {
+        match self.wait_inner(None, false, condition) {
+            Ok(value) => value,
+            Err(woken) => unreachable!("uninterruptible wait without deadline ended with {woken:?}"),
+        }
+    }
+
+    /// Waits until `condition` gives a value, a signal is pending, or `deadline` (monotonic) passes.
+    ///
+    /// # Errors
+    /// Why it ended without a value. The condition is tested once more before giving up.
+    pub fn wait_interruptible<R>(&self, deadline: Option<Nanos>, condition: impl FnMut() -> Option<R>) -> Result<R, Woken> {
+        self.wait_inner(deadline, true, condition)
+    }
+
+    fn wait_inner<R>(
+        &self,
+        deadline: Option<Nanos>,
+        interruptible: bool,
+        mut condition: impl FnMut() -> Option<R>,
+    ) -> Result<R, Woken> {
+        if let Some(value) = condition() {
+            return Ok(value);
+        }
+        loop {
+            self.register();
+            if let Some(value) = condition() {
+                self.unregister();
+                return Ok(value);
+            }
+            let parked = dispatch::get().expect("blocking before the dispatcher exists").park(deadline, interruptible);
+            self.unregister();
+            if let Some(value) = condition() {
+                return Ok(value);
+            }
+            match parked {
+                Parked::Woken => {}
+                Parked::TimedOut => return Err(Woken::TimedOut),
+                Parked::Interrupted => return Err(Woken::Interrupted),
+            }
+        }
+    }
+
+    /// Wakes every waiter; each tests its condition again. Callable under spin locks of lower class and from interrupts.
+    pub fn wake_all(&self) {
+        let waiters = self.waiters.lock();
+        for thread in waiters.iter() {
+            dispatch::unpark(*thread);
+        }
+    }
+
+    /// Wakes the longest waiter only.
+    pub fn wake_one(&self) {
+        let waiters = self.waiters.lock();
+        if let Some(thread) = waiters.first() {
+            dispatch::unpark(*thread);
+        }
+    }
+}
+
+/// Sleeps until `deadline` (monotonic).
+///
+/// # Errors
+/// [`Woken::Interrupted`] if a signal came first.
+pub fn sleep_until(deadline: Nanos) -> Result<(), Woken> {
+    let queue = WaitQueue::new();
+    match queue.wait_interruptible(Some(deadline), || None::<()>) {
+        Err(Woken::TimedOut) | Ok(()) => Ok(()),
+        Err(Woken::Interrupted) => Err(Woken::Interrupted),
+    }
+}

@@ -1,0 +1,2 @@
+//! os/proc: to be written.
+#![no_std]

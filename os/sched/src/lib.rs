@@ -1,0 +1,2 @@
+//! os/sched: to be written.
+#![no_std]

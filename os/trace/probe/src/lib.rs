@@ -1,0 +1,2 @@
+//! os/trace/probe: to be written.
+#![no_std]

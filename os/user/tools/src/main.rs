@@ -1,0 +1,2 @@
+//! os/user/tools: to be written.
+fn main() {}

@@ -1,0 +1,2 @@
+//! os/vfs: to be written.
+#![no_std]

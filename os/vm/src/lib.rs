@@ -1,0 +1,2 @@
+//! os/vm: to be written.
+#![no_std]

@@ -1,0 +1,2 @@
+//! os/zone: to be written.
+#![no_std]

@@ -1,0 +1,1 @@
+//! sim/board: to be written.

@@ -1,0 +1,1 @@
+//! sim/cpu-oracle: to be written.

@@ -1,0 +1,1 @@
+//! sim/cpu: to be written.

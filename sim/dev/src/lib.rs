@@ -1,0 +1,1 @@
+//! sim/dev: to be written.

@@ -1,0 +1,1 @@
+//! sim/fp: to be written.

@@ -1,0 +1,1 @@
+//! sim/gdb: to be written.

@@ -1,0 +1,1 @@
+//! sim/host: to be written.

@@ -1,0 +1,1 @@
+//! sim/mem: to be written.
