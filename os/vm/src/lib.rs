@@ -1,2 +1,7 @@
-//! os/vm: to be written.
+//! Address spaces.
 #![no_std]
+extern crate alloc;
+
+mod backing;
+
+pub use backing::{Backing, BackingError};
