@@ -12,11 +12,15 @@ pub enum Class {
     ProcTable,
     Process,
     Mounts,
+    /// Renames between directories of one file system (the tree's shape).
+    Rename,
     /// Directory vnodes, parent before child (two of this class may be held: parent then child).
     Directory,
     Files,
     File,
     Vnode,
+    /// Interest lists of epoll objects (one inside another is refused, so they never nest).
+    Epoll,
     Tty,
     AddressSpace,
     Pages,
@@ -24,6 +28,10 @@ pub enum Class {
     Signals = 64,
     Futex,
     Pipe,
+    /// Child map and covered place of one mount.
+    MountTree,
+    /// Input ring of a serial line (filled by the interrupt).
+    TtyInput,
     WaitQueue,
     Kstat,
     Sched,

@@ -1,0 +1,371 @@
+//! Open-file descriptions: what file descriptors refer to.
+//!
+//! # Locking
+//! The offset has a mutex of class `File`, held across the transfer so that two readers of one description never get the same
+//! bytes. Streams (pipes, terminals, sockets) have no offset and are never called under it: they may block for long.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use bitflags::bitflags;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use kif::{Frame, ZoneId};
+use sync::{Class, Mutex};
+
+use crate::locks::{self, LockKind};
+use crate::poll::{Pollee, Ready};
+use crate::vnode::{Attr, DirEntry, Io, Kind, VnodeRef};
+use crate::walk::{self, Link};
+use crate::{Place, Result, VfsError};
+
+bitflags! {
+    /// How to open, and how an open file behaves. All but `READ` and `WRITE` have the values of `open(2)` on x86-64, so
+    /// that the system-call layer converts by masking.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct OpenFlags: u32 {
+        const CREATE = 0o100;
+        const EXCL = 0o200;
+        const NOCTTY = 0o400;
+        const TRUNC = 0o1000;
+        const APPEND = 0o2000;
+        const NONBLOCK = 0o4000;
+        const DSYNC = 0o10000;
+        const DIRECT = 0o40000;
+        const LARGEFILE = 0o100_000;
+        const DIRECTORY = 0o200_000;
+        const NOFOLLOW = 0o400_000;
+        const NOATIME = 0o1_000_000;
+        const PATH = 0o10_000_000;
+        /// Reading is allowed.
+        const READ = 1 << 30;
+        /// Writing is allowed.
+        const WRITE = 1 << 31;
+    }
+}
+
+impl OpenFlags {
+    /// The flags that stay with an open file.
+    const KEPT: Self = Self::READ
+        .union(Self::WRITE)
+        .union(Self::APPEND)
+        .union(Self::NONBLOCK)
+        .union(Self::DSYNC)
+        .union(Self::DIRECT)
+        .union(Self::DIRECTORY)
+        .union(Self::NOATIME)
+        .union(Self::LARGEFILE)
+        .union(Self::PATH);
+    /// The flags that `fcntl(F_SETFL)` may change.
+    const CHANGEABLE: Self = Self::APPEND.union(Self::NONBLOCK).union(Self::DIRECT).union(Self::NOATIME);
+}
+
+/// Where a seek is measured from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whence {
+    Start,
+    Current,
+    End,
+}
+
+/// An open file.
+#[allow(missing_debug_implementations, reason = "vnodes do not print")]
+pub struct File {
+    place: Place,
+    /// What transfers go to, if not the vnode of `place`.
+    object: Option<VnodeRef>,
+    link: Option<Link>,
+    flags: AtomicU32,
+    offset: Mutex<u64>,
+    /// It may hold a whole-file lock: its last close must look.
+    locked: AtomicBool,
+}
+
+impl File {
+    pub(crate) fn new(place: Place, object: Option<VnodeRef>, link: Option<Link>, flags: OpenFlags) -> Arc<Self> {
+        let kept = flags & OpenFlags::KEPT;
+        let flags = AtomicU32::new(kept.bits());
+        Arc::new(Self { place, object, link, flags, offset: Mutex::new(Class::File, 0), locked: AtomicBool::new(false) })
+    }
+    /// An open file on an object without a name (pipe end, socket, epoll, ...).
+    #[must_use]
+    pub fn anonymous(object: VnodeRef, flags: OpenFlags) -> Arc<Self> {
+        Self::new(Place::anonymous(object), None, None, flags)
+    }
+    /// An open file whose transfers go to `object`, while `/proc` and `fstat` show `named` (an anonymous pipe's ends).
+    #[must_use]
+    pub fn anonymous_end(named: VnodeRef, object: VnodeRef, flags: OpenFlags) -> Arc<Self> {
+        Self::new(Place::anonymous(named), Some(object), None, flags)
+    }
+
+    /// Where it was opened.
+    #[must_use]
+    pub const fn place(&self) -> &Place {
+        &self.place
+    }
+    /// The object that transfers go to.
+    #[must_use]
+    pub fn object(&self) -> &VnodeRef {
+        self.object.as_ref().unwrap_or(&self.place.vnode)
+    }
+    /// The named object: what `fstat` shows.
+    #[must_use]
+    pub fn vnode(&self) -> &VnodeRef {
+        &self.place.vnode
+    }
+    /// Current flags.
+    #[must_use]
+    pub fn flags(&self) -> OpenFlags {
+        OpenFlags::from_bits_truncate(self.flags.load(Ordering::Relaxed))
+    }
+    /// Changes the flags that `F_SETFL` may change; the others keep their values.
+    pub fn set_flags(&self, wanted: OpenFlags) {
+        let kept = self.flags() & !OpenFlags::CHANGEABLE;
+        self.flags.store((kept | (wanted & OpenFlags::CHANGEABLE)).bits(), Ordering::Relaxed);
+    }
+    /// Turns non-blocking mode on or off (`FIONBIO`).
+    pub fn set_nonblock(&self, on: bool) {
+        let mut flags = self.flags();
+        flags.set(OpenFlags::NONBLOCK, on);
+        self.set_flags(flags);
+    }
+    fn io(&self, zone: ZoneId) -> Io {
+        Io { zone, nonblock: self.flags().contains(OpenFlags::NONBLOCK) }
+    }
+    fn allow(&self, direction: OpenFlags) -> Result<()> {
+        if self.flags().contains(direction) { Ok(()) } else { Err(VfsError::BadAccessMode) }
+    }
+
+    /// Reads at the offset and moves it.
+    ///
+    /// # Errors
+    /// See `read(2)`.
+    pub fn read(&self, out: &mut [u8], zone: ZoneId) -> Result<usize> {
+        self.allow(OpenFlags::READ)?;
+        let object = self.object();
+        if object.kind() == Kind::Directory {
+            return Err(VfsError::IsDirectory);
+        }
+        if !object.is_seekable() {
+            return object.read_at(0, out, self.io(zone));
+        }
+        let mut offset = self.offset.lock();
+        let count = object.read_at(*offset, out, self.io(zone))?;
+        *offset += count as u64;
+        Ok(count)
+    }
+    /// Writes at the offset (or the end, in append mode) and moves it.
+    ///
+    /// # Errors
+    /// See `write(2)`.
+    pub fn write(&self, data: &[u8], zone: ZoneId) -> Result<usize> {
+        self.allow(OpenFlags::WRITE)?;
+        let object = self.object();
+        if !object.is_seekable() {
+            return object.write_at(0, data, self.io(zone));
+        }
+        let mut offset = self.offset.lock();
+        if self.flags().contains(OpenFlags::APPEND) {
+            let (end, count) = object.append(data, self.io(zone))?;
+            *offset = end;
+            return Ok(count);
+        }
+        let count = object.write_at(*offset, data, self.io(zone))?;
+        *offset += count as u64;
+        Ok(count)
+    }
+    /// Reads at `offset`, leaving the file's own alone.
+    ///
+    /// # Errors
+    /// See `pread(2)`.
+    pub fn read_at(&self, offset: u64, out: &mut [u8], zone: ZoneId) -> Result<usize> {
+        self.allow(OpenFlags::READ)?;
+        let object = self.object();
+        if object.kind() == Kind::Directory {
+            return Err(VfsError::IsDirectory);
+        }
+        if !object.is_seekable() {
+            return Err(VfsError::IllegalSeek);
+        }
+        object.read_at(offset, out, self.io(zone))
+    }
+    /// Writes at `offset` (at the end in append mode, as on Linux), leaving the file's own alone.
+    ///
+    /// # Errors
+    /// See `pwrite(2)`.
+    pub fn write_at(&self, offset: u64, data: &[u8], zone: ZoneId) -> Result<usize> {
+        self.allow(OpenFlags::WRITE)?;
+        let object = self.object();
+        if !object.is_seekable() {
+            return Err(VfsError::IllegalSeek);
+        }
+        if self.flags().contains(OpenFlags::APPEND) {
+            return object.append(data, self.io(zone)).map(|(_, count)| count);
+        }
+        object.write_at(offset, data, self.io(zone))
+    }
+    /// Moves the offset; returns the new one.
+    ///
+    /// # Errors
+    /// Not seekable; the result would be negative.
+    pub fn seek(&self, distance: i64, whence: Whence) -> Result<u64> {
+        let object = self.object();
+        if self.flags().contains(OpenFlags::PATH) {
+            return Err(VfsError::BadAccessMode);
+        }
+        if !object.is_seekable() {
+            return Err(VfsError::IllegalSeek);
+        }
+        let mut offset = self.offset.lock();
+        let base = match whence {
+            Whence::Start => 0,
+            Whence::Current => *offset,
+            Whence::End => object.attr()?.size,
+        };
+        let target = base.checked_add_signed(distance).ok_or(VfsError::Invalid)?;
+        if i64::try_from(target).is_err() {
+            return Err(VfsError::Invalid);
+        }
+        *offset = target;
+        Ok(target)
+    }
+    /// Lists entries from where the last call stopped. An entry for which `emit` returns false comes again in the next call.
+    ///
+    /// # Errors
+    /// Not a directory; it has been removed.
+    pub fn readdir(&self, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
+        self.allow(OpenFlags::READ)?;
+        let mut offset = self.offset.lock();
+        let mut cookie = *offset;
+        let result = self.place.vnode.readdir(cookie, &mut |entry| {
+            let taken = emit(entry);
+            if taken {
+                cookie = entry.next;
+            }
+            taken
+        });
+        *offset = cookie;
+        result
+    }
+    /// Sets the size.
+    ///
+    /// # Errors
+    /// See `ftruncate(2)`.
+    pub fn truncate(&self, size: u64) -> Result<()> {
+        if !self.flags().contains(OpenFlags::WRITE) {
+            return Err(VfsError::Invalid);
+        }
+        self.object().truncate(size)
+    }
+    /// A page for mapping; see [`crate::Vnode::page`].
+    ///
+    /// # Errors
+    /// See [`crate::Vnode::page`].
+    pub fn page(&self, index: u64, write: bool, zone: ZoneId) -> Result<Option<Frame>> {
+        self.object().page(index, write, zone)
+    }
+    /// Attributes of the named object.
+    ///
+    /// # Errors
+    /// The object is gone.
+    pub fn attr(&self) -> Result<Attr> {
+        self.place.vnode.attr()
+    }
+    /// A device control call.
+    ///
+    /// # Errors
+    /// See [`crate::Vnode::ioctl`].
+    pub fn ioctl(&self, request: u32, argument: u64, zone: ZoneId) -> Result<u64> {
+        if self.flags().contains(OpenFlags::PATH) {
+            return Err(VfsError::BadAccessMode);
+        }
+        self.object().ioctl(request, argument, self.io(zone))
+    }
+    /// Makes contents durable.
+    ///
+    /// # Errors
+    /// The medium failed; not a kind of object that can be synced ([`VfsError::Invalid`]).
+    pub fn sync(&self) -> Result<()> {
+        match self.object().kind() {
+            Kind::File | Kind::Directory | Kind::BlockDevice => self.object().sync(),
+            Kind::Symlink | Kind::CharDevice | Kind::Fifo | Kind::Socket | Kind::Anonymous => Err(VfsError::Invalid),
+        }
+    }
+    /// What it is ready for.
+    #[must_use]
+    pub fn poll(&self) -> Ready {
+        self.object().poll()
+    }
+    /// Where its waiters wait, if it can be unready at all.
+    #[must_use]
+    pub fn pollee(&self) -> Option<&Pollee> {
+        self.object().pollee()
+    }
+    /// Registers the calling thread for wake-ups of this object.
+    pub fn register(&self) {
+        if let Some(pollee) = self.pollee() {
+            pollee.queue().register();
+        }
+    }
+    /// Ends [`File::register`].
+    pub fn unregister(&self) {
+        if let Some(pollee) = self.pollee() {
+            pollee.queue().unregister();
+        }
+    }
+    /// Takes, converts or drops (`None`) a whole-file lock of this description (`flock(2)`).
+    ///
+    /// # Errors
+    /// Would block; interrupted.
+    pub fn flock(self: &Arc<Self>, kind: Option<LockKind>, nonblock: bool) -> Result<()> {
+        self.locked.store(true, Ordering::Relaxed);
+        locks::flock(self.vnode().id(), self.lock_owner(), kind, nonblock)
+    }
+    /// Identity of this description as an owner of locks.
+    fn lock_owner(self: &Arc<Self>) -> u64 {
+        Arc::as_ptr(self).addr() as u64
+    }
+    /// Its path as seen from `root`; `None` if it lies elsewhere, has no name or lost it.
+    #[must_use]
+    pub fn path(&self, root: &Place) -> Option<Vec<u8>> {
+        if self.place.is_anonymous() {
+            return None;
+        }
+        let Some((dir, name)) = &self.link else { return walk::path_of(&self.place, root) };
+        let mut path = walk::path_of(dir, root)?;
+        if path.last() != Some(&b'/') {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        Some(path)
+    }
+    /// What `/proc/PID/fd/N` and `/proc/PID/maps` show for it: its path, with ` (deleted)` if it has lost its name, or
+    /// `pipe:[5]` and the like.
+    #[must_use]
+    pub fn describe(&self, root: &Place) -> Vec<u8> {
+        let id = self.place.vnode.id().ino;
+        if self.place.is_anonymous() {
+            return match self.place.vnode.kind() {
+                Kind::Fifo => alloc::format!("pipe:[{id}]"),
+                Kind::Socket => alloc::format!("socket:[{id}]"),
+                Kind::Anonymous => "anon_inode:[object]".into(),
+                Kind::File | Kind::Directory | Kind::Symlink | Kind::CharDevice | Kind::BlockDevice => {
+                    alloc::format!("anon:[{id}]")
+                }
+            }
+            .into_bytes();
+        }
+        let mut path = self.path(root).unwrap_or_else(|| b"(unreachable)".to_vec());
+        if self.attr().is_ok_and(|attr| attr.nlink == 0) {
+            path.extend_from_slice(b" (deleted)");
+        }
+        path
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        if *self.locked.get_mut() {
+            let owner = core::ptr::from_ref(self).addr() as u64;
+            locks::forget(self.place.vnode.id(), owner);
+        }
+    }
+}

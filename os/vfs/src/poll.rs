@@ -1,0 +1,102 @@
+//! Readiness: what poll, select and epoll ask of an object.
+
+use bitflags::bitflags;
+use core::sync::atomic::{AtomicU64, Ordering};
+use kif::Nanos;
+use sync::{WaitQueue, Woken};
+
+use crate::{File, Result, VfsError};
+
+bitflags! {
+    /// What an object is ready for. The values are those of `poll(2)`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct Ready: u32 {
+        /// A read gives data or end of file at once.
+        const IN = 0x001;
+        /// Urgent data, or a packet-mode event.
+        const PRI = 0x002;
+        /// A write takes at least one byte at once.
+        const OUT = 0x004;
+        /// An error is pending, or the reading end is gone.
+        const ERR = 0x008;
+        /// The other end is gone.
+        const HUP = 0x010;
+        /// The descriptor is not open (set by the poll call itself).
+        const NVAL = 0x020;
+        /// Normal data (same as `IN` here).
+        const RDNORM = 0x040;
+        /// Normal output (same as `OUT` here).
+        const WRNORM = 0x100;
+        /// The peer shut down its writing half.
+        const RDHUP = 0x2000;
+    }
+}
+
+/// The waiting side of an object: threads blocked in it or polling it, and a count of its events.
+///
+/// The count is what edge-triggered epoll compares: an object that is ready *and* has had an event since the last report is
+/// reported again.
+#[derive(Default)]
+#[allow(missing_debug_implementations, reason = "wait queues do not print")]
+pub struct Pollee {
+    queue: WaitQueue,
+    events: AtomicU64,
+}
+
+impl Pollee {
+    /// A quiet one.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { queue: WaitQueue::new(), events: AtomicU64::new(0) }
+    }
+    /// Announces that readiness may have changed: wakes all blocked and polling threads. Callable from interrupts.
+    pub fn notify(&self) {
+        self.events.fetch_add(1, Ordering::Release);
+        self.queue.wake_all();
+    }
+    /// How many announcements there have been.
+    pub fn events(&self) -> u64 {
+        self.events.load(Ordering::Acquire)
+    }
+    /// The queue to register on for a wait on several objects.
+    pub const fn queue(&self) -> &WaitQueue {
+        &self.queue
+    }
+    /// Blocks until `attempt` gives something other than [`VfsError::WouldBlock`]; does not block if `nonblock`.
+    ///
+    /// # Errors
+    /// Those of `attempt`; [`VfsError::Interrupted`] if a signal came first.
+    pub fn block<R>(&self, nonblock: bool, mut attempt: impl FnMut() -> Result<R>) -> Result<R> {
+        if nonblock {
+            return attempt();
+        }
+        self.queue.wait_interruptible(None, || match attempt() {
+            Err(VfsError::WouldBlock) => None,
+            done => Some(done),
+        })?
+    }
+}
+
+/// Waits until one of `files` makes `test` give a value. `test` is called after each wake-up and looks at all of them.
+/// This is the base of poll, select and epoll_wait.
+///
+/// # Errors
+/// A signal came, or `deadline` (monotonic) passed.
+pub fn wait_any<'a, R>(
+    files: impl Iterator<Item = &'a File> + Clone,
+    deadline: Option<Nanos>,
+    mut test: impl FnMut() -> Option<R>,
+) -> core::result::Result<R, Woken> {
+    if let Some(value) = test() {
+        return Ok(value);
+    }
+    for file in files.clone() {
+        file.register();
+    }
+    // The private queue only parks us; the wake-ups come through the files' queues, on which we stay registered meanwhile.
+    let outcome = WaitQueue::new().wait_interruptible(deadline, test);
+    for file in files {
+        file.unregister();
+    }
+    outcome
+}

@@ -1,0 +1,65 @@
+//! What the terminal asks of the process layer: job control.
+
+use alloc::boxed::Box;
+use kif::ZoneId;
+use once_cell::race::OnceBox;
+
+/// Signals a terminal sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TtySignal {
+    /// SIGINT (1 in the table of `proc`): `^C`.
+    Interrupt,
+    /// SIGQUIT: `^\`.
+    Quit,
+    /// SIGTSTP: `^Z`.
+    Stop,
+    /// SIGHUP: the line is gone.
+    Hangup,
+    /// SIGCONT: goes with a hangup.
+    Continue,
+    /// SIGTTIN: a background process read.
+    BackgroundRead,
+    /// SIGTTOU: a background process wrote or changed settings.
+    BackgroundWrite,
+    /// SIGWINCH: the window size changed.
+    WindowSize,
+}
+
+/// The calling process, as job control sees it. Process ids are unique in the whole machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caller {
+    pub pid: i32,
+    pub group: i32,
+    pub session: i32,
+    pub zone: ZoneId,
+    /// Root of its zone.
+    pub privileged: bool,
+}
+
+/// The process layer. `proc` registers one at start-up. Called without terminal locks held.
+pub trait JobControl: Send + Sync {
+    /// The calling process; `None` for a kernel thread.
+    fn caller(&self) -> Option<Caller>;
+    /// Sends `signal` to every process of `group`.
+    fn signal_group(&self, group: i32, signal: TtySignal);
+    /// Sends `signal` to every process of `session`'s leader only.
+    fn signal_leader(&self, session: i32, signal: TtySignal);
+    /// The session that `group` belongs to; `None` if the group has no members.
+    fn group_session(&self, group: i32) -> Option<i32>;
+    /// True if the group is orphaned: nobody could continue it once stopped (POSIX.1-2017 section 3.264).
+    fn is_orphaned(&self, group: i32) -> bool;
+    /// True if the calling thread blocks or its process ignores `signal`.
+    fn is_refused(&self, signal: TtySignal) -> bool;
+}
+
+static JOBS: OnceBox<Box<dyn JobControl>> = OnceBox::new();
+
+/// Registers the process layer (first one wins).
+pub fn register(jobs: Box<dyn JobControl>) {
+    if JOBS.set(Box::new(jobs)).is_err() {}
+}
+
+/// The process layer, once there is one.
+pub(crate) fn jobs() -> Option<&'static dyn JobControl> {
+    JOBS.get().map(|jobs| &**jobs)
+}
