@@ -39,6 +39,23 @@ pub trait Spawn: Sync {
     /// # Errors
     /// No memory for the stack.
     fn spawn(&self, name: &str, zone: ZoneId, body: Box<dyn FnOnce() + Send>) -> Result<ThreadId, OutOfMemory>;
+    /// Starts a kernel thread that runs an LWP: scheduled in the zone's share (class FSS), not as system work.
+    ///
+    /// # Errors
+    /// No memory for the stack.
+    fn spawn_lwp(&self, name: &str, zone: ZoneId, body: Box<dyn FnOnce() + Send>) -> Result<ThreadId, OutOfMemory> {
+        self.spawn(name, zone, body)
+    }
+    /// From now on the thread runs in the share of `zone` (a process entered it).
+    fn move_to_zone(&self, _thread: ThreadId, _zone: ZoneId) {}
+    /// CPU time of a thread: in user mode and in the kernel. Zero for threads that are gone.
+    fn thread_times(&self, _thread: ThreadId) -> (Nanos, Nanos) {
+        (Nanos(0), Nanos(0))
+    }
+    /// Sets the nice value (-20..=19) of a thread.
+    fn set_nice(&self, _thread: ThreadId, _nice: i8) {}
+    /// Gives the CPU to others of equal right.
+    fn yield_now(&self) {}
 }
 
 /// What a mapping allows. Pages are always readable when present.

@@ -26,6 +26,12 @@ pub enum Class {
     Pages,
     // Spin locks from here on.
     Signals = 64,
+    /// Pending signals of one LWP.
+    LwpSignals,
+    /// Small fields of a process: pointers to its parts, limits, times.
+    ProcessState,
+    /// Which LWP a kernel thread runs.
+    LwpMap,
     Futex,
     Pipe,
     /// Child map and covered place of one mount.

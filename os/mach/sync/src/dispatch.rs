@@ -72,3 +72,9 @@ pub fn interrupt(thread: ThreadId) {
         d.interrupt(thread);
     }
 }
+/// See [`Dispatch::clear_interrupt`].
+pub fn clear_interrupt() {
+    if let Some(d) = get() {
+        d.clear_interrupt();
+    }
+}

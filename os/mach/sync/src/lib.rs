@@ -21,7 +21,7 @@ mod spin;
 mod wait;
 
 pub use class::Class;
-pub use dispatch::{Dispatch, Parked, current, cpu, install, interrupt, unpark};
+pub use dispatch::{Dispatch, Parked, clear_interrupt, current, cpu, install, interrupt, unpark};
 pub use mutex::{Mutex, MutexGuard};
 pub use spin::{SpinGuard, SpinLock};
 pub use wait::{WaitQueue, Woken, sleep_until};
