@@ -1,2 +1,6 @@
-//! os/mach/hal: to be written.
+//! hal.
 #![no_std]
+extern crate alloc;
+#[cfg(feature = "metal")]
+mod mem;
+pub mod port;

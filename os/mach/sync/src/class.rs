@@ -44,6 +44,7 @@ pub enum Class {
     Threads,
     Timers,
     Heap,
+    FrameCache,
     Frames,
     Uart,
     Log,
