@@ -1,0 +1,913 @@
+//! The calls of the dispatcher.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use kif::{CpuId, Nanos, ThreadId, ZoneId};
+
+use crate::account::{Account, IDLE, SHARES};
+use crate::heap::{self, NIL, Node};
+use crate::{
+    CPUS_MAX, Class, CpuUsage, Decision, GLOBAL, GRANULARITY, PULL, SLICE, SchedError, Slot, TIME_SHARE_SHARES, ThreadUsage, Wake,
+    ZoneUsage,
+};
+
+/// The account of time-sharing threads.
+const TIME_SHARE: u32 = 0;
+/// Fixed priority of a boosted thread: above kernel threads, which may wait for it, below real time.
+const BOOSTED: u8 = 40;
+/// Fixed priorities: real time is 41..=100, system 0..=39.
+const FIXED_BEST: u8 = 100;
+/// Virtual time of a nanosecond for nice 0.
+const NICE_ZERO: u64 = 1 << 20;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Free,
+    Blocked,
+    Queued(u32),
+    Running(u32),
+}
+
+#[derive(Debug)]
+struct Thread {
+    tid: ThreadId,
+    state: State,
+    class: Class,
+    /// Account of its zone: use is reported there.
+    zone: u32,
+    /// Virtual time per nanosecond inside its account (nice).
+    inverse: u64,
+    vtime: u128,
+    /// Starts a slice late once.
+    fresh: bool,
+    /// Queued or running in the system range because it holds a kernel lock.
+    boosted: bool,
+    cpu: u32,
+    queued_at: Nanos,
+    usage: ThreadUsage,
+}
+
+impl Thread {
+    /// Fixed priority, or `None` under fair shares.
+    const fn fixed(&self) -> Option<u8> {
+        match self.class {
+            Class::RealTime(priority) => Some(BOOSTED + 1 + if priority > 59 { 59 } else { priority }),
+            Class::System(priority) => Some(if priority > 39 { 39 } else { priority }),
+            Class::TimeShare | Class::FairShare if self.boosted => Some(BOOSTED),
+            Class::TimeShare | Class::FairShare => None,
+        }
+    }
+    /// The account it competes in, if it is of a fair class.
+    const fn account(&self) -> Option<u32> {
+        match self.class {
+            Class::RealTime(_) | Class::System(_) => None,
+            Class::TimeShare => Some(TIME_SHARE),
+            Class::FairShare => Some(self.zone),
+        }
+    }
+    fn virtual_of(&self, span: Nanos) -> u128 {
+        u128::from(span.0) * u128::from(self.inverse)
+    }
+}
+
+#[derive(Debug)]
+struct Cpu {
+    current: Option<u32>,
+    /// Everything up to here is charged.
+    charged_at: Nanos,
+    /// When the current thread's slice began.
+    slice_at: Nanos,
+    /// The timer's setting.
+    deadline: Option<Nanos>,
+    fixed: u32,
+    levels: [u32; 2],
+    queued: u32,
+    usage: CpuUsage,
+}
+
+/// All queues of the machine. See the crate's essay.
+#[derive(Debug)]
+pub struct Dispatcher {
+    cpus: Vec<Cpu>,
+    threads: Vec<Thread>,
+    thread_nodes: Vec<Node>,
+    free_threads: Vec<u32>,
+    accounts: Vec<Account>,
+    free_accounts: Vec<u32>,
+    zones: BTreeMap<u32, u32>,
+    /// Queue of (account, CPU): index `account * cpus + cpu`; the heap of its threads, and its node in the CPU's level.
+    queues: Vec<u32>,
+    queue_nodes: Vec<Node>,
+    /// Accounts out of tokens.
+    throttled: Vec<u32>,
+    /// Virtual time of each level, and the furthest any account of it got.
+    vtime: [u128; 2],
+    horizon: [u128; 2],
+    /// Fair threads active in each level.
+    active: [u32; 2],
+    arrivals: u64,
+    runnable: u32,
+}
+
+impl Dispatcher {
+    /// A dispatcher for CPUs 0..cpus, all idle.
+    ///
+    /// # Panics
+    /// Without CPUs or with more than [`CPUS_MAX`].
+    #[must_use]
+    pub fn new(cpus: u32) -> Self {
+        assert!((1..=CPUS_MAX).contains(&cpus), "{cpus} CPUs");
+        let cpu = |_| Cpu {
+            current: None,
+            charged_at: Nanos(0),
+            slice_at: Nanos(0),
+            deadline: None,
+            fixed: NIL,
+            levels: [NIL; 2],
+            queued: 0,
+            usage: CpuUsage::default(),
+        };
+        let mut dispatcher = Self {
+            cpus: (0..cpus).map(cpu).collect(),
+            threads: Vec::new(),
+            thread_nodes: Vec::new(),
+            free_threads: Vec::new(),
+            accounts: Vec::new(),
+            free_accounts: Vec::new(),
+            zones: BTreeMap::new(),
+            queues: Vec::new(),
+            queue_nodes: Vec::new(),
+            throttled: Vec::new(),
+            vtime: [0; 2],
+            horizon: [0; 2],
+            active: [0; 2],
+            arrivals: 0,
+            runnable: 0,
+        };
+        let account = dispatcher.new_account(Account::new(None, TIME_SHARE_SHARES, 0));
+        assert!(account == Ok(TIME_SHARE), "the first account is that of time-sharing threads");
+        dispatcher
+    }
+
+    // ---- Zones ----
+
+    /// Adds a zone with its shares.
+    ///
+    /// # Errors
+    /// [`SchedError::ZoneExists`], [`SchedError::OutOfMemory`].
+    pub fn zone_add(&mut self, zone: ZoneId, shares: u32) -> Result<(), SchedError> {
+        if self.zones.contains_key(&zone.0) {
+            return Err(SchedError::ZoneExists);
+        }
+        let level = if shares == 0 { IDLE } else { SHARES };
+        let account = self.new_account(Account::new(Some(zone), shares, self.vtime[level]))?;
+        self.zones.insert(zone.0, account);
+        Ok(())
+    }
+
+    /// Removes a zone. Threads that are still leaving keep running under it; its id may be added again at once.
+    ///
+    /// # Errors
+    /// [`SchedError::NoSuchZone`].
+    pub fn zone_remove(&mut self, zone: ZoneId) -> Result<(), SchedError> {
+        let account = self.zones.remove(&zone.0).ok_or(SchedError::NoSuchZone)?;
+        self.accounts[account as usize].detached = true;
+        self.release_account(account);
+        Ok(())
+    }
+
+    /// Changes a zone's shares. What it used before keeps its old weight; from now on the new one counts. The caller makes every
+    /// CPU pick afterwards.
+    ///
+    /// # Errors
+    /// [`SchedError::NoSuchZone`].
+    pub fn set_shares(&mut self, zone: ZoneId, shares: u32) -> Result<(), SchedError> {
+        let account = self.account_of(zone)?;
+        let old = self.accounts[account as usize].level();
+        let new = if shares == 0 { IDLE } else { SHARES };
+        if old != new {
+            self.unlink_queues(account);
+            let active = self.accounts[account as usize].active;
+            self.active[old] -= active;
+            self.active[new] += active;
+            self.accounts[account as usize].vtime = self.vtime[new];
+        }
+        self.accounts[account as usize].set_shares(shares);
+        if old != new && !self.accounts[account as usize].throttled {
+            self.link_queues(account);
+        }
+        Ok(())
+    }
+
+    /// Caps a zone to `percent` of one CPU, or lifts its cap: threads that wait for tokens may run at once. The
+    /// caller makes every CPU pick afterwards.
+    ///
+    /// # Errors
+    /// [`SchedError::NoSuchZone`].
+    pub fn set_cap(&mut self, zone: ZoneId, percent: Option<u32>, now: Nanos) -> Result<(), SchedError> {
+        let account = self.account_of(zone)?;
+        self.accounts[account as usize].set_cap(percent, now);
+        if self.accounts[account as usize].throttled {
+            self.unthrottle(account);
+        }
+        Ok(())
+    }
+
+    /// What a zone used and how loaded it is.
+    ///
+    /// # Errors
+    /// [`SchedError::NoSuchZone`].
+    pub fn zone_usage(&self, zone: ZoneId, now: Nanos) -> Result<ZoneUsage, SchedError> {
+        let account = &self.accounts[self.account_of(zone)? as usize];
+        Ok(ZoneUsage {
+            user: account.user,
+            system: account.system,
+            wait: account.wait,
+            load: account.load.averages(now),
+            runnable: account.runnable,
+            threads: account.threads,
+        })
+    }
+
+    // ---- Threads ----
+
+    /// Makes a blocked thread known. The only call for threads that allocates.
+    ///
+    /// # Errors
+    /// [`SchedError::NoSuchZone`], [`SchedError::OutOfMemory`].
+    pub fn add(&mut self, tid: ThreadId, zone: ZoneId, class: Class) -> Result<Slot, SchedError> {
+        let zone = self.account_of(zone)?;
+        let thread = Thread {
+            tid,
+            state: State::Blocked,
+            class,
+            zone,
+            inverse: NICE_ZERO,
+            vtime: 0,
+            fresh: true,
+            boosted: false,
+            cpu: 0,
+            queued_at: Nanos(0),
+            usage: ThreadUsage::default(),
+        };
+        let at = if let Some(at) = self.free_threads.pop() {
+            self.threads[at as usize] = thread;
+            at
+        } else {
+            // The free list can take every thread, so that `remove` never allocates.
+            let count = self.threads.len() + 1;
+            self.free_threads.try_reserve(count - self.free_threads.len()).map_err(|_| SchedError::OutOfMemory)?;
+            self.threads.try_reserve(1).map_err(|_| SchedError::OutOfMemory)?;
+            self.thread_nodes.try_reserve(1).map_err(|_| SchedError::OutOfMemory)?;
+            let at = u32::try_from(self.threads.len()).map_err(|_| SchedError::OutOfMemory)?;
+            self.threads.push(thread);
+            self.thread_nodes.push(Node::NEW);
+            at
+        };
+        self.accounts[zone as usize].threads += 1;
+        Ok(Slot(at))
+    }
+
+    /// Forgets a thread that is blocked or queued (the current thread ends by [`Dispatcher::block`], then this).
+    ///
+    /// # Panics
+    /// If it is running: its CPU still stands on its stack.
+    pub fn remove(&mut self, slot: Slot, now: Nanos) {
+        let at = slot.0;
+        match self.threads[at as usize].state {
+            State::Blocked => {}
+            State::Queued(_) => {
+                self.dequeue(at);
+                self.leave(at, now);
+            }
+            state @ (State::Free | State::Running(_)) => panic!("removing thread {:?} that is {state:?}", self.threads[at as usize].tid),
+        }
+        let zone = self.threads[at as usize].zone;
+        self.threads[at as usize].state = State::Free;
+        self.free_threads.push(at);
+        self.accounts[zone as usize].threads -= 1;
+        self.release_account(zone);
+    }
+
+    /// Moves a thread to another zone (it entered it). It must be current or blocked. It brings nothing along: neither credit
+    /// nor debt.
+    ///
+    /// # Errors
+    /// [`SchedError::NoSuchZone`].
+    pub fn set_zone(&mut self, slot: Slot, zone: ZoneId, now: Nanos) -> Result<(), SchedError> {
+        let to = self.account_of(zone)?;
+        self.change(slot.0, now, |thread| thread.zone = to);
+        Ok(())
+    }
+
+    /// Changes a thread's class. It must be current or blocked.
+    pub fn set_class(&mut self, slot: Slot, class: Class, now: Nanos) {
+        self.change(slot.0, now, |thread| thread.class = class);
+    }
+
+    /// Changes a thread's weight within its zone: each step of nice (−20..=19, clamped) is a factor of 1.25.
+    pub fn set_nice(&mut self, slot: Slot, nice: i32) {
+        let nice = nice.clamp(-20, 19);
+        let mut inverse = NICE_ZERO;
+        for _ in 0..nice.unsigned_abs() {
+            inverse = if nice > 0 { inverse * 5 / 4 } else { inverse * 4 / 5 };
+        }
+        self.threads[slot.0 as usize].inverse = inverse;
+    }
+
+    /// What a thread used, up to its CPU's last [`Dispatcher::charge`].
+    #[must_use]
+    pub fn thread_usage(&self, slot: Slot) -> ThreadUsage {
+        self.threads[slot.0 as usize].usage
+    }
+
+    // ---- Dispatching ----
+
+    /// A blocked thread wants to run (nothing happens if it is runnable already). `boost`: it holds a kernel lock.
+    pub fn make_runnable(&mut self, slot: Slot, now: Nanos, boost: bool) -> Wake {
+        let at = slot.0;
+        if self.threads[at as usize].state != State::Blocked {
+            return Wake::Nothing;
+        }
+        self.join(at, now);
+        self.threads[at as usize].boosted = boost;
+        let cpu = self.choose_cpu(self.threads[at as usize].cpu);
+        self.enqueue(at, cpu, now);
+        let id = CpuId(cpu);
+        if self.should_preempt(at, cpu, now) {
+            return Wake::Preempt { cpu: id };
+        }
+        if self.is_ready_later(at) {
+            // It waits for tokens or for an idle CPU: no turn to set a timer for, but somebody must look when tokens come.
+            return self.arm_for_tokens(at, cpu, now);
+        }
+        self.arm(cpu, now, self.cpus[cpu as usize].slice_at.plus(SLICE))
+    }
+
+    /// Charges the time since the CPU's last charge to its current thread, `user` of it as user mode (0 if unknown).
+    pub fn charge(&mut self, cpu: CpuId, now: Nanos, user: Nanos) {
+        let cpu = &mut self.cpus[cpu.0 as usize];
+        let span = now.since(cpu.charged_at);
+        cpu.charged_at = cpu.charged_at.max(now);
+        let Some(at) = cpu.current else {
+            cpu.usage.idle = cpu.usage.idle.plus(span);
+            return;
+        };
+        let user = user.min(span);
+        let system = span.since(user);
+        cpu.usage.user = cpu.usage.user.plus(user);
+        cpu.usage.system = cpu.usage.system.plus(system);
+        let thread = &mut self.threads[at as usize];
+        thread.usage.user = thread.usage.user.plus(user);
+        thread.usage.system = thread.usage.system.plus(system);
+        let zone = &mut self.accounts[thread.zone as usize];
+        zone.user = zone.user.plus(user);
+        zone.system = zone.system.plus(system);
+        if let Some(account) = thread.account() {
+            thread.vtime += thread.virtual_of(span);
+            let account = &mut self.accounts[account as usize];
+            let level = account.level();
+            account.charge(span, now, self.vtime[level]);
+            self.horizon[level] = self.horizon[level].max(account.vtime);
+        }
+    }
+
+    /// The current thread of a CPU does not want to run any more. Follow with [`Dispatcher::pick`].
+    ///
+    /// # Panics
+    /// If the CPU is idle.
+    pub fn block(&mut self, cpu: CpuId, now: Nanos) {
+        self.charge(cpu, now, Nanos(0));
+        let at = self.cpus[cpu.0 as usize].current.take().expect("a thread blocks on the CPU it runs on");
+        self.threads[at as usize].usage.voluntary += 1;
+        self.threads[at as usize].state = State::Blocked;
+        self.threads[at as usize].boosted = false;
+        self.leave(at, now);
+    }
+
+    /// Decides what a CPU runs now. A current thread that can go on competes too (`boost`: it holds a kernel lock); if it is
+    /// picked again it goes on with a new slice.
+    pub fn pick(&mut self, cpu: CpuId, now: Nanos, boost: bool) -> Decision {
+        self.charge(cpu, now, Nanos(0));
+        self.release_tokens(now);
+        let index = cpu.0;
+        let old = self.cpus[index as usize].current.take();
+        if let Some(at) = old {
+            self.threads[at as usize].boosted = boost;
+            self.enqueue(at, index, now);
+        }
+        let next = self.take_next(index, now);
+        let cpu = &mut self.cpus[index as usize];
+        cpu.current = next;
+        cpu.slice_at = now;
+        if next != old {
+            cpu.usage.switches += 1;
+            if let Some(at) = old {
+                cpu.usage.involuntary += 1;
+                self.threads[at as usize].usage.involuntary += 1;
+            }
+        }
+        let deadline = self.next_deadline(index, now);
+        self.cpus[index as usize].deadline = deadline;
+        Decision { next: next.map(|at| (Slot(at), self.threads[at as usize].tid)), deadline, also: self.unaware_cpu(index) }
+    }
+
+    /// How a CPU spent its time, up to its last charge.
+    #[must_use]
+    pub fn cpu_usage(&self, cpu: CpuId) -> CpuUsage {
+        self.cpus[cpu.0 as usize].usage
+    }
+
+    /// Number of CPUs.
+    #[must_use]
+    pub fn cpus(&self) -> u32 {
+        u32::try_from(self.cpus.len()).expect("at most CPUS_MAX")
+    }
+
+    // ---- Choosing ----
+
+    /// Takes the thread that a CPU runs next out of its queue and marks it running.
+    fn take_next(&mut self, cpu: u32, now: Nanos) -> Option<u32> {
+        let at = self.choose(cpu)?;
+        self.dequeue(at);
+        let thread = &mut self.threads[at as usize];
+        thread.state = State::Running(cpu);
+        thread.cpu = cpu;
+        let waited = now.since(thread.queued_at);
+        thread.usage.wait = thread.usage.wait.plus(waited);
+        let zone = &mut self.accounts[thread.zone as usize];
+        zone.wait = zone.wait.plus(waited);
+        // Virtual time of the systems is that of the pick: only fair picks move it.
+        if let (None, Some(account)) = (thread.fixed(), thread.account()) {
+            let vtime = thread.vtime;
+            let account = &mut self.accounts[account as usize];
+            account.threads_vtime = account.threads_vtime.max(vtime);
+            let level = account.level();
+            self.vtime[level] = self.vtime[level].max(account.vtime);
+        }
+        Some(at)
+    }
+
+    /// The best thread for a CPU: of its own queues, or of another's that is clearly behind, or of any other's if it has none.
+    fn choose(&mut self, cpu: u32) -> Option<u32> {
+        if self.cpus.len() == 1 {
+            return self.first(cpu).map(|(at, _)| at);
+        }
+        let mut best = self.first(cpu);
+        for other in 0..self.cpus() {
+            if other == cpu {
+                continue;
+            }
+            let Some((theirs, their_order)) = self.first(other) else { continue };
+            let wins = match best {
+                None => true,
+                Some((_, order)) => self.is_clearly_before(theirs, their_order, order),
+            };
+            if wins {
+                best = Some((theirs, their_order));
+            }
+        }
+        best.map(|(at, _)| at)
+    }
+
+    /// First thread of a CPU's queues and its place in the order of all.
+    fn first(&mut self, cpu: u32) -> Option<(u32, Order)> {
+        let fixed = self.cpus[cpu as usize].fixed;
+        if fixed != NIL {
+            return Some((fixed, Order { level: 0, account: self.thread_nodes[fixed as usize].key, thread: 0 }));
+        }
+        for level in [SHARES, IDLE] {
+            if let Some(queue) = self.first_queue(cpu, level) {
+                let at = self.queues[queue as usize];
+                let order = Order {
+                    level: 1 + level,
+                    account: self.queue_nodes[queue as usize].key,
+                    thread: self.thread_nodes[at as usize].key,
+                };
+                return Some((at, order));
+            }
+        }
+        None
+    }
+
+    /// The queue with the least virtual time. Keys only ever lag behind the accounts' virtual times (which grow): a first
+    /// queue whose key is stale goes back in with the true one.
+    fn first_queue(&mut self, cpu: u32, level: usize) -> Option<u32> {
+        let cpus = self.cpus();
+        let root = &mut self.cpus[cpu as usize].levels[level];
+        loop {
+            let queue = *root;
+            if queue == NIL {
+                return None;
+            }
+            let vtime = self.accounts[(queue / cpus) as usize].vtime;
+            if self.queue_nodes[queue as usize].key == vtime {
+                return Some(queue);
+            }
+            heap::remove(&mut self.queue_nodes, root, queue);
+            self.queue_nodes[queue as usize].key = vtime;
+            heap::insert(&mut self.queue_nodes, root, queue);
+        }
+    }
+
+    /// Whether another CPU's first thread is so much before ours that it is worth moving it here.
+    fn is_clearly_before(&self, theirs: u32, their_order: Order, ours: Order) -> bool {
+        if their_order.level != ours.level || their_order.level == 0 {
+            return their_order < ours && (their_order.level != 0 || their_order.account < ours.account);
+        }
+        let thread = &self.threads[theirs as usize];
+        let Some(account) = thread.account() else { return false };
+        if their_order.account == ours.account {
+            return their_order.thread + thread.virtual_of(PULL) < ours.thread;
+        }
+        their_order.account + self.accounts[account as usize].virtual_of(PULL) < ours.account
+    }
+
+    /// Where a waking thread goes: its last CPU if idle, else any idle one, else its last.
+    fn choose_cpu(&self, last: u32) -> u32 {
+        let idle = |cpu: &Cpu| cpu.current.is_none() && cpu.queued == 0;
+        if idle(&self.cpus[last as usize]) {
+            return last;
+        }
+        self.cpus.iter().position(idle).map_or(last, |cpu| u32::try_from(cpu).expect("CPUS_MAX"))
+    }
+
+    /// Whether a thread just queued on a CPU should run before the current one's slice ends.
+    fn should_preempt(&self, at: u32, cpu: u32, now: Nanos) -> bool {
+        let thread = &self.threads[at as usize];
+        let Some(current) = self.cpus[cpu as usize].current else { return !self.waits_for_tokens(at) };
+        let running = &self.threads[current as usize];
+        match (thread.fixed(), running.fixed()) {
+            (Some(ours), Some(theirs)) => ours > theirs,
+            (Some(_), None) => true,
+            (None, Some(_)) => false,
+            (None, None) => {
+                if self.waits_for_tokens(at) {
+                    return false;
+                }
+                let (Some(ours), Some(theirs)) = (thread.account(), running.account()) else { return false };
+                let pending = now.since(self.cpus[cpu as usize].charged_at);
+                if ours == theirs {
+                    return thread.vtime + running.virtual_of(GRANULARITY) < running.vtime + running.virtual_of(pending);
+                }
+                let (ours, theirs) = (&self.accounts[ours as usize], &self.accounts[theirs as usize]);
+                if ours.level() != theirs.level() {
+                    return ours.level() < theirs.level();
+                }
+                ours.vtime + theirs.virtual_of(GRANULARITY) < theirs.vtime + theirs.virtual_of(pending)
+            }
+        }
+    }
+
+    fn waits_for_tokens(&self, at: u32) -> bool {
+        let thread = &self.threads[at as usize];
+        thread.fixed().is_none() && thread.account().is_some_and(|account| self.accounts[account as usize].throttled)
+    }
+
+    /// Whether a queued thread has no claim on a CPU whose current thread goes on: it waits for tokens, or is of a lower level.
+    fn is_ready_later(&self, at: u32) -> bool {
+        let thread = &self.threads[at as usize];
+        let State::Queued(cpu) = thread.state else { return false };
+        let Some(current) = self.cpus[cpu as usize].current else { return true };
+        let running = &self.threads[current as usize];
+        match (thread.fixed(), running.fixed()) {
+            (Some(ours), Some(theirs)) => theirs != BOOSTED && (ours < theirs || !matches!(thread.class, Class::RealTime(_))),
+            (Some(_), None) => false,
+            // A boosted thread is looked at again after a slice; a true system thread runs until it blocks.
+            (None, Some(theirs)) => theirs != BOOSTED || self.waits_for_tokens(at),
+            (None, None) => {
+                let level = |thread: &Thread| thread.account().map_or(SHARES, |account| self.accounts[account as usize].level());
+                self.waits_for_tokens(at) || level(thread) > level(running)
+            }
+        }
+    }
+
+    // ---- Timers ----
+
+    /// Makes sure that a CPU decides again by `at`.
+    fn arm(&mut self, cpu: u32, now: Nanos, at: Nanos) -> Wake {
+        let at = at.max(now);
+        if self.cpus[cpu as usize].deadline.is_some_and(|deadline| deadline <= at) {
+            return Wake::Nothing;
+        }
+        self.cpus[cpu as usize].deadline = Some(at);
+        Wake::Timer { cpu: CpuId(cpu), at }
+    }
+
+    fn arm_for_tokens(&mut self, at: u32, cpu: u32, now: Nanos) -> Wake {
+        let Some(account) = self.threads[at as usize].account() else { return Wake::Nothing };
+        if !self.waits_for_tokens(at) {
+            return Wake::Nothing;
+        }
+        let due = self.accounts[account as usize].tokens_at(now);
+        self.arm(cpu, now, due)
+    }
+
+    /// When a CPU that has just picked must decide again.
+    fn next_deadline(&mut self, cpu: u32, now: Nanos) -> Option<Nanos> {
+        let mut deadline: Option<Nanos> = None;
+        let mut by = |at: Nanos| deadline = Some(deadline.map_or(at, |old| old.min(at)));
+        let state = &self.cpus[cpu as usize];
+        if let Some(at) = state.current {
+            let thread = &self.threads[at as usize];
+            match thread.fixed() {
+                Some(BOOSTED) if state.queued > 0 => by(now.plus(SLICE)),
+                Some(priority) => {
+                    // Round robin among real-time threads of one priority.
+                    let same = state.fixed != NIL && self.thread_nodes[state.fixed as usize].key == fixed_key(priority);
+                    if same && matches!(thread.class, Class::RealTime(_)) {
+                        by(now.plus(SLICE));
+                    }
+                }
+                None => {
+                    let account = thread.account().expect("a thread without fixed priority is of a fair class");
+                    let account = &mut self.accounts[account as usize];
+                    // Work on any CPU: it may be far enough behind to come here.
+                    let waits = |level: usize| self.cpus.iter().any(|cpu| cpu.levels[level] != NIL);
+                    if waits(SHARES) || (account.level() == IDLE && waits(IDLE)) {
+                        by(now.plus(SLICE));
+                    }
+                    if let Some(tokens) = account.tokens(now) {
+                        by(now.plus(tokens.max(Nanos(1))));
+                    }
+                }
+            }
+        }
+        for account in &self.throttled {
+            let due = self.accounts[*account as usize].tokens_at(now);
+            by(due.max(now.plus(Nanos(1))));
+        }
+        deadline
+    }
+
+    /// A CPU that runs a fair thread without a timer (or idles) while fair work waits on `cpu`: it would never compare.
+    fn unaware_cpu(&self, cpu: u32) -> Option<CpuId> {
+        if self.cpus[cpu as usize].levels == [NIL; 2] {
+            return None;
+        }
+        let unaware = |other: &Cpu| match other.current {
+            None => true,
+            Some(at) => other.deadline.is_none() && self.threads[at as usize].fixed().is_none(),
+        };
+        let found = self.cpus.iter().enumerate().position(|(index, other)| index != cpu as usize && unaware(other));
+        found.map(|at| CpuId(u32::try_from(at).expect("CPUS_MAX")))
+    }
+
+    // ---- Queues ----
+
+    fn enqueue(&mut self, at: u32, cpu: u32, now: Nanos) {
+        self.arrivals += 1;
+        let thread = &mut self.threads[at as usize];
+        thread.state = State::Queued(cpu);
+        thread.queued_at = now;
+        let node = &mut self.thread_nodes[at as usize];
+        node.arrival = self.arrivals;
+        self.cpus[cpu as usize].queued += 1;
+        if let Some(priority) = thread.fixed() {
+            node.key = fixed_key(priority);
+            heap::insert(&mut self.thread_nodes, &mut self.cpus[cpu as usize].fixed, at);
+            return;
+        }
+        node.key = thread.vtime;
+        let account = thread.account().expect("a thread without fixed priority is of a fair class");
+        let queue = self.queue_of(account, cpu);
+        let was_empty = self.queues[queue as usize] == NIL;
+        heap::insert(&mut self.thread_nodes, &mut self.queues[queue as usize], at);
+        let dry = self.accounts[account as usize].tokens(now) == Some(Nanos(0));
+        if dry && !self.accounts[account as usize].throttled {
+            if !was_empty {
+                self.unlink_queue(queue, account, cpu);
+            }
+            self.throttle(account, cpu);
+        } else if was_empty && !self.accounts[account as usize].throttled {
+            self.link_queue(queue, account, cpu);
+        }
+    }
+
+    fn dequeue(&mut self, at: u32) {
+        let thread = &self.threads[at as usize];
+        let State::Queued(cpu) = thread.state else { panic!("thread {:?} is not queued", thread.tid) };
+        self.cpus[cpu as usize].queued -= 1;
+        if thread.fixed().is_some() {
+            heap::remove(&mut self.thread_nodes, &mut self.cpus[cpu as usize].fixed, at);
+            return;
+        }
+        let account = thread.account().expect("a thread without fixed priority is of a fair class");
+        let queue = self.queue_of(account, cpu);
+        heap::remove(&mut self.thread_nodes, &mut self.queues[queue as usize], at);
+        if self.queues[queue as usize] == NIL && !self.accounts[account as usize].throttled {
+            self.unlink_queue(queue, account, cpu);
+        }
+    }
+
+    fn queue_of(&self, account: u32, cpu: u32) -> u32 {
+        account * self.cpus() + cpu
+    }
+
+    fn link_queue(&mut self, queue: u32, account: u32, cpu: u32) {
+        self.arrivals += 1;
+        let account = &self.accounts[account as usize];
+        let node = &mut self.queue_nodes[queue as usize];
+        (node.key, node.arrival) = (account.vtime, self.arrivals);
+        heap::insert(&mut self.queue_nodes, &mut self.cpus[cpu as usize].levels[account.level()], queue);
+    }
+
+    fn unlink_queue(&mut self, queue: u32, account: u32, cpu: u32) {
+        let level = self.accounts[account as usize].level();
+        heap::remove(&mut self.queue_nodes, &mut self.cpus[cpu as usize].levels[level], queue);
+    }
+
+    /// Links all queues of an account that have threads.
+    fn link_queues(&mut self, account: u32) {
+        for cpu in 0..self.cpus() {
+            let queue = self.queue_of(account, cpu);
+            if self.queues[queue as usize] != NIL {
+                self.link_queue(queue, account, cpu);
+            }
+        }
+    }
+
+    /// Unlinks all queues of an account that have threads, unless they are unlinked for want of tokens.
+    fn unlink_queues(&mut self, account: u32) {
+        if self.accounts[account as usize].throttled {
+            return;
+        }
+        for cpu in 0..self.cpus() {
+            let queue = self.queue_of(account, cpu);
+            if self.queues[queue as usize] != NIL {
+                self.unlink_queue(queue, account, cpu);
+            }
+        }
+    }
+
+    /// Takes an account without tokens out of the levels (its queue on `except` is out already).
+    fn throttle(&mut self, account: u32, except: u32) {
+        for cpu in 0..self.cpus() {
+            let queue = self.queue_of(account, cpu);
+            if cpu != except && self.queues[queue as usize] != NIL {
+                self.unlink_queue(queue, account, cpu);
+            }
+        }
+        self.accounts[account as usize].throttled = true;
+        self.throttled.push(account);
+    }
+
+    fn unthrottle(&mut self, account: u32) {
+        self.throttled.retain(|at| *at != account);
+        let state = &mut self.accounts[account as usize];
+        state.throttled = false;
+        // Waiting for tokens was its own doing: it does not catch up on the others.
+        let level = state.level();
+        state.vtime = state.vtime.max(self.vtime[level]);
+        self.link_queues(account);
+    }
+
+    /// Puts accounts whose tokens have come back into the levels.
+    fn release_tokens(&mut self, now: Nanos) {
+        let mut index = 0;
+        while let Some(account) = self.throttled.get(index).copied() {
+            if self.accounts[account as usize].tokens_at(now) <= now {
+                self.unthrottle(account);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    // ---- Accounts ----
+
+    /// Counts a thread as wanting CPU, and brings its virtual times up to now.
+    fn join(&mut self, at: u32, now: Nanos) {
+        let thread = &mut self.threads[at as usize];
+        self.runnable += 1;
+        let zone = &mut self.accounts[thread.zone as usize];
+        zone.runnable += 1;
+        let count = if zone.zone == Some(GLOBAL) { self.runnable } else { zone.runnable };
+        zone.load.change(now, count);
+        self.note_total(now);
+        let thread = &mut self.threads[at as usize];
+        let Some(index) = thread.account() else { return };
+        let account = &mut self.accounts[index as usize];
+        let level = account.level();
+        if self.active[level] == 0 {
+            // Nobody of the level wanted CPU: all debts are settled.
+            self.vtime[level] = self.vtime[level].max(self.horizon[level]);
+        }
+        if account.active == 0 {
+            account.vtime = account.vtime.max(self.vtime[level]);
+        }
+        account.active += 1;
+        self.active[level] += 1;
+        thread.vtime = thread.vtime.max(account.threads_vtime);
+        if thread.fresh {
+            thread.fresh = false;
+            thread.vtime += thread.virtual_of(SLICE);
+        }
+    }
+
+    /// Counts a thread as not wanting CPU any more.
+    fn leave(&mut self, at: u32, now: Nanos) {
+        let thread = &self.threads[at as usize];
+        self.runnable -= 1;
+        let zone = &mut self.accounts[thread.zone as usize];
+        zone.runnable -= 1;
+        let count = zone.runnable;
+        if zone.zone != Some(GLOBAL) {
+            zone.load.change(now, count);
+        }
+        if let Some(account) = thread.account() {
+            let account = &mut self.accounts[account as usize];
+            account.active -= 1;
+            let level = account.level();
+            self.active[level] -= 1;
+        }
+        self.note_total(now);
+    }
+
+    /// The global zone's load is the machine's.
+    fn note_total(&mut self, now: Nanos) {
+        if let Some(global) = self.zones.get(&GLOBAL.0) {
+            self.accounts[*global as usize].load.change(now, self.runnable);
+        }
+    }
+
+    /// Changes what decides a thread's account.
+    fn change(&mut self, at: u32, now: Nanos, change: impl FnOnce(&mut Thread)) {
+        let state = self.threads[at as usize].state;
+        let running = match state {
+            State::Running(cpu) => {
+                self.charge(CpuId(cpu), now, Nanos(0));
+                true
+            }
+            State::Blocked => false,
+            State::Free | State::Queued(_) => panic!("changing thread {:?} that is {state:?}", self.threads[at as usize].tid),
+        };
+        if running {
+            self.leave(at, now);
+        }
+        let (old_zone, old_account) = (self.threads[at as usize].zone, self.threads[at as usize].account());
+        change(&mut self.threads[at as usize]);
+        let (new_zone, new_account) = (self.threads[at as usize].zone, self.threads[at as usize].account());
+        if old_account != new_account {
+            self.threads[at as usize].vtime = 0;
+        }
+        if running {
+            self.join(at, now);
+        }
+        self.accounts[new_zone as usize].threads += 1;
+        self.accounts[old_zone as usize].threads -= 1;
+        self.release_account(old_zone);
+    }
+
+    fn account_of(&self, zone: ZoneId) -> Result<u32, SchedError> {
+        self.zones.get(&zone.0).copied().ok_or(SchedError::NoSuchZone)
+    }
+
+    fn new_account(&mut self, account: Account) -> Result<u32, SchedError> {
+        if let Some(at) = self.free_accounts.pop() {
+            self.accounts[at as usize] = account;
+            return Ok(at);
+        }
+        let cpus = self.cpus.len();
+        let count = self.accounts.len() + 1;
+        let no_memory = |_| SchedError::OutOfMemory;
+        self.accounts.try_reserve(1).map_err(no_memory)?;
+        self.queues.try_reserve(cpus).map_err(no_memory)?;
+        self.queue_nodes.try_reserve(cpus).map_err(no_memory)?;
+        self.free_accounts.try_reserve(count - self.free_accounts.len()).map_err(no_memory)?;
+        self.throttled.try_reserve(count - self.throttled.len()).map_err(no_memory)?;
+        let at = u32::try_from(self.accounts.len()).map_err(|_| SchedError::OutOfMemory)?;
+        self.accounts.push(account);
+        for _ in 0..cpus {
+            self.queues.push(NIL);
+            self.queue_nodes.push(Node::NEW);
+        }
+        Ok(at)
+    }
+
+    /// Frees the account of a removed zone with its last thread.
+    fn release_account(&mut self, at: u32) {
+        let account = &mut self.accounts[at as usize];
+        if !account.detached || account.threads > 0 {
+            return;
+        }
+        account.detached = false;
+        account.throttled = false;
+        self.throttled.retain(|throttled| *throttled != at);
+        self.free_accounts.push(at);
+    }
+}
+
+/// Place of a CPU's first thread among those of other CPUs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Order {
+    level: usize,
+    account: u128,
+    thread: u128,
+}
+
+/// Better priorities first.
+const fn fixed_key(priority: u8) -> u128 {
+    (FIXED_BEST - priority) as u128
+}
