@@ -1,0 +1,180 @@
+//! What is replaced by its name, one row each.
+
+/// Replaces one kind of changing text in a line; `None` if the line has none of it.
+#[derive(Clone, Copy)]
+pub struct Rule {
+    /// What stands in its place, without the brackets.
+    pub name: &'static str,
+    /// Why it may change between builds or runs.
+    pub why: &'static str,
+    apply: fn(&str) -> Option<String>,
+}
+
+impl std::fmt::Debug for Rule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[{}]: {}", self.name, self.why)
+    }
+}
+
+/// All rules, applied in this order.
+pub const RULES: &[Rule] = &[
+    Rule { name: "TIME", why: "a kernel log line opens with the time since boot, which moves with every instruction added", apply: kernel_time },
+    Rule { name: "COLUMNS", why: "an event line opens with its tick and its virtual time", apply: event_time },
+    Rule { name: "ADDRESS", why: "a kernel address moves when code is added before it", apply: kernel_address },
+    Rule { name: "PID", why: "process numbers count everything started before", apply: pid },
+    Rule { name: "KIB", why: "how much memory is free or used depends on the sizes of the kernel and its initrd", apply: memory },
+];
+
+/// Makes text comparable: line ends, terminal control, then all rules. Ends with a line end unless empty.
+#[must_use]
+pub fn normalise(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let plain = without_terminal_control(text);
+    for line in plain.lines() {
+        let mut line = line.trim_end().to_owned();
+        for rule in RULES {
+            if let Some(changed) = (rule.apply)(&line) {
+                line = changed;
+            }
+        }
+        out.push_str(&line);
+        out.push('\n');
+    }
+    out
+}
+
+/// Drops carriage returns and bells, and writes escape sequences as `<esc>[2J`, so that a golden is plain text.
+fn without_terminal_control(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\r' | '\x07' | '\0' => {}
+            '\x1b' => out.push_str("<esc>"),
+            '\x08' => out.push_str("<bs>"),
+            '\n' | '\t' => out.push(c),
+            c if c.is_control() => out.push('.'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// `[    0.123456] text`.
+fn kernel_time(line: &str) -> Option<String> {
+    let rest = line.strip_prefix('[')?;
+    let (time, text) = rest.split_once(']')?;
+    let time = time.trim();
+    let (seconds, part) = time.split_once('.')?;
+    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    (digits(seconds) && digits(part)).then(|| format!("[TIME]{text}"))
+}
+
+/// The simulator's event lines: `tick ns kind ...`, both numbers right-aligned columns.
+fn event_time(line: &str) -> Option<String> {
+    let mut words = line.split_ascii_whitespace();
+    let number = |word: Option<&str>| word.is_some_and(|w| w.len() > 2 && w.bytes().all(|b| b.is_ascii_digit()));
+    (number(words.next()) && number(words.next())).then(|| words.collect::<Vec<_>>().join(" "))
+}
+
+/// `0xffff...`: sixteen digits that open with ffff are the kernel's half.
+fn kernel_address(line: &str) -> Option<String> {
+    let mut out = String::new();
+    let mut rest = line;
+    let mut changed = false;
+    while let Some(at) = rest.find("ffff") {
+        let digits = rest[at..].bytes().take_while(u8::is_ascii_hexdigit).count();
+        let before = rest[..at].chars().next_back();
+        let opens = before.is_none_or(|c| !c.is_ascii_hexdigit());
+        if digits == 16 && opens {
+            out.push_str(rest[..at].trim_end_matches("0x"));
+            out.push_str("[ADDRESS]");
+            changed = true;
+        } else {
+            out.push_str(&rest[..at + digits.max(4)]);
+        }
+        rest = &rest[at + digits.max(4)..];
+    }
+    out.push_str(rest);
+    changed.then_some(out)
+}
+
+/// `pid 123`.
+fn pid(line: &str) -> Option<String> {
+    number_after(line, "pid ", "[PID]")
+}
+
+/// `123456 KiB`.
+fn memory(line: &str) -> Option<String> {
+    let mut out = String::new();
+    let mut rest = line;
+    let mut changed = false;
+    while let Some(at) = rest.find(" KiB") {
+        let head = rest[..at].trim_end_matches(|c: char| c.is_ascii_digit());
+        if head.len() < at {
+            out.push_str(head);
+            out.push_str("[KIB]");
+            changed = true;
+        } else {
+            out.push_str(&rest[..at + 4]);
+        }
+        rest = &rest[at + 4..];
+    }
+    out.push_str(rest);
+    changed.then_some(out)
+}
+
+fn number_after(line: &str, word: &str, name: &str) -> Option<String> {
+    let mut out = String::new();
+    let mut rest = line;
+    let mut changed = false;
+    while let Some(at) = rest.find(word) {
+        let end = at + word.len();
+        let opens = rest[..at].chars().next_back().is_none_or(|c| !c.is_alphanumeric());
+        let digits = rest[end..].bytes().take_while(u8::is_ascii_digit).count();
+        out.push_str(&rest[..end]);
+        if opens && digits > 0 {
+            out.push_str(name);
+            changed = true;
+            rest = &rest[end + digits..];
+        } else {
+            rest = &rest[end..];
+        }
+    }
+    out.push_str(rest);
+    changed.then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rule_names_what_it_hides() {
+        for (text, wanted) in [
+            ("[    0.012345] hello\r\n", "[TIME] hello\n"),
+            ("[alpha] 1.5] hello\n", "[alpha] 1.5] hello\n"),
+            ("   1234567    1234567 uart com1 reset\n", "uart com1 reset\n"),
+            ("at 0xffffffff80001234 in main\n", "at [ADDRESS] in main\n"),
+            ("rip=ffff800000001234 rsp=7fffffffe000\n", "rip=[ADDRESS] rsp=7fffffffe000\n"),
+            ("mask 0xffff stays\n", "mask 0xffff stays\n"),
+            ("killed pid 17 (sh), rapid 9\n", "killed pid [PID] (sh), rapid 9\n"),
+            ("free 123456 KiB of 262144 KiB\n", "free [KIB] of [KIB]\n"),
+            ("\x1b[2Jx\x07\n", "<esc>[2Jx\n"),
+        ] {
+            assert_eq!(normalise(text), wanted);
+        }
+    }
+
+    #[test]
+    fn normalising_twice_changes_nothing_more() {
+        let text = "[    0.012345] pid 4 at 0xffffffff80001234: 12 KiB\n";
+        assert_eq!(normalise(&normalise(text)), normalise(text));
+    }
+
+    #[test]
+    fn any_text_is_taken() {
+        for text in ["", "\u{e4}ffff\u{20ac}", "ffff", " KiB", "pid ", "[1.", "[1.2]", "fffffffffffffffff"] {
+            let _kept = normalise(text);
+        }
+    }
+}

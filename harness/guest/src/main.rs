@@ -1,2 +1,0 @@
-//! harness/guest: to be written.
-fn main() {}

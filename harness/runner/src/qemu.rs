@@ -1,0 +1,237 @@
+//! QEMU as a target: the same kernel, initrd and command line under TCG, serial lines on sockets.
+//!
+//! # Theory
+//! The runner listens on two sockets and QEMU connects to them, so that no byte of the guest is lost. A thread per socket moves bytes into a
+//! channel; the guest's time is the wall clock.
+//!
+//! # Failure
+//! What QEMU says on its standard error is kept and shown if it ends before the guest does. The process is killed when the target is dropped.
+
+use crate::target::{End, Line, Target, TargetError};
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// How long QEMU may take to start and connect.
+const START: Duration = Duration::from_secs(20);
+/// How long one `advance` waits for output.
+const PIECE: Duration = Duration::from_millis(20);
+
+/// How the guest gets into the machine.
+#[derive(Clone, Debug)]
+pub enum Media {
+    /// `-kernel`, `-initrd`, `-append`.
+    Kernel { kernel: PathBuf, initrd: Option<PathBuf>, append: String },
+    /// A CD-ROM, started by SeaBIOS, or by the UEFI firmware image given.
+    Cdrom { iso: PathBuf, firmware: Option<PathBuf> },
+}
+
+/// What QEMU is to be.
+#[derive(Clone, Debug)]
+pub struct QemuConfig {
+    pub media: Media,
+    pub vcpus: u32,
+    pub memory_bytes: u64,
+    /// Folder for the sockets; made if it is not there.
+    pub folder: PathBuf,
+}
+
+/// A running QEMU.
+#[derive(Debug)]
+pub struct Qemu {
+    child: Child,
+    console: UnixStream,
+    agent: UnixStream,
+    input: Receiver<(bool, Vec<u8>)>,
+    console_bytes: Vec<u8>,
+    agent_bytes: Vec<u8>,
+    errors: PathBuf,
+    started: Instant,
+}
+
+/// The arguments that do not depend on the run; also what a person may type to look at the machine alone.
+#[must_use]
+pub fn arguments(config: &QemuConfig) -> Vec<String> {
+    let mut words: Vec<String> = ["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"].map(str::to_owned).into();
+    words.extend(["-smp".into(), config.vcpus.to_string(), "-m".into(), format!("{}M", config.memory_bytes >> 20)]);
+    words.extend(["-device".into(), "isa-debug-exit,iobase=0xf4,iosize=0x04".into()]);
+    match &config.media {
+        Media::Kernel { kernel, initrd, append } => {
+            words.extend(["-kernel".into(), kernel.display().to_string(), "-append".into(), append.clone()]);
+            if let Some(initrd) = initrd {
+                words.extend(["-initrd".into(), initrd.display().to_string()]);
+            }
+        }
+        Media::Cdrom { iso, firmware } => {
+            words.extend(["-cdrom".into(), iso.display().to_string(), "-vga".into(), "std".into()]);
+            if let Some(firmware) = firmware {
+                words.extend(["-bios".into(), firmware.display().to_string()]);
+            }
+        }
+    }
+    words
+}
+
+impl Qemu {
+    /// Starts QEMU and waits until both lines are connected.
+    pub fn start(config: &QemuConfig) -> Result<Self, TargetError> {
+        let fail = |what: &str, error: std::io::Error| TargetError(format!("{what}: {error}"));
+        std::fs::create_dir_all(&config.folder).map_err(|error| fail("cannot make the folder for QEMU's sockets", error))?;
+        // A socket's path is at most 107 bytes; the folder may be deep, so they live under the system's temporary folder.
+        let sockets = std::env::temp_dir().join(format!("orrery-qemu-{}-{:x}", std::process::id(), fingerprint(&config.folder)));
+        std::fs::create_dir_all(&sockets).map_err(|error| fail("cannot make the folder for QEMU's sockets", error))?;
+        let listen = |name: &str| -> Result<(PathBuf, UnixListener), TargetError> {
+            let path = sockets.join(name);
+            drop(std::fs::remove_file(&path));
+            let listener = UnixListener::bind(&path).map_err(|error| fail("cannot make a socket for QEMU", error))?;
+            listener.set_nonblocking(true).map_err(|error| fail("cannot make a socket for QEMU", error))?;
+            Ok((path, listener))
+        };
+        let (console_path, console_listener) = listen("console")?;
+        let (agent_path, agent_listener) = listen("agent")?;
+        let errors = config.folder.join("qemu.stderr");
+        let error_file = std::fs::File::create(&errors).map_err(|error| fail("cannot keep QEMU's messages", error))?;
+        let mut command = Command::new("qemu-system-x86_64");
+        command.args(arguments(config));
+        command.arg("-chardev").arg(format!("socket,id=con,path={}", console_path.display())).arg("-serial").arg("chardev:con");
+        command.arg("-chardev").arg(format!("socket,id=agt,path={}", agent_path.display())).arg("-serial").arg("chardev:agt");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(error_file);
+        let mut child = command.spawn().map_err(|error| fail("cannot start qemu-system-x86_64 (Debian: apt-get install qemu-system-x86)", error))?;
+        let connected = accept(&mut child, &console_listener, &errors).and_then(|console| Ok((console, accept(&mut child, &agent_listener, &errors)?)));
+        drop(std::fs::remove_dir_all(&sockets));
+        let (console, agent) = match connected {
+            Ok(pair) => pair,
+            Err(error) => {
+                drop(child.kill());
+                drop(child.wait());
+                return Err(error);
+            }
+        };
+        let (sender, input) = channel();
+        listen_on(&console, true, sender.clone()).map_err(|error| fail("QEMU's console", error))?;
+        listen_on(&agent, false, sender).map_err(|error| fail("QEMU's agent line", error))?;
+        Ok(Self { child, console, agent, input, console_bytes: Vec::new(), agent_bytes: Vec::new(), errors, started: Instant::now() })
+    }
+
+    fn keep(&mut self, (console, bytes): (bool, Vec<u8>)) {
+        if console { self.console_bytes.extend(bytes) } else { self.agent_bytes.extend(bytes) }
+    }
+}
+
+/// A short number for a path, so that two runs at once do not share sockets.
+fn fingerprint(path: &Path) -> u64 {
+    path.to_string_lossy().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+fn accept(child: &mut Child, listener: &UnixListener, errors: &Path) -> Result<UnixStream, TargetError> {
+    let begun = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).map_err(|error| TargetError(format!("QEMU's socket: {error}")))?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(TargetError(format!("QEMU's socket: {error}"))),
+        }
+        let ended = child.try_wait().ok().flatten();
+        if ended.is_some() || begun.elapsed() > START {
+            let said = std::fs::read_to_string(errors).unwrap_or_default();
+            let what = if ended.is_some() { "QEMU ended before the guest began" } else { "QEMU did not start in time" };
+            return Err(TargetError(format!("{what}: {}", said.trim())));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn listen_on(stream: &UnixStream, console: bool, sender: Sender<(bool, Vec<u8>)>) -> std::io::Result<()> {
+    let mut stream = stream.try_clone()?;
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        // Ends with the socket, or with the target.
+        while let Ok(count) = stream.read(&mut buffer) {
+            if count == 0 || sender.send((console, buffer[..count].to_vec())).is_err() {
+                break;
+            }
+        }
+    });
+    Ok(())
+}
+
+impl Target for Qemu {
+    fn name(&self) -> &'static str {
+        "QEMU"
+    }
+
+    fn advance(&mut self) -> Result<Option<End>, TargetError> {
+        let ended = self.child.try_wait().map_err(|error| TargetError(format!("QEMU: {error}")))?;
+        match self.input.recv_timeout(PIECE) {
+            Ok(piece) => self.keep(piece),
+            Err(RecvTimeoutError::Timeout) => {}
+            // Both lines are closed: only its exit is missing.
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(PIECE),
+        }
+        while let Ok(piece) = self.input.try_recv() {
+            self.keep(piece);
+        }
+        let Some(status) = ended else { return Ok(None) };
+        match status.code() {
+            Some(0) => Ok(Some(End::PowerOff)),
+            Some(code) if code & 1 == 1 && code > 1 => Ok(Some(End::DebugExit(code.unsigned_abs()))),
+            _ => {
+                let said = std::fs::read_to_string(&self.errors).unwrap_or_default();
+                Err(TargetError(format!("QEMU ended with {status}: {}", said.trim())))
+            }
+        }
+    }
+
+    fn take(&mut self, line: Line) -> Vec<u8> {
+        match line {
+            Line::Console => std::mem::take(&mut self.console_bytes),
+            Line::Agent => std::mem::take(&mut self.agent_bytes),
+        }
+    }
+
+    fn put(&mut self, line: Line, bytes: &[u8]) -> Result<(), TargetError> {
+        let stream = match line {
+            Line::Console => &mut self.console,
+            Line::Agent => &mut self.agent,
+        };
+        match stream.write_all(bytes) {
+            // It is ending: `advance` will say how.
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset) => Ok(()),
+            result => result.map_err(|error| TargetError(format!("QEMU's socket: {error}"))),
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn ticks(&self) -> Option<u64> {
+        None
+    }
+
+    fn receipt(&mut self) -> Option<String> {
+        None
+    }
+
+    fn events(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn unimplemented(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        // It may have ended already; either way it is gone after this.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
