@@ -53,6 +53,13 @@ impl Frame {
     pub fn allocate(zone: ZoneId) -> Result<Self, OutOfMemory> {
         frames().allocate(zone, true).map(Self)
     }
+    /// Allocates a frame whose contents are unspecified, charged to `zone`: for a caller that writes the whole page at once.
+    ///
+    /// # Errors
+    /// See [`Frames::allocate`].
+    pub fn allocate_for_overwrite(zone: ZoneId) -> Result<Self, OutOfMemory> {
+        frames().allocate(zone, false).map(Self)
+    }
     /// Allocates a frame and fills it with a copy of this one.
     ///
     /// # Errors

@@ -4,11 +4,13 @@
 //! The offset has a mutex of class `File`, held across the transfer so that two readers of one description never get the same
 //! bytes. Streams (pipes, terminals, sockets) have no offset and are never called under it: they may block for long.
 
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bitflags::bitflags;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use kif::{Frame, ZoneId};
+use vm::BackingError;
 use sync::{Class, Mutex};
 
 use crate::locks::{self, LockKind};
@@ -255,12 +257,13 @@ impl File {
         }
         self.object().truncate(size)
     }
-    /// A page for mapping; see [`crate::Vnode::page`].
-    ///
-    /// # Errors
-    /// See [`crate::Vnode::page`].
-    pub fn page(&self, index: u64, write: bool, zone: ZoneId) -> Result<Option<Frame>> {
-        self.object().page(index, write, zone)
+    /// What `mmap` maps; `None` if this kind of object cannot be mapped.
+    #[must_use]
+    pub fn backing(self: &Arc<Self>) -> Option<Arc<dyn vm::Backing>> {
+        match self.object().kind() {
+            Kind::File | Kind::CharDevice => Some(Arc::new(FileBacking(Arc::clone(self)))),
+            Kind::Directory | Kind::Symlink | Kind::BlockDevice | Kind::Fifo | Kind::Socket | Kind::Anonymous => None,
+        }
     }
     /// Attributes of the named object.
     ///
@@ -367,5 +370,26 @@ impl Drop for File {
             let owner = core::ptr::from_ref(self).addr() as u64;
             locks::forget(self.place.vnode.id(), owner);
         }
+    }
+}
+
+/// A mapped file. Keeps the description open while it is mapped.
+struct FileBacking(Arc<File>);
+
+impl vm::Backing for FileBacking {
+    fn page(&self, index: u64, zone: ZoneId, write: bool) -> core::result::Result<Frame, BackingError> {
+        self.0.object().page(index, write, zone).map_err(|error| match error {
+            VfsError::NoMemory | VfsError::NoSpace => BackingError::OutOfMemory,
+            VfsError::Invalid | VfsError::NoDevice => BackingError::PastEnd,
+            _ => BackingError::Io,
+        })
+    }
+    fn name(&self) -> String {
+        let path = self.0.describe(&self.0.place.zone_root());
+        String::from_utf8_lossy(&path).into_owned()
+    }
+    fn identity(&self) -> (u64, u64) {
+        let id = self.0.place.vnode.id();
+        (id.fs, id.ino)
     }
 }

@@ -33,6 +33,7 @@
 #![no_std]
 extern crate alloc;
 
+pub mod cpio;
 mod cred;
 pub mod device;
 mod error;
@@ -40,8 +41,11 @@ mod file;
 mod locks;
 pub mod mount;
 pub mod ops;
+pub mod pipe;
 mod poll;
+pub mod tmpfs;
 pub mod tty;
+mod user;
 mod vnode;
 pub mod walk;
 

@@ -66,6 +66,9 @@ pub trait Filesystem: Send + Sync {
     }
 }
 
+/// The file-system number of objects without a name.
+pub const ANONYMOUS_FS: u64 = 0;
+
 /// Hands out the numbers that tell file systems apart (`st_dev`).
 pub fn next_fs_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -237,6 +240,18 @@ impl Place {
     pub fn is_anonymous(&self) -> bool {
         Arc::ptr_eq(&self.mount, &anonymous_mount())
     }
+    /// The topmost directory of the zone it belongs to.
+    #[must_use]
+    pub fn zone_root(&self) -> Self {
+        let mut mount = Arc::clone(&self.mount);
+        while let Some(below) = mount.covered()
+            && below.mount.zone == self.mount.zone
+        {
+            mount = below.mount;
+        }
+        let vnode = Arc::clone(&mount.root);
+        Self { mount, vnode }
+    }
     /// Space of its file system.
     ///
     /// # Errors
@@ -256,6 +271,7 @@ impl Filesystem for Anonymous {
         "anon"
     }
     fn root(&self) -> VnodeRef {
+        // Every handle is the same object: it is its number.
         Arc::new(AnonymousRoot)
     }
     fn statfs(&self) -> Result<StatFs> {
@@ -264,7 +280,7 @@ impl Filesystem for Anonymous {
 }
 impl Vnode for AnonymousRoot {
     fn id(&self) -> NodeId {
-        NodeId { fs: 0, ino: 0 }
+        NodeId { fs: ANONYMOUS_FS, ino: 0 }
     }
     fn kind(&self) -> Kind {
         Kind::Anonymous

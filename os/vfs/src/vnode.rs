@@ -309,7 +309,7 @@ pub trait Vnode: Send + Sync {
         Err(VfsError::NotPermitted)
     }
     /// Calls `emit` for entries after `cookie` (0: from the start) until it returns false or the end. `.` and `..` are
-    /// included. Cookies stay valid while entries come and go: an entry present throughout is seen exactly once.
+    /// included. `emit` runs under the directory's lock: it only stores. Cookies stay valid while entries come and go: an entry present throughout is seen exactly once.
     ///
     /// # Errors
     /// Not a directory.
@@ -378,12 +378,12 @@ pub trait Vnode: Send + Sync {
         matches!(self.kind(), Kind::File | Kind::Directory | Kind::BlockDevice)
     }
     /// The page of the file at `index`, for mapping: the file's own frame, so that writes through a mapping are writes to the
-    /// file. With `write`, a hole gets a page (charged to `zone`); without, a hole gives `None`: the caller maps zeros.
+    /// file, and the other way round. A hole gets a page, charged to `zone`. With `write` the page is going to be modified.
     /// Called under the address-space lock: takes only locks of class `Pages` and above.
     ///
     /// # Errors
-    /// Not mappable; beyond the end of file ([`VfsError::Invalid`]: SIGBUS); no memory.
-    fn page(&self, _index: u64, _write: bool, _zone: ZoneId) -> Result<Option<Frame>> {
+    /// Not mappable ([`VfsError::NoDevice`]); beyond the end of file ([`VfsError::Invalid`]: SIGBUS); no memory.
+    fn page(&self, _index: u64, _write: bool, _zone: ZoneId) -> Result<Frame> {
         Err(VfsError::NoDevice)
     }
     /// Makes contents durable.
