@@ -788,22 +788,67 @@ impl Dispatcher {
         self.note_total(now);
         let thread = &mut self.threads[at as usize];
         let Some(index) = thread.account() else { return };
-        let account = &mut self.accounts[index as usize];
-        let level = account.level();
+        let level = self.accounts[index as usize].level();
         if self.active[level] == 0 {
             // Nobody of the level wanted CPU: all debts are settled.
             self.vtime[level] = self.vtime[level].max(self.horizon[level]);
+        } else if self.accounts[index as usize].active == 0 {
+            self.vtime[level] = self.vtime[level].max(self.least_vtime(level, now));
         }
-        if account.active == 0 {
+        if self.accounts[index as usize].active == 0 {
+            let account = &mut self.accounts[index as usize];
             account.vtime = account.vtime.max(self.vtime[level]);
+        } else {
+            let least = self.least_thread_vtime(index, now);
+            let account = &mut self.accounts[index as usize];
+            account.threads_vtime = account.threads_vtime.max(least);
         }
+        let thread = &mut self.threads[at as usize];
+        let account = &mut self.accounts[index as usize];
         account.active += 1;
         self.active[level] += 1;
-        thread.vtime = thread.vtime.max(account.threads_vtime);
+        let slice = thread.virtual_of(SLICE);
         if thread.fresh {
             thread.fresh = false;
-            thread.vtime += thread.virtual_of(SLICE);
+            thread.vtime = account.threads_vtime + slice;
+        } else {
+            thread.vtime = thread.vtime.max(account.threads_vtime.saturating_sub(slice));
         }
+    }
+
+    /// Least virtual time of the accounts of a level that run or wait. (The virtual time at the last pick is long out of date
+    /// where a thread has been running alone without a timer.) 0 if there are none.
+    fn least_vtime(&mut self, level: usize, now: Nanos) -> u128 {
+        let mut least = u128::MAX;
+        for cpu in 0..self.cpus() {
+            if let Some(queue) = self.first_queue(cpu, level) {
+                least = least.min(self.queue_nodes[queue as usize].key);
+            }
+            let state = &self.cpus[cpu as usize];
+            let running = state.current.and_then(|at| self.threads[at as usize].account());
+            let Some(account) = running.map(|account| &self.accounts[account as usize]) else { continue };
+            if account.level() == level {
+                least = least.min(account.vtime + account.virtual_of(now.since(state.charged_at)));
+            }
+        }
+        if least == u128::MAX { 0 } else { least }
+    }
+
+    /// The same between the threads of an account.
+    fn least_thread_vtime(&self, account: u32, now: Nanos) -> u128 {
+        let mut least = u128::MAX;
+        for cpu in 0..self.cpus() {
+            let first = self.queues[self.queue_of(account, cpu) as usize];
+            if first != NIL {
+                least = least.min(self.thread_nodes[first as usize].key);
+            }
+            let state = &self.cpus[cpu as usize];
+            let Some(thread) = state.current.map(|at| &self.threads[at as usize]) else { continue };
+            if thread.account() == Some(account) {
+                least = least.min(thread.vtime + thread.virtual_of(now.since(state.charged_at)));
+            }
+        }
+        if least == u128::MAX { 0 } else { least }
     }
 
     /// Counts a thread as not wanting CPU any more.

@@ -16,8 +16,9 @@
 //!   virtual time or from `V`, whichever is later: no credit for sleeping, and no debt beyond what it used.
 //! - Inside a zone the same rule holds between threads, weighted by nice. A new thread starts one slice late, so that a zone
 //!   whose processes fork without end hurts itself first and the others not at all.
-//! - A thread that slept wakes at the front of its zone, and preempts when the one on the CPU is ahead by more
-//!   than [`GRANULARITY`]: interactive programs are early without any guess about who is interactive.
+//! - A thread that slept wakes at the front of its zone (a sleeper may keep one slice of credit against its own zone's
+//!   threads, never against other zones), and preempts when the one on the CPU is ahead by more than [`GRANULARITY`]:
+//!   interactive programs are early without any guess about who is interactive.
 //!
 //! Time is charged to the nanosecond at each switch, never by sampling: a program cannot hide between ticks. There are no
 //! ticks: every decision carries the deadline of the next one, and a CPU with one thread to run sets no timer.
