@@ -16,10 +16,12 @@
 #![no_std]
 extern crate alloc;
 
+mod block;
 mod frame;
 mod platform;
 mod regs;
 
+pub use block::{BlockDev, BlockError};
 pub use frame::{Frame, Frames, PAGE_SHIFT, PAGE_SIZE, Pfn};
 pub use platform::{
     Access, Clock, CopyFault, FaultHandler, Fault, Log, Mmu, OutOfMemory, PageTable, Platform, Reservation, Rng, Spawn, UserMem,

@@ -1,0 +1,69 @@
+//! Objects, ZAPs and datasets of a pool: the data management unit and the dataset layer, reading half.
+//!
+//! # Theory
+//! An object set is an array of dnodes stored in its own object 0; an object is a tree of blocks under a dnode. [`ObjectSet`]
+//! finds dnodes, [`Object`] reads their data, [`ObjectSet::zap`] and [`ObjectSet::lookup`] read name tables, and [`Datasets`] walks the
+//! pool's tree of datasets and snapshots from the MOS.
+//!
+//! # Structures
+//! Everything borrows the [`Pool`]; nothing is shared or cached between calls but the path of indirect blocks that an
+//! [`Object`] followed last, which makes sequential reading cost one read per block.
+//!
+//! # Locking
+//! None: readers are `&mut` cursors of their caller.
+//!
+//! # Failure
+//! [`Error`] tells an unreadable block from a malformed structure and from a name that is not there. Nothing is ever made up: a
+//! file with an unreadable block gives an error for that block, not zeros.
+//!
+//! # Limits
+//! A ZAP of at most 2^20 leaves; dataset trees 64 deep; no writing yet.
+#![no_std]
+extern crate alloc;
+
+mod datasets;
+mod object;
+mod zap;
+
+pub use datasets::{DatasetInfo, DatasetKind, Datasets, Property, Source};
+pub use object::{Object, ObjectSet};
+
+use core::fmt;
+
+use pool_phys::FormatError;
+use pool_spa::ReadError;
+
+/// Why something could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// A block has no good copy, or needs an algorithm that is not supported.
+    Unreadable(ReadError),
+    /// A verified block does not follow the format.
+    Format(FormatError),
+    /// No such object, name, dataset or snapshot.
+    NotFound,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(error) => error.fmt(f),
+            Self::Format(error) => error.fmt(f),
+            Self::NotFound => write!(f, "not found"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        Self::Unreadable(error)
+    }
+}
+
+impl From<FormatError> for Error {
+    fn from(error: FormatError) -> Self {
+        Self::Format(error)
+    }
+}

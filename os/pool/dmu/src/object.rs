@@ -1,0 +1,237 @@
+//! Object sets and the block trees of objects.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use pool_phys::blkptr::{self, BlockPointer};
+use pool_phys::dnode::{self, Dnode};
+use pool_phys::objset::{Objset, ObjsetKind};
+use pool_phys::{BLOCK_MAX, FormatError};
+use pool_spa::Pool;
+
+use crate::Error;
+
+/// An open object set.
+#[derive(Debug)]
+pub struct ObjectSet<'p> {
+    pool: &'p Pool,
+    objset: Objset,
+}
+
+impl<'p> ObjectSet<'p> {
+    /// Opens the object set that `root` points to.
+    ///
+    /// # Errors
+    /// Unreadable or malformed; [`Error::NotFound`] for a hole (the datasets `$ORIGIN` and `$MOS` have none).
+    pub fn open(pool: &'p Pool, root: &BlockPointer) -> Result<Self, Error> {
+        if root.is_hole() {
+            return Err(Error::NotFound);
+        }
+        let objset = Objset::parse(&pool.read(root)?)?;
+        Ok(Self { pool, objset })
+    }
+
+    /// Opens the pool's own object set (the MOS).
+    ///
+    /// # Errors
+    /// Unreadable or malformed.
+    pub fn mos(pool: &'p Pool) -> Result<Self, Error> {
+        Self::open(pool, &pool.uberblock().root)
+    }
+
+    /// What lives here.
+    #[must_use]
+    pub const fn kind(&self) -> ObjsetKind {
+        self.objset.kind
+    }
+
+    /// True if an intent log waits for replay: the newest synchronous writes are not in the blocks yet.
+    #[must_use]
+    pub const fn log_pending(&self) -> bool {
+        self.objset.log_pending
+    }
+
+    /// The pool below.
+    #[must_use]
+    pub const fn pool(&self) -> &'p Pool {
+        self.pool
+    }
+
+    /// Opens object `number`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a free number; unreadable or malformed.
+    pub fn object(&self, number: u64) -> Result<Object<'p>, Error> {
+        let mut meta = self.meta();
+        let at = number.checked_mul(dnode::SLOT as u64).ok_or(Error::NotFound)?;
+        let (block, offset) = (at / meta.dnode.block_size, at % meta.dnode.block_size);
+        if number == 0 || block > meta.dnode.last_block {
+            return Err(Error::NotFound);
+        }
+        let data = meta.block(block)?;
+        let offset = usize::try_from(offset).map_err(|_| Error::NotFound)?;
+        // Interior slots of a large dnode are refused by whoever names one: nothing on disk points there.
+        let dnode = Dnode::parse(data.get(offset..).ok_or(Error::NotFound)?)?.ok_or(Error::NotFound)?;
+        Object::new(self.pool, dnode)
+    }
+
+    /// The meta-dnode as an object: its data is the array of dnodes.
+    pub(crate) fn meta(&self) -> Object<'p> {
+        Object { pool: self.pool, dnode: self.objset.meta.clone(), path: Vec::new() }
+    }
+
+    /// Calls `visit` with the number and dnode of every allocated object, in order.
+    ///
+    /// # Errors
+    /// The first unreadable or malformed dnode block, or what `visit` returns.
+    pub fn for_each(&self, mut visit: impl FnMut(u64, &Dnode) -> Result<(), Error>) -> Result<(), Error> {
+        let mut meta = self.meta();
+        let per_block = meta.dnode.block_size / dnode::SLOT as u64;
+        for block in 0..=meta.dnode.last_block {
+            let data = meta.block(block)?;
+            let mut slot = 0;
+            while slot < per_block {
+                let at = usize::try_from(slot).unwrap_or(0) * dnode::SLOT;
+                slot += match Dnode::parse(&data[at..])? {
+                    Some(dnode) => {
+                        visit(block * per_block + slot, &dnode)?;
+                        dnode.slots as u64
+                    }
+                    None => 1,
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads every copy of every block of this object set on its own, as a scrub does, and calls `tally` with the stored size and the
+    /// number of bad copies of each block. The object set's own root block is left to the caller.
+    ///
+    /// # Errors
+    /// A block without any good copy ends the walk of its subtree only through `tally`; malformed structures end it all.
+    pub fn verify(&self, tally: &mut dyn FnMut(&BlockPointer, u32)) -> Result<(), Error> {
+        for pointer in &self.objset.meta.pointers {
+            self.verify_tree(pointer, tally)?;
+        }
+        self.for_each(|_, dnode| {
+            for pointer in dnode.pointers.iter().chain(dnode.spill.as_ref()) {
+                self.verify_tree(pointer, tally)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn verify_tree(&self, pointer: &BlockPointer, tally: &mut dyn FnMut(&BlockPointer, u32)) -> Result<(), Error> {
+        if pointer.is_hole() {
+            return Ok(());
+        }
+        tally(pointer, self.pool.verify(pointer)?);
+        if pointer.level > 0 {
+            // Unreadable on every copy: tallied above, its subtree cannot be reached.
+            let Ok(data) = self.pool.read(pointer) else { return Ok(()) };
+            for child in data.chunks_exact(blkptr::SIZE) {
+                let child = BlockPointer::parse(child)?;
+                if !child.is_hole() && child.level + 1 != pointer.level {
+                    return Err(FormatError::new("indirect block", "child is not one level below", u64::from(child.level)).into());
+                }
+                self.verify_tree(&child, tally)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An open object: a cursor over its blocks.
+#[derive(Debug)]
+pub struct Object<'p> {
+    pool: &'p Pool,
+    dnode: Dnode,
+    /// Indirect blocks followed last, topmost first: (level, index of the block at that level, contents).
+    path: Vec<(u8, u64, Vec<u8>)>,
+}
+
+impl<'p> Object<'p> {
+    fn new(pool: &'p Pool, dnode: Dnode) -> Result<Self, Error> {
+        if dnode.block_size == 0 || dnode.block_size > BLOCK_MAX {
+            return Err(FormatError::new("dnode", "impossible block size", dnode.block_size).into());
+        }
+        Ok(Self { pool, dnode, path: Vec::new() })
+    }
+
+    /// Its dnode.
+    #[must_use]
+    pub const fn dnode(&self) -> &Dnode {
+        &self.dnode
+    }
+
+    /// The pointer of data block `number`; a hole past the end and under holes.
+    ///
+    /// # Errors
+    /// An indirect block on the way is unreadable or malformed.
+    pub fn pointer(&mut self, number: u64) -> Result<BlockPointer, Error> {
+        let top = self.dnode.levels - 1;
+        let index = usize::try_from(self.dnode.pointer_index(number, top)).unwrap_or(usize::MAX);
+        let Some(first) = self.dnode.pointers.get(index) else { return Ok(BlockPointer::hole()) };
+        let mut pointer = first.clone();
+        let fan_bits = self.dnode.indirect_shift - 7;
+        for level in (1..=top).rev() {
+            if pointer.is_hole() {
+                return Ok(pointer);
+            }
+            let shift = fan_bits * u32::from(level);
+            let block = if shift >= 64 { 0 } else { number >> shift };
+            let depth = usize::from(top - level);
+            if !self.path.get(depth).is_some_and(|step| step.0 == level && step.1 == block) {
+                let data = self.pool.read(&pointer)?;
+                self.path.truncate(depth);
+                self.path.push((level, block, data));
+            }
+            let at = usize::try_from(self.dnode.pointer_index(number, level - 1)).unwrap_or(usize::MAX / blkptr::SIZE) * blkptr::SIZE;
+            let data = &self.path[depth].2;
+            let bytes = data.get(at..at + blkptr::SIZE).ok_or(FormatError::new("indirect block", "too short", data.len() as u64))?;
+            pointer = BlockPointer::parse(bytes)?;
+        }
+        Ok(pointer)
+    }
+
+    /// Data block `number`, always of the object's block size; holes are zeros.
+    ///
+    /// # Errors
+    /// Unreadable or malformed.
+    pub fn block(&mut self, number: u64) -> Result<Vec<u8>, Error> {
+        let pointer = self.pointer(number)?;
+        let size = usize::try_from(self.dnode.block_size).map_err(|_| Error::NotFound)?;
+        if pointer.is_hole() {
+            return Ok(vec![0; size]);
+        }
+        let mut data = self.pool.read(&pointer)?;
+        data.resize(size, 0);
+        Ok(data)
+    }
+
+    /// Reads `out.len()` bytes at `offset`; past the last block there are zeros (the caller knows the file's size).
+    ///
+    /// # Errors
+    /// Unreadable or malformed.
+    pub fn read_at(&mut self, mut offset: u64, mut out: &mut [u8]) -> Result<(), Error> {
+        while !out.is_empty() {
+            let (number, skip) = (offset / self.dnode.block_size, offset % self.dnode.block_size);
+            let data = if number <= self.dnode.last_block { self.block(number)? } else { vec![0; out.len()] };
+            let skip = if number <= self.dnode.last_block { usize::try_from(skip).unwrap_or(0) } else { 0 };
+            let count = (data.len() - skip).min(out.len());
+            let (now, rest) = out.split_at_mut(count);
+            now.copy_from_slice(&data[skip..skip + count]);
+            out = rest;
+            offset += count as u64;
+        }
+        Ok(())
+    }
+
+    /// The spill block, if there is one.
+    ///
+    /// # Errors
+    /// Unreadable.
+    pub fn spill(&self) -> Result<Option<Vec<u8>>, Error> {
+        self.dnode.spill.as_ref().map(|pointer| self.pool.read(pointer)).transpose().map_err(Error::from)
+    }
+}

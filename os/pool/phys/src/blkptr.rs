@@ -1,0 +1,232 @@
+//! Block pointers and DVAs.
+//!
+//! ```text
+//! word  0 1  2 3  4 5   6      7 8   9             10             11    12..15
+//!       DVA0 DVA1 DVA2  prop   pad   physical txg  logical txg    fill  checksum
+//! ```
+
+use crate::bytes::View;
+use crate::{BLOCK_MAX, FormatError, SECTOR};
+
+/// Bytes of a block pointer on disk.
+pub const SIZE: usize = 128;
+/// Bytes an embedded block pointer can hold.
+pub const EMBEDDED_MAX: usize = 112;
+
+/// Checksum algorithm of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    Off,
+    Label,
+    GangHeader,
+    Zilog,
+    Fletcher2,
+    Fletcher4,
+    Sha256,
+    Zilog2,
+    NoParity,
+    Sha512,
+    /// Salted algorithms (skein, edonr, blake3) that we can name but not verify.
+    Foreign(u8),
+}
+
+/// Compression of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    Off,
+    Lzjb,
+    /// Level 1 to 9; the decoder does not care.
+    Gzip(u8),
+    Zle,
+    Lz4,
+    Zstd,
+}
+
+/// A data virtual address: where one copy of a block lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dva {
+    /// Top-level vdev.
+    pub vdev: u32,
+    /// Byte offset in the vdev's allocatable space.
+    pub offset: u64,
+    /// Allocated bytes, parity and padding included.
+    pub asize: u64,
+    /// The address holds a gang header.
+    pub gang: bool,
+}
+
+/// What a block pointer points to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Never written, or punched: reads as zeros.
+    Hole,
+    /// The (compressed) payload itself; `psize` bytes are in use.
+    Embedded([u8; EMBEDDED_MAX]),
+    /// One to three copies; unused slots are `None`.
+    Stored([Option<Dva>; 3]),
+}
+
+/// A parsed block pointer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockPointer {
+    pub target: Target,
+    /// Logical size in bytes.
+    pub lsize: u64,
+    /// Stored size in bytes, before padding to the allocation unit.
+    pub psize: u64,
+    pub compression: Compression,
+    pub checksum: Checksum,
+    /// Object type (`docs`: section "Object types" of the format).
+    pub kind: u8,
+    /// 0 = data.
+    pub level: u8,
+    pub encrypted: bool,
+    pub dedup: bool,
+    pub physical_birth: u64,
+    pub birth: u64,
+    pub fill: u64,
+    pub words: codec::Words,
+}
+
+impl BlockPointer {
+    /// A hole that was never written.
+    #[must_use]
+    pub const fn hole() -> Self {
+        Self {
+            target: Target::Hole,
+            lsize: 0,
+            psize: 0,
+            compression: Compression::Off,
+            checksum: Checksum::Off,
+            kind: 0,
+            level: 0,
+            encrypted: false,
+            dedup: false,
+            physical_birth: 0,
+            birth: 0,
+            fill: 0,
+            words: [0; 4],
+        }
+    }
+
+    /// True for holes.
+    #[must_use]
+    pub const fn is_hole(&self) -> bool {
+        matches!(self.target, Target::Hole)
+    }
+
+    /// Parses the 128 bytes of a block pointer.
+    ///
+    /// # Errors
+    /// Big-endian blocks, unknown algorithms, impossible sizes.
+    pub fn parse(data: &[u8]) -> Result<Self, FormatError> {
+        let view = View::new("block pointer", data);
+        let word = view.words::<16>(0)?;
+        let prop = word[6];
+        let field = |shift: u32, bits: u32| (prop >> shift) & ((1 << bits) - 1);
+        let embedded = field(39, 1) == 1;
+        if !embedded && word[0] == 0 && word[1] == 0 {
+            return Ok(Self { birth: word[10], ..Self::hole() });
+        }
+        if field(63, 1) == 0 {
+            return Err(view.error("big-endian blocks are not supported", prop));
+        }
+        let byte = |value: u64| value.to_le_bytes()[0];
+        let compression = compression(byte(field(32, 7))).ok_or_else(|| view.error("unknown compression", field(32, 7)))?;
+        let (kind, level) = (byte(field(48, 8)), byte(field(56, 5)));
+        if embedded {
+            let (lsize, psize) = (field(0, 25) + 1, field(25, 7) + 1);
+            if psize > EMBEDDED_MAX as u64 {
+                return Err(view.error("embedded payload is too long", psize));
+            }
+            let mut payload = [0; EMBEDDED_MAX];
+            payload[..48].copy_from_slice(view.slice(0, 48)?);
+            payload[48..72].copy_from_slice(view.slice(56, 24)?);
+            payload[72..].copy_from_slice(view.slice(88, 40)?);
+            return Ok(Self {
+                target: Target::Embedded(payload),
+                lsize,
+                psize,
+                compression,
+                checksum: Checksum::Off,
+                kind,
+                level,
+                encrypted: false,
+                dedup: false,
+                physical_birth: 0,
+                birth: word[10],
+                fill: 1,
+                words: [0; 4],
+            });
+        }
+        let (lsize, psize) = ((field(0, 16) + 1) * SECTOR, (field(16, 16) + 1) * SECTOR);
+        if lsize > BLOCK_MAX || psize > lsize {
+            return Err(view.error("impossible block size", psize));
+        }
+        let mut dvas = [None; 3];
+        for (index, dva) in dvas.iter_mut().enumerate() {
+            let (first, second) = (word[index * 2], word[index * 2 + 1]);
+            let asize = (first & 0xFF_FFFF) * SECTOR;
+            if asize != 0 {
+                let [_, _, _, _, b0, b1, b2, _] = first.to_le_bytes();
+                *dva = Some(Dva {
+                    vdev: u32::from_le_bytes([b0, b1, b2, 0]),
+                    offset: (second & (u64::MAX >> 1)).checked_mul(SECTOR).ok_or_else(|| view.error("offset overflows", second))?,
+                    asize,
+                    gang: second >> 63 == 1,
+                });
+            }
+        }
+        let checksum = checksum(byte(field(40, 8))).ok_or_else(|| view.error("unknown checksum", field(40, 8)))?;
+        Ok(Self {
+            target: Target::Stored(dvas),
+            lsize,
+            psize,
+            compression,
+            checksum,
+            kind,
+            level,
+            encrypted: field(61, 1) == 1,
+            dedup: field(62, 1) == 1,
+            physical_birth: if word[9] == 0 { word[10] } else { word[9] },
+            birth: word[10],
+            fill: word[11],
+            words: [word[12], word[13], word[14], word[15]],
+        })
+    }
+
+    /// The copies in use.
+    pub fn copies(&self) -> impl Iterator<Item = Dva> + '_ {
+        let dvas: &[Option<Dva>] = if let Target::Stored(dvas) = &self.target { dvas } else { &[] };
+        dvas.iter().flatten().copied()
+    }
+}
+
+const fn checksum(id: u8) -> Option<Checksum> {
+    Some(match id {
+        2 => Checksum::Off,
+        3 => Checksum::Label,
+        4 => Checksum::GangHeader,
+        5 => Checksum::Zilog,
+        6 => Checksum::Fletcher2,
+        7 => Checksum::Fletcher4,
+        8 => Checksum::Sha256,
+        9 => Checksum::Zilog2,
+        10 => Checksum::NoParity,
+        11 => Checksum::Sha512,
+        12..=14 => Checksum::Foreign(id),
+        _ => return None,
+    })
+}
+
+const fn compression(id: u8) -> Option<Compression> {
+    Some(match id {
+        2 => Compression::Off,
+        3 => Compression::Lzjb,
+        5..=13 => Compression::Gzip(id - 4),
+        14 => Compression::Zle,
+        15 => Compression::Lz4,
+        16 => Compression::Zstd,
+        _ => return None,
+    })
+}

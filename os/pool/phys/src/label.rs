@@ -1,0 +1,124 @@
+//! Vdev labels: geometry, embedded checksums, the config and the uberblock ring.
+
+use alloc::vec::Vec;
+
+use crate::FormatError;
+use crate::blkptr::BlockPointer;
+use crate::bytes::{View, index};
+use crate::nvlist::{self, List};
+
+/// Bytes of one label.
+pub const SIZE: u64 = 256 << 10;
+/// Labels and boot area at the front of a leaf: where DVA offset 0 lies, in bytes.
+pub const FRONT: u64 = 4 << 20;
+/// Smallest leaf that OpenZFS accepts, in bytes.
+pub const LEAF_MIN: u64 = 64 << 20;
+
+const PHYS_OFFSET: usize = 16 << 10;
+const PHYS_SIZE: usize = 112 << 10;
+const RING_OFFSET: usize = 128 << 10;
+const RING_SIZE: usize = 128 << 10;
+const ECK_SIZE: usize = 40;
+const ECK_MAGIC: u64 = 0x0210_DA7A_B10C_7A11;
+const UBERBLOCK_MAGIC: u64 = 0x00BA_B10C;
+
+/// Byte offsets of the four labels on a device of `device_bytes`.
+#[must_use]
+pub const fn offsets(device_bytes: u64) -> [u64; 4] {
+    let psize = device_bytes / SIZE * SIZE;
+    [0, SIZE, psize.saturating_sub(2 * SIZE), psize.saturating_sub(SIZE)]
+}
+
+/// Checks an embedded checksum: SHA-256 of the region with the checksum field replaced by `verifier`.
+#[must_use]
+pub fn embedded_checksum_ok(region: &[u8], verifier: codec::Words) -> bool {
+    let Some(body) = region.len().checked_sub(ECK_SIZE) else { return false };
+    let view = View::new("eck", region);
+    let (Ok(magic), Ok(found)) = (view.u64(body), view.words::<4>(body + 8)) else { return false };
+    if magic != ECK_MAGIC {
+        return false;
+    }
+    let mut copy = region.to_vec();
+    for (slot, word) in copy[body + 8..].chunks_exact_mut(8).zip(verifier) {
+        slot.copy_from_slice(&word.to_le_bytes());
+    }
+    codec::sha256(&copy) == found
+}
+
+/// An uberblock: the root of one transaction group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uberblock {
+    pub version: u64,
+    pub txg: u64,
+    /// Wrapping sum of all vdev guids.
+    pub guid_sum: u64,
+    /// UTC seconds.
+    pub timestamp: u64,
+    /// The MOS.
+    pub root: BlockPointer,
+    /// Multihost sequence, the last key when several uberblocks of one txg exist.
+    pub mmp_sequence: u64,
+    /// True if another host may be using the pool (`multihost=on`).
+    pub multihost: bool,
+}
+
+impl Uberblock {
+    /// The order in which uberblocks are preferred.
+    #[must_use]
+    pub const fn rank(&self) -> (u64, u64, u64) {
+        (self.txg, self.timestamp, self.mmp_sequence)
+    }
+
+    fn parse(data: &[u8]) -> Result<Self, FormatError> {
+        let view = View::new("uberblock", data);
+        let magic = view.u64(0)?;
+        if magic != UBERBLOCK_MAGIC {
+            let why = if magic.swap_bytes() == UBERBLOCK_MAGIC { "big-endian pools are not supported" } else { "wrong magic" };
+            return Err(view.error(why, magic));
+        }
+        let mmp = view.u64(176)? == 0xA11C_EA11;
+        let config = view.u64(192)?;
+        Ok(Self {
+            version: view.u64(8)?,
+            txg: view.u64(16)?,
+            guid_sum: view.u64(24)?,
+            timestamp: view.u64(32)?,
+            root: BlockPointer::parse(view.slice(40, 128)?)?,
+            mmp_sequence: if mmp && config & 2 != 0 { config >> 32 & 0xFFFF } else { 0 },
+            multihost: mmp && view.u64(184)? != 0,
+        })
+    }
+}
+
+/// What one label says.
+#[derive(Clone, Debug)]
+pub struct Label {
+    pub config: List,
+    /// Valid uberblocks, in ring order.
+    pub uberblocks: Vec<Uberblock>,
+}
+
+/// Parses the label whose first byte lies at `offset` on the device.
+///
+/// # Errors
+/// Too short; no valid checksum over the config; a config that does not parse. Damaged uberblock slots are left out, as the
+/// ring is made for it.
+pub fn parse(data: &[u8], offset: u64) -> Result<Label, FormatError> {
+    let view = View::new("label", data);
+    let phys = view.slice(PHYS_OFFSET, PHYS_SIZE)?;
+    let at = |region: usize| [offset.wrapping_add(region as u64), 0, 0, 0];
+    if !embedded_checksum_ok(phys, at(PHYS_OFFSET)) {
+        return Err(view.error("checksum of the config does not match", offset));
+    }
+    let config = nvlist::parse(&phys[..PHYS_SIZE - ECK_SIZE])?;
+    let ashift = config.list("vdev_tree").and_then(|tree| tree.number("ashift")).unwrap_or(9);
+    let slot_size = 1_usize << index(ashift.clamp(10, 13));
+    let ring = view.slice(RING_OFFSET, RING_SIZE)?;
+    let mut uberblocks = Vec::new();
+    for (slot, data) in ring.chunks_exact(slot_size).enumerate() {
+        if embedded_checksum_ok(data, at(RING_OFFSET + slot * slot_size)) {
+            uberblocks.push(Uberblock::parse(data)?);
+        }
+    }
+    Ok(Label { config, uberblocks })
+}

@@ -1,0 +1,154 @@
+//! System attributes: what a file knows about itself, laid out by registered layouts; and the znode of pools before ZPL 5.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::FormatError;
+use crate::bytes::{View, index};
+use crate::zap::Entry;
+
+const MAGIC: u32 = 0x2F_505A;
+
+/// Attribute names and layouts of one object set: numbers are allotted by each pool, never assumed.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    /// Number to (name, length in bytes; 0 = variable).
+    attributes: BTreeMap<u16, (Vec<u8>, usize)>,
+    layouts: BTreeMap<u16, Vec<u16>>,
+}
+
+impl Registry {
+    /// Builds it from the entries of the REGISTRY and LAYOUTS ZAPs.
+    ///
+    /// # Errors
+    /// Entries that are not what these ZAPs hold.
+    pub fn new(registry: &[Entry], layouts: &[Entry]) -> Result<Self, FormatError> {
+        let bad = |why| FormatError::new("SA registry", why, 0);
+        let mut out = Self::default();
+        for entry in registry {
+            let [n0, n1, _, l0, l1, ..] = entry.number().ok_or_else(|| bad("attribute without a number"))?.to_le_bytes();
+            let length = usize::from(u16::from_le_bytes([l0, l1]));
+            out.attributes.insert(u16::from_le_bytes([n0, n1]), (entry.name.clone(), length));
+        }
+        for entry in layouts {
+            let number = entry.text().parse().map_err(|_| bad("layout name is not a number"))?;
+            let attributes = entry.value.iter().map(|value| u16::try_from(*value));
+            out.layouts.insert(number, attributes.collect::<Result<_, _>>().map_err(|_| bad("attribute number out of range"))?);
+        }
+        Ok(out)
+    }
+
+    /// Splits an SA buffer (bonus or spill block) into its attributes: name to bytes.
+    ///
+    /// # Errors
+    /// Wrong magic, unknown layout or attribute, lengths past the end.
+    pub fn parse<'a>(&self, data: &'a [u8]) -> Result<Vec<(&[u8], &'a [u8])>, FormatError> {
+        let view = View::new("SA buffer", data);
+        if view.u32(0)? != MAGIC {
+            return Err(view.error("wrong magic", u64::from(view.u32(0)?)));
+        }
+        let info = view.u16(4)?;
+        let layout = self.layouts.get(&(info & 0x3FF)).ok_or_else(|| view.error("unknown layout", u64::from(info & 0x3FF)))?;
+        let mut at = usize::from(info >> 10) * 8;
+        let mut variable = 0;
+        let mut out = Vec::new();
+        for number in layout {
+            let (name, fixed) = self.attributes.get(number).ok_or_else(|| view.error("unknown attribute", u64::from(*number)))?;
+            let mut length = *fixed;
+            if length == 0 {
+                length = usize::from(view.u16(6 + variable * 2)?);
+                variable += 1;
+            }
+            out.push((name.as_slice(), view.slice(at, length)?));
+            at = (at + length).next_multiple_of(8);
+        }
+        Ok(out)
+    }
+}
+
+/// Seconds and nanoseconds since 1970.
+pub type Time = (u64, u64);
+
+/// The attributes of a file that a reader shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Znode {
+    /// Full `st_mode`.
+    pub mode: u64,
+    pub size: u64,
+    pub links: u64,
+    pub uid: u64,
+    pub gid: u64,
+    pub parent: u64,
+    pub flags: u64,
+    pub rdev: u64,
+    pub accessed: Time,
+    pub modified: Time,
+    pub changed: Time,
+    pub created: Time,
+    pub symlink: Option<Vec<u8>>,
+    /// Object number of the extended-attribute directory, 0 if none.
+    pub xattr_dir: u64,
+    /// XDR nvlist of extended attributes (`xattr=sa`).
+    pub xattrs: Option<Vec<u8>>,
+}
+
+impl Znode {
+    /// Takes the attributes of one SA buffer in; called for the bonus and then for the spill block.
+    ///
+    /// # Errors
+    /// An attribute shorter than its type.
+    pub fn absorb(&mut self, attributes: &[(&[u8], &[u8])]) -> Result<(), FormatError> {
+        for (name, data) in attributes {
+            let view = View::new("SA attribute", data);
+            let time = || Ok::<_, FormatError>((view.u64(0)?, view.u64(8)?));
+            match *name {
+                b"ZPL_MODE" => self.mode = view.u64(0)?,
+                b"ZPL_SIZE" => self.size = view.u64(0)?,
+                b"ZPL_LINKS" => self.links = view.u64(0)?,
+                b"ZPL_UID" => self.uid = view.u64(0)? & 0xFFFF_FFFF,
+                b"ZPL_GID" => self.gid = view.u64(0)? & 0xFFFF_FFFF,
+                b"ZPL_PARENT" => self.parent = view.u64(0)?,
+                b"ZPL_FLAGS" => self.flags = view.u64(0)?,
+                b"ZPL_RDEV" => self.rdev = view.u64(0)?,
+                b"ZPL_ATIME" => self.accessed = time()?,
+                b"ZPL_MTIME" => self.modified = time()?,
+                b"ZPL_CTIME" => self.changed = time()?,
+                b"ZPL_CRTIME" => self.created = time()?,
+                b"ZPL_SYMLINK" => self.symlink = Some(data.to_vec()),
+                b"ZPL_XATTR" => self.xattr_dir = view.u64(0)?,
+                b"ZPL_DXATTR" => self.xattrs = Some(data.to_vec()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Parses the 264-byte bonus of files made before ZPL 5. A short symlink target follows it.
+    ///
+    /// # Errors
+    /// Too short.
+    pub fn parse_old(bonus: &[u8]) -> Result<Self, FormatError> {
+        let view = View::new("znode", bonus);
+        let word = view.words::<18>(0)?;
+        let size = word[10];
+        let is_symlink = word[9] & 0o170_000 == 0o120_000;
+        let target = if is_symlink { view.slice(264, index(size)).ok().map(<[u8]>::to_vec) } else { None };
+        Ok(Self {
+            mode: word[9],
+            size,
+            links: word[12],
+            uid: word[16] & 0xFFFF_FFFF,
+            gid: word[17] & 0xFFFF_FFFF,
+            parent: word[11],
+            flags: word[15],
+            rdev: word[14],
+            accessed: (word[0], word[1]),
+            modified: (word[2], word[3]),
+            changed: (word[4], word[5]),
+            created: (word[6], word[7]),
+            symlink: target,
+            xattr_dir: word[13],
+            xattrs: None,
+        })
+    }
+}

@@ -1,0 +1,41 @@
+//! The storage pool allocator's reading half: labels to a vdev tree, block pointers to verified bytes.
+//!
+//! # Theory
+//! A pool is a tree of vdevs whose leaves carry labels. [`Pool::import`] finds the newest uberblock that any leaf holds, builds
+//! a provisional tree from the labels, and hands out blocks by [`Pool::read`]: every byte that leaves this crate matched the
+//! checksum in its parent, or was embedded in it. A block has up to three copies (DVAs), a mirror has several sides, a raidz can
+//! rebuild columns from parity: all of them are tried before a read fails, and each failure is counted at the leaf where it
+//! was seen.
+//!
+//! # States
+//! A leaf is healthy, missing (no device carried its guid) or faulty (its device failed a read). A top-level vdev whose leaves cannot give
+//! all data makes its blocks unreadable; the pool still opens and says which blocks those are when they are asked for.
+//!
+//! # Structures
+//! [`Pool`] owns the tops; a top owns its leaves; a leaf owns its device. [`config::VdevConfig`] is the tree as the
+//! config nvlist describes it.
+//!
+//! # Locking
+//! None: reading changes only the atomic error counters.
+//!
+//! # Failure
+//! Device errors, wrong checksums on any copy, missing devices up to the redundancy: survived and counted. More: a typed
+//! error names the block. Labels are outside input: damaged ones are skipped, contradictory ones refused by name.
+//!
+//! # Limits
+//! Read-only: allocation, transaction groups and self-healing writes are the next part of this crate. Salted checksums and zstd are refused by
+//! name. Gang blocks nest up to 8 deep. At most 255 children per vdev, 4096 leaves.
+//!
+//! # Reading order
+//! `config`, `import`, `vdev`, `zio`.
+#![no_std]
+extern crate alloc;
+
+pub mod config;
+mod import;
+mod vdev;
+mod zio;
+
+pub use import::{Found, ImportError, Pool, scan};
+pub use vdev::{LeafCounts, LeafState, LeafStatus, VdevStatus};
+pub use zio::{ReadError, Reason};

@@ -1,0 +1,246 @@
+//! The open vdev tree and reading from it.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use kif::BlockDev;
+use pool_phys::label;
+use pool_phys::raidz::{self, Shape};
+
+use crate::config::{VdevConfig, VdevKind};
+
+/// An open vdev.
+pub(crate) struct Vdev {
+    config: VdevConfig,
+    body: Body,
+}
+
+enum Body {
+    Leaf(Leaf),
+    Mirror(Vec<Vdev>),
+    Raidz { shape: Shape, children: Vec<Vdev> },
+    Absent,
+}
+
+struct Leaf {
+    device: Option<Box<dyn BlockDev>>,
+    reads: AtomicU64,
+    read_errors: AtomicU64,
+    checksum_errors: AtomicU64,
+}
+
+/// Error counters of a leaf since import.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeafCounts {
+    pub reads: u64,
+    pub read_errors: u64,
+    pub checksum_errors: u64,
+}
+
+/// Whether a leaf can serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeafState {
+    Online,
+    /// Present, but a read or a checksum failed since import.
+    Degraded,
+    /// No device carries its guid.
+    Missing,
+}
+
+/// A leaf as `status` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeafStatus {
+    pub guid: u64,
+    pub path: Option<String>,
+    pub state: LeafState,
+    pub counts: LeafCounts,
+}
+
+/// A vdev as `status` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VdevStatus {
+    /// `mirror-0`, `raidz2-1`, or a leaf's path.
+    pub name: String,
+    pub leaf: Option<LeafStatus>,
+    pub children: Vec<Self>,
+}
+
+impl Vdev {
+    /// Opens a vdev: `find` gives the device with a leaf's guid, if any.
+    pub fn open(config: &VdevConfig, ashift: u32, find: &mut dyn FnMut(u64) -> Option<Box<dyn BlockDev>>) -> Self {
+        let mut children = || config.children.iter().map(|child| Self::open(child, ashift, find)).collect::<Vec<_>>();
+        let body = match config.kind {
+            VdevKind::Mirror => Body::Mirror(children()),
+            VdevKind::Raidz { parity } => {
+                let children = children();
+                Body::Raidz { shape: Shape { children: children.len(), parity, ashift }, children }
+            }
+            VdevKind::Hole | VdevKind::Missing => Body::Absent,
+            VdevKind::Leaf => Body::Leaf(Leaf {
+                device: find(config.guid),
+                reads: AtomicU64::new(0),
+                read_errors: AtomicU64::new(0),
+                checksum_errors: AtomicU64::new(0),
+            }),
+        };
+        Self { config: config.clone(), body }
+    }
+
+    /// Calls `accept` with every way this vdev can give the `size` bytes at `offset` until one is accepted; counts a checksum error
+    /// at each leaf that a later accepted candidate shows to have been wrong. Returns whether one was accepted.
+    ///
+    /// `size` is a multiple of 512; device reads are rounded up to the allocation unit.
+    pub fn read(&self, offset: u64, size: usize, accept: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        match &self.body {
+            Body::Absent => false,
+            Body::Leaf(leaf) => {
+                let Some(data) = leaf.read(offset, size, self.unit()) else { return false };
+                let good = accept(&data[..size]);
+                if !good {
+                    leaf.checksum_errors.fetch_add(1, Ordering::Relaxed);
+                }
+                good
+            }
+            Body::Mirror(sides) => sides.iter().any(|side| side.read(offset, size, accept)),
+            Body::Raidz { shape, children } => read_raidz(*shape, children, offset, size, accept),
+        }
+    }
+
+    fn unit(&self) -> usize {
+        1 << self.config.ashift
+    }
+
+    /// Reads one raidz column: mirrors below a raidz (replacing, spare) give their first side that answers.
+    fn read_column(&self, offset: u64, size: usize) -> Option<Vec<u8>> {
+        match &self.body {
+            Body::Leaf(leaf) => leaf.read(offset, size, 512),
+            Body::Mirror(sides) => sides.iter().find_map(|side| side.read_column(offset, size)),
+            Body::Raidz { .. } | Body::Absent => None,
+        }
+    }
+
+    fn blame(&self) {
+        match &self.body {
+            Body::Leaf(leaf) => {
+                leaf.checksum_errors.fetch_add(1, Ordering::Relaxed);
+            }
+            Body::Mirror(sides) => sides.iter().for_each(Self::blame),
+            Body::Raidz { .. } | Body::Absent => {}
+        }
+    }
+
+    pub fn status(&self) -> VdevStatus {
+        let (leaf, children) = match &self.body {
+            Body::Leaf(leaf) => (Some(leaf.status(&self.config)), &[][..]),
+            Body::Mirror(children) | Body::Raidz { children, .. } => (None, children.as_slice()),
+            Body::Absent => (None, &[][..]),
+        };
+        let name = match (&self.config.kind, &self.config.path) {
+            (VdevKind::Leaf, Some(path)) => path.clone(),
+            (VdevKind::Raidz { parity }, _) => alloc::format!("raidz{parity}-{}", self.config.id),
+            _ => alloc::format!("{}-{}", self.config.type_name, self.config.id),
+        };
+        VdevStatus { name, leaf, children: children.iter().map(Self::status).collect() }
+    }
+}
+
+impl Leaf {
+    fn read(&self, offset: u64, size: usize, unit: usize) -> Option<Vec<u8>> {
+        let device = self.device.as_ref()?;
+        let mut data = vec![0; size.next_multiple_of(unit)];
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let at = offset.checked_add(label::FRONT)?;
+        if device.read(at, &mut data).is_err() {
+            self.read_errors.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(data)
+    }
+
+    fn status(&self, config: &VdevConfig) -> LeafStatus {
+        let counts = LeafCounts {
+            reads: self.reads.load(Ordering::Relaxed),
+            read_errors: self.read_errors.load(Ordering::Relaxed),
+            checksum_errors: self.checksum_errors.load(Ordering::Relaxed),
+        };
+        let state = match (&self.device, counts.read_errors + counts.checksum_errors) {
+            (None, _) => LeafState::Missing,
+            (Some(_), 0) => LeafState::Online,
+            (Some(_), _) => LeafState::Degraded,
+        };
+        LeafStatus { guid: config.guid, path: config.path.clone(), state, counts }
+    }
+}
+
+/// Reads a block from a raidz: first the data columns as they are; if that is not accepted, every set of at most `parity` columns is
+/// taken for lost in turn (those that did not read are always in it) and rebuilt.
+fn read_raidz(shape: Shape, children: &[Vdev], offset: u64, size: usize, accept: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+    let columns = shape.columns(offset, size as u64);
+    let column_size = |index: usize| usize::try_from(columns[index].size).unwrap_or(0);
+    let read = |index: usize| {
+        let column = &columns[index];
+        children.get(column.child)?.read_column(column.offset, column_size(index))
+    };
+    let count = columns.len();
+    let parity = shape.parity.min(count);
+    let mut stored: Vec<Option<Vec<u8>>> = (0..count).map(|index| if index < parity { None } else { read(index) }).collect();
+    let join = |data: &[Vec<u8>]| {
+        let mut whole = data.concat();
+        whole.truncate(size);
+        whole
+    };
+    let whole: Option<Vec<Vec<u8>>> = stored[parity..].iter().cloned().collect();
+    if whole.is_some_and(|data| accept(&join(&data))) {
+        return true;
+    }
+    for (index, slot) in stored.iter_mut().enumerate().take(parity) {
+        *slot = read(index);
+    }
+    let dead: Vec<usize> = (0..count).filter(|index| stored[*index].is_none()).collect();
+    if dead.len() > parity {
+        return false;
+    }
+    let alive: Vec<usize> = (0..count).filter(|index| stored[*index].is_some()).collect();
+    for extra in 0..=parity - dead.len() {
+        let mut pick: Vec<usize> = (0..extra).collect();
+        loop {
+            let suspects: Vec<usize> = pick.iter().map(|index| alive[*index]).collect();
+            let lost: Vec<usize> = dead.iter().chain(&suspects).copied().collect();
+            // Without a lost data column this is the first attempt again.
+            if lost.iter().any(|index| *index >= parity) {
+                let mut data: Vec<Vec<u8>> = (parity..count)
+                    .map(|index| stored[index].as_ref().filter(|_| !lost.contains(&index)).cloned().unwrap_or_else(|| vec![0; column_size(index)]))
+                    .collect();
+                let missing: Vec<usize> = lost.iter().filter_map(|index| index.checked_sub(parity)).collect();
+                let rows: Vec<(usize, &[u8])> = (0..parity)
+                    .filter(|index| !lost.contains(index))
+                    .filter_map(|index| stored[index].as_deref().map(|bytes| (index, bytes)))
+                    .collect();
+                if raidz::rebuild(&mut data, &missing, &rows) && accept(&join(&data)) {
+                    for index in suspects {
+                        children[columns[index].child].blame();
+                    }
+                    return true;
+                }
+            }
+            if !next_combination(&mut pick, alive.len()) {
+                break;
+            }
+        }
+    }
+    false
+}
+
+/// Steps `pick`, a rising list of indices below `limit`, to the next combination; false after the last.
+fn next_combination(pick: &mut [usize], limit: usize) -> bool {
+    let size = pick.len();
+    let Some(position) = (0..size).rev().find(|index| pick[*index] + size - index < limit) else { return false };
+    pick[position] += 1;
+    for index in position + 1..size {
+        pick[index] = pick[index - 1] + 1;
+    }
+    true
+}
