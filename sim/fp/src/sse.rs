@@ -71,7 +71,8 @@ macro_rules! table {
             ]
         }
 
-        const COUNT: usize = [$(Op::$name,)* $(Op::$own,)*].len();
+        /// How many rows there are.
+        pub const COUNT: usize = [$(Op::$name,)* $(Op::$own,)*].len();
 
         impl Op {
             /// The instruction with this mnemonic in its 32-bit form. CMPSD and MOVSD are string instructions too: see [`Op::of`].
@@ -157,7 +158,9 @@ table! { {
     Cvttsd2siq 8 FloatToGpr(cvttsd2siq);
 } }
 
-static ROWS: [Row; COUNT] = rows::<false>();
+/// Rows by [`Op::index`], as a constant: an engine that knows the index at compile time calls the function directly.
+pub const TABLE: [Row; COUNT] = rows::<false>();
+static ROWS: [Row; COUNT] = TABLE;
 static SOFT_ROWS: [Row; COUNT] = rows::<true>();
 
 impl Op {
@@ -171,6 +174,11 @@ impl Op {
             Code::Cvttsd2si_r64_xmmm64 => Some(Op::Cvttsd2siq),
             _ => Op::from_mnemonic(instruction.mnemonic()),
         }
+    }
+
+    /// Position in [`TABLE`].
+    pub fn index(self) -> usize {
+        self as usize
     }
 
     /// What to run.

@@ -39,6 +39,9 @@ const INDEFINITE: u128 = 0xffff_c000_0000_0000_0000;
 /// Packed BCD indefinite.
 const BCD_INDEFINITE: u128 = 0xffff_c000_0000_0000_0000;
 
+/// Length of [`X87::to_bytes`].
+const X87_BYTES: usize = 104;
+
 /// x87 registers.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +111,7 @@ enum Kind {
     StoreTruncated,
     Constant(u8),
     Exchange,
-    ConditionalMove { flag: u32, when: bool },
+    ConditionalMove { flag: u8, when: bool },
     ChangeSign,
     Absolute,
     Test,
@@ -167,6 +170,14 @@ enum Operand {
 }
 
 impl Insn {
+    /// The stack registers: destination and source. Together with [`Insn::with_registers`] they let an engine keep one `Insn` per opcode.
+    pub fn registers(&self) -> (u8, u8) {
+        (self.dst, self.src)
+    }
+    /// The same instruction on other stack registers.
+    pub fn with_registers(self, dst: u8, src: u8) -> Insn {
+        Insn { dst: dst & 7, src: src & 7, ..self }
+    }
     pub fn memory(&self) -> Memory {
         self.memory
     }
@@ -174,7 +185,7 @@ impl Insn {
     pub fn is_control(&self) -> bool {
         matches!(
             self.kind,
-            Kind::Init | Kind::ClearExceptions | Kind::StoreControl | Kind::LoadControl | Kind::StoreStatus | Kind::Environment | Kind::Save
+            Kind::Nop | Kind::Init | Kind::ClearExceptions | Kind::StoreControl | Kind::LoadControl | Kind::StoreStatus | Kind::Environment | Kind::Save
         )
     }
 }
@@ -183,10 +194,10 @@ fn stack_register(register: Register) -> u8 {
     (register as u32).wrapping_sub(Register::ST0 as u32) as u8 & 7
 }
 
-/// Decodes an x87 instruction; `None` if it is not one (FXSAVE and FXRSTOR are the engine's; WAIT is [`Memory::None`] with `waits`).
+/// Decodes an x87 instruction with its stack registers; `None` if it is not one (FXSAVE and FXRSTOR are the engine's; WAIT is [`Memory::None`] with `waits`).
 pub fn decode(instruction: &Instruction) -> Option<Insn> {
     use Mnemonic as M;
-    let flag = |flag: u32, when: bool| Kind::ConditionalMove { flag, when };
+    let flag = |flag: u8, when: bool| Kind::ConditionalMove { flag, when };
     let arith = |a: Arith| (Kind::Arith(a), false);
     let pop = |a: Arith| (Kind::Arith(a), true);
     let (kind, pop) = match instruction.mnemonic() {
@@ -384,6 +395,38 @@ impl X87 {
     pub fn pending(&self) -> bool {
         self.status & ES != 0
     }
+    /// Everything as bytes, for snapshots.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(X87_BYTES);
+        for bits in self.regs {
+            out.extend_from_slice(&bits.to_le_bytes()[..10]);
+        }
+        for word in [self.control, self.status, u16::from(self.in_use), self.opcode] {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+        out.extend_from_slice(&self.ip.to_le_bytes());
+        out.extend_from_slice(&self.dp.to_le_bytes());
+        out
+    }
+
+    /// Reads what [`X87::to_bytes`] wrote; `None` for another length or a tag word that is none.
+    pub fn from_bytes(bytes: &[u8]) -> Option<X87> {
+        if bytes.len() != X87_BYTES {
+            return None;
+        }
+        let number = |at: usize, len: usize| bytes[at..at + len].iter().rev().fold(0u128, |acc, byte| acc << 8 | u128::from(*byte));
+        let word = |i: usize| number(80 + 2 * i, 2) as u16;
+        Some(X87 {
+            regs: std::array::from_fn(|i| number(10 * i, 10)),
+            control: word(0),
+            status: word(1),
+            in_use: u8::try_from(word(2)).ok()?,
+            opcode: word(3),
+            ip: number(88, 8) as u64,
+            dp: number(96, 8) as u64,
+        })
+    }
+
     /// Any MMX instruction but EMMS: TOP to 0, every register in use.
     pub fn enter_mmx(&mut self) {
         self.set_top(0);
@@ -622,13 +665,11 @@ pub fn exec(x: &mut X87, insn: &Insn, load: u128, eflags: u32) -> Effect {
         Kind::Exchange => exchange(x, insn.dst.max(insn.src)),
         Kind::ConditionalMove { flag, when } => {
             if x.is_empty(0) || x.is_empty(insn.src) {
-                if x.stack_fault(false) && (eflags & flag != 0) == when {
+                if x.stack_fault(false) && (eflags & u32::from(flag) != 0) == when {
                     x.set_st(0, INDEFINITE);
                 }
-            } else {
-                if (eflags & flag != 0) == when {
-                    x.set_st(0, x.st(insn.src));
-                }
+            } else if (eflags & u32::from(flag) != 0) == when {
+                x.set_st(0, x.st(insn.src));
             }
         }
         Kind::ChangeSign | Kind::Absolute => {
