@@ -31,6 +31,8 @@ pub trait CpuBus {
     /// Takes the highest-priority pending interrupt (INTA cycle). Called only when [`CpuBus::attention`] said one is deliverable and
     /// the CPU can take it. `None`: it went away (spurious).
     fn acknowledge(&mut self, at: At) -> Option<u8>;
+    /// Takes the pending NMI (it is being delivered). Called only when [`CpuBus::attention`] said one is pending.
+    fn take_nmi(&mut self, at: At);
     /// What is pending for this vCPU right now.
     fn attention(&mut self, at: At) -> Attention;
     /// RDRAND and RDSEED.

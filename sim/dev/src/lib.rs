@@ -1,1 +1,24 @@
-//! sim/dev: to be written.
+//! Device models, a folder each. Every model is a chip (registers in, effects out) in a shell that names the registers.
+//!
+//! # Structures
+//! `uart` `i8042` `rtc` `pit` `hpet` `acpi` `debug` `fwcfg` `pci` are nodes on the board's buses. `pic`, `ioapic` and `lapic` are the
+//! interrupt fabric: the board holds them by type, because pins and messages end there and the CPU takes vectors from there.
+//!
+//! # Failure
+//! No register write, in any order, may panic: `tests/garbage.rs` programs every model with noise.
+//!
+//! # Reading order
+//! `debug` (the smallest), `uart`, `pit`, then the fabric.
+
+pub mod acpi;
+pub mod debug;
+pub mod fwcfg;
+pub mod hpet;
+pub mod i8042;
+pub mod ioapic;
+pub mod lapic;
+pub mod pci;
+pub mod pic;
+pub mod pit;
+pub mod rtc;
+pub mod uart;

@@ -1,0 +1,70 @@
+use sim_bus::Effect;
+use sim_bus::bench::Bench;
+
+use super::{Hpet, PIN_LEGACY, PIN_LEGACY_IRQ0};
+
+#[test]
+fn capabilities_and_counting() {
+    let mut bench = Bench::new(Hpet::default());
+    assert_eq!(bench.read(0, 4, 4), 10_000_000, "femtoseconds");
+    assert_eq!(bench.read(0, 0, 8) & 0xffff_ffff, 0x8086_a201);
+    bench.now = 1000;
+    assert_eq!(bench.read(0, 0xf0, 8), 0, "halted");
+    bench.write(0, 0x10, 4, 1);
+    bench.now = 2000;
+    assert_eq!(bench.read(0, 0xf0, 8), 100);
+    bench.write(0, 0x10, 4, 0);
+    bench.now = 9000;
+    assert_eq!(bench.read(0, 0xf0, 4), 100);
+}
+
+#[test]
+fn one_shot_edge() {
+    let mut bench = Bench::new(Hpet::default());
+    bench.write(0, 0x10, 4, 1);
+    bench.write(0, 0x120, 4, 0x4 | 20 << 9);
+    bench.write(0, 0x128, 8, 500);
+    bench.take();
+    bench.run_to(4999);
+    assert!(bench.take().is_empty());
+    bench.run_to(5000);
+    assert_eq!(bench.take(), [Effect::Pin { pin: 20, level: true }, Effect::Pin { pin: 20, level: false }]);
+}
+
+#[test]
+fn periodic_in_legacy_replacement() {
+    let mut bench = Bench::new(Hpet::default());
+    bench.write(0, 0x100, 4, 0x4 | 0x8 | 0x40);
+    bench.write(0, 0x108, 4, 100);
+    bench.write(0, 0x108, 4, 100);
+    bench.write(0, 0x10, 4, 3);
+    assert!(bench.take().contains(&Effect::Pin { pin: PIN_LEGACY, level: true }));
+    bench.run_to(10_000);
+    let edges = bench.take().iter().filter(|effect| **effect == Effect::Pin { pin: PIN_LEGACY_IRQ0, level: true }).count();
+    assert_eq!(edges, 10);
+}
+
+#[test]
+fn level_status_is_write_one_to_clear() {
+    let mut bench = Bench::new(Hpet::default());
+    bench.write(0, 0x10, 4, 1);
+    bench.write(0, 0x140, 4, 0x6 | 21 << 9);
+    bench.write(0, 0x148, 4, 10);
+    bench.run_to(100);
+    assert!(bench.pins[21]);
+    assert_eq!(bench.read(0, 0x20, 4), 4);
+    bench.write(0, 0x20, 4, 4);
+    assert!(!bench.pins[21]);
+}
+
+#[test]
+fn fsb_message() {
+    let mut bench = Bench::new(Hpet::default());
+    bench.write(0, 0x10, 4, 1);
+    bench.write(0, 0x130, 8, 0xfee0_1000 << 32 | 0x44);
+    bench.write(0, 0x120, 4, 0x4004);
+    bench.write(0, 0x128, 4, 10);
+    bench.take();
+    bench.run_to(100);
+    assert_eq!(bench.take(), [Effect::Message { address: 0xfee0_1000, data: 0x44 }]);
+}

@@ -1,0 +1,182 @@
+//! Configuration space of one function: bytes with a write mask, BARs, and a list of capabilities.
+
+use sim_bus::{Cx, Effect, Fields, Region};
+
+const COMMAND: usize = 0x04;
+const STATUS: usize = 0x06;
+const BARS: usize = 0x10;
+const CAPABILITIES: usize = 0x34;
+const COMMAND_MEMORY: u8 = 1 << 1;
+const COMMAND_MASTER: u8 = 1 << 2;
+
+/// What never changes about a function.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Identity {
+    pub vendor: u16,
+    pub device: u16,
+    /// Base class, subclass, programming interface: 24 bits.
+    pub class: u32,
+    pub revision: u8,
+    pub subsystem_vendor: u16,
+    pub subsystem: u16,
+}
+
+/// A 64-bit memory BAR.
+#[derive(Clone, Copy, Debug)]
+pub struct Bar {
+    /// Register index, even: 0, 2 or 4.
+    pub index: usize,
+    /// Power of two, at least 4096.
+    pub size: u64,
+    /// The node's region behind it.
+    pub region: Region,
+}
+
+/// The configuration space.
+#[derive(Clone, Debug)]
+pub struct Function {
+    bytes: Vec<u8>,
+    mask: Vec<u8>,
+    initial: Vec<u8>,
+    bars: Vec<Bar>,
+    last_capability: usize,
+    next_free: usize,
+}
+
+impl Function {
+    pub fn new(identity: Identity) -> Self {
+        let mut function = Self {
+            bytes: vec![0; 4096],
+            mask: vec![0; 4096],
+            initial: Vec::new(),
+            bars: Vec::new(),
+            last_capability: CAPABILITIES,
+            next_free: 0x40,
+        };
+        function.set(0x00, &identity.vendor.to_le_bytes());
+        function.set(0x02, &identity.device.to_le_bytes());
+        function.set(0x08, &[identity.revision]);
+        function.set(0x09, &identity.class.to_le_bytes()[..3]);
+        function.set(0x2c, &identity.subsystem_vendor.to_le_bytes());
+        function.set(0x2e, &identity.subsystem.to_le_bytes());
+        // Memory decode, bus master, INTx disable; cache line size and interrupt line are scratch.
+        function.mask[COMMAND] = COMMAND_MEMORY | COMMAND_MASTER;
+        function.mask[COMMAND + 1] = 0x04;
+        function.mask[0x0c] = 0xff;
+        function.mask[0x3c] = 0xff;
+        function.initial = function.bytes.clone();
+        function
+    }
+
+    fn set(&mut self, at: usize, bytes: &[u8]) {
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Adds a BAR.
+    pub fn with_bar(mut self, bar: Bar) -> Self {
+        assert!(bar.size.is_power_of_two() && bar.size >= 4096 && bar.index % 2 == 0 && bar.index < 6, "bad BAR {bar:?}");
+        let at = BARS + 4 * bar.index;
+        self.set(at, &[0x04]); // 64-bit memory, not prefetchable
+        let mask = !(bar.size - 1);
+        self.mask[at..at + 8].copy_from_slice(&mask.to_le_bytes());
+        self.bars.push(bar);
+        self.initial = self.bytes.clone();
+        self
+    }
+
+    /// Adds a capability: its bytes after the two header bytes, with a mask of what software may write. Returns where it is.
+    pub fn add_capability(&mut self, id: u8, body: &[u8], mask: &[u8]) -> usize {
+        let at = self.next_free;
+        let length = (2 + body.len()).next_multiple_of(4);
+        assert!(at + length <= 0x100 && mask.len() == body.len(), "capability {id:#x} does not fit");
+        self.set(at, &[id, 0]);
+        self.set(at + 2, body);
+        self.mask[at + 2..at + 2 + body.len()].copy_from_slice(mask);
+        let link = if self.last_capability == CAPABILITIES { CAPABILITIES } else { self.last_capability + 1 };
+        self.bytes[link] = at as u8;
+        self.bytes[STATUS] |= 0x10;
+        self.last_capability = at;
+        self.next_free = at + length;
+        self.initial = self.bytes.clone();
+        at
+    }
+
+    /// A byte as it stands.
+    pub fn byte(&self, at: usize) -> u8 {
+        self.bytes.get(at).copied().unwrap_or(0xff)
+    }
+
+    /// Whether the function may use DMA and send messages.
+    pub fn is_master(&self) -> bool {
+        self.bytes[COMMAND] & COMMAND_MASTER != 0
+    }
+
+    /// The BARs with their present bases; `None` while memory decode is off.
+    pub fn windows(&self) -> impl Iterator<Item = (Bar, Option<u64>)> + '_ {
+        let on = self.bytes[COMMAND] & COMMAND_MEMORY != 0;
+        self.bars.iter().map(move |bar| {
+            let base = self.bar_base(*bar);
+            // A BAR at zero or at the sizing value decodes nothing.
+            (*bar, (on && base != 0 && base.checked_add(bar.size).is_some_and(|end| end < 1 << 52)).then_some(base))
+        })
+    }
+
+    fn bar_base(&self, bar: Bar) -> u64 {
+        let at = BARS + 4 * bar.index;
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&self.bytes[at..at + 8]);
+        u64::from_le_bytes(bytes) & !(bar.size - 1)
+    }
+
+    /// Places a BAR and turns decode on, as firmware does.
+    pub fn place(&mut self, index: usize, base: u64) {
+        if let Some(&bar) = self.bars.iter().find(|bar| bar.index == index) {
+            let at = BARS + 4 * index;
+            let low = u64::from(self.bytes[at] & 0xf);
+            self.set(at, &(base & !(bar.size - 1) | low).to_le_bytes());
+            self.bytes[COMMAND] |= COMMAND_MEMORY;
+            self.initial = self.bytes.clone();
+        }
+    }
+
+    pub fn bars(&self) -> &[Bar] {
+        &self.bars
+    }
+
+    pub fn read(&self, register: u16, size: u8) -> u64 {
+        (0..usize::from(size.min(8))).rev().fold(0, |value, byte| value << 8 | u64::from(self.byte(usize::from(register) + byte)))
+    }
+
+    pub fn write(&mut self, register: u16, size: u8, value: u64, cx: &mut Cx<'_>) {
+        let mut moved = false;
+        for (index, byte) in value.to_le_bytes().into_iter().take(usize::from(size)).enumerate() {
+            let at = usize::from(register) + index;
+            if at >= self.bytes.len() {
+                return;
+            }
+            self.bytes[at] = self.bytes[at] & !self.mask[at] | byte & self.mask[at];
+            moved |= at == COMMAND || (BARS..BARS + 24).contains(&at);
+        }
+        if moved {
+            self.announce(cx);
+        }
+    }
+
+    /// Tells the board where the windows are now.
+    pub fn announce(&self, cx: &mut Cx<'_>) {
+        for (bar, base) in self.windows() {
+            cx.push(Effect::Window { region: bar.region, base, length: bar.size });
+        }
+    }
+
+    /// Back to what firmware left.
+    pub fn reset(&mut self, cx: &mut Cx<'_>) {
+        self.bytes.clone_from(&self.initial);
+        self.announce(cx);
+    }
+
+    pub fn state(&mut self, fields: &mut dyn Fields) {
+        // Everything past the first 256 bytes is constant.
+        fields.array("config", &mut self.bytes[..256]);
+    }
+}

@@ -1,0 +1,97 @@
+use sim_bus::bench::Bench;
+use sim_bus::{Effect, Node, Region};
+
+use super::{Bar, ConfigAddress, ConfigPorts, Function, HostBridge, Identity, MsiX, ecam};
+
+#[test]
+fn mechanism_one() {
+    let mut ports = ConfigPorts::default();
+    assert_eq!(ports.target(4, 4), None, "not enabled");
+    ports.write(0, 4, 0x8000_1804);
+    assert_eq!(ports.target(6, 2), Some(ConfigAddress { bus: 0, device: 3, function: 0, register: 6 }));
+    ports.write(0, 1, 0);
+    assert_eq!(ports.read(0, 4), 0x8000_1804, "byte writes are not for this register");
+    assert_eq!(ports.target(6, 4), None, "past the end");
+    assert_eq!(ecam(0x1_9004), ConfigAddress { bus: 0, device: 3, function: 1, register: 4 });
+}
+
+#[test]
+fn host_bridge_answers() {
+    let mut bench = Bench::new(HostBridge::default());
+    assert_eq!(bench.call(|node, cx| node.config_read(0, 4, cx)), 0x29c0_8086);
+    bench.call(|node, cx| node.config_write(0, 4, 0, cx));
+    assert_eq!(bench.call(|node, cx| node.config_read(0, 2, cx)), 0x8086, "read-only");
+}
+
+/// A node that is nothing but a function.
+struct Probe(Function, MsiX);
+impl Node for Probe {
+    fn kind(&self) -> &'static str {
+        "probe"
+    }
+    fn read(&mut self, region: Region, offset: u64, size: u8, cx: &mut sim_bus::Cx<'_>) -> u64 {
+        self.1.read(region, offset, size, cx)
+    }
+    fn write(&mut self, region: Region, offset: u64, size: u8, value: u64, cx: &mut sim_bus::Cx<'_>) {
+        self.1.write(region, offset, size, value, &self.0, cx);
+    }
+    fn event(&mut self, what: sim_bus::Token, cx: &mut sim_bus::Cx<'_>) {
+        self.1.raise(what.0, &self.0, cx);
+    }
+    fn input(&mut self, _cx: &mut sim_bus::Cx<'_>) {}
+    fn reset(&mut self, _how: sim_bus::Reset, cx: &mut sim_bus::Cx<'_>) {
+        self.0.reset(cx);
+    }
+    fn state(&mut self, fields: &mut dyn sim_bus::Fields) {
+        self.0.state(fields);
+        self.1.state(fields);
+    }
+    fn config_read(&mut self, register: u16, size: u8, _cx: &mut sim_bus::Cx<'_>) -> u64 {
+        self.0.read(register, size)
+    }
+    fn config_write(&mut self, register: u16, size: u8, value: u64, cx: &mut sim_bus::Cx<'_>) {
+        self.0.write(register, size, value, cx);
+        self.1.settle(&self.0, cx);
+    }
+}
+
+fn probe() -> Bench<Probe> {
+    let mut function =
+        Function::new(Identity { vendor: 1, device: 2, ..Identity::default() }).with_bar(Bar { index: 0, size: 0x4000, region: Region(5) });
+    let msix = MsiX::new(&mut function, 0, 3);
+    Bench::new(Probe(function, msix))
+}
+
+#[test]
+fn bar_sizing_and_moving() {
+    let mut bench = probe();
+    bench.call(|node, cx| node.config_write(0x10, 4, 0xffff_ffff, cx));
+    bench.call(|node, cx| node.config_write(0x14, 4, 0xffff_ffff, cx));
+    assert_eq!(bench.call(|node, cx| node.config_read(0x10, 4, cx)), 0xffff_c004);
+    assert_eq!(bench.call(|node, cx| node.config_read(0x14, 4, cx)), 0xffff_ffff);
+    bench.call(|node, cx| node.config_write(0x10, 4, 0xe000_0000, cx));
+    bench.call(|node, cx| node.config_write(0x14, 4, 0, cx));
+    bench.take();
+    bench.call(|node, cx| node.config_write(4, 2, 6, cx));
+    assert_eq!(bench.take(), [Effect::Window { region: Region(5), base: Some(0xe000_0000), length: 0x4000 }]);
+}
+
+#[test]
+fn msix_sends_or_pends() {
+    let mut bench = probe();
+    bench.call(|node, cx| node.config_write(4, 2, 6, cx));
+    bench.write(5, 16, 4, 0xfee0_0000);
+    bench.write(5, 24, 4, 0x41);
+    bench.take();
+    bench.call(|node, cx| node.event(sim_bus::Token(1), cx));
+    assert!(bench.take().is_empty(), "not enabled");
+    bench.call(|node, cx| node.config_write(0x42, 2, 0x8000, cx));
+    bench.call(|node, cx| node.event(sim_bus::Token(1), cx));
+    assert!(bench.take().is_empty(), "masked");
+    assert_eq!(bench.read(5, 0x800, 4), 2);
+    bench.write(5, 28, 4, 0);
+    assert_eq!(bench.take(), [Effect::Message { address: 0xfee0_0000, data: 0x41 }]);
+    assert_eq!(bench.read(5, 0x800, 4), 0);
+    bench.call(|node, cx| node.event(sim_bus::Token(9), cx));
+    assert!(bench.take().is_empty(), "no such vector");
+}
