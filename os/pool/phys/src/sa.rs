@@ -9,6 +9,9 @@ use crate::zap::Entry;
 
 const MAGIC: u32 = 0x2F_505A;
 
+/// An attribute: name and bytes.
+pub type Attribute<'a> = (&'a [u8], &'a [u8]);
+
 /// Attribute names and layouts of one object set: numbers are allotted by each pool, never assumed.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
@@ -42,7 +45,7 @@ impl Registry {
     ///
     /// # Errors
     /// Wrong magic, unknown layout or attribute, lengths past the end.
-    pub fn parse<'a>(&self, data: &'a [u8]) -> Result<Vec<(&[u8], &'a [u8])>, FormatError> {
+    pub fn parse<'a>(&'a self, data: &'a [u8]) -> Result<Vec<Attribute<'a>>, FormatError> {
         let view = View::new("SA buffer", data);
         if view.u32(0)? != MAGIC {
             return Err(view.error("wrong magic", u64::from(view.u32(0)?)));
@@ -97,7 +100,7 @@ impl Znode {
     ///
     /// # Errors
     /// An attribute shorter than its type.
-    pub fn absorb(&mut self, attributes: &[(&[u8], &[u8])]) -> Result<(), FormatError> {
+    pub fn absorb(&mut self, attributes: &[Attribute<'_>]) -> Result<(), FormatError> {
         for (name, data) in attributes {
             let view = View::new("SA attribute", data);
             let time = || Ok::<_, FormatError>((view.u64(0)?, view.u64(8)?));

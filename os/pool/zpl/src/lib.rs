@@ -37,6 +37,9 @@ pub struct Filesystem<'p> {
     registry: Registry,
 }
 
+/// An extended attribute: name and value.
+pub type Xattr = (Vec<u8>, Vec<u8>);
+
 /// A directory entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -189,7 +192,7 @@ impl<'p> Filesystem<'p> {
     ///
     /// # Errors
     /// Not found, unreadable, malformed.
-    pub fn xattrs(&self, number: u64) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    pub fn xattrs(&self, number: u64) -> Result<Vec<Xattr>, Error> {
         let znode = self.stat(number)?;
         let mut out = Vec::new();
         if let Some(packed) = &znode.xattrs {

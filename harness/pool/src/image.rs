@@ -1,0 +1,66 @@
+//! Image files and block devices of the host as block devices of the pool.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use kif::{BlockDev, BlockError};
+
+use crate::Failure;
+
+struct Image {
+    file: File,
+    size: u64,
+}
+
+impl BlockDev for Image {
+    fn size_bytes(&self) -> u64 {
+        self.size
+    }
+    fn sector_bytes(&self) -> u32 {
+        512
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BlockError> {
+        if offset.checked_add(out.len() as u64).is_none_or(|end| end > self.size) {
+            return Err(BlockError::OutOfRange);
+        }
+        self.file.read_exact_at(out, offset).map_err(|_| BlockError::Io)
+    }
+    fn write(&self, _: u64, _: &[u8]) -> Result<(), BlockError> {
+        Err(BlockError::ReadOnly)
+    }
+    fn flush(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+}
+
+/// Opens the given files, and all files directly in the given folders. Files of a folder that cannot be a pool's (too small) are
+/// left out by the scan; a named file that cannot be opened is an error.
+pub fn open_all(paths: &[PathBuf]) -> Result<Vec<Box<dyn BlockDev>>, Failure> {
+    let mut files = Vec::new();
+    for path in paths {
+        let about = |error| Failure::Host(path.display().to_string(), error);
+        if std::fs::metadata(path).map_err(about)?.is_dir() {
+            for entry in std::fs::read_dir(path).map_err(about)? {
+                let entry = entry.map_err(about)?.path();
+                if entry.is_file() {
+                    files.push(entry);
+                }
+            }
+        } else {
+            files.push(path.clone());
+        }
+    }
+    files.sort();
+    files.dedup();
+    files.iter().map(|path| open(path)).collect()
+}
+
+fn open(path: &Path) -> Result<Box<dyn BlockDev>, Failure> {
+    let about = |error| Failure::Host(path.display().to_string(), error);
+    let mut file = File::open(path).map_err(about)?;
+    // Works for block devices too, whose metadata has no length.
+    let size = file.seek(SeekFrom::End(0)).map_err(about)?;
+    Ok(Box::new(Image { file, size }))
+}

@@ -1,0 +1,182 @@
+//! `import`, `status`, `zfs-list`, `zfs-get`.
+
+use std::io::Write;
+
+use kif::BlockDev;
+use pool_dmu::{DatasetKind, Datasets, Source};
+use pool_spa::{LeafState, Pool, VdevStatus};
+
+use crate::Failure;
+
+const UNITS: [&str; 7] = ["B", "K", "M", "G", "T", "P", "E"];
+
+/// A size as `zfs` prints it: three significant digits and a unit of 1024.
+pub fn human(bytes: u64) -> String {
+    let (mut unit, mut scale) = (0, 1_u64);
+    while bytes / scale >= 1024 && unit + 1 < UNITS.len() {
+        unit += 1;
+        scale *= 1024;
+    }
+    if unit == 0 {
+        return format!("{bytes}B");
+    }
+    let whole = bytes / scale;
+    let digits = match whole {
+        0..10 => 2,
+        10..100 => 1,
+        _ => 0,
+    };
+    let ten = 10_u64.pow(digits);
+    let scaled = u128::from(bytes) * u128::from(ten) / u128::from(scale);
+    let text = if digits == 0 {
+        scaled.to_string()
+    } else {
+        format!("{}.{:0width$}", scaled / u128::from(ten), scaled % u128::from(ten), width = digits as usize)
+    };
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_string() } else { text };
+    format!("{text}{}", UNITS[unit])
+}
+
+fn state_name(state: u64) -> &'static str {
+    match state {
+        0 => "ACTIVE (in use, or not exported)",
+        1 => "EXPORTED",
+        2 => "DESTROYED",
+        _ => "UNKNOWN",
+    }
+}
+
+/// Prints to standard output; a closed pipe ends quietly.
+pub fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Host("standard output".into(), error)),
+        _ => Ok(()),
+    }
+}
+
+pub fn import(devices: &[Box<dyn BlockDev>], json: bool) -> Result<(), Failure> {
+    let found = pool_spa::scan(devices);
+    if json {
+        let pools: Vec<_> = found
+            .iter()
+            .map(|pool| serde_json::json!({ "name": pool.name, "guid": pool.guid.to_string(), "state": pool.state, "devices": pool.devices.len() }))
+            .collect();
+        return print(&format!("{}\n", serde_json::Value::from(pools)));
+    }
+    if found.is_empty() {
+        return Err(Failure::Request("no pools are on the given devices".into()));
+    }
+    for pool in found {
+        let count = pool.devices.len();
+        print(&format!("   pool: {}\n     id: {}\n  state: {}\ndevices: {count} of the given\n\n", pool.name, pool.guid, state_name(pool.state)))?;
+    }
+    Ok(())
+}
+
+fn tree(vdev: &VdevStatus, depth: usize, out: &mut String) -> LeafState {
+    let at = out.len();
+    let mut worst = LeafState::Online;
+    for child in &vdev.children {
+        if tree(child, depth + 1, out) != LeafState::Online {
+            worst = LeafState::Degraded;
+        }
+    }
+    let (mut counts, mut state) = (String::from("    0     0     0"), worst);
+    if let Some(leaf) = &vdev.leaf {
+        state = leaf.state;
+        counts = format!("{:5} {:5} {:5}", leaf.counts.read_errors, 0, leaf.counts.checksum_errors);
+    }
+    let name = match state {
+        LeafState::Online => "ONLINE",
+        LeafState::Degraded => "DEGRADED",
+        LeafState::Missing => "UNAVAIL",
+    };
+    let label = format!("{:indent$}{}", "", vdev.name, indent = depth * 2);
+    out.insert_str(at, &format!("\t{label:<40} {name:<9} {counts}\n"));
+    state
+}
+
+pub fn vdevs(pool: &Pool) -> String {
+    let mut out = format!("config:\n\n\t{:<40} {:<9} {:>5} {:>5} {:>5}\n\t{}\n", "NAME", "STATE", "READ", "WRITE", "CKSUM", pool.name());
+    for top in pool.status() {
+        tree(&top, 1, &mut out);
+    }
+    out
+}
+
+pub fn status(pool: &Pool) -> Result<(), Failure> {
+    let about = |error| Failure::Pool(pool.name().into(), error);
+    let datasets = Datasets::open(pool).map_err(about)?;
+    let mut out = format!(
+        "  pool: {}\n    id: {}\n state: {}\n   txg: {}\n",
+        pool.name(),
+        pool.guid(),
+        state_name(pool.state()),
+        pool.uberblock().txg
+    );
+    out.push_str(&vdevs(pool));
+    out.push_str("\nfeatures (active ones with their counts):\n");
+    for (name, count, read) in datasets.features().map_err(about)? {
+        let state = if count == 0 { String::from("enabled") } else { format!("active ({count})") };
+        out.push_str(&format!("\t{name:<40} {state:<12} {}\n", if read { "needed to read" } else { "needed to write" }));
+    }
+    print(&out)
+}
+
+pub fn datasets(pool: &Pool, start: Option<&str>, scripted: bool, parsable: bool) -> Result<(), Failure> {
+    let start = start.unwrap_or(pool.name());
+    let about = |error| Failure::Pool(start.into(), error);
+    let tree = Datasets::open(pool).map_err(about)?;
+    let size = |bytes: u64| if parsable { bytes.to_string() } else { human(bytes) };
+    let mut rows = Vec::new();
+    for info in tree.list(start).map_err(about)? {
+        let kind = match info.kind {
+            DatasetKind::Filesystem => "filesystem",
+            DatasetKind::Volume => "volume",
+            DatasetKind::Snapshot => "snapshot",
+        };
+        let origin = info.origin.unwrap_or_else(|| "-".into());
+        rows.push([info.name, size(info.used_bytes), size(info.dataset.referenced_bytes), kind.into(), origin]);
+    }
+    let mut out = String::new();
+    if scripted {
+        for row in &rows {
+            out.push_str(&format!("{}\n", row.join("\t")));
+        }
+        return print(&out);
+    }
+    let width = rows.iter().map(|row| row[0].len()).max().unwrap_or(4).max(4);
+    out.push_str(&format!("{:<width$}  {:>6}  {:>6}  {:<10}  ORIGIN\n", "NAME", "USED", "REFER", "TYPE"));
+    for [name, used, refer, kind, origin] in &rows {
+        out.push_str(&format!("{name:<width$}  {used:>6}  {refer:>6}  {kind:<10}  {origin}\n"));
+    }
+    print(&out)
+}
+
+pub fn properties(pool: &Pool, dataset: &str) -> Result<(), Failure> {
+    let about = |error| Failure::Pool(dataset.into(), error);
+    let tree = Datasets::open(pool).map_err(about)?;
+    let info = tree.find(dataset).map_err(about)?;
+    let mut out = format!("{:<24} {:<32} SOURCE\n", "PROPERTY", "VALUE (as stored)");
+    for property in tree.properties(&info).map_err(about)? {
+        let source = match property.source {
+            Source::Local => "local".into(),
+            Source::Received => "received".into(),
+            Source::Inherited(from) => format!("inherited from {from}"),
+        };
+        out.push_str(&format!("{:<24} {:<32} {source}\n", property.name, property.value));
+    }
+    print(&out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::human;
+
+    #[test]
+    fn sizes_print_as_zfs_prints_them() {
+        for (bytes, text) in [(0, "0B"), (1023, "1023B"), (1024, "1K"), (229_376, "224K"), (14_680_064, "14M"), (1_510_000, "1.44M"), (u64::MAX, "15.9E")] {
+            assert_eq!(human(bytes), text);
+        }
+    }
+}
