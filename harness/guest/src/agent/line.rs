@@ -61,7 +61,7 @@ fn duplicate(fd: RawFd) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// No echo, no signals, no translation, 8 bits: bytes as they come.
+/// No echo, no signals, no translation, 8 bits: bytes as they come. The speed stays what the kernel chose.
 fn make_raw_if_terminal(fd: RawFd) -> Result<()> {
     let mut settings = MaybeUninit::<libc::termios>::zeroed();
     // SAFETY: `settings` is writable and of the type tcgetattr fills.
@@ -73,8 +73,6 @@ fn make_raw_if_terminal(fd: RawFd) -> Result<()> {
     let mut settings = unsafe { settings.assume_init() };
     // SAFETY: `settings` is a valid termios.
     unsafe { libc::cfmakeraw(&raw mut settings) };
-    // SAFETY: as above; the speed is one of the constants.
-    unsafe { libc::cfsetspeed(&raw mut settings, libc::B115200) };
     // SAFETY: `settings` is a valid termios, only read.
     if unsafe { libc::tcsetattr(fd, libc::TCSANOW, &raw const settings) } != 0 {
         return Err(Error::last_os_error());

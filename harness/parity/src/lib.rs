@@ -1,0 +1,1 @@
+//! Two machines, one scenario: what differed and why that is allowed.
