@@ -75,6 +75,12 @@ pub fn rows(zone: ZoneId) -> Vec<Row> {
     TABLE.lock().iter().filter(|row| row.scope.includes(zone)).cloned().collect()
 }
 
+/// The device called `name`, if `zone` has it.
+#[must_use]
+pub fn row(zone: ZoneId, name: &[u8]) -> Option<Row> {
+    TABLE.lock().iter().find(|row| row.name.as_bytes() == name && row.scope.includes(zone)).cloned()
+}
+
 /// Opens the device behind a node.
 ///
 /// # Errors
@@ -87,6 +93,6 @@ pub(crate) fn open(kind: Kind, dev: DevNo, node: &VnodeRef, flags: OpenFlags, zo
         .map(|row| Arc::clone(&row.driver));
     match driver {
         Some(driver) => driver.open(dev, node, flags, zone),
-        None => crate::tty::open_slave(kind, dev, zone)?.ok_or(VfsError::NoSuchDevice),
+        None => crate::tty::open_slave(kind, dev, flags, zone)?.ok_or(VfsError::NoSuchDevice),
     }
 }

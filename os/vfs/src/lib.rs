@@ -35,6 +35,7 @@ extern crate alloc;
 
 pub mod cpio;
 mod cred;
+pub mod devfs;
 pub mod device;
 mod error;
 mod file;

@@ -7,7 +7,7 @@ use once_cell::race::OnceBox;
 /// Signals a terminal sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TtySignal {
-    /// SIGINT (1 in the table of `proc`): `^C`.
+    /// SIGINT: `^C`.
     Interrupt,
     /// SIGQUIT: `^\`.
     Quit,
@@ -32,8 +32,8 @@ pub struct Caller {
     pub group: i32,
     pub session: i32,
     pub zone: ZoneId,
-    /// Root of its zone.
-    pub privileged: bool,
+    /// Effective user id: owner of a pseudo terminal it opens; 0 may steal a terminal.
+    pub uid: u32,
 }
 
 /// The process layer. `proc` registers one at start-up. Called without terminal locks held.
@@ -42,7 +42,7 @@ pub trait JobControl: Send + Sync {
     fn caller(&self) -> Option<Caller>;
     /// Sends `signal` to every process of `group`.
     fn signal_group(&self, group: i32, signal: TtySignal);
-    /// Sends `signal` to every process of `session`'s leader only.
+    /// Sends `signal` to the leader of `session` only.
     fn signal_leader(&self, session: i32, signal: TtySignal);
     /// The session that `group` belongs to; `None` if the group has no members.
     fn group_session(&self, group: i32) -> Option<i32>;
