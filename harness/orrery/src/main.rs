@@ -1,2 +1,149 @@
-//! harness/orrery: to be written.
-fn main() {}
+//! `orrery`: the one command. In a checkout: `cargo orrery VERB`.
+//!
+//! # Theory
+//! Each verb is a module with one function; this file is the grammar and the dispatch. Whatever goes wrong is one of three things, and the exit
+//! status says which: a property does not hold (1), the request makes no sense (2), or this host cannot do it (3).
+//!
+//! # Structures
+//! [`context::Context`] finds the checkout and builds what a verb needs, once.
+
+mod boot;
+mod build;
+mod context;
+mod goldens;
+mod image;
+mod list;
+mod run;
+mod test;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const STATUSES: &str = "Exit status: 0 all that was judged holds; 1 something does not hold; 2 the request or the scenario makes no sense; \
+3 this host cannot do it (the message says what is missing). `boot` ends as the machine does; see its help.";
+
+/// Runs the orrery: our kernel on our machine, scenarios, goldens.
+#[derive(Parser)]
+#[command(name = "orrery", bin_name = "cargo orrery", version, after_help = STATUSES, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Runs one scenario on the simulator and judges it.
+    #[command(after_help = "Examples:\n  cargo orrery run scenarios/tenants.toml\n  cargo orrery run tenants --repeat 1\n\nThe bundle is in out/NAME: console.txt, events.txt, receipt, transcript.json, report.txt, junit.xml.")]
+    Run(run::RunArgs),
+    /// Runs all scenarios, or those whose name contains FILTER.
+    #[command(after_help = "Examples:\n  cargo orrery test\n  cargo orrery test bad-input\n  cargo orrery test --slow tenants\n\nWrites out/junit.xml.")]
+    Test(test::TestArgs),
+    /// Runs a scenario on QEMU and says what differed from the simulator.
+    #[command(after_help = "Example:\n  cargo orrery qemu scenarios/tenants.toml")]
+    Qemu(run::QemuArgs),
+    /// Boots a kernel on the simulator, with its console on this terminal.
+    #[command(
+        after_help = "Examples:\n  cargo orrery boot                                 our kernel, with a shell; leave with Ctrl-A x\n  cargo orrery boot vmlinuz --initrd initrd.gz --append 'console=ttyS0'\n  cargo orrery boot hello.elf --limit 1000000000     and the receipt at the end\n\nExit status: 0 powered off or left; (v << 1) | 1 after a write of v to the debug-exit port 0xf4, as QEMU does; 4 triple fault, reset, or halted for ever; 5 the limit was reached; 2 and 3 as everywhere."
+    )]
+    Boot(boot::BootArgs),
+    /// Makes an ISO image that boots under BIOS and UEFI.
+    #[command(after_help = "Examples:\n  cargo orrery image\n  cargo orrery image --test       and boots it in QEMU with SeaBIOS and with OVMF, up to the shell's prompt")]
+    Image(image::ImageArgs),
+    /// Looks into ZFS pools in image files.
+    Pool(pool_cli::PoolArgs),
+    /// Builds the kernel and the programs of the live root, and says where they are.
+    #[command(after_help = "Examples:\n  cargo orrery build\n  cargo orrery build --quick     no link-time optimisation: for trying an edit")]
+    Build(context::BuildArgs),
+    /// Lists the scenarios, each with the property it shows.
+    Ls(list::ListArgs),
+    /// Runs scenarios and makes what they print their goldens.
+    #[command(after_help = "Example:\n  cargo orrery bless bad-input/fork-bomb && git diff golden/")]
+    Bless(goldens::GoldenArgs),
+    /// Runs scenarios and shows how what they print differs from their goldens.
+    Diff(goldens::GoldenArgs),
+    /// Prints a completion script for a shell.
+    #[command(after_help = "Example:\n  cargo orrery completions bash > ~/.local/share/bash-completion/completions/orrery")]
+    Completions {
+        /// Shell to complete for.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Why a verb did not do what it was asked.
+#[derive(Debug)]
+pub enum Failure {
+    /// Something that was judged does not hold. Already shown.
+    DoesNotHold,
+    /// The request makes no sense.
+    Request(String),
+    /// The host cannot do it.
+    Host(String),
+    /// A status of its own (`boot`).
+    Status(u8),
+}
+
+impl From<runner::RunError> for Failure {
+    fn from(error: runner::RunError) -> Self {
+        Self::Host(error.to_string())
+    }
+}
+
+impl Failure {
+    /// A file that could not be read or written.
+    pub fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |error| Self::Host(format!("{}: {error}", path.display()))
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.verb {
+        Verb::Run(args) => run::run(&args),
+        Verb::Test(args) => test::test(&args),
+        Verb::Qemu(args) => run::qemu(&args),
+        Verb::Boot(args) => boot::boot(&args),
+        Verb::Image(args) => image::image(&args),
+        Verb::Pool(args) => pool_cli::run(&args).map_err(|error| {
+            eprintln!("orrery pool: {error}");
+            Failure::Status(1)
+        }),
+        Verb::Build(args) => context::build(&args),
+        Verb::Ls(args) => list::list(&args),
+        Verb::Bless(args) => goldens::bless(&args),
+        Verb::Diff(args) => goldens::diff(&args),
+        Verb::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "orrery", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::DoesNotHold) => ExitCode::from(1),
+        Err(Failure::Request(message)) => {
+            eprintln!("{}", framed(&message));
+            ExitCode::from(2)
+        }
+        Err(Failure::Host(message)) => {
+            eprintln!("{}", framed(&message));
+            ExitCode::from(3)
+        }
+        Err(Failure::Status(status)) => ExitCode::from(status),
+    }
+}
+
+/// Diagnostics bring their own heading.
+fn framed(message: &str) -> String {
+    if message.starts_with("error: ") { message.trim_end().to_owned() } else { format!("error: {}", message.trim_end()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

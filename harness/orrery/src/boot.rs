@@ -1,0 +1,214 @@
+//! The verb `boot`: any kernel, its console on this terminal.
+//!
+//! # Theory
+//! On a terminal the guest's idle time is real time: while all its CPUs are halted the machine waits for a key or for its next event, no faster
+//! than the clock on the wall. Where standard input is a pipe nobody is waiting, so virtual time runs as fast as it can, and standard input is
+//! typed as it comes.
+//!
+//! # Failure
+//! The terminal's settings are put back whatever happens; a guest that ends badly is a status, not an error.
+
+use crate::Failure;
+use crate::build::Profile;
+use crate::context::Context;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use sim_board::{Board, Boot, Machine, Outcome, Port, Until};
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// Leaves the machine, with `x` behind it; twice sends one to the guest.
+const ESCAPE: u8 = 0x01;
+/// Virtual time between looks at the keyboard.
+const PIECE_NS: u64 = 10_000_000;
+
+#[derive(clap::Args)]
+pub struct BootArgs {
+    /// A PVH, Multiboot or bzImage kernel. Nothing: our own, with the live root.
+    kernel: Option<PathBuf>,
+    /// Initial RAM disk.
+    #[arg(long)]
+    initrd: Option<PathBuf>,
+    /// Kernel command line. Ours gets `console=ttyS0` in any case.
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    append: String,
+    /// A board file (TOML).
+    #[arg(long)]
+    board: Option<PathBuf>,
+    /// Virtual CPUs.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=32))]
+    vcpus: Option<u32>,
+    /// RAM in MiB.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(16..=65536))]
+    mem: Option<u64>,
+    /// Stop after so many instructions.
+    #[arg(long)]
+    limit: Option<u64>,
+    /// With our own kernel: build it without link-time optimisation.
+    #[arg(long)]
+    quick: bool,
+}
+
+/// A terminal in raw mode until dropped.
+struct Raw {
+    before: Option<Termios>,
+}
+
+impl Raw {
+    fn enter() -> Self {
+        let stdin = std::io::stdin();
+        if !stdin.is_terminal() {
+            return Self { before: None };
+        }
+        let Ok(before) = tcgetattr(&stdin) else { return Self { before: None } };
+        let mut raw = before.clone();
+        raw.make_raw();
+        if tcsetattr(&stdin, OptionalActions::Now, &raw).is_err() {
+            return Self { before: None };
+        }
+        Self { before: Some(before) }
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // There is nothing left to do if the terminal is gone.
+            let _gone = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
+        }
+    }
+}
+
+/// Bytes typed, or `None` at the end of standard input.
+fn keyboard() -> Receiver<Option<Vec<u8>>> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1024];
+        loop {
+            let read = std::io::stdin().read(&mut buffer);
+            let piece = match read {
+                Ok(0) | Err(_) => None,
+                Ok(count) => Some(buffer[..count].to_vec()),
+            };
+            let over = piece.is_none();
+            if sender.send(piece).is_err() || over {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Why the loop ended.
+enum Left {
+    Machine(Outcome),
+    Limit,
+    ByUser,
+    /// Halted for ever, and nothing more can be typed.
+    Stuck,
+}
+
+/// Boots and stays until the machine ends or the user leaves.
+pub fn boot(args: &BootArgs) -> Result<(), Failure> {
+    let (kernel, initrd, append) = match &args.kernel {
+        Some(kernel) => (kernel.clone(), args.initrd.as_ref().map(|path| std::fs::read(path).map_err(Failure::file(path))).transpose()?, args.append.clone()),
+        None => {
+            let context = Context::find()?;
+            let kernel = context.kernel(if args.quick { Profile::Quick } else { Profile::Ship })?;
+            let initrd = match &args.initrd {
+                Some(path) => std::fs::read(path).map_err(Failure::file(path))?,
+                None => context.live()?.to_cpio(),
+            };
+            (kernel, Some(initrd), format!("console=ttyS0 {}", args.append).trim_end().to_owned())
+        }
+    };
+    let image = std::fs::read(&kernel).map_err(Failure::file(&kernel))?;
+    let mut board = match &args.board {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(Failure::file(path))?;
+            Board::from_toml(&text).map_err(|error| Failure::Request(format!("{}: {error}", path.display())))?
+        }
+        None => Board { ram: 512 << 20, ..Board::default() },
+    };
+    board.vcpus = args.vcpus.unwrap_or(board.vcpus);
+    board.ram = args.mem.map_or(board.ram, |mebibytes| mebibytes << 20);
+    let mut machine =
+        Machine::new(&board, &Boot::new(&image, initrd.as_deref(), &append)).map_err(|error| Failure::Request(format!("{}: {error}", kernel.display())))?;
+    let raw = Raw::enter();
+    if raw.before.is_some() {
+        eprint!("Ctrl-A x leaves the machine.\r\n");
+    }
+    let left = converse(&mut machine, args.limit, raw.before.is_some());
+    drop(raw);
+    let left = left.map_err(|error| Failure::Host(format!("this terminal: {error}")))?;
+    let (how, status) = match left {
+        Left::Machine(Outcome::DebugExit(status)) => (format!("debug exit, status {status}"), u8::try_from(status & 0xff).unwrap_or(u8::MAX)),
+        Left::Machine(Outcome::PowerOff) => ("powered off".to_owned(), 0),
+        Left::Machine(outcome) => (format!("{outcome:?}"), 4),
+        Left::Stuck => ("all CPUs are halted and nothing can wake them".to_owned(), 4),
+        Left::Limit => ("the limit was reached".to_owned(), 5),
+        Left::ByUser => ("left".to_owned(), 0),
+    };
+    eprintln!("\n{how} after {} instructions, {:.3} s of machine time", machine.ticks(), machine.now_ns() as f64 / 1e9);
+    eprintln!("receipt {}", machine.receipt());
+    for line in machine.unimplemented() {
+        eprintln!("not there: {line}");
+    }
+    if status == 0 { Ok(()) } else { Err(Failure::Status(status)) }
+}
+
+fn converse(machine: &mut Machine, limit: Option<u64>, terminal: bool) -> std::io::Result<Left> {
+    let keys = keyboard();
+    let mut open = true;
+    let mut escaped = false;
+    let begun = Instant::now();
+    let mut out = std::io::stdout();
+    loop {
+        let mut until = Until::ns(machine.now_ns().saturating_add(PIECE_NS));
+        if let Some(limit) = limit {
+            until = until.or_ticks(limit);
+        }
+        let outcome = machine.run(&until);
+        let said = machine.serial_take(Port::Com1);
+        if !said.is_empty() {
+            out.write_all(&said)?;
+            out.flush()?;
+        }
+        // The agent's line has nobody at its other end here.
+        drop(machine.serial_take(Port::Com2));
+        if outcome.is_final() {
+            return Ok(Left::Machine(outcome));
+        }
+        if limit.is_some_and(|limit| machine.ticks() >= limit) {
+            return Ok(Left::Limit);
+        }
+        let stuck = outcome == Outcome::Stuck;
+        if stuck && !open {
+            return Ok(Left::Stuck);
+        }
+        // How far the machine is ahead of the wall: only ever because it was idle.
+        let ahead = Duration::from_nanos(machine.now_ns()).saturating_sub(begun.elapsed());
+        let patience = match (stuck, terminal && open) {
+            (true, _) => Duration::from_millis(100),
+            (false, true) => ahead.min(Duration::from_millis(100)),
+            (false, false) => Duration::ZERO,
+        };
+        let typed = if open { keys.recv_timeout(patience) } else { Err(RecvTimeoutError::Timeout) };
+        match typed {
+            Ok(Some(bytes)) => {
+                let mut kept = Vec::new();
+                for byte in bytes {
+                    match (terminal, std::mem::replace(&mut escaped, false), byte) {
+                        (true, true, b'x' | b'X') => return Ok(Left::ByUser),
+                        (true, false, ESCAPE) => escaped = true,
+                        (_, _, byte) => kept.push(byte),
+                    }
+                }
+                machine.serial_put(Port::Com1, &kept);
+            }
+            Ok(None) | Err(RecvTimeoutError::Disconnected) => open = false,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The verbs `run` and `qemu`.
+
+use crate::Failure;
+use crate::context::Context;
+use runner::{Bench, Court, Progress, Quiet, RunError, Transcript, Verdict, bundle};
+use scenario::Scenario;
+use std::io::IsTerminal as _;
+
+#[derive(clap::Args)]
+pub struct RunArgs {
+    /// A scenario: a path, or its name below scenarios/.
+    scenario: String,
+    /// How often to run it; all receipts must be equal. Default: what the scenario says.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16))]
+    repeat: Option<u32>,
+    /// Another seed of the board: another interleaving of everything that is left open.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+#[derive(clap::Args)]
+pub struct QemuArgs {
+    /// A scenario: a path, or its name below scenarios/.
+    scenario: String,
+}
+
+/// A scenario with all its runs and what came of them.
+#[derive(Debug)]
+pub struct Finished {
+    pub runs: Vec<Transcript>,
+    pub verdict: Verdict,
+}
+
+/// Runs a scenario as often as it asks, side by side where there are processors, judges, writes the bundle.
+pub fn simulate(context: &Context, bench: &Bench, scenario: &Scenario, show: bool) -> Result<Finished, Failure> {
+    let folder = context.bundle(&scenario.name);
+    let prepared = bench.prepare(scenario, &folder)?;
+    let mut progress = Progress::new(&scenario.name, std::io::stderr().is_terminal());
+    let runs: Result<Vec<Transcript>, RunError> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..scenario.repeat).map(|_| scope.spawn(|| bench.simulate(scenario, &prepared, &mut Quiet))).collect();
+        let first = if show { bench.simulate(scenario, &prepared, &mut progress) } else { bench.simulate(scenario, &prepared, &mut Quiet) };
+        let others = others.into_iter().map(|other| match other.join() {
+            Ok(result) => result,
+            // The simulator's own assertions: pass them on as they are.
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        std::iter::once(first).chain(others).collect()
+    });
+    progress.finish();
+    let runs = runs?;
+    let store = context.goldens();
+    let verdict = Court { scenario, exact: true, goldens: Some(&store), staged: &prepared.staged }.judge(&runs);
+    bundle::write(&folder, scenario, &runs, &verdict).map_err(Failure::file(&folder))?;
+    Ok(Finished { runs, verdict })
+}
+
+/// The table, and for failures what belongs to them.
+pub fn show(scenario: &Scenario, runs: &[Transcript], verdict: &Verdict) {
+    print!("{}", bundle::table(scenario, runs, verdict, std::io::stdout().is_terminal()));
+    for row in verdict.rows.iter().filter(|row| row.result == runner::verdict::Result::Fails) {
+        if let Some(detail) = &row.detail {
+            println!("\n  {}: {}", row.place, row.what);
+            for line in detail.lines().take(40) {
+                println!("      {line}");
+            }
+        }
+    }
+}
+
+/// The verb `run`.
+pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    let context = Context::find()?;
+    let mut scenario = context.scenario(&args.scenario)?;
+    scenario.repeat = args.repeat.unwrap_or(scenario.repeat);
+    scenario.board.seed = args.seed.unwrap_or(scenario.board.seed);
+    let bench = context.bench()?;
+    let finished = simulate(&context, &bench, &scenario, true)?;
+    show(&scenario, &finished.runs, &finished.verdict);
+    println!("  all of it: {}", context.bundle(&scenario.name).strip_prefix(&context.root).unwrap_or(&context.bundle(&scenario.name)).display());
+    if finished.verdict.holds() {
+        return Ok(());
+    }
+    println!("  again: cargo orrery run {}", args.scenario);
+    Err(Failure::DoesNotHold)
+}
+
+/// The verb `qemu`.
+pub fn qemu(args: &QemuArgs) -> Result<(), Failure> {
+    let context = Context::find()?;
+    let mut scenario = context.scenario(&args.scenario)?;
+    scenario.repeat = 1;
+    let bench = context.bench()?;
+    let folder = context.bundle(&scenario.name);
+    let prepared = bench.prepare(&scenario, &folder)?;
+    let terminal = std::io::stderr().is_terminal();
+    // Both at once: they do not share anything but the files they read.
+    let (here, there) = std::thread::scope(|scope| {
+        let here = scope.spawn(|| bench.simulate(&scenario, &prepared, &mut Quiet));
+        let mut progress = Progress::new(&format!("{} on QEMU", scenario.name), terminal);
+        let there = bench.emulate(&scenario, &prepared, &mut progress);
+        progress.finish();
+        (here.join(), there)
+    });
+    let there = there?;
+    let here = match here {
+        Ok(result) => result?,
+        Err(panic) => std::panic::resume_unwind(panic),
+    };
+    let verdict = Court { scenario: &scenario, exact: false, goldens: None, staged: &prepared.staged }.judge(std::slice::from_ref(&there));
+    bundle::write(&folder.join("qemu"), &scenario, std::slice::from_ref(&there), &verdict).map_err(Failure::file(&folder))?;
+    show(&scenario, std::slice::from_ref(&there), &verdict);
+    let differences = parity::compare(&scenario, &here, &there);
+    let report = parity::report(&here.machine, &there.machine, &differences);
+    let path = folder.join("qemu/differences.txt");
+    std::fs::write(&path, &report).map_err(Failure::file(&path))?;
+    print!("{report}");
+    if verdict.holds() && parity::unexplained(&differences) == 0 { Ok(()) } else { Err(Failure::DoesNotHold) }
+}
