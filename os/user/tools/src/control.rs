@@ -1,0 +1,65 @@
+//! The control device, from the tools' side.
+
+use std::fs::File;
+use std::io;
+
+use control_abi::{Code, DEVICE, KSTAT_DEVICE, OUT_MAX, Operation, Scope};
+use nv::NvList;
+
+use crate::usage::Failure;
+
+/// A refused operation.
+#[derive(Debug)]
+pub struct Refused {
+    pub code: Option<Code>,
+    pub message: String,
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        Self::new(refused.message)
+    }
+}
+
+impl From<nv::FieldError> for Refused {
+    fn from(error: nv::FieldError) -> Self {
+        Self { code: None, message: format!("the kernel's answer makes no sense: {error}") }
+    }
+}
+
+/// Makes a call.
+pub fn call(operation: Operation, request: &NvList) -> Result<NvList, Refused> {
+    let row = Operation::row(operation as u32).expect("every operation has a row");
+    let own = || File::open(KSTAT_DEVICE).map_err(|error| cannot_open(KSTAT_DEVICE, &error));
+    let device = match (row.scope, File::open(DEVICE)) {
+        (_, Ok(device)) => device,
+        (Scope::Own, Err(_)) => own()?,
+        (Scope::Global, Err(error)) => return Err(cannot_open(DEVICE, &error)),
+    };
+    let failed = |error: &io::Error| Refused { code: None, message: format!("{}: {error}", row.name) };
+    let request = request.encode();
+    let mut room = 16 << 10;
+    let reply = loop {
+        let mut reply = Vec::with_capacity(room);
+        match user_sys::control(&device, operation, &request, &mut reply) {
+            Ok(()) => break reply,
+            // ENOSPC: only operations that read have long replies, so asking again is harmless.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && (room as u64) < OUT_MAX => room *= 8,
+            Err(error) => return Err(failed(&error)),
+        }
+    };
+    let reply = NvList::decode(&reply).map_err(|error| Refused { code: None, message: format!("the kernel's answer makes no sense: {error}") })?;
+    match reply.opt_string("error")? {
+        None => Ok(reply),
+        Some(word) => Err(Refused { code: Code::from_word(word), message: reply.string("message")?.to_owned() }),
+    }
+}
+
+fn cannot_open(device: &str, error: &io::Error) -> Refused {
+    let hint = match error.kind() {
+        io::ErrorKind::NotFound if device == DEVICE => " (it exists in the global zone only)",
+        io::ErrorKind::PermissionDenied => " (be root of the global zone)",
+        _ => "",
+    };
+    Refused { code: None, message: format!("cannot open {device}: {error}{hint}") }
+}
