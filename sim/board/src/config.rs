@@ -6,8 +6,6 @@ use serde::Deserialize;
 
 /// The most vCPUs a board may have (xAPIC flat addressing ends at 8, cluster and physical at 255; the design asks for 32).
 pub const VCPUS_MAX: u32 = 32;
-/// RAM below the PCI hole ends here at the latest.
-pub const LOW_RAM_LIMIT: u64 = 0xc000_0000;
 
 /// A machine's description. `Board::default()` is the board `default`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -39,7 +37,7 @@ pub struct Board {
     pub rtc_unix_seconds: u64,
     /// Which kinds of events the log keeps besides those it always keeps.
     pub trace: Vec<TraceKind>,
-    /// Disks, in order of their PCI slots.
+    /// Disks, in order of their PCI device numbers.
     #[serde(rename = "disk")]
     pub disks: Vec<Disk>,
     /// Whether there is a virtio entropy device.

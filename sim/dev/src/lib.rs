@@ -20,5 +20,6 @@ pub mod lapic;
 pub mod pci;
 pub mod pic;
 pub mod pit;
+pub mod post;
 pub mod rtc;
 pub mod uart;

@@ -78,8 +78,8 @@ impl Default for Acpi {
 }
 
 impl Acpi {
-    /// The power button is pressed.
-    pub fn press_power_button(&mut self, cx: &mut Cx<'_>) {
+    /// The power button is pressed: the one input from outside.
+    fn press_power_button(&mut self, cx: &mut Cx<'_>) {
         self.status |= bits::POWER_BUTTON;
         self.drive(cx);
     }
@@ -151,6 +151,9 @@ impl Device for Acpi {
                 }
             }
         }
+    }
+    fn input(&mut self, cx: &mut Cx<'_>) {
+        self.press_power_button(cx);
     }
     fn peek(&self, reg: Reg) -> Option<u64> {
         match reg {

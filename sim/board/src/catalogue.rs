@@ -1,0 +1,103 @@
+//! The devices of the board: one row each, with its windows and wires.
+
+use sim_bus::{MapError, Node, NodeId, Region};
+use sim_dev::acpi::Acpi;
+use sim_dev::debug::DebugExit;
+use sim_dev::fwcfg::FwCfg;
+use sim_dev::hpet::{self, Hpet};
+use sim_dev::i8042::{self, I8042};
+use sim_dev::pci::HostBridge;
+use sim_dev::pit::{self, Pit};
+use sim_dev::post::Post;
+use sim_dev::rtc::Rtc;
+use sim_dev::uart::Uart;
+use sim_dev::{acpi, pic};
+
+use crate::bus::{Bus, ConsoleOut, IOAPIC, PCI_ECAM, PCI_PORTS, PIC, Slot};
+use crate::config::Board;
+use crate::fabric::Line;
+use crate::map;
+
+/// Nodes the machine reaches by name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Named {
+    pub serial: [NodeId; 2],
+    pub acpi: NodeId,
+}
+
+struct Builder<'a> {
+    bus: &'a mut Bus,
+}
+
+impl Builder<'_> {
+    /// Adds a node with its port windows and wires.
+    fn add(
+        &mut self,
+        name: &'static str,
+        node: Box<dyn Node>,
+        ports: &[(Region, u16, u16)],
+        wires: &[(u8, Line)],
+    ) -> Result<NodeId, MapError> {
+        let id = NodeId(self.bus.nodes.len() as u16);
+        for &(region, base, length) in ports {
+            self.bus.ports.insert(u64::from(base), u64::from(length), id, region)?;
+        }
+        self.bus.nodes.push(Slot { node, name, wires: wires.to_vec(), pci: None });
+        Ok(id)
+    }
+
+    fn plug(&mut self, device: u8, id: NodeId) {
+        self.bus.pci_slots[usize::from(device)] = Some(id);
+        if let Some(slot) = self.bus.nodes.get_mut(usize::from(id.0)) {
+            slot.pci = Some(device);
+        }
+    }
+}
+
+/// Puts all devices of `board` on `bus`.
+pub(crate) fn assemble(board: &Board, bus: &mut Bus) -> Result<Named, MapError> {
+    let consoles = [bus.backends.add_console(), bus.backends.add_console()];
+    bus.consoles = vec![ConsoleOut::default(); 2];
+
+    bus.ports.insert(0x20, 2, PIC, pic::MASTER)?;
+    bus.ports.insert(0xa0, 2, PIC, pic::SLAVE)?;
+    bus.ports.insert(0x4d0, 2, PIC, pic::EDGE_LEVEL)?;
+    // The address register answers to 32-bit accesses at 0xcf8; the byte at 0xcf9 is the reset port.
+    bus.ports.insert(0xcf8, 1, PCI_PORTS, Region(0))?;
+    bus.ports.insert(0xcfc, 4, PCI_PORTS, Region(4))?;
+    bus.mmio.insert(map::IOAPIC, 0x1000, IOAPIC, Region(0))?;
+    bus.mmio.insert(map::ECAM, map::ECAM_BYTES, PCI_ECAM, Region(0))?;
+
+    let mut builder = Builder { bus };
+    let timed = board.serial_timing;
+    let com1 = builder.add("com1", Box::new(Uart::new(consoles[0], timed)), &[(Region(0), map::COM1, 8)], &[(0, Line::Isa(4))])?;
+    let com2 = builder.add("com2", Box::new(Uart::new(consoles[1], timed)), &[(Region(0), map::COM2, 8)], &[(0, Line::Isa(3))])?;
+    builder.add("pit", Box::new(Pit::default()), &[(pit::TIMER, 0x40, 4), (pit::PORT_61, 0x61, 1)], &[(0, Line::Isa(0))])?;
+    builder.add("rtc", Box::new(Rtc::new(board.rtc_unix_seconds, board.ram)), &[(Region(0), 0x70, 2)], &[(0, Line::Isa(8))])?;
+    let mut wires: Vec<(u8, Line)> = (0..24).map(|input| (input, Line::Gsi(input))).collect();
+    wires.extend([
+        (hpet::PIN_LEGACY, Line::LegacyReplacement),
+        (hpet::PIN_LEGACY_IRQ0, Line::Replaced(0)),
+        (hpet::PIN_LEGACY_IRQ8, Line::Replaced(8)),
+    ]);
+    let timer = builder.add("hpet", Box::new(Hpet::default()), &[], &wires)?;
+    builder.bus.mmio.insert(hpet::BASE, 0x400, timer, Region(0))?;
+    let acpi = builder.add(
+        "acpi",
+        Box::new(Acpi::default()),
+        &[(acpi::PM, map::PM, 16), (acpi::SMI_CMD, map::SMI_CMD, 1), (acpi::RESET, map::RESET, 1)],
+        &[(0, Line::Isa(9))],
+    )?;
+    builder.add(
+        "i8042",
+        Box::new(I8042::default()),
+        &[(i8042::DATA, 0x60, 1), (i8042::COMMAND, 0x64, 1), (i8042::PORT_92, 0x92, 1)],
+        &[(0, Line::Isa(1)), (1, Line::Isa(12))],
+    )?;
+    builder.add("debug-exit", Box::new(DebugExit), &[(Region(0), map::DEBUG_EXIT, 4)], &[])?;
+    builder.add("fw-cfg", Box::new(FwCfg::new(board.ram, board.vcpus as u16)), &[(Region(0), map::FW_CFG, 2)], &[])?;
+    builder.add("post", Box::new(Post::default()), &[(Region(0), 0x80, 1), (Region(1), 0xed, 1)], &[])?;
+    let host = builder.add("pci-host", Box::new(HostBridge::default()), &[], &[])?;
+    builder.plug(0, host);
+    Ok(Named { serial: [com1, com2], acpi })
+}

@@ -1,0 +1,248 @@
+//! The interrupt fabric: lines into 8259s and I/O APIC, messages between I/O APIC, MSI and local APICs, and what each vCPU sees.
+//!
+//! A line is an ISA interrupt (0 to 15: both an 8259 input and an I/O APIC input, with IRQ 0 on input 2) or an I/O APIC input alone. Several devices may
+//! drive one line: it is the OR of them.
+
+use sim_bus::{Attention, Cx, Effect, Fields, NodeId};
+use sim_dev::ioapic::{INPUTS, IoApic};
+use sim_dev::lapic::{Delivery, Lapic};
+use sim_dev::pic::PicPair;
+
+/// Where a device's pin is wired to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    Isa(u8),
+    Gsi(u8),
+    /// HPET legacy replacement: PIT and RTC are off their lines while it is high.
+    LegacyReplacement,
+    /// An ISA line as driven by the HPET.
+    Replaced(u8),
+}
+
+/// What a message asks of a vCPU beyond interrupts, carried out between instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    Init,
+    Startup(u8),
+}
+
+/// The fabric.
+#[derive(Clone, Debug)]
+pub(crate) struct Fabric {
+    pub pic: PicPair,
+    pub ioapic: IoApic,
+    pub lapics: Vec<Lapic>,
+    attention: Vec<Attention>,
+    /// In order of arrival.
+    pub requests: Vec<(usize, Request)>,
+    /// Which nodes drive each I/O APIC input, and each ISA line.
+    gsi_sources: [u64; INPUTS],
+    isa_sources: [u64; 16],
+    legacy_replacement: bool,
+    /// Set when a vCPU other than the running one may have to wake, or a request came in.
+    pub woke: bool,
+}
+
+impl Fabric {
+    pub fn new(vcpus: u32, tsc_khz: u64) -> Self {
+        Self {
+            pic: PicPair::default(),
+            ioapic: IoApic::default(),
+            lapics: (0..vcpus).map(|id| Lapic::new(id, id == 0, tsc_khz)).collect(),
+            attention: vec![Attention::default(); vcpus as usize],
+            requests: Vec::new(),
+            gsi_sources: [0; INPUTS],
+            isa_sources: [0; 16],
+            legacy_replacement: false,
+            woke: false,
+        }
+    }
+
+    /// What is pending for a vCPU.
+    #[inline]
+    pub fn attention(&self, vcpu: usize) -> Attention {
+        self.attention[vcpu]
+    }
+
+    /// A vCPU took its NMI.
+    pub fn take_nmi(&mut self, vcpu: usize) {
+        self.attention[vcpu].nmi = false;
+    }
+
+    /// Makes an NMI pending.
+    pub fn nmi(&mut self, vcpu: usize) {
+        if let Some(attention) = self.attention.get_mut(vcpu) {
+            attention.nmi = true;
+            self.woke = true;
+        }
+    }
+
+    /// Recomputes what a vCPU sees after its local APIC or the 8259s changed.
+    pub fn refresh(&mut self, vcpu: usize) {
+        let wanted = self.lapics[vcpu].wants_interrupt(self.pic.output());
+        if wanted && !self.attention[vcpu].interrupt {
+            self.woke = true;
+        }
+        self.attention[vcpu].interrupt = wanted;
+    }
+
+    pub fn refresh_all(&mut self) {
+        for vcpu in 0..self.lapics.len() {
+            self.refresh(vcpu);
+        }
+    }
+
+    /// The INTA cycle of a vCPU.
+    pub fn acknowledge(&mut self, vcpu: usize) -> Option<u8> {
+        let vector = match self.lapics[vcpu].acknowledge() {
+            Some(vector) => Some(vector),
+            None if self.pic.output() && self.lapics[vcpu].takes_external() => Some(self.pic.acknowledge()),
+            None => None,
+        };
+        self.refresh_all_if_external(vcpu);
+        vector
+    }
+
+    fn refresh_all_if_external(&mut self, vcpu: usize) {
+        // The 8259's output may have changed for everyone who listens to it.
+        if self.lapics.len() == 1 { self.refresh(vcpu) } else { self.refresh_all() }
+    }
+
+    /// A node drives one of its wires.
+    pub fn drive(&mut self, node: NodeId, line: Line, level: bool, cx: &mut Cx<'_>) {
+        let bit = 1u64 << (node.0 & 63);
+        match line {
+            Line::LegacyReplacement => {
+                self.legacy_replacement = level;
+                for irq in [0, 8] {
+                    self.isa_sources[irq] = 0;
+                    self.update_isa(irq as u8, cx);
+                }
+            }
+            Line::Replaced(irq) => self.drive_isa(bit, irq, level, cx),
+            Line::Isa(irq @ (0 | 8)) if self.legacy_replacement => {
+                // Off the line.
+                self.isa_sources[usize::from(irq)] &= !bit;
+                self.update_isa(irq, cx);
+            }
+            Line::Isa(irq) => self.drive_isa(bit, irq, level, cx),
+            Line::Gsi(input) => {
+                if let Some(sources) = self.gsi_sources.get_mut(usize::from(input)) {
+                    *sources = if level { *sources | bit } else { *sources & !bit };
+                    let level = *sources != 0;
+                    self.ioapic.set_line(input, level, cx);
+                }
+            }
+        }
+    }
+
+    fn drive_isa(&mut self, bit: u64, irq: u8, level: bool, cx: &mut Cx<'_>) {
+        if let Some(sources) = self.isa_sources.get_mut(usize::from(irq)) {
+            let before = *sources != 0;
+            *sources = if level { *sources | bit } else { *sources & !bit };
+            if before != (*sources != 0) {
+                self.update_isa(irq, cx);
+            }
+        }
+    }
+
+    fn update_isa(&mut self, irq: u8, cx: &mut Cx<'_>) {
+        let level = self.isa_sources[usize::from(irq)] != 0;
+        self.pic.set_line(irq, level);
+        self.ioapic.set_line(if irq == 0 { 2 } else { irq }, level, cx);
+        self.refresh_all();
+    }
+
+    /// A message in MSI form arrives (SDM vol. 3 §11.11). `false`: no interrupt address.
+    pub fn message(&mut self, address: u64, data: u32, cx: &mut Cx<'_>) -> bool {
+        if address >> 20 != 0xfee {
+            return false;
+        }
+        let destination = (address >> 12 & 0xff) as u32;
+        let logical = address >> 2 & 1 != 0;
+        let Some(delivery) = Delivery::decode(data >> 8) else { return true };
+        self.deliver(destination, logical, false, delivery, data as u8, data >> 15 & 1 != 0, cx);
+        true
+    }
+
+    /// An inter-processor interrupt: low half as in the command register, destination above.
+    pub fn ipi(&mut self, from: usize, command: u64, cx: &mut Cx<'_>) {
+        let (low, destination) = (command as u32, (command >> 32) as u32);
+        let Some(delivery) = Delivery::decode(low >> 8) else { return };
+        let level_triggered = low >> 15 & 1 != 0;
+        if delivery == Delivery::Init && level_triggered && low >> 14 & 1 == 0 {
+            // INIT level de-assert: no effect since the Pentium 4 (SDM vol. 3 §11.6.1).
+            return;
+        }
+        let vector = low as u8;
+        match low >> 18 & 3 {
+            0 => {
+                let wide = self.lapics[from].sends_wide();
+                self.deliver(destination, low >> 11 & 1 != 0, wide, delivery, vector, false, cx);
+            }
+            1 => self.hit(from, delivery, vector, false, cx),
+            shorthand => {
+                for target in 0..self.lapics.len() {
+                    if target != from || shorthand == 2 {
+                        self.hit(target, delivery, vector, false, cx);
+                    }
+                }
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of an interrupt message")]
+    fn deliver(&mut self, destination: u32, logical: bool, wide: bool, delivery: Delivery, vector: u8, level: bool, cx: &mut Cx<'_>) {
+        let targets = (0..self.lapics.len()).filter(|&target| self.lapics[target].matches(destination, logical, wide));
+        if delivery == Delivery::LowestPriority {
+            // Ties go to the lowest identifier: one fixed rule.
+            if let Some(target) = targets.min_by_key(|&target| (self.lapics[target].processor_priority(), target)) {
+                self.hit(target, Delivery::Fixed, vector, level, cx);
+            }
+            return;
+        }
+        let targets: u64 = targets.fold(0, |mask, target| mask | 1 << target);
+        for target in 0..self.lapics.len() {
+            if targets >> target & 1 != 0 {
+                self.hit(target, delivery, vector, level, cx);
+            }
+        }
+    }
+
+    fn hit(&mut self, target: usize, delivery: Delivery, vector: u8, level: bool, cx: &mut Cx<'_>) {
+        match delivery {
+            Delivery::Fixed | Delivery::LowestPriority => {
+                self.lapics[target].accept(vector, level, cx);
+                self.refresh(target);
+            }
+            Delivery::Nmi => self.nmi(target),
+            Delivery::Init => {
+                self.requests.push((target, Request::Init));
+                self.woke = true;
+            }
+            Delivery::Startup => {
+                self.requests.push((target, Request::Startup(vector)));
+                self.woke = true;
+            }
+            // The 8259 answers by itself through LINT0; SMM does not exist here.
+            Delivery::External => cx.push(Effect::Note { what: "ExtINT message dropped", value: target as u64 }),
+            Delivery::Smi => cx.push(Effect::Note { what: "SMI dropped", value: target as u64 }),
+        }
+    }
+
+    pub fn state(&mut self, fields: &mut dyn Fields) {
+        self.pic.state(fields);
+        self.ioapic.state(fields);
+        for lapic in &mut self.lapics {
+            lapic.state(fields);
+        }
+        for attention in &mut self.attention {
+            fields.flag("nmi_pending", &mut attention.nmi);
+        }
+        for sources in self.gsi_sources.iter_mut().chain(&mut self.isa_sources) {
+            fields.u64("line_sources", sources);
+        }
+        fields.flag("legacy_replacement", &mut self.legacy_replacement);
+        self.refresh_all();
+    }
+}

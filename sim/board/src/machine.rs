@@ -1,0 +1,571 @@
+//! The machine: vCPUs, memory and board under one run loop.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use sim_bus::{Ending, Fields, HashFields, MapError, NEVER, Stop};
+use sim_core::{Receipt, Rng, Streams};
+use sim_cpu::{Activity, Config, Cpu, CpuState, CpuidTable, rflags};
+use sim_mem::{GuestMemory, MapRange, PAGE_SIZE};
+
+use crate::acpi;
+use crate::api::{Boot, Input, InputKind, Outcome, Port, Until};
+use crate::bus::{Bus, Noticed};
+use crate::catalogue::{self, Named};
+use crate::config::{Board, ConfigError};
+use crate::fabric::Request;
+use crate::loader::{self, Firmware, ImageError, MapEntry};
+use crate::map;
+use crate::trace::{Event, Unimplemented};
+
+/// A machine that only jumps from event to event for this long, without a tick, is stuck unless the caller asked for a time.
+const IDLE_LIMIT_NS: u64 = 600 * sim_bus::SECOND;
+
+/// Why a machine could not be built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BuildError {
+    Config(ConfigError),
+    Image(ImageError),
+    /// Two devices of the board claim the same addresses.
+    Map(MapError),
+    /// More disk images than the board has disks, or an image whose size is not a multiple of the sector size.
+    Disk { index: usize, why: &'static str },
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BuildError::Config(error) => error.fmt(f),
+            BuildError::Image(error) => error.fmt(f),
+            BuildError::Map(error) => write!(f, "board: {error}"),
+            BuildError::Disk { index, why } => write!(f, "disk {index}: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+impl From<ConfigError> for BuildError {
+    fn from(error: ConfigError) -> Self {
+        BuildError::Config(error)
+    }
+}
+impl From<ImageError> for BuildError {
+    fn from(error: ImageError) -> Self {
+        BuildError::Image(error)
+    }
+}
+impl From<MapError> for BuildError {
+    fn from(error: MapError) -> Self {
+        BuildError::Map(error)
+    }
+}
+
+/// Whose turn it is.
+#[derive(Clone, Debug)]
+struct Turn {
+    vcpu: usize,
+    /// Ticks left of the turn; with one vCPU there are no turns.
+    left: u64,
+    random: Rng,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Machine {
+    board: Board,
+    cpus: Vec<Cpu>,
+    memory: GuestMemory,
+    bus: Bus,
+    named: Named,
+    turn: Turn,
+    next_checkpoint: u64,
+    /// Virtual time of the latest tick.
+    last_tick_ns: u64,
+    receipt: Receipt,
+    exit: Option<Outcome>,
+    inputs: Vec<Input>,
+    replay: VecDeque<Input>,
+    /// Bytes handed over by the last checkpoint walk, kept to save the allocation.
+    scratch: Vec<u8>,
+}
+
+impl Machine {
+    /// Builds the machine and loads the image: ready to run its first instruction.
+    pub fn new(board: &Board, boot: &Boot<'_>) -> Result<Machine, BuildError> {
+        board.check()?;
+        let mut bus = Bus::new(board);
+        let named = catalogue::assemble(board, &mut bus)?;
+        let mut memory = ram(board.ram);
+        let (rsdp, tables) = acpi::tables(board.vcpus);
+        let mut rsdp_bytes = Vec::new();
+        for (address, bytes) in tables {
+            // The tables lie in the board's own ROM range.
+            memory.load(address, &bytes).expect("firmware ROM is mapped");
+            if address == rsdp {
+                rsdp_bytes = bytes;
+            }
+        }
+        let low_end = board.ram.min(map::LOW_RAM_LIMIT) & !(PAGE_SIZE - 1);
+        let firmware = Firmware { map: memory_map(board.ram), rsdp, rsdp_bytes, low_end };
+        let entry = loader::load(&mut memory, boot, &firmware)?;
+        memory.clear_dirty();
+
+        let cpus = (0..board.vcpus)
+            .map(|vcpu| {
+                let mut cpu = Cpu::new(Config {
+                    vcpu,
+                    cpuid: CpuidTable::v2(vcpu, board.vcpus),
+                    pause_ends_turn: board.pause_ends_turn && board.vcpus > 1,
+                    ..Config::default()
+                });
+                if vcpu == 0 {
+                    cpu.set_state(&entry);
+                } else {
+                    let mut state = CpuState::reset();
+                    state.sys.activity = Activity::WaitForSipi;
+                    cpu.set_state(&state);
+                }
+                cpu
+            })
+            .collect();
+        bus.power_on();
+        // What firmware leaves behind on the bootstrap processor.
+        bus.fabric.lapics[0].virtual_wire();
+        bus.fabric.refresh_all();
+        let mut machine = Machine {
+            board: board.clone(),
+            cpus,
+            memory,
+            bus,
+            named,
+            turn: Turn { vcpu: 0, left: 0, random: Streams::new(board.seed).stream("turns") },
+            next_checkpoint: board.checkpoint_ticks,
+            last_tick_ns: 0,
+            receipt: Receipt::new(),
+            exit: None,
+            inputs: Vec::new(),
+            replay: VecDeque::new(),
+            scratch: Vec::new(),
+        };
+        machine.begin_receipt(boot);
+        Ok(machine)
+    }
+
+    /// The chain starts from what was put in: board, image, initial RAM disk, command line, disks.
+    fn begin_receipt(&mut self, boot: &Boot<'_>) {
+        let board = format!("{:?}", self.board);
+        let mut parts = vec![board.as_bytes(), boot.kernel, boot.initrd.unwrap_or(&[]), boot.append.as_bytes()];
+        parts.extend(boot.disks.iter().map(Vec::as_slice));
+        self.receipt.extend("boot", 0, &parts);
+    }
+
+    /// Runs until a condition holds or the machine ends. See [`Until`].
+    pub fn run(&mut self, until: &Until) -> Outcome {
+        if let Some(exit) = self.exit {
+            return exit;
+        }
+        let patterns: Vec<(usize, Vec<u8>)> = until.output.iter().map(|(port, text)| (port.index(), text.clone())).collect();
+        let any: Vec<usize> = until.any_output.iter().map(|port| port.index()).collect();
+        self.bus.watch_output(&patterns, &any);
+        let began_ns = self.now_ns();
+        let outcome = self.run_loop(until, began_ns);
+        self.bus.watch_output(&[], &[]);
+        if outcome.is_final() {
+            self.exit = Some(outcome);
+        }
+        outcome
+    }
+
+    /// Runs to an absolute tick.
+    pub fn run_until(&mut self, tick: u64) -> Outcome {
+        self.run(&Until::ticks(tick))
+    }
+
+    fn run_loop(&mut self, until: &Until, began_ns: u64) -> Outcome {
+        loop {
+            // A tick boundary. What happens here depends on ticks and virtual time alone, never on where runs were cut.
+            while self.bus.fire(&mut self.memory) {}
+            self.serve_requests();
+            if let Some(ending) = self.bus.ending {
+                return match ending {
+                    Ending::DebugExit(status) => Outcome::DebugExit(status),
+                    Ending::PowerOff => Outcome::PowerOff,
+                    Ending::Reset => Outcome::Reset,
+                };
+            }
+            if self.bus.ticks == self.next_checkpoint {
+                self.checkpoint();
+            }
+            self.replay_due();
+            let now = self.now_ns();
+            let quiet_at = until.quiet.map(|(port, ns)| self.quiet_at(port, ns, began_ns));
+            match self.bus.noticed {
+                Some(Noticed::Pattern(index)) => return Outcome::Output(index),
+                Some(Noticed::Any(0)) => return Outcome::AnyOutput(Port::Com1),
+                Some(Noticed::Any(_)) => return Outcome::AnyOutput(Port::Com2),
+                None => {}
+            }
+            if until.ticks.is_some_and(|ticks| self.bus.ticks >= ticks) || until.ns.is_some_and(|ns| now >= ns) {
+                return Outcome::Deadline;
+            }
+            if quiet_at.is_some_and(|at| now >= at) {
+                return Outcome::Quiet;
+            }
+
+            // Times at which the loop must look again.
+            let replay_ns = self.replay.front().map_or(NEVER, |input| input.ns);
+            let look_ns = until.ns.unwrap_or(NEVER).min(quiet_at.unwrap_or(NEVER));
+            let running = self.count_running();
+            if running == 0 {
+                let next = self.bus.timers.earliest().min(look_ns).min(replay_ns);
+                let endless = until.ns.is_none() && now.saturating_sub(self.last_tick_ns) > IDLE_LIMIT_NS;
+                if next == NEVER || endless || look_ns == NEVER && replay_ns == NEVER && self.deaf() {
+                    return Outcome::Stuck;
+                }
+                self.bus.clock.jump_to(next);
+                continue;
+            }
+
+            self.pick();
+            let clock = &self.bus.clock;
+            let mut budget = self.next_checkpoint - self.bus.ticks;
+            if self.cpus.len() > 1 {
+                budget = budget.min(self.turn.left);
+            }
+            if let Some(ticks) = until.ticks {
+                budget = budget.min(ticks - self.bus.ticks);
+            }
+            let horizon = self.bus.timers.earliest();
+            for at in [horizon, look_ns] {
+                if at != NEVER {
+                    budget = budget.min(clock.ticks_until(at, running));
+                }
+            }
+            if let Some(input) = self.replay.front() {
+                let by_time = clock.ticks_until(input.ns, running);
+                budget = budget.min(by_time.max(input.ticks.saturating_sub(self.bus.ticks)).max(1));
+            }
+            self.bus.running = running;
+            self.bus.horizon = horizon;
+            self.bus.stop = false;
+            self.bus.vcpu = self.turn.vcpu as u32;
+
+            let cpu = &mut self.cpus[self.turn.vcpu];
+            let before = cpu.ticks();
+            let stop = cpu.run(&mut self.memory, &mut self.bus, before + budget);
+            let ran = cpu.ticks() - before;
+            self.bus.clock.advance(ran, running);
+            self.bus.ticks += ran;
+            self.bus.offset = 0;
+            self.turn.left = self.turn.left.saturating_sub(ran);
+            if ran > 0 {
+                self.last_tick_ns = self.bus.clock.ns();
+            }
+            match stop {
+                Stop::Deadline | Stop::Requested => {}
+                Stop::Halted | Stop::Pause => self.turn.left = 0,
+                Stop::TripleFault => {
+                    // Whatever falls due at this very tick is no longer seen by anyone.
+                    let vcpu = self.turn.vcpu as u32;
+                    self.bus.add_event("cpu", "triple", "triple fault".to_owned(), self.bus.clock.ns());
+                    return Outcome::TripleFault { vcpu };
+                }
+                Stop::Debug(stop) => return Outcome::Debug { vcpu: self.turn.vcpu as u32, stop },
+            }
+        }
+    }
+
+    /// Whether a vCPU would execute now.
+    fn is_runnable(&self, vcpu: usize) -> bool {
+        match self.cpus[vcpu].activity() {
+            Activity::Running => true,
+            Activity::Halted => {
+                let attention = self.bus.fabric.attention(vcpu);
+                (attention.interrupt || attention.nmi) && (attention.nmi || interrupts_enabled(&self.cpus[vcpu]))
+            }
+            Activity::WaitForSipi => false,
+            // Reported when its turn comes.
+            Activity::Shutdown => true,
+        }
+    }
+
+    fn count_running(&self) -> u32 {
+        (0..self.cpus.len()).filter(|&vcpu| self.is_runnable(vcpu)).count() as u32
+    }
+
+    /// Whether no halted vCPU listens to interrupts: nothing a device does can wake the machine.
+    fn deaf(&self) -> bool {
+        self.cpus.iter().all(|cpu| cpu.activity() != Activity::Halted || !interrupts_enabled(cpu))
+    }
+
+    /// Chooses whose turn it is: the present vCPU while it can go on, else the next that can, with a fresh turn.
+    fn pick(&mut self) {
+        if self.cpus.len() == 1 {
+            return;
+        }
+        if self.turn.left > 0 && self.is_runnable(self.turn.vcpu) {
+            return;
+        }
+        let count = self.cpus.len();
+        let next = (1..=count).map(|step| (self.turn.vcpu + step) % count).find(|&vcpu| self.is_runnable(vcpu));
+        self.turn.vcpu = next.expect("some vCPU is runnable");
+        let [shortest, longest] = self.board.quantum;
+        self.turn.left = shortest + self.turn.random.below(longest - shortest + 1);
+    }
+
+    fn serve_requests(&mut self) {
+        for (vcpu, request) in std::mem::take(&mut self.bus.fabric.requests) {
+            match request {
+                Request::Init => {
+                    self.cpus[vcpu].init(vcpu == 0);
+                    self.bus.init_lapic(vcpu);
+                }
+                Request::Startup(vector) => self.cpus[vcpu].sipi(vector),
+            }
+            let now = self.bus.clock.ns();
+            self.bus.add_event("cpu", "startup", format!("vcpu {vcpu}: {request:?}"), now);
+        }
+    }
+
+    fn quiet_at(&self, port: Port, ns: u64, began_ns: u64) -> u64 {
+        let index = port.index();
+        let waiting = self.serial_pending(port) > 0;
+        let last = self.bus.consoles[index].last_ns.max(began_ns);
+        if waiting { NEVER } else { last.saturating_add(ns) }
+    }
+
+    // Inputs and outputs.
+
+    /// Types bytes at a serial line, now. They enter the UART as the guest makes room: nothing is lost.
+    pub fn serial_put(&mut self, port: Port, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.enter(InputKind::Serial { port, bytes: bytes.to_vec() });
+        }
+    }
+
+    /// Presses the power button.
+    pub fn press_power_button(&mut self) {
+        self.enter(InputKind::PowerButton);
+    }
+
+    /// Injects a non-maskable interrupt into vCPU 0.
+    pub fn inject_nmi(&mut self) {
+        self.enter(InputKind::Nmi);
+    }
+
+    /// Lets an input in at this very point and records it.
+    fn enter(&mut self, what: InputKind) {
+        let (ticks, ns) = (self.ticks(), self.now_ns());
+        self.apply(&what);
+        self.inputs.push(Input { ticks, ns, what });
+    }
+
+    fn apply(&mut self, what: &InputKind) {
+        match what {
+            InputKind::Serial { port, bytes } => {
+                let id = sim_bus::ConsoleId(port.index() as u8);
+                if let Some(queue) = self.bus.backends.console_mut(id) {
+                    queue.extend(bytes);
+                }
+                self.bus.input(self.named.serial[port.index()]);
+            }
+            InputKind::PowerButton => {
+                let id = self.named.acpi;
+                self.bus.poke(id, |node, cx| node.input(cx));
+            }
+            InputKind::Nmi => self.bus.fabric.nmi(0),
+        }
+    }
+
+    /// Takes what a serial line printed since the last call.
+    pub fn serial_take(&mut self, port: Port) -> Vec<u8> {
+        std::mem::take(&mut self.bus.consoles[port.index()].output)
+    }
+
+    /// Bytes typed that the guest's UART has not taken yet.
+    pub fn serial_pending(&self, port: Port) -> usize {
+        self.bus.backends.console(sim_bus::ConsoleId(port.index() as u8)).map_or(0, VecDeque::len)
+    }
+
+    /// Everything that entered from outside, with its point in time: with board and boot it is the whole run.
+    pub fn inputs(&self) -> &[Input] {
+        &self.inputs
+    }
+
+    /// Hands over inputs recorded in another run; each enters at its point. Points that have passed enter at once.
+    pub fn replay(&mut self, inputs: Vec<Input>) {
+        self.replay = inputs.into();
+    }
+
+    fn replay_due(&mut self) {
+        while let Some(input) = self.replay.front() {
+            if input.ticks > self.ticks() || input.ns > self.now_ns() {
+                return;
+            }
+            if let Some(input) = self.replay.pop_front() {
+                self.enter(input.what);
+            }
+        }
+    }
+
+    // What the machine says about itself.
+
+    /// The board it was built from.
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+    /// Ticks of all vCPUs since power-on.
+    pub fn ticks(&self) -> u64 {
+        self.bus.ticks
+    }
+    /// Virtual nanoseconds since power-on.
+    pub fn now_ns(&self) -> u64 {
+        self.bus.clock.ns()
+    }
+    /// Ticks of one vCPU.
+    pub fn vcpu_ticks(&self, vcpu: usize) -> u64 {
+        self.cpus.get(vcpu).map_or(0, Cpu::ticks)
+    }
+    /// How many vCPUs there are.
+    pub fn vcpus(&self) -> usize {
+        self.cpus.len()
+    }
+    /// The vCPU whose turn it is.
+    pub fn current_vcpu(&self) -> usize {
+        self.turn.vcpu
+    }
+    /// Whether every vCPU is halted right now.
+    pub fn is_idle(&self) -> bool {
+        self.count_running() == 0
+    }
+    /// How the machine ended, if it has.
+    pub fn exit(&self) -> Option<Outcome> {
+        self.exit
+    }
+    /// The event log.
+    pub fn events(&self) -> &[Event] {
+        self.bus.trace.events()
+    }
+    /// Events that did not fit into the log.
+    pub fn events_dropped(&self) -> u64 {
+        self.bus.trace.dropped
+    }
+    /// Accesses that no device defines, with how often they came.
+    pub fn unimplemented(&self) -> impl Iterator<Item = (&Unimplemented, u64)> + '_ {
+        self.bus.trace.unimplemented_accesses()
+    }
+
+    /// The receipt at this point: the chain of all checkpoints, continued by the present state.
+    pub fn receipt(&mut self) -> String {
+        let mut receipt = self.receipt.clone();
+        self.link(&mut receipt, "now");
+        receipt.to_string()
+    }
+
+    /// The chain's links as of the last checkpoint.
+    pub fn checkpoint_receipt(&self) -> String {
+        self.receipt.to_string()
+    }
+
+    fn link(&mut self, receipt: &mut Receipt, label: &str) {
+        let mut fields = HashFields { bytes: std::mem::take(&mut self.scratch) };
+        fields.bytes.clear();
+        self.walk(&mut fields);
+        for cpu in &self.cpus {
+            fields.bytes.extend_from_slice(&cpu.state().save().encode());
+        }
+        let mut numbers = Vec::with_capacity(self.memory.dirty_pages().len());
+        for page in self.memory.dirty_pages() {
+            numbers.push(page.to_le_bytes());
+        }
+        let mut parts: Vec<&[u8]> = Vec::with_capacity(1 + 2 * numbers.len());
+        parts.push(&fields.bytes);
+        for (number, page) in numbers.iter().zip(self.memory.dirty_pages()) {
+            parts.push(number);
+            parts.push(self.memory.page(*page));
+        }
+        receipt.extend(label, self.bus.ticks, &parts);
+        self.scratch = fields.bytes;
+    }
+
+    /// Empties the TLBs, extends the receipt, and starts a new interval of dirty pages.
+    fn checkpoint(&mut self) {
+        for cpu in &mut self.cpus {
+            cpu.flush_tlb();
+        }
+        let mut receipt = std::mem::take(&mut self.receipt);
+        self.link(&mut receipt, "checkpoint");
+        self.receipt = receipt;
+        self.memory.clear_dirty();
+        let read = self.cpus.iter().map(Cpu::code_log_position).min().unwrap_or(0);
+        self.memory.trim_code_log(read);
+        self.next_checkpoint += self.board.checkpoint_ticks;
+    }
+
+    /// The walk over everything but CPUs and memory.
+    fn walk(&mut self, fields: &mut dyn Fields) {
+        self.bus.state(fields);
+        for slot in &mut self.bus.nodes {
+            slot.node.state(fields);
+        }
+        let mut vcpu = self.turn.vcpu as u64;
+        fields.u64("turn_vcpu", &mut vcpu);
+        match usize::try_from(vcpu) {
+            Ok(vcpu) if vcpu < self.cpus.len() => self.turn.vcpu = vcpu,
+            Ok(_) | Err(_) => fields.refuse("turn_vcpu"),
+        }
+        fields.u64("turn_left", &mut self.turn.left);
+        let mut words = self.turn.random.state();
+        for word in &mut words {
+            fields.u64("turn_random", word);
+        }
+        match Rng::from_state(words) {
+            Some(random) => self.turn.random = random,
+            None => fields.refuse("turn_random"),
+        }
+        fields.u64("next_checkpoint", &mut self.next_checkpoint);
+        fields.u64("last_tick_ns", &mut self.last_tick_ns);
+    }
+}
+
+fn interrupts_enabled(cpu: &Cpu) -> bool {
+    cpu.state().rflags & rflags::IF != 0
+}
+
+/// RAM as a PC has it: a hole for video, ROM for firmware, and what does not fit below the PCI hole above 4 GiB.
+fn ram(bytes: u64) -> GuestMemory {
+    let bytes = bytes.next_multiple_of(PAGE_SIZE).max(2 << 20);
+    let low = bytes.min(map::LOW_RAM_LIMIT);
+    let plain = |gpa: std::ops::Range<u64>, offset: u64| MapRange { gpa, offset, writable: true };
+    let mut ranges = vec![
+        plain(0..map::VIDEO, 0),
+        MapRange { gpa: map::FIRMWARE..map::FIRMWARE_END, offset: map::FIRMWARE, writable: false },
+        plain(map::FIRMWARE_END..low, map::FIRMWARE_END),
+    ];
+    if bytes > low {
+        ranges.push(plain(map::HIGH_RAM..map::HIGH_RAM + (bytes - low), low));
+    }
+    GuestMemory::with_map(bytes, ranges)
+}
+
+/// The memory map as firmware reports it (E820 types).
+fn memory_map(bytes: u64) -> Vec<MapEntry> {
+    let bytes = bytes.next_multiple_of(PAGE_SIZE).max(2 << 20);
+    let low = bytes.min(map::LOW_RAM_LIMIT);
+    let entry = |base: u64, end: u64, kind: u32| MapEntry { base, length: end - base, kind };
+    let mut entries = vec![
+        entry(0, map::CONVENTIONAL_END, 1),
+        entry(map::CONVENTIONAL_END, map::VIDEO, 2),
+        entry(0xe_0000, map::FIRMWARE_END, 2),
+        entry(map::FIRMWARE_END, low, 1),
+        entry(map::ECAM, map::ECAM + map::ECAM_BYTES, 2),
+        entry(0xfec0_0000, 0xfec0_1000, 2),
+        entry(0xfed0_0000, 0xfed0_0400_u64.next_multiple_of(PAGE_SIZE), 2),
+        entry(0xfee0_0000, 0xfee0_1000, 2),
+    ];
+    if bytes > low {
+        entries.push(entry(map::HIGH_RAM, map::HIGH_RAM + (bytes - low), 1));
+    }
+    entries
+}
