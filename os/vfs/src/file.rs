@@ -2,7 +2,7 @@
 //!
 //! # Locking
 //! The offset has a mutex of class `File`, held across the transfer so that two readers of one description never get the same
-//! bytes. Streams (pipes, terminals, sockets) have no offset and are never called under it: they may block for long.
+//! bytes, but not across a directory listing. Streams (pipes, terminals, sockets) have no offset and are never called under it: they may block for long.
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -235,8 +235,8 @@ impl File {
     /// Not a directory; it has been removed.
     pub fn readdir(&self, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
         self.allow(OpenFlags::READ)?;
-        let mut offset = self.offset.lock();
-        let mut cookie = *offset;
+        // Not under the offset's lock: a directory's own lock comes before it in the order, and procfs asks the process table.
+        let mut cookie = *self.offset.lock();
         let result = self.place.vnode.readdir(cookie, &mut |entry| {
             let taken = emit(entry);
             if taken {
@@ -244,7 +244,7 @@ impl File {
             }
             taken
         });
-        *offset = cookie;
+        *self.offset.lock() = cookie;
         result
     }
     /// Sets the size.

@@ -37,6 +37,7 @@ pub mod cpio;
 mod cred;
 pub mod devfs;
 pub mod device;
+pub mod epoll;
 mod error;
 mod file;
 mod locks;

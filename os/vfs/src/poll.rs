@@ -1,9 +1,11 @@
 //! Readiness: what poll, select and epoll ask of an object.
 
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 use bitflags::bitflags;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kif::Nanos;
-use sync::{WaitQueue, Woken};
+use sync::{Class, SpinLock, WaitQueue, Woken};
 
 use crate::{File, Result, VfsError};
 
@@ -36,23 +38,55 @@ bitflags! {
 ///
 /// The count is what edge-triggered epoll compares: an object that is ready *and* has had an event since the last report is
 /// reported again.
-#[derive(Default)]
 #[allow(missing_debug_implementations, reason = "wait queues do not print")]
 pub struct Pollee {
     queue: WaitQueue,
     events: AtomicU64,
+    /// Epoll objects that watch this one; `is_heard` says whether there are any.
+    listeners: SpinLock<Vec<Weak<Pollee>>>,
+    is_heard: AtomicBool,
+}
+
+impl Default for Pollee {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Pollee {
     /// A quiet one.
     #[must_use]
     pub const fn new() -> Self {
-        Self { queue: WaitQueue::new(), events: AtomicU64::new(0) }
+        Self {
+            queue: WaitQueue::new(),
+            events: AtomicU64::new(0),
+            listeners: SpinLock::new(Class::Listeners, Vec::new()),
+            is_heard: AtomicBool::new(false),
+        }
     }
     /// Announces that readiness may have changed: wakes all blocked and polling threads. Callable from interrupts.
     pub fn notify(&self) {
         self.events.fetch_add(1, Ordering::Release);
         self.queue.wake_all();
+        if self.is_heard.load(Ordering::Acquire) {
+            for listener in self.listeners.lock().iter().filter_map(Weak::upgrade) {
+                listener.events.fetch_add(1, Ordering::Release);
+                listener.queue.wake_all();
+            }
+        }
+    }
+    /// Passes announcements on to `listener`, once however often it is added.
+    pub(crate) fn add_listener(&self, listener: &Arc<Self>) {
+        let mut listeners = self.listeners.lock();
+        listeners.retain(|other| other.strong_count() != 0 && !core::ptr::eq(other.as_ptr(), Arc::as_ptr(listener)));
+        listeners.push(Arc::downgrade(listener));
+        self.is_heard.store(true, Ordering::Release);
+    }
+    /// Ends [`Pollee::add_listener`].
+    pub(crate) fn remove_listener(&self, listener: &Arc<Self>) {
+        let mut listeners = self.listeners.lock();
+        listeners.retain(|other| other.strong_count() != 0 && !core::ptr::eq(other.as_ptr(), Arc::as_ptr(listener)));
+        self.is_heard.store(!listeners.is_empty(), Ordering::Release);
     }
     /// How many announcements there have been.
     pub fn events(&self) -> u64 {

@@ -38,11 +38,19 @@ pub enum Class {
     MountTree,
     /// Input ring of a serial line (filled by the interrupt).
     TtyInput,
+    /// Epoll objects that hear of an object's events.
+    Listeners,
     WaitQueue,
     Kstat,
     Sched,
     Threads,
     Timers,
+    /// Key of the random-number generator.
+    Random,
+    /// Free slots of kernel stacks.
+    Stacks,
+    /// Page tables of the kernel half, interrupt routing.
+    KernelMap,
     Heap,
     FrameCache,
     Frames,
