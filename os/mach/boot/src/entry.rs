@@ -246,6 +246,25 @@ pub unsafe fn collect(eax: u32, info: u64, physical: u64) -> Result<BootInfo, Bo
     crate::parse(eax, info, image_layout(physical), &memory)
 }
 
+impl BootInfo {
+    /// The bytes of the initrd, if there is one and it lies in RAM. [`BootInfo::usable`] leaves it out, so it stays as it is. The direct map
+    /// must cover RAM.
+    #[must_use]
+    pub fn initrd_bytes(&self) -> Option<&'static [u8]> {
+        let range = self.initrd?;
+        let in_ram = self
+            .regions()
+            .iter()
+            .any(|region| region.kind == crate::RegionKind::Usable && region.range.start <= range.start && range.end <= region.range.end);
+        if !in_ram {
+            return None;
+        }
+        let len = usize::try_from(range.len()).ok()?;
+        // SAFETY: RAM (checked) in the direct map, that `usable` gives to nobody and the loader no longer touches.
+        Some(unsafe { core::slice::from_raw_parts((DIRECT_MAP + range.start) as *const u8, len) })
+    }
+}
+
 /// Defines the symbol that the entry code calls, and with it the kernel's first function:
 /// `boot::entry!(main)` with `fn main(boot: Result<boot::BootInfo, boot::BootError>) -> !`.
 #[macro_export]

@@ -508,3 +508,14 @@ impl Frames for Heap {
 fn frame_number(address: u64) -> u32 {
     u32::try_from(address >> PAGE_SHIFT).expect("physical memory ends below 16 TiB")
 }
+
+/// Gives the heap its memory: `adopt!(HEAP, base, ranges)` is [`Heap::init`] for the kernel, which is a safe crate. Once, with the base of
+/// the direct map and the ranges that the boot information says nobody else uses.
+#[macro_export]
+macro_rules! adopt {
+    ($heap:expr, $base:expr, $ranges:expr) => {
+        // SAFETY: 1. the kernel's init does this once, before the first allocation; 2. the ranges are `boot::BootInfo::usable` without the early page
+        // tables, RAM that the direct map covers for good; 3. the direct map begins at a multiple of 512 GiB.
+        unsafe { $heap.init($base as *mut u8, $ranges) }
+    };
+}

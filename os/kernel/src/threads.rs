@@ -1,0 +1,511 @@
+//! Kernel threads: the `sched` crate decides, `hal` switches, this joins them.
+//!
+//! # Theory
+//! `sched::Dispatcher` is pure: it is told what happened and says who runs and until when. A thread that parks is charged, blocked there, and the CPU
+//! picks another; nothing runnable means the idle thread, which the dispatcher does not know. There is no periodic tick: the timer is
+//! armed for the earlier of the dispatcher's deadline and the next timed park. An armed timer is left alone while it is early enough: a spurious
+//! interrupt costs less than programming it at every switch.
+//!
+//! # Structures
+//! [`Thread`] is what the kernel keeps with each `hal` context. `THREADS` finds a context by id. `TIMERS` holds timed parks.
+//!
+//! # Locking
+//! `Sched` -> `Threads` -> `Timers`, all spin locks, none held across a switch. A thread's `state` and `token` change under `Sched` only.
+//!
+//! # Failure
+//! Unparking a thread that is gone does nothing. Out of memory is possible only in [`Spawner`].
+//!
+//! # Limits
+//! One CPU picks ([`this_cpu`] is the only index used); the calls for others (`Wake::Preempt`, `Decision::also`) would send an interrupt.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use hal::thread::Context;
+use heap::Account;
+use kif::{Clock, CpuId, Nanos, OutOfMemory, Spawn, ThreadId, ZoneId};
+use sched::{Class as SchedClass, Dispatcher, Slot, Wake};
+use sync::{Class, Dispatch, Parked, SpinLock};
+
+use crate::HEAP;
+
+/// Priority of kernel threads within the system class.
+const KERNEL_PRIORITY: u8 = 10;
+
+/// States of a thread as parking sees it; `sched` has its own.
+const READY: u8 = 0;
+const PARKED: u8 = 1;
+const PARKED_INTERRUPTIBLE: u8 = 2;
+
+/// What the kernel keeps with a thread.
+pub struct Thread {
+    id: ThreadId,
+    name: String,
+    /// `None`: the idle thread.
+    slot: Option<Slot>,
+    account: Account,
+    zone: AtomicU32,
+    state: AtomicU8,
+    token: AtomicBool,
+    /// It parked holding a sleeping lock, so it is wanted back soon.
+    boost: AtomicBool,
+    /// User-mode cycles that were charged already.
+    charged_cycles: AtomicU64,
+}
+
+/// All threads but idle.
+static THREADS: SpinLock<BTreeMap<ThreadId, Arc<Context>>> = SpinLock::new(Class::Threads, BTreeMap::new());
+static NEXT_ID: AtomicU64 = AtomicU64::new(2);
+static TIMERS: SpinLock<BTreeSet<(Nanos, ThreadId)>> = SpinLock::new(Class::Timers, BTreeSet::new());
+/// When the timer fires; `u64::MAX`: not armed.
+static ARMED: AtomicU64 = AtomicU64::new(u64::MAX);
+/// Threads that ended; freed by the next thread that comes by.
+static ENDED: SpinLock<Vec<Arc<Context>>> = SpinLock::new(Class::Threads, Vec::new());
+static ANY_ENDED: AtomicBool = AtomicBool::new(false);
+
+/// The dispatcher and the idle thread, made at start-up.
+struct Cpus {
+    dispatcher: Option<Dispatcher>,
+    idle: Option<Arc<Context>>,
+}
+static CPUS: SpinLock<Cpus> = SpinLock::new(Class::Sched, Cpus { dispatcher: None, idle: None });
+
+fn now() -> Nanos {
+    hal::time::HalClock.monotonic()
+}
+
+fn this_cpu() -> CpuId {
+    CpuId(hal::percpu::index())
+}
+
+/// Calls `body` with the dispatcher, `Sched` held.
+fn with_dispatcher<R>(body: impl FnOnce(&mut Dispatcher) -> R) -> R {
+    body(CPUS.lock().dispatcher.as_mut().expect("threads::init made it"))
+}
+
+fn of(context: &Context) -> &Thread {
+    context.local().downcast_ref::<Thread>().expect("every context is made here with a Thread")
+}
+
+/// Calls `body` with the running thread; `None` before threads exist.
+fn with_current<R>(body: impl FnOnce(&Context, &Thread) -> R) -> Option<R> {
+    hal::thread::with_current(|context| body(context, of(context)))
+}
+
+fn find(id: ThreadId) -> Option<Arc<Context>> {
+    THREADS.lock().get(&id).map(Arc::clone)
+}
+
+/// Prints the running thread's name.
+pub struct CurrentName;
+
+impl fmt::Display for CurrentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_current(|_, thread| f.write_str(&thread.name)).unwrap_or_else(|| f.write_str("no threads yet"))
+    }
+}
+
+// ---- switching -----------------------------------------------------------------------------------------------------------------
+
+/// Charges the running thread up to now.
+fn charge(dispatcher: &mut Dispatcher, at: Nanos) {
+    let cycles = hal::thread::current_user_cycles();
+    let user = with_current(|_, thread| cycles.wrapping_sub(thread.charged_cycles.swap(cycles, Relaxed))).unwrap_or(0);
+    dispatcher.charge(this_cpu(), at, hal::time::cycles_to_nanos(user));
+}
+
+/// Picks and switches. Interrupts are off; returns when this thread runs again.
+fn switch() {
+    hal::percpu::switch_done();
+    let at = now();
+    let boost = hal::thread::holds_mutex();
+    let (next, deadline) = {
+        let mut cpus = CPUS.lock();
+        let dispatcher = cpus.dispatcher.as_mut().expect("threads::init made it");
+        charge(dispatcher, at);
+        let decision = dispatcher.pick(this_cpu(), at, boost);
+        match decision.next {
+            Some((_, id)) => (find(id), decision.deadline),
+            None => (cpus.idle.clone(), decision.deadline),
+        }
+    };
+    arm(deadline);
+    let next = next.expect("a picked thread is in the table, and the idle thread always exists");
+    hal::thread::switch_to(&next);
+    if ANY_ENDED.load(Relaxed) {
+        reap();
+    }
+}
+
+/// Arms the timer for `deadline` or the next timed park, whichever is earlier, unless it fires early enough already.
+fn arm(deadline: Option<Nanos>) {
+    let first = TIMERS.lock().first().map(|(at, _)| *at);
+    let wanted = deadline.into_iter().chain(first).min();
+    if let Some(wanted) = wanted
+        && wanted.0 < ARMED.load(Relaxed)
+    {
+        ARMED.store(wanted.0, Relaxed);
+        hal::apic::set_timer(Some(wanted));
+    }
+}
+
+/// Acts on what the dispatcher said about a wake-up.
+fn woke(wake: &Wake) {
+    match wake {
+        Wake::Nothing => {}
+        Wake::Timer { at, .. } => arm(Some(*at)),
+        Wake::Preempt { .. } => hal::percpu::request_switch(),
+    }
+}
+
+/// Makes a parked thread runnable. `Sched` is held by the caller, who passes the dispatcher.
+fn make_ready(dispatcher: &mut Dispatcher, thread: &Thread) -> Wake {
+    thread.state.store(READY, Relaxed);
+    let slot = thread.slot.expect("the idle thread never parks");
+    dispatcher.make_runnable(slot, now(), thread.boost.load(Relaxed))
+}
+
+/// Wakes threads whose timed park is over.
+fn expire() {
+    loop {
+        let at = now();
+        let due = {
+            let mut timers = TIMERS.lock();
+            match timers.first().copied() {
+                Some(first) if first.0 <= at => {
+                    timers.remove(&first);
+                    first.1
+                }
+                _ => return,
+            }
+        };
+        if let Some(context) = find(due) {
+            let thread = of(&context);
+            let wake = with_dispatcher(|dispatcher| {
+                if thread.state.load(Relaxed) == READY { Wake::Nothing } else { make_ready(dispatcher, thread) }
+            });
+            woke(&wake);
+        }
+    }
+}
+
+struct Hooks;
+
+impl hal::Hooks for Hooks {
+    fn timer(&self) {
+        ARMED.store(u64::MAX, Relaxed);
+        expire();
+        // The slice may be over: decide again, which also arms the timer again.
+        hal::percpu::request_switch();
+    }
+    fn preempt(&self) {
+        switch();
+    }
+    fn thread_end(&self) -> ! {
+        hal::thread::retire_current();
+        let (id, slot) = with_current(|context, thread| (context.id(), thread.slot)).expect("a thread ends");
+        {
+            let mut cpus = CPUS.lock();
+            let dispatcher = cpus.dispatcher.as_mut().expect("threads::init made it");
+            charge(dispatcher, now());
+            dispatcher.block(this_cpu(), now());
+            dispatcher.remove(slot.expect("the idle thread does not end"), now());
+        }
+        let context = THREADS.lock().remove(&id);
+        ENDED.lock().extend(context);
+        ANY_ENDED.store(true, Relaxed);
+        switch();
+        unreachable!("an ended thread runs")
+    }
+}
+
+/// Frees ended threads. Each one's stack goes when the CPU that ran it has left it: the last reference decides.
+fn reap() {
+    let ended = {
+        let mut list = ENDED.lock();
+        ANY_ENDED.store(false, Relaxed);
+        core::mem::take(&mut *list)
+    };
+    drop(ended);
+}
+
+// ---- what locks and waits need ---------------------------------------------------------------------------------------------------
+
+struct Threads;
+
+impl Dispatch for Threads {
+    fn current(&self) -> ThreadId {
+        hal::thread::current_id()
+    }
+    fn cpu(&self) -> CpuId {
+        this_cpu()
+    }
+    fn park(&self, deadline: Option<Nanos>, interruptible: bool) -> Parked {
+        hal::thread::assert_may_block();
+        let saved = self.irq_save();
+        let parked = with_current(|context, thread| park(context, thread, deadline, interruptible)).expect("a thread parks");
+        self.irq_restore(saved);
+        parked
+    }
+    fn unpark(&self, id: ThreadId) {
+        let Some(context) = find(id) else { return };
+        let thread = of(&context);
+        let wake = with_dispatcher(|dispatcher| {
+            thread.token.store(true, Relaxed);
+            if thread.state.load(Relaxed) == READY { Wake::Nothing } else { make_ready(dispatcher, thread) }
+        });
+        woke(&wake);
+    }
+    fn interrupt(&self, id: ThreadId) {
+        let Some(context) = find(id) else { return };
+        let thread = of(&context);
+        let wake = with_dispatcher(|dispatcher| {
+            context.set_interrupted(true);
+            if thread.state.load(Relaxed) == PARKED_INTERRUPTIBLE { make_ready(dispatcher, thread) } else { Wake::Nothing }
+        });
+        woke(&wake);
+    }
+    fn clear_interrupt(&self) {
+        hal::thread::with_current(|context| context.set_interrupted(false));
+    }
+    fn irq_save(&self) -> u64 {
+        hal::cpu::interrupts_off()
+    }
+    fn irq_restore(&self, saved: u64) {
+        hal::trap::restore(saved);
+    }
+    fn lock_taken(&self, class: u8, nests: bool) {
+        hal::thread::lock_taken(class, nests);
+    }
+    fn lock_released(&self, class: u8) {
+        hal::thread::lock_released(class);
+    }
+}
+
+/// Parks the running thread. Interrupts are off.
+fn park(context: &Context, thread: &Thread, deadline: Option<Nanos>, interruptible: bool) -> Parked {
+    let ended = |thread: &Thread| {
+        if thread.token.swap(false, Relaxed) {
+            Some(Parked::Woken)
+        } else if interruptible && context.is_interrupted() {
+            Some(Parked::Interrupted)
+        } else if deadline.is_some_and(|deadline| deadline <= now()) {
+            Some(Parked::TimedOut)
+        } else {
+            None
+        }
+    };
+    {
+        let mut cpus = CPUS.lock();
+        if let Some(parked) = ended(thread) {
+            return parked;
+        }
+        thread.state.store(if interruptible { PARKED_INTERRUPTIBLE } else { PARKED }, Relaxed);
+        thread.boost.store(hal::thread::holds_mutex(), Relaxed);
+        if let Some(deadline) = deadline {
+            TIMERS.lock().insert((deadline, thread.id));
+        }
+        let dispatcher = cpus.dispatcher.as_mut().expect("threads::init made it");
+        charge(dispatcher, now());
+        dispatcher.block(this_cpu(), now());
+    }
+    switch();
+    if let Some(deadline) = deadline {
+        TIMERS.lock().remove(&(deadline, thread.id));
+    }
+    let _under = CPUS.lock();
+    // Woken by something that is gone again: the caller tests its condition anyway.
+    ended(thread).unwrap_or(Parked::Woken)
+}
+
+// ---- making threads --------------------------------------------------------------------------------------------------------------
+
+/// Thread creation; see [`Spawn`].
+pub struct Spawner;
+
+impl Spawner {
+    fn start(
+        name: &str,
+        zone: ZoneId,
+        class: SchedClass,
+        body: Box<dyn FnOnce() + Send>,
+    ) -> Result<ThreadId, OutOfMemory> {
+        if ANY_ENDED.load(Relaxed) {
+            reap();
+        }
+        HEAP.fallible_call()?;
+        let id = ThreadId(NEXT_ID.fetch_add(1, Relaxed));
+        let slot = with_dispatcher(|dispatcher| dispatcher.add(id, zone, class)).map_err(|_| OutOfMemory)?;
+        let thread = new_thread(id, name, zone, Some(slot));
+        let context = match Context::new(id, zone, Box::new(thread), body) {
+            Ok(context) => context,
+            Err(error) => {
+                with_dispatcher(|dispatcher| dispatcher.remove(slot, now()));
+                return Err(error);
+            }
+        };
+        THREADS.lock().insert(id, context);
+        let wake = with_dispatcher(|dispatcher| dispatcher.make_runnable(slot, now(), false));
+        woke(&wake);
+        Ok(id)
+    }
+}
+
+fn new_thread(id: ThreadId, name: &str, zone: ZoneId, slot: Option<Slot>) -> Thread {
+    Thread {
+        id,
+        name: String::from(name),
+        slot,
+        account: Account::new(zone),
+        zone: AtomicU32::new(zone.0),
+        state: AtomicU8::new(READY),
+        token: AtomicBool::new(false),
+        boost: AtomicBool::new(false),
+        charged_cycles: AtomicU64::new(0),
+    }
+}
+
+impl Spawn for Spawner {
+    fn spawn(&self, name: &str, zone: ZoneId, body: Box<dyn FnOnce() + Send>) -> Result<ThreadId, OutOfMemory> {
+        Self::start(name, zone, SchedClass::System(KERNEL_PRIORITY), body)
+    }
+    fn spawn_lwp(&self, name: &str, zone: ZoneId, body: Box<dyn FnOnce() + Send>) -> Result<ThreadId, OutOfMemory> {
+        Self::start(name, zone, SchedClass::FairShare, body)
+    }
+    fn move_to_zone(&self, id: ThreadId, zone: ZoneId) {
+        let Some(context) = find(id) else { return };
+        let thread = of(&context);
+        thread.account.set_zone(zone);
+        thread.zone.store(zone.0, Relaxed);
+        if let Some(slot) = thread.slot {
+            // A zone that is gone keeps its last threads: the thread stays in the share it has.
+            with_dispatcher(|dispatcher| if dispatcher.set_zone(slot, zone, now()).is_err() {});
+        }
+    }
+    fn thread_times(&self, id: ThreadId) -> (Nanos, Nanos) {
+        let Some(context) = find(id) else { return (Nanos(0), Nanos(0)) };
+        let Some(slot) = of(&context).slot else { return (Nanos(0), Nanos(0)) };
+        with_dispatcher(|dispatcher| {
+            if hal::thread::current_id() == id {
+                charge(dispatcher, now());
+            }
+            let usage = dispatcher.thread_usage(slot);
+            (usage.user, usage.system)
+        })
+    }
+    fn set_nice(&self, id: ThreadId, nice: i8) {
+        let Some(context) = find(id) else { return };
+        if let Some(slot) = of(&context).slot {
+            with_dispatcher(|dispatcher| dispatcher.set_nice(slot, nice.into()));
+        }
+    }
+    fn yield_now(&self) {
+        let saved = hal::cpu::interrupts_off();
+        switch();
+        hal::trap::restore(saved);
+    }
+}
+
+/// How the heap finds who pays.
+struct RunningAccount;
+
+impl heap::CurrentAccount for RunningAccount {
+    fn with(&self, body: &mut dyn FnMut(&Account)) {
+        with_current(|_, thread| body(&thread.account));
+    }
+}
+
+// ---- start -----------------------------------------------------------------------------------------------------------------------
+
+/// Makes the running code the first thread, starts the idle thread and installs locks' and heap's view of threads. Interrupts stay off.
+///
+/// # Errors
+/// No memory for the idle thread's stack.
+pub fn init(cpus: u32) -> Result<(), OutOfMemory> {
+    hal::install_hooks(&Hooks);
+    let mut dispatcher = Dispatcher::new(cpus);
+    let id = ThreadId(1);
+    // `zone::init_global` sets its real shares.
+    dispatcher.zone_add(ZoneId::GLOBAL, 1).map_err(|_| OutOfMemory)?;
+    let slot = dispatcher.add(id, ZoneId::GLOBAL, SchedClass::System(KERNEL_PRIORITY)).map_err(|_| OutOfMemory)?;
+    let boot = hal::thread::adopt_boot_thread(id, Box::new(new_thread(id, "boot", ZoneId::GLOBAL, Some(slot))));
+    THREADS.lock().insert(id, boot);
+    // The dispatcher starts idle: the boot thread is what it picks first.
+    woke(&dispatcher.make_runnable(slot, now(), false));
+    let picked = dispatcher.pick(CpuId(0), now(), false);
+    assert!(picked.next.is_some_and(|(_, first)| first == id), "the dispatcher does not pick the only thread");
+    let idle = ThreadId(NEXT_ID.fetch_add(1, Relaxed));
+    let idle = Context::new(idle, ZoneId::GLOBAL, Box::new(new_thread(idle, "idle", ZoneId::GLOBAL, None)), Box::new(idle_loop))?;
+    {
+        let mut cpus = CPUS.lock();
+        cpus.dispatcher = Some(dispatcher);
+        cpus.idle = Some(idle);
+    }
+    sync::install(&Threads);
+    HEAP.install_current(&(&RunningAccount as &dyn heap::CurrentAccount));
+    Ok(())
+}
+
+/// What a CPU does when nothing is runnable.
+fn idle_loop() {
+    loop {
+        hal::cpu::interrupts_off();
+        if ANY_ENDED.load(Relaxed) {
+            reap();
+        }
+        if hal::percpu::switch_requested() {
+            switch();
+        } else {
+            hal::cpu::wait_for_interrupt();
+        }
+        hal::cpu::interrupts_on();
+    }
+}
+
+// ---- zones' view -----------------------------------------------------------------------------------------------------------------
+
+/// The dispatcher as zones see it; see [`zone::Scheduler`].
+pub struct ZoneShares;
+
+impl zone::Scheduler for ZoneShares {
+    fn attach(&self, zone: ZoneId, shares: u32) {
+        // Only "exists already" is possible for a live zone id; the shares then are what is new.
+        with_dispatcher(|dispatcher| {
+            if dispatcher.zone_add(zone, shares).is_err() && dispatcher.set_shares(zone, shares).is_err() {}
+        });
+    }
+    fn detach(&self, zone: ZoneId) {
+        with_dispatcher(|dispatcher| if dispatcher.zone_remove(zone).is_err() {});
+    }
+    fn set_shares(&self, zone: ZoneId, shares: u32) {
+        with_dispatcher(|dispatcher| if dispatcher.set_shares(zone, shares).is_err() {});
+        hal::percpu::request_switch();
+    }
+    fn set_cap(&self, zone: ZoneId, percent: Option<u32>) {
+        with_dispatcher(|dispatcher| if dispatcher.set_cap(zone, percent, now()).is_err() {});
+        hal::percpu::request_switch();
+    }
+    fn usage(&self, zone: ZoneId) -> zone::Usage {
+        with_dispatcher(|dispatcher| {
+            charge(dispatcher, now());
+            dispatcher.zone_usage(zone, now()).map_or_else(
+                |_| zone::Usage::default(),
+                |usage| zone::Usage { user: usage.user, system: usage.system, wait: usage.wait, load: usage.load },
+            )
+        })
+    }
+}
+
+/// How a CPU spent its time: user, system, idle; switches.
+pub fn cpu_times(cpu: CpuId) -> (Nanos, Nanos, Nanos, u64) {
+    with_dispatcher(|dispatcher| {
+        charge(dispatcher, now());
+        let usage = dispatcher.cpu_usage(cpu);
+        (usage.user, usage.system, usage.idle, usage.switches)
+    })
+}
