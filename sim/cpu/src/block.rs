@@ -1,0 +1,183 @@
+//! The cache of decoded blocks. Transparent: dropping any of it at any time changes nothing a guest can see.
+
+use crate::op::Op;
+
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// Block flags.
+pub(crate) const CROSSES: u8 = 1;
+pub(crate) const STOP_BEFORE: u8 = 2;
+
+/// Instructions in a block at most; offsets must fit a byte.
+pub(crate) const BLOCK_INSNS_MAX: usize = 64;
+pub(crate) const BLOCK_BYTES_MAX: usize = 240;
+/// Operations held before the cache starts over (32 bytes each).
+const OPS_MAX: usize = 2 << 20;
+const BUCKETS: usize = 1 << 16;
+const JUMPS: usize = 1 << 12;
+
+#[derive(Clone)]
+pub(crate) struct Block {
+    /// Linear address, RIP and mode the block was decoded for.
+    pub linear: u64,
+    pub rip: u64,
+    pub mode: u32,
+    /// Flat page index of the code.
+    pub page: u32,
+    /// Of the second page, if the block's only instruction crosses into it.
+    pub second_page: u32,
+    pub start: u32,
+    pub end: u32,
+    pub ticks: u16,
+    pub bytes: u16,
+    pub flags: u8,
+    pub valid: bool,
+    /// RIP of the direct branch target and of what follows.
+    pub taken: u64,
+    pub fall: u64,
+    /// Blocks last found there: fall, taken.
+    pub link: [u32; 2],
+    next_in_bucket: u32,
+    next_in_page: u32,
+}
+
+pub(crate) struct Cache {
+    pub blocks: Vec<Block>,
+    pub ops: Vec<Op>,
+    buckets: Vec<u32>,
+    /// First block of each flat page.
+    pages: Vec<u32>,
+    jumps: Vec<u32>,
+    /// Blocks whose instruction crosses into a second page: few.
+    crossing: Vec<u32>,
+    /// How often the cache started over; indices from before mean nothing.
+    pub generation: u64,
+}
+
+#[inline(always)]
+fn bucket(linear: u64, page: u32) -> usize {
+    let mixed = (linear ^ u64::from(page) << 12).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 48) as usize & (BUCKETS - 1)
+}
+
+#[inline(always)]
+fn jump_slot(linear: u64) -> usize {
+    (linear ^ linear >> 12) as usize & (JUMPS - 1)
+}
+
+impl Cache {
+    pub fn new() -> Cache {
+        Cache { blocks: Vec::new(), ops: Vec::new(), buckets: vec![NONE; BUCKETS], pages: Vec::new(), jumps: vec![NONE; JUMPS], crossing: Vec::new(), generation: 0 }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.blocks.clear();
+        self.ops.clear();
+        self.buckets.fill(NONE);
+        self.pages.fill(NONE);
+        self.jumps.fill(NONE);
+        self.crossing.clear();
+        self.generation += 1;
+    }
+
+    /// Whether the next block may not fit.
+    pub fn full(&self) -> bool {
+        self.ops.len() + BLOCK_INSNS_MAX > OPS_MAX
+    }
+
+    /// Finds a valid block.
+    pub fn find(&self, linear: u64, rip: u64, page: u32, mode: u32) -> Option<u32> {
+        let mut at = self.buckets[bucket(linear, page)];
+        while at != NONE {
+            let block = &self.blocks[at as usize];
+            if block.linear == linear && block.page == page && block.mode == mode && block.rip == rip && block.valid {
+                return Some(at);
+            }
+            at = block.next_in_bucket;
+        }
+        None
+    }
+
+    /// Guesses the block at `linear` for an indirect jump; the caller checks the page.
+    #[inline(always)]
+    pub fn guess(&self, linear: u64, rip: u64, mode: u32) -> Option<u32> {
+        let at = self.jumps[jump_slot(linear)];
+        let block = self.blocks.get(at as usize)?;
+        (block.linear == linear && block.rip == rip && block.mode == mode && block.valid).then_some(at)
+    }
+
+    /// Remembers a block for [`Cache::guess`].
+    #[inline(always)]
+    pub fn remember(&mut self, linear: u64, at: u32) {
+        self.jumps[jump_slot(linear)] = at;
+    }
+
+    /// Adds a block with its operations.
+    pub fn insert(&mut self, mut block: Block, ops: &[Op]) -> u32 {
+        let at = self.blocks.len() as u32;
+        block.start = self.ops.len() as u32;
+        self.ops.extend_from_slice(ops);
+        block.end = self.ops.len() as u32;
+        let slot = bucket(block.linear, block.page);
+        block.next_in_bucket = self.buckets[slot];
+        self.buckets[slot] = at;
+        if block.flags & CROSSES != 0 {
+            self.crossing.push(at);
+        }
+        let top = block.page as usize;
+        if self.pages.len() <= top {
+            self.pages.resize(top + 1, NONE);
+        }
+        block.next_in_page = self.pages[block.page as usize];
+        self.pages[block.page as usize] = at;
+        self.blocks.push(block);
+        at
+    }
+
+    /// Drops the blocks of a page that was written. Blocks that cross into it are found by their own page: the decoder marks
+    /// both, and [`Cache::drop_crossing`] takes them.
+    pub fn drop_page(&mut self, page: u32) {
+        let Some(slot) = self.pages.get_mut(page as usize) else { return };
+        let mut at = std::mem::replace(slot, NONE);
+        while at != NONE {
+            let block = &mut self.blocks[at as usize];
+            block.valid = false;
+            at = block.next_in_page;
+        }
+        self.drop_crossing(page);
+    }
+
+    fn drop_crossing(&mut self, page: u32) {
+        let blocks = &mut self.blocks;
+        self.crossing.retain(|&at| {
+            let block = &mut blocks[at as usize];
+            block.valid &= block.second_page != page;
+            block.valid
+        });
+    }
+}
+
+impl Block {
+    /// A block before its operations are known.
+    pub fn new(linear: u64, rip: u64, mode: u32, page: u32) -> Block {
+        Block {
+            linear,
+            rip,
+            mode,
+            page,
+            second_page: NONE,
+            start: 0,
+            end: 0,
+            ticks: 0,
+            bytes: 0,
+            flags: 0,
+            valid: true,
+            taken: 0,
+            fall: 0,
+            link: [NONE; 2],
+            next_in_bucket: NONE,
+            next_in_page: NONE,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! CPUID as a table: what a vCPU says it is.
+//!
+//! A leaf not listed reads as zero. [`CpuidTable::v2`] is the default machine: x86-64-v2 plus what the engine has beyond it, AMD vendor string, and nothing
+//! that is not implemented.
+
+/// One row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuidLeaf {
+    pub leaf: u32,
+    /// `None`: any subleaf.
+    pub subleaf: Option<u32>,
+    /// EAX, EBX, ECX, EDX.
+    pub value: [u32; 4],
+}
+
+/// The table of one vCPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuidTable {
+    pub rows: Vec<CpuidLeaf>,
+}
+
+fn words(text: &str) -> [u32; 4] {
+    let mut bytes = [0u8; 16];
+    bytes[..text.len()].copy_from_slice(text.as_bytes());
+    let mut out = [0; 4];
+    for (word, chunk) in out.iter_mut().zip(bytes.chunks_exact(4)) {
+        *word = u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+    }
+    out
+}
+
+/// Leaf 1 EDX: FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2, HTT apart.
+const F1_EDX: u32 = 0x078b_fbfd;
+/// Leaf 1 ECX: SSE3 PCLMUL SSSE3 CX16 PCID SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-deadline AES XSAVE RDRAND hypervisor.
+const F1_ECX: u32 = 1 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 17 | 1 << 19 | 1 << 20 | 1 << 21 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 25 | 1 << 26 | 1 << 30 | 1 << 31;
+/// Leaf 7 EBX: FSGSBASE TSC_ADJUST BMI1 SMEP BMI2 ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB.
+const F7_EBX: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 24;
+/// Leaf 7 ECX: UMIP RDPID.
+const F7_ECX: u32 = 1 << 2 | 1 << 22;
+/// Leaf 0x80000001 ECX: LAHF CR8 ABM.
+const X1_ECX: u32 = 1 | 1 << 4 | 1 << 5;
+/// Leaf 0x80000001 EDX: as leaf 1, with SYSCALL NX 1G pages RDTSCP LM.
+const X1_EDX: u32 = (F1_EDX & 0x0183_f3ff) | 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29;
+
+impl CpuidTable {
+    /// The default machine: vCPU `apic_id` of `count`.
+    pub fn v2(apic_id: u32, count: u32) -> CpuidTable {
+        let vendor = words("AuthenticAMD");
+        let log2 = u32::BITS - (count.max(1) - 1).leading_zeros();
+        let htt = if count > 1 { 1 << 28 } else { 0 };
+        let mut rows = Vec::new();
+        let mut row = |leaf: u32, subleaf: Option<u32>, value: [u32; 4]| rows.push(CpuidLeaf { leaf, subleaf, value });
+        row(0, None, [0x16, vendor[0], vendor[2], vendor[1]]);
+        // Family 0x17 (Zen), model 0x31, stepping 0; CLFLUSH line of 64 bytes.
+        row(1, None, [0x0083_0f10, apic_id << 24 | (count & 0xff) << 16 | 8 << 8, F1_ECX, F1_EDX | htt]);
+        row(6, None, [1 << 2, 0, 0, 0]);
+        row(7, Some(0), [0, F7_EBX, F7_ECX, 0]);
+        row(0xb, Some(0), [0, 1, 1 << 8, apic_id]);
+        row(0xb, Some(1), [log2, count, 2 << 8 | 1, apic_id]);
+        row(0xb, None, [0, 0, 0, apic_id]);
+        row(0xd, Some(0), [3, 0x240, 0x240, 0]);
+        // XSAVEOPT, XSAVEC, XGETBV(1).
+        row(0xd, Some(1), [7, 0x240, 0, 0]);
+        // TSC 1 GHz: crystal 25 MHz * 40.
+        row(0x15, None, [1, 40, 25_000_000, 0]);
+        row(0x16, None, [1000, 1000, 100, 0]);
+        row(0x4000_0000, None, [0x4000_0000, 0x6572_724f, 0x724f_7972, 0x7972_6572]);
+        row(0x8000_0000, None, [0x8000_001f, vendor[0], vendor[2], vendor[1]]);
+        row(0x8000_0001, None, [0x0083_0f10, 0, X1_ECX, X1_EDX]);
+        let brand = ["Orrery virtual ", "x86-64 processor", ""];
+        for (index, text) in brand.iter().enumerate() {
+            row(0x8000_0002 + index as u32, None, words(text));
+        }
+        row(0x8000_0005, None, [0xff40_ff40, 0xff40_ff40, 0x2008_0140, 0x2008_0140]);
+        row(0x8000_0006, None, [0, 0x4200_4200, 0x0200_6140, 0x0080_9140]);
+        // Invariant TSC.
+        row(0x8000_0007, None, [0, 0, 0, 1 << 8]);
+        row(0x8000_0008, None, [48 << 8 | 40, 0, log2 << 12 | (count - 1), 0]);
+        CpuidTable { rows }
+    }
+
+    /// Looks a leaf up.
+    pub fn get(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        let exact = self.rows.iter().find(|row| row.leaf == leaf && row.subleaf.is_none_or(|wanted| wanted == subleaf));
+        if let Some(row) = exact {
+            let mut value = row.value;
+            if leaf == 0xb {
+                value[2] = value[2] & !0xff | subleaf & 0xff;
+            }
+            return value;
+        }
+        [0; 4]
+    }
+
+    /// XCR0 bits that exist.
+    pub fn xcr0_mask(&self) -> u64 {
+        let [low, _, _, high] = self.get(0xd, 0);
+        u64::from(high) << 32 | u64::from(low)
+    }
+
+    /// Whether XSAVES exists (and with it IA32_XSS).
+    pub fn has_xsaves(&self) -> bool {
+        self.get(0xd, 1)[0] & 8 != 0
+    }
+}

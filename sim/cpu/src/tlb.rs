@@ -1,0 +1,187 @@
+//! The translation look-aside buffer.
+//!
+//! # Theory
+//! Guests can see stale translations, so the TLB is *state*: direct-mapped, [`ENTRIES`] entries of 4 KiB, one per virtual page
+//! number modulo [`ENTRIES`]; the entry of a large page is filled 4 KiB at a time. The architectural part is `tag`, `leaf` and `pcid`. The *fast
+//! tags* beside it say which accesses need no look at permissions; they are derived, and dropping them is never visible.
+//!
+//! A fast tag is the negated page address, so `address + tag <= 4096 - size` tests hit and page crossing at once. A write tag is set only
+//! when the page may be written without bookkeeping ([`sim_mem::GuestMemory::plain_writable`]).
+//!
+//! There are three views, because the same entry permits different things to different callers: [`KERNEL`] (supervisor, user pages
+//! refused: SMAP), [`KERNEL_USER`] (supervisor, user pages allowed) and [`USER`].
+
+/// Entries; 64K cover 256 MiB, and the arrays are touched only where used.
+pub(crate) const ENTRIES: usize = 1 << 16;
+const MASK: u64 = ENTRIES as u64 - 1;
+
+pub(crate) const KERNEL: usize = 0;
+pub(crate) const KERNEL_USER: usize = 1;
+pub(crate) const USER: usize = 2;
+const VIEWS: usize = 4;
+
+/// `leaf` bits beside the frame address.
+pub(crate) const LEAF_WRITE: u64 = 2;
+pub(crate) const LEAF_USER: u64 = 4;
+pub(crate) const LEAF_DIRTY: u64 = 1 << 6;
+pub(crate) const LEAF_GLOBAL: u64 = 1 << 8;
+/// Fragment of a large page.
+pub(crate) const LEAF_LARGE: u64 = 1 << 9;
+/// RAM or ROM backs the frame (the addend is right).
+pub(crate) const LEAF_RAM: u64 = 1 << 10;
+pub(crate) const LEAF_NX: u64 = 1 << 63;
+pub(crate) const LEAF_FRAME: u64 = 0x000f_ffff_ffff_f000;
+
+type Tags = Box<[u64; VIEWS * ENTRIES]>;
+
+#[derive(Clone)]
+pub(crate) struct Tlb {
+    pub read: Tags,
+    pub write: Tags,
+    /// Flat RAM offset minus virtual address of the page.
+    pub addend: Box<[u64; ENTRIES]>,
+    /// Virtual page address | 1, or 0.
+    pub tag: Box<[u64; ENTRIES]>,
+    pub leaf: Box<[u64; ENTRIES]>,
+    pub pcid: Box<[u16; ENTRIES]>,
+    filled: Vec<u16>,
+    large: u32,
+}
+
+fn boxed<T: Copy + std::fmt::Debug, const N: usize>(value: T) -> Box<[T; N]> {
+    vec![value; N].into_boxed_slice().try_into().expect("the length is N")
+}
+
+/// A tag that no canonical address of this index can hit.
+#[inline(always)]
+fn never(index: usize) -> u64 {
+    // Hits only the page 1 << 63 (index 0) or the one after it (index 1).
+    if index & (ENTRIES - 1) == 0 { (1 << 63) - 0x1000 } else { 1 << 63 }
+}
+
+#[inline(always)]
+pub(crate) fn index(address: u64) -> usize {
+    (address >> 12 & MASK) as usize
+}
+
+impl Tlb {
+    pub fn new() -> Tlb {
+        let mut tlb = Tlb {
+            read: boxed(0),
+            write: boxed(0),
+            addend: boxed(0),
+            tag: boxed(0),
+            leaf: boxed(0),
+            pcid: boxed(0),
+            filled: Vec::new(),
+            large: 0,
+        };
+        for index in 0..ENTRIES {
+            tlb.drop_fast(index);
+        }
+        tlb
+    }
+
+    fn drop_fast(&mut self, index: usize) {
+        for view in 0..VIEWS {
+            self.read[view * ENTRIES + index] = never(index);
+            self.write[view * ENTRIES + index] = never(index);
+        }
+    }
+
+    /// The leaf for `address` as it stands in the TLB.
+    #[inline(always)]
+    pub fn find(&self, address: u64, pcid: u16) -> Option<u64> {
+        let index = index(address);
+        let leaf = self.leaf[index];
+        (self.tag[index] == address & !0xfff | 1 && (self.pcid[index] == pcid || leaf & LEAF_GLOBAL != 0)).then_some(leaf)
+    }
+
+    /// Fills the entry for `address`, throwing out what was there.
+    pub fn fill(&mut self, address: u64, pcid: u16, leaf: u64, addend: u64) {
+        let index = index(address);
+        if self.tag[index] == 0 {
+            self.filled.push(index as u16);
+        } else {
+            self.drop_fast(index);
+            self.large -= u32::from(self.leaf[index] & LEAF_LARGE != 0);
+        }
+        self.large += u32::from(leaf & LEAF_LARGE != 0);
+        self.tag[index] = address & !0xfff | 1;
+        self.leaf[index] = leaf;
+        self.pcid[index] = pcid;
+        self.addend[index] = addend;
+    }
+
+    fn clear(&mut self, index: usize) {
+        self.large -= u32::from(self.leaf[index] & LEAF_LARGE != 0);
+        self.tag[index] = 0;
+        self.leaf[index] = 0;
+        self.drop_fast(index);
+    }
+
+    /// Drops the entries for which `goes(tag, leaf, pcid)` holds.
+    pub fn flush_if(&mut self, goes: impl Fn(u64, u64, u16) -> bool) {
+        let filled = std::mem::take(&mut self.filled);
+        let mut kept = Vec::new();
+        for slot in filled {
+            let index = usize::from(slot);
+            if goes(self.tag[index], self.leaf[index], self.pcid[index]) {
+                self.clear(index);
+            } else {
+                kept.push(slot);
+            }
+        }
+        self.filled = kept;
+    }
+
+    /// Drops everything.
+    pub fn flush(&mut self) {
+        let mut filled = std::mem::take(&mut self.filled);
+        for slot in filled.drain(..) {
+            self.clear(usize::from(slot));
+        }
+        self.filled = filled;
+        debug_assert_eq!(self.large, 0);
+    }
+
+    /// Drops what translates `address` (INVLPG): with large pages about, the whole 1 GiB around it if it is large.
+    pub fn flush_page(&mut self, address: u64, pcid: u16) {
+        if self.large != 0 {
+            self.flush_if(|tag, leaf, entry_pcid| {
+                let near = leaf & LEAF_LARGE != 0 && tag >> 30 == address >> 30;
+                (near || tag & !0xfff == address & !0xfff) && (entry_pcid == pcid || leaf & LEAF_GLOBAL != 0)
+            });
+        } else if self.find(address, pcid).is_some() {
+            let index = index(address);
+            self.clear(index);
+            self.filled.retain(|&slot| usize::from(slot) != index);
+        }
+    }
+
+    /// Drops all fast tags: permissions of views changed (CR0.WP, SMEP...), or another address space came in.
+    pub fn drop_all_fast(&mut self) {
+        let filled = std::mem::take(&mut self.filled);
+        for &slot in &filled {
+            self.drop_fast(usize::from(slot));
+        }
+        self.filled = filled;
+    }
+
+    /// Drops all fast write tags: some page must be watched again.
+    pub fn drop_write_tags(&mut self) {
+        for &slot in &self.filled {
+            let index = usize::from(slot);
+            for view in 0..VIEWS {
+                self.write[view * ENTRIES + index] = never(index);
+            }
+        }
+    }
+
+    /// Entries in a fixed order, for hashing and comparing in tests.
+    pub fn entries(&self) -> Vec<(u64, u64, u16)> {
+        let mut slots: Vec<u16> = self.filled.clone();
+        slots.sort_unstable();
+        slots.iter().map(|&slot| usize::from(slot)).map(|index| (self.tag[index], self.leaf[index], self.pcid[index])).collect()
+    }
+}
