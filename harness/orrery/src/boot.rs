@@ -152,8 +152,8 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
     };
     eprintln!("\n{how} after {} instructions, {:.3} s of machine time", machine.ticks(), machine.now_ns() as f64 / 1e9);
     eprintln!("receipt {}", machine.receipt());
-    for line in machine.unimplemented() {
-        eprintln!("not there: {line}");
+    for (line, count) in machine.unimplemented() {
+        eprintln!("not there: {line}, {count} times");
     }
     if status == 0 { Ok(()) } else { Err(Failure::Status(status)) }
 }

@@ -31,12 +31,17 @@ impl std::error::Error for LiveError {}
 /// Our tools by the path of their links. The tool looks at the name it is called by.
 const TOOLS: &[&str] = &[
     "sbin/init",
+    "sbin/zinit",
+    "sbin/poweroff",
+    "sbin/halt",
+    "sbin/reboot",
     "usr/sbin/zoneadm",
     "usr/sbin/zonecfg",
     "usr/sbin/zlogin",
     "usr/sbin/prctl",
     "usr/sbin/psrinfo",
     "usr/sbin/kstat",
+    "usr/sbin/failnth",
     "usr/bin/zonename",
 ];
 
@@ -121,7 +126,7 @@ pub fn root(busybox: &Path, programs: &Programs) -> Result<Tree, LiveError> {
     let base = base(busybox)?;
     let mut zone = base.clone();
     zone.file("usr/bin/trial", 0o755, read(&programs.trial)?);
-    // busybox is also the init of a zone installed from this tree.
+    // For a zone that asks for busybox's init instead of ours.
     zone.file("etc/inittab", 0o644, "::sysinit:/bin/true\n");
 
     let mut tree = base;

@@ -86,10 +86,10 @@ impl Target for Simulator {
     }
 
     fn events(&mut self) -> Vec<String> {
-        self.machine.events()
+        self.machine.events().iter().map(ToString::to_string).collect()
     }
 
     fn unimplemented(&mut self) -> Vec<String> {
-        self.machine.unimplemented()
+        self.machine.unimplemented().map(|(access, count)| format!("{access}, {count} times")).collect()
     }
 }
