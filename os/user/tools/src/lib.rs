@@ -20,6 +20,7 @@
 pub mod config;
 mod control;
 mod copy;
+mod failnth;
 pub mod index;
 mod init;
 pub mod kstat;
@@ -58,6 +59,7 @@ const TOOLS: &[Tool] = &[
     Tool { name: "prctl", help: prctl::HELP, run: prctl::run },
     Tool { name: "psrinfo", help: psrinfo::HELP, run: psrinfo::run },
     Tool { name: "kstat", help: kstat::HELP, run: kstat::run },
+    Tool { name: "failnth", help: failnth::HELP, run: failnth::run },
     Tool { name: "poweroff", help: power::HELP, run: power::poweroff },
     Tool { name: "halt", help: power::HELP, run: power::poweroff },
     Tool { name: "reboot", help: power::HELP, run: power::reboot },
