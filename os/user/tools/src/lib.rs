@@ -28,6 +28,7 @@ mod power;
 pub mod prctl;
 mod psrinfo;
 pub mod rctl_value;
+mod relay;
 mod session;
 pub mod usage;
 mod zlogin;
