@@ -45,6 +45,8 @@ pub struct Until {
     pub ticks: Option<u64>,
     /// At the first tick at which virtual time is at least this (absolute).
     pub ns: Option<u64>,
+    /// When a vCPU has retired this many ticks (absolute).
+    pub vcpu_ticks: Option<(usize, u64)>,
     /// When a line has printed this text since the call began. Several may be given; the first to complete ends the run.
     pub output: Vec<(Port, Vec<u8>)>,
     /// When any byte is printed on one of these lines.

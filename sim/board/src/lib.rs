@@ -31,14 +31,18 @@ mod api;
 mod bus;
 mod catalogue;
 mod config;
+mod debug;
 mod fabric;
 mod loader;
 mod machine;
 mod map;
 mod trace;
+#[cfg(test)]
+mod tests;
 
 pub use api::{Boot, Input, InputKind, Outcome, Port, Until};
 pub use config::{Board, ConfigError, Disk, DiskModel, TraceKind, parse_size};
+pub use debug::Watchpoint;
 pub use loader::ImageError;
 pub use machine::{BuildError, Machine};
 pub use trace::{Event, Unimplemented};

@@ -63,7 +63,7 @@ impl From<MapError> for BuildError {
 
 /// Whose turn it is.
 #[derive(Clone, Debug)]
-struct Turn {
+pub(crate) struct Turn {
     vcpu: usize,
     /// Ticks left of the turn; with one vCPU there are no turns.
     left: u64,
@@ -73,21 +73,21 @@ struct Turn {
 /// The machine.
 #[derive(Debug)]
 pub struct Machine {
-    board: Board,
-    cpus: Vec<Cpu>,
-    memory: GuestMemory,
-    bus: Bus,
-    named: Named,
-    turn: Turn,
-    next_checkpoint: u64,
+    pub(crate) board: Board,
+    pub(crate) cpus: Vec<Cpu>,
+    pub(crate) memory: GuestMemory,
+    pub(crate) bus: Bus,
+    pub(crate) named: Named,
+    pub(crate) turn: Turn,
+    pub(crate) next_checkpoint: u64,
     /// Virtual time of the latest tick.
-    last_tick_ns: u64,
-    receipt: Receipt,
-    exit: Option<Outcome>,
-    inputs: Vec<Input>,
-    replay: VecDeque<Input>,
+    pub(crate) last_tick_ns: u64,
+    pub(crate) receipt: Receipt,
+    pub(crate) exit: Option<Outcome>,
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) replay: VecDeque<Input>,
     /// Bytes handed over by the last checkpoint walk, kept to save the allocation.
-    scratch: Vec<u8>,
+    pub(crate) scratch: Vec<u8>,
 }
 
 impl Machine {
@@ -209,6 +209,11 @@ impl Machine {
             if until.ticks.is_some_and(|ticks| self.bus.ticks >= ticks) || until.ns.is_some_and(|ns| now >= ns) {
                 return Outcome::Deadline;
             }
+            if let Some((vcpu, ticks)) = until.vcpu_ticks
+                && self.vcpu_ticks(vcpu) >= ticks
+            {
+                return Outcome::Deadline;
+            }
             if quiet_at.is_some_and(|at| now >= at) {
                 return Outcome::Quiet;
             }
@@ -235,6 +240,11 @@ impl Machine {
             }
             if let Some(ticks) = until.ticks {
                 budget = budget.min(ticks - self.bus.ticks);
+            }
+            if let Some((vcpu, ticks)) = until.vcpu_ticks
+                && vcpu == self.turn.vcpu
+            {
+                budget = budget.min(ticks - self.cpus[vcpu].ticks());
             }
             let horizon = self.bus.timers.earliest();
             for at in [horizon, look_ns] {

@@ -47,9 +47,7 @@ pub use regmap::{RegMap, Row};
 pub use state::{Fields, HashFields, LoadFields, SaveFields, load};
 pub use timers::{Timers, NEVER};
 
-/// Virtual time in picoseconds since power-on. 2^64 ps are 213 days.
+/// Virtual time in whole nanoseconds since power-on.
 pub type Nanos = u64;
-/// Nanoseconds in a nanosecond.
-pub const NANO: Nanos = 1_000;
 /// Nanoseconds in a second.
-pub const SECOND: Nanos = 1_000_000_000_000;
+pub const SECOND: Nanos = 1_000_000_000;

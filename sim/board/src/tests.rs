@@ -1,0 +1,475 @@
+use iced_x86::code_asm::*;
+
+use crate::{Board, Boot, ImageError, Input, Machine, Outcome, Port, Until};
+
+/// Where test code is loaded and entered: 32-bit protected mode, flat, no paging.
+const BASE: u64 = 0x10_0000;
+
+/// A PVH ELF64 around flat 32-bit code.
+pub(crate) fn elf(code: &[u8]) -> Vec<u8> {
+    let mut image = vec![0u8; 0x1000];
+    image[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    image[16..20].copy_from_slice(&[2, 0, 62, 0]);
+    image[20..24].copy_from_slice(&1u32.to_le_bytes());
+    image[24..32].copy_from_slice(&BASE.to_le_bytes());
+    image[32..40].copy_from_slice(&64u64.to_le_bytes());
+    image[52..58].copy_from_slice(&[64, 0, 56, 0, 2, 0]);
+    let mut header = |index: usize, kind: u32, offset: u64, address: u64, size: u64| {
+        let at = 64 + 56 * index;
+        image[at..at + 4].copy_from_slice(&kind.to_le_bytes());
+        image[at + 4..at + 8].copy_from_slice(&7u32.to_le_bytes());
+        for (field, value) in [offset, address, address, size, size, 16].into_iter().enumerate() {
+            image[at + 8 + 8 * field..at + 16 + 8 * field].copy_from_slice(&value.to_le_bytes());
+        }
+    };
+    header(0, 1, 0x1000, BASE, code.len() as u64);
+    header(1, 4, 0x200, 0, 20);
+    image[0x200..0x214].copy_from_slice(&[4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0, 0, 0, 0x10, 0]);
+    image.extend_from_slice(code);
+    image
+}
+
+/// Assembles a 32-bit guest.
+fn assemble(write: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>) -> Vec<u8> {
+    let mut a = CodeAssembler::new(32).expect("32 is a bitness");
+    write(&mut a).expect("test code is well-formed");
+    a.assemble(BASE).expect("test code assembles")
+}
+
+/// `out dx, al` to a port.
+fn outb(a: &mut CodeAssembler, port: u32, value: u32) -> Result<(), iced_x86::IcedError> {
+    a.mov(edx, port)?;
+    a.mov(eax, value)?;
+    a.out(dx, al)
+}
+
+/// Ends the machine with `eax << 1 | 1`.
+fn exit(a: &mut CodeAssembler) -> Result<(), iced_x86::IcedError> {
+    a.mov(edx, 0xf4)?;
+    a.out(dx, eax)
+}
+
+fn boot(board: &Board, code: &[u8]) -> Machine {
+    Machine::new(board, &Boot::new(&elf(code), None, "test")).expect("test image loads")
+}
+
+fn run(code: &[u8]) -> (Machine, Outcome) {
+    let mut machine = boot(&Board::default(), code);
+    let outcome = machine.run(&Until::ticks(50_000_000));
+    (machine, outcome)
+}
+
+/// Where the interrupt handler of [`with_handler`] is.
+const HANDLER: u64 = BASE + 0x400;
+
+/// A guest and its interrupt handler.
+fn with_handler(
+    main: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>,
+    handler: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>,
+) -> Vec<u8> {
+    let mut code = assemble(main);
+    assert!(code.len() <= 0x400);
+    code.resize(0x400, 0xcc);
+    let mut a = CodeAssembler::new(32).expect("32 is a bitness");
+    handler(&mut a).expect("test code is well-formed");
+    code.extend(a.assemble(HANDLER).expect("test code assembles"));
+    code
+}
+
+/// Sets up an IDT at 0x2000 whose vector `vector` leads to [`HANDLER`], and a GDT at 0x1800, and a stack.
+fn interrupts(a: &mut CodeAssembler, vector: u32) -> Result<(), iced_x86::IcedError> {
+    // GDT: null, code, data.
+    for (at, value) in [(0x1808, 0x0000_ffffu32), (0x180c, 0x00cf_9b00), (0x1810, 0x0000_ffff), (0x1814, 0x00cf_9300)] {
+        a.mov(dword_ptr(at), value as i32)?;
+    }
+    a.mov(word_ptr(0x17f0), 0x17i32)?;
+    a.mov(dword_ptr(0x17f2), 0x1800)?;
+    a.lgdt(fword_ptr(0x17f0))?;
+    let at = 0x2000 + 8 * vector;
+    a.mov(dword_ptr(at), 8 << 16 | (HANDLER as i32 & 0xffff))?;
+    a.mov(dword_ptr(at + 4), (HANDLER as i32) & !0xffff | 0x8e00)?;
+    a.mov(word_ptr(0x17e0), 0x7ffi32)?;
+    a.mov(dword_ptr(0x17e2), 0x2000)?;
+    a.lidt(fword_ptr(0x17e0))?;
+    a.mov(esp, 0x8000)
+}
+
+/// Writes a LAPIC register.
+fn lapic(a: &mut CodeAssembler, offset: u32, value: u32) -> Result<(), iced_x86::IcedError> {
+    a.mov(dword_ptr(0xfee0_0000u32 + offset), value as i32)
+}
+
+#[test]
+fn debug_exit_gives_the_status() {
+    let (machine, outcome) = run(&assemble(|a| {
+        a.mov(eax, 21)?;
+        exit(a)
+    }));
+    assert_eq!(outcome, Outcome::DebugExit(43));
+    assert_eq!(machine.ticks(), 3);
+    assert_eq!(machine.now_ns(), 3);
+}
+
+#[test]
+fn serial_prints_and_echoes_what_is_typed() {
+    let code = assemble(|a| {
+        let mut wait = a.create_label();
+        let mut done = a.create_label();
+        a.set_label(&mut wait)?;
+        a.mov(edx, 0x3fd)?;
+        a.in_(al, dx)?;
+        a.test(al, 1)?;
+        a.je(wait)?;
+        a.mov(edx, 0x3f8)?;
+        a.in_(al, dx)?;
+        a.out(dx, al)?;
+        a.cmp(al, b'.' as i32)?;
+        a.jne(wait)?;
+        a.jmp(done)?;
+        a.set_label(&mut done)?;
+        exit(a)
+    });
+    let mut machine = boot(&Board::default(), &code);
+    assert_eq!(machine.run(&Until::ticks(1000)), Outcome::Deadline);
+    assert_eq!(machine.ticks(), 1000);
+    machine.serial_put(Port::Com1, b"hello, world");
+    assert_eq!(machine.run(&Until::ticks(1_000_000).or_output(Port::Com1, b"lo,")), Outcome::Output(0));
+    assert_eq!(machine.serial_take(Port::Com1), b"hello,");
+    machine.serial_put(Port::Com1, b".");
+    assert!(matches!(machine.run(&Until::default()), Outcome::DebugExit(_)));
+    assert_eq!(machine.serial_take(Port::Com1), b" world.");
+}
+
+#[test]
+fn a_recorded_run_replays_to_the_same_receipt() {
+    let code = assemble(|a| {
+        let mut wait = a.create_label();
+        a.set_label(&mut wait)?;
+        a.mov(edx, 0x3fd)?;
+        a.in_(al, dx)?;
+        a.test(al, 1)?;
+        a.je(wait)?;
+        a.mov(edx, 0x3f8)?;
+        a.in_(al, dx)?;
+        a.out(dx, al)?;
+        a.cmp(al, b'.' as i32)?;
+        a.jne(wait)?;
+        exit(a)
+    });
+    let mut first = boot(&Board::default(), &code);
+    for (tick, text) in [(777, &b"a"[..]), (12_345, b"bc"), (12_346, b"d"), (50_000, b".")] {
+        first.run_until(tick);
+        first.serial_put(Port::Com1, text);
+    }
+    let end = first.run(&Until::default());
+    let recording: Vec<Input> = first.inputs().to_vec();
+    let mut second = boot(&Board::default(), &code);
+    second.replay(recording.clone());
+    assert_eq!(second.run(&Until::default()), end);
+    assert_eq!(second.inputs(), recording);
+    assert_eq!(second.receipt(), first.receipt());
+}
+
+#[test]
+fn lapic_timer_interrupts_at_its_exact_tick() {
+    // The handler stores the TSC; the count begins at the write of the initial count.
+    let main = |a: &mut CodeAssembler| {
+        let mut spin = a.create_label();
+        interrupts(a, 0x40)?;
+        lapic(a, 0xf0, 0x1ff)?;
+        lapic(a, 0x3e0, 0xb)?;
+        lapic(a, 0x320, 0x40)?;
+        a.sti()?;
+        a.nop()?;
+        a.rdtsc()?;
+        a.mov(ebx, eax)?;
+        lapic(a, 0x380, 1000)?;
+        a.set_label(&mut spin)?;
+        a.jmp(spin)
+    };
+    let handler = |a: &mut CodeAssembler| {
+        a.rdtsc()?;
+        a.sub(eax, ebx)?;
+        exit(a)
+    };
+    let (_, outcome) = run(&with_handler(main, handler));
+    // RDTSC at t; MOV; the write at t + 2 sets expiry t + 2 + 1000; delivery is one tick; the handler's RDTSC reads t + 1003.
+    assert_eq!(outcome, Outcome::DebugExit(1003 << 1 | 1));
+}
+
+#[test]
+fn hlt_skips_to_the_timer() {
+    let main = |a: &mut CodeAssembler| {
+        let mut again = a.create_label();
+        interrupts(a, 0x40)?;
+        lapic(a, 0x3e0, 0xb)?;
+        lapic(a, 0xf0, 0x1ff)?;
+        lapic(a, 0x320, 0x2_0040)?;
+        a.xor(esi, esi)?;
+        lapic(a, 0x380, 100_000_000)?;
+        a.set_label(&mut again)?;
+        a.sti()?;
+        a.hlt()?;
+        a.cli()?;
+        a.cmp(esi, 50)?;
+        a.jne(again)?;
+        a.mov(eax, esi)?;
+        exit(a)
+    };
+    let handler = |a: &mut CodeAssembler| {
+        a.inc(esi)?;
+        lapic(a, 0xb0, 0)?;
+        a.iretd()
+    };
+    let (machine, outcome) = run(&with_handler(main, handler));
+    assert_eq!(outcome, Outcome::DebugExit(101));
+    assert!(machine.now_ns() >= 5_000_000_000 && machine.now_ns() < 5_000_100_000, "{}", machine.now_ns());
+    assert!(machine.ticks() < 1000, "{}", machine.ticks());
+}
+
+#[test]
+fn pit_through_the_8259_and_through_the_io_apic() {
+    for io_apic in [false, true] {
+        let main = |a: &mut CodeAssembler| {
+            let mut again = a.create_label();
+            interrupts(a, 0x30)?;
+            for (port, value) in [(0x20, 0x11), (0x21, 0x30), (0x21, 4), (0x21, 1), (0x21, if io_apic { 0xff } else { 0xfe })] {
+                outb(a, port, value)?;
+            }
+            if io_apic {
+                lapic(a, 0x350, 0x1_0000)?;
+                a.mov(dword_ptr(0xfec0_0000u32), 0x14)?; // input 2
+                a.mov(dword_ptr(0xfec0_0010u32), 0x30)?;
+            }
+            // Channel 0, mode 2, 11,932: 100 Hz.
+            for (port, value) in [(0x43, 0x34), (0x40, 0x9c), (0x40, 0x2e)] {
+                outb(a, port, value)?;
+            }
+            a.xor(esi, esi)?;
+            a.set_label(&mut again)?;
+            a.sti()?;
+            a.hlt()?;
+            a.cli()?;
+            a.cmp(esi, 10)?;
+            a.jne(again)?;
+            a.mov(eax, esi)?;
+            exit(a)
+        };
+        let handler = |a: &mut CodeAssembler| {
+            a.inc(esi)?;
+            if io_apic {
+                lapic(a, 0xb0, 0)?;
+            } else {
+                outb(a, 0x20, 0x20)?;
+            }
+            a.iretd()
+        };
+        let (machine, outcome) = run(&with_handler(main, handler));
+        assert_eq!(outcome, Outcome::DebugExit(21), "through the I/O APIC: {io_apic}");
+        // The first edge comes when the mode is set: nine periods remain.
+        assert!((89_000_000..101_000_000).contains(&machine.now_ns()), "{}", machine.now_ns());
+    }
+}
+
+#[test]
+fn power_off_and_reset() {
+    let (_, outcome) = run(&assemble(|a| {
+        a.mov(edx, 0x604)?;
+        a.mov(eax, 5 << 10 | 1 << 13)?;
+        a.out(dx, ax)
+    }));
+    assert_eq!(outcome, Outcome::PowerOff);
+    let (_, outcome) = run(&assemble(|a| outb(a, 0xcf9, 6)));
+    assert_eq!(outcome, Outcome::Reset);
+    let (_, outcome) = run(&assemble(|a| outb(a, 0x64, 0xfe)));
+    assert_eq!(outcome, Outcome::Reset);
+}
+
+#[test]
+fn endings_of_other_kinds() {
+    let (_, outcome) = run(&assemble(|a| {
+        a.cli()?;
+        a.hlt()
+    }));
+    assert_eq!(outcome, Outcome::Stuck);
+    let (_, outcome) = run(&assemble(|a| a.ud2()));
+    assert_eq!(outcome, Outcome::TripleFault { vcpu: 0 });
+}
+
+#[test]
+fn unimplemented_accesses_are_listed_with_counts() {
+    let (machine, _) = run(&assemble(|a| {
+        for _ in 0..3 {
+            a.mov(edx, 0x2e8)?;
+            a.in_(al, dx)?;
+        }
+        a.mov(dword_ptr(0xfd00_0000u32), 1)?;
+        a.mov(eax, dword_ptr(0xfd00_0000u32))?;
+        exit(a)
+    }));
+    let list: Vec<String> = machine.unimplemented().map(|(access, count)| format!("{access} x{count}")).collect();
+    assert_eq!(list, ["mmio: read 4 at 0xfd000000 x1", "mmio: write 4 at 0xfd000000 x1", "ports: read 1 at 0x2e8 x3"]);
+}
+
+/// A guest that mixes timers, interrupts, output and memory traffic; it never ends.
+fn busy() -> Vec<u8> {
+    let main = |a: &mut CodeAssembler| {
+        let mut again = a.create_label();
+        interrupts(a, 0x40)?;
+        lapic(a, 0xf0, 0x1ff)?;
+        lapic(a, 0x3e0, 0xb)?;
+        lapic(a, 0x320, 0x2_0040)?;
+        lapic(a, 0x380, 997)?;
+        a.xor(esi, esi)?;
+        a.set_label(&mut again)?;
+        a.sti()?;
+        a.add(esi, 4093)?;
+        a.and(esi, 0xf_fffc)?;
+        a.add(dword_ptr(esi + 0x20_0000), esi)?;
+        a.rdtsc()?;
+        a.xor(dword_ptr(esi + 0x20_0000), eax)?;
+        a.mov(ecx, 7)?;
+        a.lea(edi, dword_ptr(esi + 0x30_0000))?;
+        a.rep().stosb()?;
+        a.test(esi, 0x7000)?;
+        a.jne(again)?;
+        a.hlt()?;
+        a.jmp(again)
+    };
+    let handler = |a: &mut CodeAssembler| {
+        a.push(eax)?;
+        a.push(edx)?;
+        a.rdtsc()?;
+        a.mov(edx, 0x3f8)?;
+        a.out(dx, al)?;
+        lapic(a, 0xb0, 0)?;
+        a.pop(edx)?;
+        a.pop(eax)?;
+        a.iretd()
+    };
+    with_handler(main, handler)
+}
+
+#[test]
+fn receipts_do_not_depend_on_how_a_run_is_cut() {
+    let board = Board { checkpoint_ticks: 10_007, ..Board::default() };
+    let limit = 100_000;
+    let receipts: Vec<(String, u64, Vec<u8>)> = [limit, 1, 13, 777]
+        .into_iter()
+        .map(|slice| {
+            let mut machine = boot(&board, &busy());
+            while machine.ticks() < limit {
+                let to = (machine.ticks() + slice).min(limit);
+                assert_eq!(machine.run_until(to), Outcome::Deadline);
+                assert_eq!(machine.ticks(), to);
+            }
+            (machine.receipt(), machine.now_ns(), machine.serial_take(Port::Com1))
+        })
+        .collect();
+    assert!(receipts[0].2.len() > 50, "the timer printed {} bytes", receipts[0].2.len());
+    for other in &receipts[1..] {
+        assert_eq!(other, &receipts[0]);
+    }
+}
+
+#[test]
+fn another_seed_is_another_receipt_and_the_same_seed_the_same() {
+    let receipt = |seed: u64| {
+        let mut machine = boot(&Board { seed, ..Board::default() }, &busy());
+        machine.run_until(30_000);
+        machine.receipt()
+    };
+    assert_eq!(receipt(1), receipt(1));
+    assert_ne!(receipt(1), receipt(2));
+}
+
+#[test]
+fn bad_images_are_refused_with_a_reason() {
+    let load = |image: &[u8]| Machine::new(&Board::default(), &Boot::new(image, None, "")).map(|_| ());
+    let good = elf(&[0xf4]);
+    let mut messages = Vec::new();
+    let mut refused = |image: &[u8]| messages.push(load(image).expect_err("must be refused").to_string());
+    refused(&[]);
+    refused(b"#!/bin/sh\n");
+    refused(&good[..40]);
+    refused(&good[..100]);
+    refused(&good[..0x1000]);
+    let mut other = good.clone();
+    other[18] = 183;
+    refused(&other);
+    let mut other = good.clone();
+    other[0x200..0x214].fill(0);
+    refused(&other);
+    let mut other = good.clone();
+    other[64 + 24..64 + 32].copy_from_slice(&0xffff_ffff_f000u64.to_le_bytes());
+    refused(&other);
+    assert_eq!(
+        messages,
+        [
+            "kernel image is empty",
+            "kernel image is neither ELF nor bzImage nor Multiboot (it begins with [23, 21, 2f, 62, 69, 6e, 2f, 73])",
+            "kernel image is truncated: ELF header needs 64 bytes, the file has 40",
+            "kernel image is truncated: ELF program headers needs 120 bytes, the file has 100",
+            "kernel image is truncated: ELF segment needs 4097 bytes, the file has 4096",
+            "kernel image is for ELF machine 183, not for x86 (3) or x86-64 (62)",
+            "kernel ELF has no entry a boot loader could use: no PVH note (Xen, type 18), no Multiboot 1 or 2 header",
+            "ELF segment at 0xfffffffff000+0x1 does not lie in RAM",
+        ]
+    );
+    let big = vec![0; 300 << 20];
+    let refused = Machine::new(&Board::default(), &Boot::new(&good, Some(&big), "")).expect_err("does not fit");
+    assert_eq!(refused, crate::BuildError::Image(ImageError::NoRoom { what: "initial RAM disk", length: 300 << 20 }));
+}
+
+#[test]
+fn multiboot_1_and_2_hand_over_as_specified() {
+    // The guest exits with EAX's low half, which is the magic's.
+    let code = |header: &[u32]| {
+        let mut a = CodeAssembler::new(32).expect("32 is a bitness");
+        let mut body = a.create_label();
+        a.jmp(body).expect("fits");
+        while a.instructions().len() < 2 {
+            a.nop().expect("fits");
+        }
+        a.zero_bytes().expect("fits");
+        a.set_label(&mut body).expect("fits");
+        a.and(eax, 0xffff).expect("fits");
+        exit(&mut a).expect("fits");
+        let body = a.assemble(BASE).expect("assembles");
+        // Header first, then the code; the entry is given in the header or is the ELF's.
+        let mut bytes: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.resize(64, 0x90);
+        bytes.extend(body);
+        bytes
+    };
+    let mut one = elf(&code(&[0x1bad_b002, 3, 0u32.wrapping_sub(0x1bad_b002 + 3)]));
+    one[0x200..0x214].fill(0);
+    one[24..32].copy_from_slice(&(BASE + 64).to_le_bytes());
+    let mut machine = Machine::new(&Board::default(), &Boot::new(&one, None, "a b")).expect("loads");
+    assert_eq!(machine.run(&Until::ticks(100)), Outcome::DebugExit(0xb002 << 1 | 1));
+
+    let tags = [3u32, 12, (BASE + 64) as u32, 0, 0, 8];
+    let length = 16 + 4 * tags.len() as u32;
+    let magic = 0xe852_50d6u32;
+    let header: Vec<u32> = [magic, 0, length, 0u32.wrapping_sub(magic).wrapping_sub(length)].into_iter().chain(tags).collect();
+    let mut two = elf(&code(&header));
+    two[0x200..0x214].fill(0);
+    let mut machine = Machine::new(&Board::default(), &Boot::new(&two, Some(b"module"), "a b")).expect("loads");
+    assert_eq!(machine.run(&Until::ticks(100)), Outcome::DebugExit(0x6289 << 1 | 1));
+}
+
+#[test]
+fn board_tables_are_checked() {
+    let board = Board::from_toml("vcpus = 4\nram = \"1G\"\nseed = 7\n").expect("good table");
+    assert_eq!((board.vcpus, board.ram, board.seed), (4, 1 << 30, 7));
+    for (text, part) in [
+        ("vcpu = 4", "unknown field `vcpu`"),
+        ("vcpus = 0", "`vcpus` must be 1 to 32"),
+        ("ram = \"12Q\"", "`12Q` is no size"),
+        ("ram = 5", "`ram` must be"),
+        ("vcpus = [", "line 1"),
+    ] {
+        let message = Board::from_toml(text).expect_err("bad table").to_string();
+        assert!(message.contains(part), "{text}: {message}");
+    }
+}
