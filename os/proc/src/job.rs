@@ -43,7 +43,7 @@ impl JobControl for Jobs {
             group: id(process.group.load(Ordering::Relaxed)),
             session: id(process.session.load(Ordering::Relaxed)),
             zone: process.zone_id(),
-            privileged: process.cred().is_root(),
+            uid: process.cred().euid,
         })
     }
     fn signal_group(&self, group: i32, signal: TtySignal) {
@@ -75,5 +75,5 @@ pub(crate) fn register() {
 
 /// A session leader ended: its terminal is free, and who was in its foreground hears of it.
 pub(crate) fn leader_ended(process: &Process) {
-    // HANGUP
+    vfs::tty::session_ended(id(process.session()));
 }

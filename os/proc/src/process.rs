@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use kif::{Nanos, ThreadId, ZoneId};
+use linux_abi::KernelSigaction;
 use linux_abi::consts::process as abi;
 use sync::{Class, Mutex, SpinLock, WaitQueue};
 use vfs::{File, Place};
@@ -583,6 +584,23 @@ impl Process {
         let signals = self.signals.lock();
         let (ignored, caught) = signals.actions.summary();
         (signals.shared.set(), ignored, caught)
+    }
+    /// Returns the disposition of a signal and, with `new`, changes it; a pending signal that would now be ignored is forgotten.
+    pub fn exchange_action(&self, signal: u32, new: Option<KernelSigaction>) -> KernelSigaction {
+        let mut state = self.signals.lock();
+        let before = *state.actions.get(signal);
+        if let Some(mut action) = new {
+            action.mask &= !SigSet::UNBLOCKABLE.0;
+            state.actions.set(signal, action);
+            if state.actions.ignores(signal) {
+                let set = SigSet::of(signal);
+                state.shared.discard(set);
+                for lwp in &state.lwps {
+                    lwp.pending.lock().discard(set);
+                }
+            }
+        }
+        before
     }
     pub(crate) fn set_charge(&self, charge: Option<Charge>) {
         let old = core::mem::replace(&mut *self.charge.lock(), charge);

@@ -16,6 +16,7 @@ use kif::{Fault, Nanos, UserContext, UserExit, UserRegs};
 use linux_abi::consts::signal::*;
 use linux_abi::{KernelSigaction, SigDetail, SigInfo, SigStack};
 use once_cell::race::OnceBox;
+use sync::{WaitQueue, Woken};
 use vm::{AddressSpace, FaultError};
 use zone::Zone;
 
@@ -272,12 +273,43 @@ impl Task {
         }
     }
 
+    /// Signals waiting for this LWP or its process.
+    pub fn pending(&self) -> SigSet {
+        let state = self.process.signals.lock();
+        SigSet(state.shared.set().0 | self.lwp.pending.lock().set().0)
+    }
+
     /// True if a signal that is not blocked is waiting (for calls that must not sleep past one).
     pub fn signal_waits(&self) -> bool {
-        let allowed = SigSet(!self.lwp.mask().0);
-        let state = self.process.signals.lock();
-        let pending = SigSet(state.shared.set().0 | self.lwp.pending.lock().set().0);
-        pending.0 & allowed.0 != 0
+        self.pending().without(self.lwp.mask()) != SigSet::EMPTY
+    }
+
+    /// Takes a signal of `set` without delivering it, waiting for one until `deadline` (`sigtimedwait`).
+    ///
+    /// # Errors
+    /// Another signal came, or the deadline passed.
+    pub fn await_signal(&self, set: SigSet, deadline: Option<Nanos>) -> core::result::Result<SigInfo, Woken> {
+        let take = || {
+            let mut state = self.process.signals.lock();
+            let own = self.lwp.pending.lock().pop(set);
+            own.or_else(|| state.shared.pop(set))
+        };
+        // While it waits, signals of the set wake it although they are blocked.
+        self.lwp.awaited.store(set.0, Ordering::Relaxed);
+        let mut outcome = WaitQueue::new().wait_interruptible(deadline, take);
+        self.lwp.awaited.store(0, Ordering::Relaxed);
+        if outcome == Err(Woken::Interrupted)
+            && let Some(info) = take()
+        {
+            outcome = Ok(info);
+        }
+        outcome
+    }
+
+    /// SIGSEGV for a signal frame that cannot be read back.
+    pub fn raise_fault(&mut self) {
+        let sp = self.user.regs().rsp;
+        self.fault_signal(SIGSEGV, SEGV_MAPERR, sp);
     }
 
     /// Sends the LWP a signal that an instruction caused: it cannot be put off.
@@ -380,6 +412,15 @@ impl Task {
         let kept = self.restart_deadline.take().unwrap_or(deadline);
         self.restart_deadline = Some(kept);
         kept
+    }
+
+    /// Notes that the LWP is in a system call, for `ps` and the debugger.
+    pub fn note_call(&self, number: u16) {
+        self.lwp.call.store(number.into(), Ordering::Relaxed);
+    }
+    /// Notes that the call is over.
+    pub fn note_return(&self) {
+        self.lwp.call.store(u32::MAX, Ordering::Relaxed);
     }
 
     /// The registers.

@@ -193,17 +193,19 @@ impl Zone {
     pub(crate) fn set_init_pid(&self, pid: u32) {
         self.init_pid.store(pid, Ordering::Release);
     }
+    /// CPU time and load of the zone.
+    #[must_use]
+    pub fn usage(&self) -> crate::Usage {
+        crate::sched::get().usage(self.id)
+    }
     /// Its kernel state.
     #[must_use]
     pub fn state(&self) -> State {
         State::from_number(self.state.load(Ordering::Acquire))
     }
-    /// Moves on to `to`. States go one way; a state that is not later is refused.
-    pub(crate) fn advance(&self, to: State) -> Result<(), ZoneError> {
-        self.state
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now < to as u8).then_some(to as u8))
-            .map(|_| ())
-            .map_err(|now| ZoneError::WrongState(State::from_number(now)))
+    /// Moves on to `to`, unless the zone is there or beyond: states go one way.
+    pub(crate) fn advance_to(&self, to: State) {
+        self.state.fetch_max(to as u8, Ordering::AcqRel);
     }
     /// Moves from exactly `from` to `to`.
     pub(crate) fn step(&self, from: State, to: State) -> Result<(), ZoneError> {
