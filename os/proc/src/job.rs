@@ -60,6 +60,18 @@ impl JobControl for Jobs {
         let found = table.processes().find(|process| process.group() == unid(group)).map(|process| id(process.session()));
         found
     }
+    fn show(&self, raw: i32) -> i32 {
+        match table::current() {
+            Some(lwp) if lwp.process().zone_id() != ZoneId::GLOBAL => id(lwp.process().show(unid(raw))),
+            _ => raw,
+        }
+    }
+    fn unshow(&self, shown: i32) -> i32 {
+        match table::current() {
+            Some(lwp) if lwp.process().zone_id() != ZoneId::GLOBAL => id(lwp.process().unshow(unid(shown))),
+            _ => shown,
+        }
+    }
     fn is_orphaned(&self, group: i32) -> bool {
         table::lock().is_orphaned(unid(group), None)
     }

@@ -48,6 +48,10 @@ pub trait JobControl: Send + Sync {
     fn group_session(&self, group: i32) -> Option<i32>;
     /// True if the group is orphaned: nobody could continue it once stopped (POSIX.1-2017 section 3.264).
     fn is_orphaned(&self, group: i32) -> bool;
+    /// A machine-wide id as the calling process sees it (a zone's init is 1 inside).
+    fn show(&self, id: i32) -> i32;
+    /// The inverse of [`JobControl::show`].
+    fn unshow(&self, id: i32) -> i32;
     /// True if the calling thread blocks or its process ignores `signal`.
     fn is_refused(&self, signal: TtySignal) -> bool;
 }

@@ -514,11 +514,11 @@ impl Tty {
             }
             request::TIOCGPGRP => {
                 let foreground = self.session_value(from_slave, |state| state.foreground)?;
-                user::put_u32(argument, foreground.cast_unsigned())?;
+                user::put_u32(argument, shown(foreground).cast_unsigned())?;
             }
             request::TIOCGSID => {
                 let session = self.session_value(from_slave, |state| state.session)?;
-                user::put_u32(argument, session.cast_unsigned())?;
+                user::put_u32(argument, shown(session).cast_unsigned())?;
             }
             request::TIOCSPGRP => {
                 let group = user::get_u32(argument)?.cast_signed();
@@ -613,6 +613,7 @@ impl Tty {
         if group <= 0 {
             return Err(VfsError::Invalid);
         }
+        let group = jobs.unshow(group);
         match jobs.group_session(group) {
             None => return Err(VfsError::NoProcess),
             Some(session) if session != caller.session => return Err(VfsError::NotPermitted),
@@ -621,6 +622,11 @@ impl Tty {
         self.state.lock().foreground = group;
         Ok(())
     }
+}
+
+/// An id as the caller sees it.
+fn shown(id: i32) -> i32 {
+    jobs().map_or(id, |jobs| jobs.show(id))
 }
 
 /// One open of a terminal's slave side.
