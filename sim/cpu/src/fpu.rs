@@ -29,13 +29,16 @@ const WAIT: usize = COUNT - 1;
 
 static SLOTS: [OnceLock<Insn>; COUNT] = [const { OnceLock::new() }; COUNT];
 
-/// Chooses the handler of an x87 instruction; `None` if it is none. The caller fills the memory operand.
+/// Chooses the handler of an x87 instruction; `None` if it is none.
 pub(crate) fn lower(insn: &Instruction, op: &mut Op, bits: u32) -> Option<Handler> {
     let decoded = x87::decode(insn)?;
     let wait = insn.mnemonic() == Mnemonic::Wait;
     let slot = if wait { WAIT } else { (insn.code() as usize).wrapping_sub(FIRST) };
     let template = *SLOTS.get(slot)?.get_or_init(|| decoded.with_registers(0, 0));
     debug_assert_eq!(template, decoded.with_registers(0, 0));
+    if decoded.memory() != Memory::None {
+        crate::lower::memory_operand(insn, op, bits);
+    }
     let (dst, src) = decoded.registers();
     op.imm = slot as u64;
     op.a = dst;

@@ -607,10 +607,10 @@ fn immediate(insn: &Instruction) -> u64 {
     if insn.op_count() > 0 && insn.op_kind(last) == OpKind::Immediate8 { u64::from(insn.immediate8()) } else { 0 }
 }
 
-/// Chooses the handler of an SSE or MMX instruction; `None` if it is neither. The caller fills the memory operand.
+/// Chooses the handler of an SSE or MMX instruction; `None` if it is neither.
 pub(crate) fn lower(insn: &Instruction, op: &mut Op, bits: u32) -> Option<Handler> {
     let mmx = (0..insn.op_count()).any(|i| is_mm(insn, i)) || insn.mnemonic() == M::Emms;
-    let handler = choose(insn, op)?;
+    let handler = choose(insn, op, bits)?;
     // CRC32 and MOVNTI use no SSE state.
     if matches!(insn.mnemonic(), M::Crc32) {
         return Some(handler);
@@ -628,9 +628,12 @@ fn has_xmm(insn: &Instruction) -> bool {
     (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Register && insn.op_register(i).is_xmm())
 }
 
-fn choose(insn: &Instruction, op: &mut Op) -> Option<Handler> {
+fn choose(insn: &Instruction, op: &mut Op, bits: u32) -> Option<Handler> {
     if insn.encoding() != iced_x86::EncodingKind::Legacy {
         return None;
+    }
+    if (0..insn.op_count()).any(|i| is_memory(insn, i)) {
+        crate::lower::memory_operand(insn, op, bits);
     }
     for (slot, operand) in [(&mut op.a, 0), (&mut op.b, 1)] {
         if operand < insn.op_count() && insn.op_kind(operand) == OpKind::Register {

@@ -442,6 +442,7 @@ impl X87 {
     }
     /// EMMS.
     pub fn leave_mmx(&mut self) {
+        self.set_top(0);
         self.in_use = 0;
     }
 
@@ -648,7 +649,7 @@ pub fn exec(x: &mut X87, insn: &Insn, load: u128, eflags: u32) -> Effect {
         Kind::Free => {
             x.in_use &= !(1 << x.physical(insn.dst));
             if insn.pop {
-                x.set_top(x.top() + 1);
+                x.pop();
             }
         }
         Kind::Arith(op) => arithmetic(x, insn, op, load),
@@ -665,7 +666,8 @@ pub fn exec(x: &mut X87, insn: &Insn, load: u128, eflags: u32) -> Effect {
         Kind::Exchange => exchange(x, insn.dst.max(insn.src)),
         Kind::ConditionalMove { flag, when } => {
             if x.is_empty(0) || x.is_empty(insn.src) {
-                if x.stack_fault(false) && (eflags & u32::from(flag) != 0) == when {
+                // Whether or not the condition holds.
+                if x.stack_fault(false) {
                     x.set_st(0, INDEFINITE);
                 }
             } else if (eflags & u32::from(flag) != 0) == when {
@@ -930,6 +932,9 @@ fn unary(x: &mut X87, insn: &Insn) {
     let pushes = matches!(insn.kind, Kind::Extract | Kind::Tangent | Kind::SineCosine);
     let target = u8::from(replaces_st1);
     let pops = u8::from(insn.pop);
+    if matches!(insn.kind, Kind::Remainder { .. } | Kind::Tangent | Kind::Sine | Kind::Cosine | Kind::SineCosine) {
+        x.status &= !C2;
+    }
     if x.is_empty(0) || (two && x.is_empty(1)) {
         if x.stack_fault(false) {
             x.set_st(target, INDEFINITE);
@@ -953,9 +958,6 @@ fn unary(x: &mut X87, insn: &Insn) {
     }
     let (a, b) = (x.st(0), if two { x.st(1) } else { 0 });
     let mut env = x.env();
-    if matches!(insn.kind, Kind::Remainder { .. } | Kind::Tangent | Kind::Sine | Kind::Cosine | Kind::SineCosine) {
-        x.status &= !C2;
-    }
     if unsupported(a) || unsupported(b) {
         env.raise(IE);
         x.result(target, INDEFINITE, &env, pops);

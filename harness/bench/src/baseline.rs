@@ -1,0 +1,60 @@
+//! `perf/*.toml`: the figures changes are measured against.
+//!
+//! `perf/os.toml` holds ticks (exact), `perf/sim.toml` instruction counts (exact) and ratios to QEMU (banded). Written by `bench --bless`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::BenchError;
+
+/// Figures by name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Os {
+    #[serde(default)]
+    pub ticks: BTreeMap<String, u64>,
+}
+
+/// Figures of one guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SimRow {
+    pub instructions: u64,
+    #[serde(default)]
+    pub ratio_tcg: Option<f64>,
+    #[serde(default)]
+    pub ratio_icount: Option<f64>,
+}
+
+/// By guest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sim {
+    #[serde(default)]
+    pub guest: BTreeMap<String, SimRow>,
+}
+
+/// Reads a baseline; an absent file is an empty one.
+///
+/// # Errors
+/// The file is there but not readable as a baseline.
+pub fn read<T: Default + for<'a> Deserialize<'a>>(path: &Path) -> Result<T, BenchError> {
+    let fail = |why: String| BenchError::Baseline { path: path.to_path_buf(), why };
+    match std::fs::read_to_string(path) {
+        Ok(text) => toml::from_str(&text).map_err(|error| fail(error.to_string())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(T::default()),
+        Err(error) => Err(fail(error.to_string())),
+    }
+}
+
+/// Writes a baseline with a heading.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write<T: Serialize>(path: &Path, heading: &str, value: &T) -> Result<(), BenchError> {
+    let fail = |why: String| BenchError::Baseline { path: path.to_path_buf(), why };
+    let text = toml::to_string(value).map_err(|error| fail(error.to_string()))?;
+    std::fs::write(path, format!("# {heading}\n{text}")).map_err(|error| fail(error.to_string()))
+}

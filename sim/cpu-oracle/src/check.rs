@@ -1,0 +1,132 @@
+//! Comparing outcomes.
+
+use iced_x86::{Formatter, IntelFormatter, RflagsBits};
+
+use crate::case::{Assembled, Case, End, Outcome, is_direct_branch, memory_address};
+use crate::generate::{may_leave_undefined, rflags_mask};
+
+/// The six arithmetic flags and DF.
+const FLAGS: u64 = 0xcd5;
+
+/// What differs, a line each; empty if nothing does. `expected` is the oracle.
+pub fn differences(case: &Case, code: &Assembled, ours: &Outcome, expected: &Outcome) -> Vec<String> {
+    if ours.end == End::Unknown || expected.end == End::Unknown {
+        return Vec::new();
+    }
+    let mut out = Vec::new();
+    if ours.end != expected.end {
+        out.push(format!("end       {:?}, should be {:?}", ours.end, expected.end));
+    }
+    if ours.rip != expected.rip {
+        out.push(format!("rip       {:#x}, should be {:#x}", ours.rip, expected.rip));
+    }
+    const NAMES: [&str; 16] = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
+    for (i, name) in NAMES.iter().enumerate() {
+        if ours.gpr[i] != expected.gpr[i] {
+            out.push(format!("{name:<9} {:016x}, should be {:016x}", ours.gpr[i], expected.gpr[i]));
+        }
+    }
+    let mask = FLAGS & !rflags_mask(undefined_at(case, code, expected.rip, expected.end));
+    if (ours.rflags ^ expected.rflags) & mask != 0 {
+        out.push(format!("rflags    {:03x}, should be {:03x} (compared: {mask:03x})", ours.rflags & FLAGS, expected.rflags & FLAGS));
+    }
+    for i in 0..16 {
+        if ours.xmm[i] != expected.xmm[i] {
+            out.push(format!("xmm{i:<6} {:032x}, should be {:032x}", ours.xmm[i], expected.xmm[i]));
+        }
+    }
+    if ours.mxcsr != expected.mxcsr {
+        out.push(format!("mxcsr     {:04x}, should be {:04x}", ours.mxcsr, expected.mxcsr));
+    }
+    let (a, b) = (&ours.x87, &expected.x87);
+    if (a.control, a.status, a.in_use) != (b.control, b.status, b.in_use) {
+        out.push(format!(
+            "x87       control {:04x} status {:04x} in use {:02x}, should be {:04x} {:04x} {:02x}",
+            a.control, a.status, a.in_use, b.control, b.status, b.in_use
+        ));
+    }
+    for i in 0..8 {
+        if a.st(i) != b.st(i) {
+            out.push(format!("st{i}       {:020x}, should be {:020x}", a.st(i), b.st(i)));
+        }
+    }
+    if ours.memory != expected.memory {
+        let wrong: Vec<usize> = (0..ours.memory.len()).filter(|i| ours.memory[*i] != expected.memory[*i]).collect();
+        for i in wrong.iter().take(8) {
+            out.push(format!("[{:08x}] {:02x}, should be {:02x}", memory_address(*i), ours.memory[*i], expected.memory[*i]));
+        }
+        if wrong.len() > 8 {
+            out.push(format!("... and {} bytes more", wrong.len() - 8));
+        }
+    }
+    out
+}
+
+/// Flags that are undefined when the sequence ends at `rip`. With branches in it: all that any instruction may have left undefined.
+fn undefined_at(case: &Case, code: &Assembled, rip: u64, end: End) -> u32 {
+    let branches = case.insns.iter().any(|insn| is_direct_branch(insn) || insn.flow_control() != iced_x86::FlowControl::Next);
+    let offset = rip.wrapping_sub(case.origin);
+    let stop = match end {
+        End::Fault { vector: 3, .. } => case.insns.len(),
+        _ => code.offsets.iter().position(|at| u64::from(*at) == offset).unwrap_or(case.insns.len()),
+    };
+    let mut undefined = 0;
+    for insn in &case.insns[..if branches { case.insns.len() } else { stop.min(case.insns.len()) }] {
+        let left = may_leave_undefined(insn);
+        // Shifts by CL and REP instructions may do nothing.
+        let certain = !branches && insn.rflags_undefined() & !left == 0 && !insn.has_rep_prefix() && !insn.has_repne_prefix();
+        let conditional = matches!(insn.op_count(), 2 | 3)
+            && insn.op_kind(insn.op_count() - 1) == iced_x86::OpKind::Register
+            && insn.op_register(insn.op_count() - 1) == iced_x86::Register::CL;
+        if certain && !conditional {
+            undefined &= !(insn.rflags_written() | insn.rflags_cleared() | insn.rflags_set());
+        }
+        undefined |= left;
+    }
+    // An interrupted REP CMPS or SCAS has flags only from whole iterations; hardware may have saved earlier ones.
+    if let (End::Fault { vector, .. }, Some(insn)) = (end, case.insns.get(stop))
+        && vector != 3
+        && insn.is_string_instruction()
+    {
+        undefined |= insn.rflags_written() & (RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF);
+    }
+    undefined
+}
+
+/// The sequence with addresses, bytes and text.
+pub fn listing(case: &Case, code: &Assembled) -> String {
+    let mut formatter = IntelFormatter::new();
+    let mut out = String::new();
+    for (i, pair) in code.offsets.windows(2).enumerate() {
+        let bytes = &code.bytes[pair[0] as usize..pair[1] as usize];
+        let mut insn = iced_x86::Decoder::with_ip(64, bytes, case.origin + u64::from(pair[0]), 0).decode();
+        if insn.is_invalid() {
+            insn = case.insns[i];
+        }
+        let mut text = String::new();
+        formatter.format(&insn, &mut text);
+        let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        out.push_str(&format!("  {:08x}  {:<32} {text}\n", case.origin + u64::from(pair[0]), hex.join(" ")));
+    }
+    out
+}
+
+/// The registers a case starts from.
+pub fn start(case: &Case) -> String {
+    let s = &case.start;
+    let mut out = String::new();
+    for (i, chunk) in s.gpr.chunks(4).enumerate() {
+        let values: Vec<String> = chunk.iter().enumerate().map(|(j, v)| format!("r{}={v:x}", 4 * i + j)).collect();
+        out.push_str(&format!("  {}\n", values.join(" ")));
+    }
+    out.push_str(&format!("  rflags={:x} mxcsr={:x} x87 control={:x} status={:x} in use={:x}\n", s.rflags, s.mxcsr, s.x87.control, s.x87.status, s.x87.in_use));
+    for (i, v) in s.xmm.iter().enumerate().filter(|(_, v)| **v != 0) {
+        out.push_str(&format!("  xmm{i}={v:032x}\n"));
+    }
+    for i in 0..8 {
+        if s.x87.st(i) != 0 {
+            out.push_str(&format!("  st{i}={:020x}\n", s.x87.st(i)));
+        }
+    }
+    out
+}

@@ -1,0 +1,68 @@
+//! The oracle by hand: `cargo run --release -p sim-cpu-oracle -- [--judge host|unicorn] [--seed N] [--count N] [--only TEXT] [--reports N]
+//! [--slice TICKS] [--bytes HEX]`.
+
+use sim_cpu_oracle::batch::{Judge, Plan, Verdict, run_bytes, run_isolated};
+use sim_cpu_oracle::generate::CODES;
+
+fn main() -> std::process::ExitCode {
+    match work() {
+        Ok(true) => std::process::ExitCode::SUCCESS,
+        Ok(false) => std::process::ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cpu-oracle: {error}");
+            std::process::ExitCode::from(2)
+        }
+    }
+}
+
+fn work() -> Result<bool, String> {
+    let mut plan =
+        Plan { judge: Judge::Host, first_seed: 1, count: 100_000, codes: CODES.clone(), reports_max: 10, slice: u64::MAX, planted: None };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(name) = arguments.next() {
+        let value = arguments.next().ok_or_else(|| format!("{name} wants a value"))?;
+        let number = || value.parse::<u64>().map_err(|_| format!("{name}: {value} is no number"));
+        match name.as_str() {
+            "--judge" => {
+                plan.judge = match value.as_str() {
+                    "host" => Judge::Host,
+                    "unicorn" => Judge::Unicorn,
+                    _ => return Err(format!("{value} is no judge: host or unicorn")),
+                }
+            }
+            "--seed" => plan.first_seed = number()?,
+            "--count" => plan.count = number()?,
+            "--reports" => plan.reports_max = number()? as usize,
+            "--slice" => plan.slice = number()?.max(1),
+            "--only" => plan.codes.retain(|code| format!("{code:?}").starts_with(&value)),
+            "--bytes" => {
+                let bytes = hex(&value).ok_or_else(|| format!("{value} is no hex string"))?;
+                print!("{}", run_bytes(plan.judge, plan.first_seed, &bytes)?);
+                return Ok(true);
+            }
+            _ => return Err(format!("unknown argument {name}")),
+        }
+    }
+    if plan.codes.is_empty() {
+        return Err("no opcode matches --only".to_string());
+    }
+    let started = std::time::Instant::now();
+    let verdict = run_isolated(&plan)?;
+    print(&verdict);
+    println!("{} opcodes, {} cases compared, {} skipped, {:.1} s", plan.codes.len(), verdict.compared, verdict.skipped, started.elapsed().as_secs_f64());
+    Ok(verdict.reports.is_empty())
+}
+
+fn print(verdict: &Verdict) {
+    for report in &verdict.reports {
+        println!("{report}");
+    }
+    for (name, count) in &verdict.by_mnemonic {
+        println!("{count:6} {name}");
+    }
+}
+
+fn hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u8> = text.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
+    Some(digits.chunks(2).map(|pair| pair.iter().fold(0, |acc, digit| acc << 4 | digit)).collect())
+}
