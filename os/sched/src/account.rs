@@ -1,6 +1,6 @@
 //! Accounts: who CPU time is charged to, and by which weight.
 
-use kif::{Nanos, ZoneId};
+use kif::Nanos;
 
 use crate::LAG_MAX;
 use crate::load::Load;
@@ -22,8 +22,6 @@ pub const IDLE: usize = 1;
 /// A zone, or all time-sharing threads together.
 #[derive(Debug)]
 pub struct Account {
-    /// The zone it belongs to; `None` for the time-sharing account.
-    pub zone: Option<ZoneId>,
     shares: u32,
     /// Virtual time per nanosecond: 2^32 / shares.
     inverse: u64,
@@ -56,9 +54,8 @@ struct Bucket {
 }
 
 impl Account {
-    pub fn new(zone: Option<ZoneId>, shares: u32, now_vtime: u128) -> Self {
+    pub fn new(shares: u32, now_vtime: u128) -> Self {
         let mut account = Self {
-            zone,
             shares: 0,
             inverse: 0,
             vtime: now_vtime,

@@ -96,6 +96,8 @@ pub struct Dispatcher {
     accounts: Vec<Account>,
     free_accounts: Vec<u32>,
     zones: BTreeMap<u32, u32>,
+    /// Account of the global zone, whose load is the machine's.
+    global: Option<u32>,
     /// Queue of (account, CPU): index `account * cpus + cpu`; the heap of its threads, and its node in the CPU's level.
     queues: Vec<u32>,
     queue_nodes: Vec<Node>,
@@ -136,6 +138,7 @@ impl Dispatcher {
             accounts: Vec::new(),
             free_accounts: Vec::new(),
             zones: BTreeMap::new(),
+            global: None,
             queues: Vec::new(),
             queue_nodes: Vec::new(),
             throttled: Vec::new(),
@@ -145,7 +148,7 @@ impl Dispatcher {
             arrivals: 0,
             runnable: 0,
         };
-        let account = dispatcher.new_account(Account::new(None, TIME_SHARE_SHARES, 0));
+        let account = dispatcher.new_account(Account::new(TIME_SHARE_SHARES, 0));
         assert!(account == Ok(TIME_SHARE), "the first account is that of time-sharing threads");
         dispatcher
     }
@@ -161,8 +164,11 @@ impl Dispatcher {
             return Err(SchedError::ZoneExists);
         }
         let level = if shares == 0 { IDLE } else { SHARES };
-        let account = self.new_account(Account::new(Some(zone), shares, self.vtime[level]))?;
+        let account = self.new_account(Account::new(shares, self.vtime[level]))?;
         self.zones.insert(zone.0, account);
+        if zone == GLOBAL {
+            self.global = Some(account);
+        }
         Ok(())
     }
 
@@ -172,6 +178,9 @@ impl Dispatcher {
     /// [`SchedError::NoSuchZone`].
     pub fn zone_remove(&mut self, zone: ZoneId) -> Result<(), SchedError> {
         let account = self.zones.remove(&zone.0).ok_or(SchedError::NoSuchZone)?;
+        if zone == GLOBAL {
+            self.global = None;
+        }
         self.accounts[account as usize].detached = true;
         self.release_account(account);
         Ok(())
@@ -349,7 +358,10 @@ impl Dispatcher {
     pub fn charge(&mut self, cpu: CpuId, now: Nanos, user: Nanos) {
         let cpu = &mut self.cpus[cpu.0 as usize];
         let span = now.since(cpu.charged_at);
-        cpu.charged_at = cpu.charged_at.max(now);
+        if span == Nanos(0) {
+            return;
+        }
+        cpu.charged_at = now;
         let Some(at) = cpu.current else {
             cpu.usage.idle = cpu.usage.idle.plus(span);
             return;
@@ -505,6 +517,10 @@ impl Dispatcher {
             if self.queue_nodes[queue as usize].key == vtime {
                 return Some(queue);
             }
+            if heap::is_alone(&self.queue_nodes, queue) {
+                self.queue_nodes[queue as usize].key = vtime;
+                return Some(queue);
+            }
             heap::remove(&mut self.queue_nodes, root, queue);
             self.queue_nodes[queue as usize].key = vtime;
             heap::insert(&mut self.queue_nodes, root, queue);
@@ -643,7 +659,7 @@ impl Dispatcher {
 
     /// A CPU that runs a fair thread without a timer (or idles) while fair work waits on `cpu`: it would never compare.
     fn unaware_cpu(&self, cpu: u32) -> Option<CpuId> {
-        if self.cpus[cpu as usize].levels == [NIL; 2] {
+        if self.cpus.len() == 1 || self.cpus[cpu as usize].levels == [NIL; 2] {
             return None;
         }
         let unaware = |other: &Cpu| match other.current {
@@ -674,13 +690,15 @@ impl Dispatcher {
         let queue = self.queue_of(account, cpu);
         let was_empty = self.queues[queue as usize] == NIL;
         heap::insert(&mut self.thread_nodes, &mut self.queues[queue as usize], at);
-        let dry = self.accounts[account as usize].tokens(now) == Some(Nanos(0));
-        if dry && !self.accounts[account as usize].throttled {
+        if self.accounts[account as usize].throttled {
+            return;
+        }
+        if self.accounts[account as usize].tokens(now) == Some(Nanos(0)) {
             if !was_empty {
                 self.unlink_queue(queue, account, cpu);
             }
             self.throttle(account, cpu);
-        } else if was_empty && !self.accounts[account as usize].throttled {
+        } else if was_empty {
             self.link_queue(queue, account, cpu);
         }
     }
@@ -783,7 +801,7 @@ impl Dispatcher {
         self.runnable += 1;
         let zone = &mut self.accounts[thread.zone as usize];
         zone.runnable += 1;
-        let count = if zone.zone == Some(GLOBAL) { self.runnable } else { zone.runnable };
+        let count = zone.runnable;
         zone.load.change(now, count);
         self.note_total(now);
         let thread = &mut self.threads[at as usize];
@@ -858,9 +876,7 @@ impl Dispatcher {
         let zone = &mut self.accounts[thread.zone as usize];
         zone.runnable -= 1;
         let count = zone.runnable;
-        if zone.zone != Some(GLOBAL) {
-            zone.load.change(now, count);
-        }
+        zone.load.change(now, count);
         if let Some(account) = thread.account() {
             let account = &mut self.accounts[account as usize];
             account.active -= 1;
@@ -872,8 +888,8 @@ impl Dispatcher {
 
     /// The global zone's load is the machine's.
     fn note_total(&mut self, now: Nanos) {
-        if let Some(global) = self.zones.get(&GLOBAL.0) {
-            self.accounts[*global as usize].load.change(now, self.runnable);
+        if let Some(global) = self.global {
+            self.accounts[global as usize].load.change(now, self.runnable);
         }
     }
 

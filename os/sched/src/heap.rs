@@ -35,13 +35,19 @@ fn rank(nodes: &[Node], at: u32) -> u32 {
 pub fn insert(nodes: &mut [Node], root: &mut u32, at: u32) {
     let node = &mut nodes[at as usize];
     (node.parent, node.left, node.right, node.rank) = (NIL, NIL, NIL, 1);
-    *root = merge(nodes, *root, at);
+    *root = if *root == NIL { at } else { merge(nodes, *root, at) };
+}
+
+/// Whether a root is its heap's only node: then its key may be changed in place.
+pub fn is_alone(nodes: &[Node], root: u32) -> bool {
+    nodes[root as usize].left == NIL
 }
 
 /// Takes a node out of the heap it is in.
 pub fn remove(nodes: &mut [Node], root: &mut u32, at: u32) {
     let Node { parent, left, right, .. } = nodes[at as usize];
-    let rest = merge(nodes, left, right);
+    // A left child alone needs no merging (leftist: there is no right one without a left one).
+    let rest = if right == NIL { left } else { merge(nodes, left, right) };
     if rest != NIL {
         nodes[rest as usize].parent = parent;
     }

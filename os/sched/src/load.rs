@@ -13,8 +13,9 @@ const SETTLED_SECONDS: u64 = 16_384;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Load {
     averages: [u64; 3],
-    /// Whole seconds accounted for.
+    /// Whole seconds accounted for, and when the next one is over (ns).
     seconds: u64,
+    next: u64,
     runnable: u32,
 }
 
@@ -27,9 +28,14 @@ impl Load {
     }
 
     fn sample(&mut self, now: Nanos) {
+        // The usual case on the way of every switch: no second has ended.
+        if now.0 < self.next {
+            return;
+        }
         let seconds = now.0 / SECOND;
         let due = seconds.saturating_sub(self.seconds);
         self.seconds = self.seconds.max(seconds);
+        self.next = (seconds + 1).saturating_mul(SECOND);
         let target = u64::from(self.runnable) << 16;
         if due > SETTLED_SECONDS {
             self.averages = [target; 3];
