@@ -7,7 +7,7 @@ use crate::lower;
 use crate::op::{Flow, Op};
 use crate::state::{Activity, CS, CpuState, rflags};
 use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction};
-use sim_bus::{CpuBus, DebugStop, Stop};
+use sim_bus::{Attention, CpuBus, DebugStop, Stop};
 use sim_mem::{GuestMemory, PAGE_SIZE};
 use std::collections::BTreeSet;
 
@@ -86,6 +86,17 @@ impl Cpu {
     /// What the vCPU is doing.
     pub fn activity(&self) -> Activity {
         self.core.sys.activity
+    }
+
+    /// Whether RFLAGS.IF is set and no interrupt shadow is on.
+    pub fn interrupts_enabled(&self) -> bool {
+        self.core.flags_rest & rflags::IF != 0 && !self.core.sys.shadow
+    }
+
+    /// Whether `attention` ends the vCPU's HLT.
+    pub fn wakes(&self, attention: Attention) -> bool {
+        let sys = &self.core.sys;
+        sys.activity == Activity::Halted && (attention.nmi && !sys.nmi_blocked || attention.interrupt && self.core.flags_rest & rflags::IF != 0)
     }
 
     /// INIT: registers to their reset values, TSC and FPU state kept (APM vol. 2 table 14-1); then waits for SIPI unless it is the bootstrap
