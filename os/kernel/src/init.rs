@@ -9,7 +9,8 @@ use hal::time::Reference;
 use kif::OutOfMemory;
 
 use crate::machine::{LOG, Machine, RANDOM};
-use crate::{HEAP, console, power, threads};
+use crate::threads::ZoneShares;
+use crate::{HEAP, console, power, stats, threads, userland};
 
 /// The kernel's first function, on the boot stack, interrupts off.
 pub fn start(boot: Result<BootInfo, BootError>) -> ! {
@@ -25,17 +26,16 @@ pub fn start(boot: Result<BootInfo, BootError>) -> ! {
     interrupts(&tables).expect("memory for device mappings at boot");
     threads::init(1).expect("memory for the first threads at boot");
     hal::cpu::interrupts_on();
-    kif::log().line(format_args!("threads run"));
-    kif::spawn().spawn("hello", kif::ZoneId::GLOBAL, alloc::boxed::Box::new(|| {
-        for i in 0..3 {
-            kif::log().line(format_args!("hello {i} {:?}", kif::clock().monotonic()));
-            if sync::sleep_until(kif::clock().monotonic().plus(kif::Nanos::from_millis(100))).is_err() {}
-        }
-    })).expect("x");
-    console::start_terminals(&tables).expect("memory");
-    if sync::sleep_until(kif::clock().monotonic().plus(kif::Nanos::from_millis(500))).is_err() {}
-    kif::log().line(format_args!("{:?}", kif::frames().free_total()));
-    power::off();
+    zone::install_scheduler(&ZoneShares);
+    zone::init_global("orrery");
+    userland::mount_root(&boot);
+    userland::mount_system();
+    console::start_terminals(&tables).expect("memory for terminals at boot");
+    userland::start_processes().expect("memory for the process layer at boot");
+    userland::describe_machine(&boot);
+    stats::register(1);
+    userland::start_init(&boot);
+    threads::leave()
 }
 
 /// Physical memory: the kernel's page tables, then the frame allocator with all that is left.

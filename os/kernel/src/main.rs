@@ -20,7 +20,9 @@ mod machine;
 mod panic;
 mod power;
 mod random;
+mod stats;
 mod threads;
+mod userland;
 
 /// Physical memory and heap.
 static HEAP: heap::Heap = heap::Heap::new();

@@ -451,6 +451,11 @@ pub fn init(cpus: u32) -> Result<(), OutOfMemory> {
     Ok(())
 }
 
+/// Ends the boot thread: its work is done.
+pub fn leave() -> ! {
+    hal::Hooks::thread_end(&Hooks)
+}
+
 /// What a CPU does when nothing is runnable.
 fn idle_loop() {
     loop {

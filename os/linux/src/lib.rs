@@ -36,7 +36,7 @@ mod path;
 mod paths;
 mod poll;
 mod process;
-//PROCFS pub mod procfs;
+pub mod procfs;
 mod signal;
 pub mod system;
 pub mod table;

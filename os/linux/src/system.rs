@@ -185,7 +185,7 @@ pub fn umount2(task: &mut Task, target: Path, flags: u32) -> Result {
 pub fn by_name(kind: &[u8], data: &[u8], zone: ZoneId) -> Result<Arc<dyn vfs::Filesystem>> {
     match kind {
         b"tmpfs" | b"ramfs" => Ok(vfs::tmpfs::new(&tmpfs_options(data)?)),
-        //PROCFS b"proc" => Ok(crate::procfs::new(zone)),
+        b"proc" => Ok(crate::procfs::new(zone)),
         b"devtmpfs" | b"dev" => Ok(vfs::devfs::new(zone)),
         _ => Err(Fail::Errno(Errno::ENODEV)),
     }
