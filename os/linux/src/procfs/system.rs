@@ -221,7 +221,7 @@ fn memory(view: &View) -> (u64, u64) {
     let (free, total) = frames.free_total();
     let page_kib = PAGE_SIZE as u64 / 1024;
     let (free, total) = (free * page_kib, total * page_kib);
-    let cap = zone_of(view).map_or(u64::MAX, |zone| zone.rctl(zone::Rctl::MaxPhysicalMemory)) / 1024;
+    let cap = zone_of(view).map_or(u64::MAX, |zone| zone.rctl(zone::rctl::Rctl::MaxPhysicalMemory)) / 1024;
     if view.zone == ZoneId::GLOBAL || cap >= total {
         return (total, free);
     }
@@ -338,7 +338,7 @@ fn set_hostname(view: &View, data: &[u8]) -> Result<()> {
 }
 
 fn threads_max(view: &View) -> Vec<u8> {
-    let limit = zone_of(view).map_or(u64::MAX, |zone| zone.rctl(zone::Rctl::MaxLwps));
+    let limit = zone_of(view).map_or(u64::MAX, |zone| zone.rctl(zone::rctl::Rctl::MaxLwps));
     format!("{}\n", limit.min(u64::from(proc::table::PID_MAX))).into_bytes()
 }
 
