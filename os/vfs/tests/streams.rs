@@ -1,0 +1,236 @@
+//! Pipes, FIFOs, epoll, locks.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kif::{Nanos, ZoneId};
+use support::{READ, WRITE, World};
+use vfs::epoll::{self, Change, EDGE, Interest, ONESHOT};
+use vfs::pipe::{self, CAPACITY, PIPE_BUF};
+use vfs::{File, Kind, LockKind, OpenFlags, Ready, Record, VfsError};
+
+const ZONE: ZoneId = ZoneId::GLOBAL;
+
+fn pair() -> (Arc<File>, Arc<File>) {
+    kif_host::start();
+    pipe::new(OpenFlags::empty())
+}
+
+fn soon() -> Option<Nanos> {
+    Some(kif::clock().monotonic().plus(Nanos::from_millis(20)))
+}
+
+#[test]
+fn pipe_carries_everything_in_order_between_threads() {
+    let (reader, writer) = pair();
+    let data: Vec<u8> = (0..700_001_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let copy = data.clone();
+    let feeder = std::thread::spawn(move || {
+        let mut done = 0;
+        let mut step = 1;
+        while done < copy.len() {
+            let end = copy.len().min(done + step);
+            done += writer.write(&copy[done..end], ZONE).expect("write");
+            step = step * 7 % 90_001 + 1;
+        }
+    });
+    let mut got = Vec::new();
+    let mut part = vec![0; 70_000];
+    let mut step = 1;
+    loop {
+        let count = reader.read(&mut part[..step], ZONE).expect("read");
+        if count == 0 {
+            break;
+        }
+        got.extend_from_slice(&part[..count]);
+        step = step * 5 % 69_999 + 1;
+    }
+    feeder.join().expect("feeder");
+    assert!(got == data);
+}
+
+#[test]
+fn pipe_ends_and_bounds() {
+    let (reader, writer) = pair();
+    writer.set_nonblock(true);
+    reader.set_nonblock(true);
+    assert_eq!(reader.read(&mut [0; 8], ZONE), Err(VfsError::WouldBlock));
+    assert_eq!(reader.poll(), Ready::empty());
+    assert_eq!(writer.write(&vec![1; CAPACITY + 5], ZONE), Ok(CAPACITY));
+    assert_eq!(writer.write(b"x", ZONE), Err(VfsError::WouldBlock));
+    assert!(!writer.poll().contains(Ready::OUT));
+    // Less than PIPE_BUF of room: an atomic write waits, a longer one takes what there is.
+    assert_eq!(reader.read(&mut [0; 100], ZONE), Ok(100));
+    assert_eq!(writer.write(&[2; 101], ZONE), Err(VfsError::WouldBlock));
+    assert_eq!(writer.write(&[2; PIPE_BUF + 1], ZONE), Ok(100));
+    assert_eq!(reader.read(&mut vec![0; CAPACITY], ZONE), Ok(CAPACITY));
+    assert_eq!(writer.read(&mut [0], ZONE), Err(VfsError::BadAccessMode));
+    assert_eq!(writer.seek(0, vfs::Whence::Start), Err(VfsError::IllegalSeek));
+    writer.write(b"end", ZONE).expect("write");
+    drop(writer);
+    assert_eq!(reader.poll(), Ready::IN | Ready::RDNORM | Ready::HUP);
+    assert_eq!(reader.read(&mut [0; 8], ZONE), Ok(3));
+    assert_eq!(reader.read(&mut [0; 8], ZONE), Ok(0));
+    let (reader, writer) = pair();
+    drop(reader);
+    assert_eq!(writer.write(b"x", ZONE), Err(VfsError::BrokenPipe));
+    assert!(writer.poll().contains(Ready::ERR));
+}
+
+#[test]
+fn pipe_write_without_memory_is_whole_or_nothing() {
+    let (reader, writer) = pair();
+    let zone = kif_host::fresh_zone();
+    assert_eq!(writer.write(&[1; 4000], zone), Ok(4000));
+    kif_host::fail_nth(1);
+    // Needs a second page: refused, and the first 96 bytes of it are not left behind.
+    assert_eq!(writer.write(&[2; 200], zone), Err(VfsError::NoMemory));
+    reader.set_nonblock(true);
+    assert_eq!(reader.read(&mut [0; 8000], zone), Ok(4000));
+    assert_eq!(reader.read(&mut [0; 8000], zone), Err(VfsError::WouldBlock));
+    drop((reader, writer));
+    assert_eq!(kif::frames().charged_bytes(zone), 0);
+}
+
+#[test]
+fn fifo_opens_meet() {
+    let world = Arc::new(World::new());
+    vfs::ops::mknod(&world.cx(), None, b"/fifo", Kind::Fifo, 0o644, vfs::DevNo::default()).expect("mknod");
+    assert_eq!(world.open("/fifo", WRITE | OpenFlags::NONBLOCK).err(), Some(VfsError::NoSuchDevice));
+    let early = world.open("/fifo", READ | OpenFlags::NONBLOCK).expect("a reader need not wait");
+    assert_eq!(early.read(&mut [0], ZONE), Ok(0), "no writer yet");
+    assert!(!early.poll().contains(Ready::HUP), "nobody has hung up yet");
+    drop(early);
+    let other = Arc::clone(&world);
+    let writer = std::thread::spawn(move || {
+        let file = other.open("/fifo", WRITE).expect("meets the reader");
+        file.write(b"hello", ZONE).expect("write");
+    });
+    let reader = world.open("/fifo", READ).expect("meets the writer");
+    assert_eq!(support::read_all(&reader).expect("all"), b"hello");
+    writer.join().expect("writer");
+}
+
+#[test]
+fn epoll_reports_levels_edges_and_oneshots() {
+    let (reader, writer) = pair();
+    let list = epoll::new();
+    let epoll = epoll::of(&list).expect("epoll");
+    let interest = |mask, data| Interest { mask, data };
+    epoll.control(3, &reader, Change::Add(interest(Ready::IN.bits(), 30))).expect("add");
+    assert_eq!(epoll.control(3, &reader, Change::Add(interest(1, 0))), Err(VfsError::Exists));
+    assert_eq!(epoll.wait(8, soon()).expect("times out"), []);
+    assert!(!list.poll().contains(Ready::IN));
+    writer.write(b"x", ZONE).expect("write");
+    assert_eq!(epoll.wait(8, soon()).expect("ready"), [(Ready::IN.bits(), 30)]);
+    assert_eq!(epoll.wait(8, soon()).expect("still ready"), [(Ready::IN.bits(), 30)]);
+    assert!(list.poll().contains(Ready::IN));
+    epoll.control(3, &reader, Change::Modify(interest(Ready::IN.bits() | EDGE, 31))).expect("modify");
+    assert_eq!(epoll.collect(8), [(Ready::IN.bits(), 31)]);
+    assert_eq!(epoll.collect(8), [], "no new event");
+    writer.write(b"y", ZONE).expect("write");
+    assert_eq!(epoll.collect(8), [(Ready::IN.bits(), 31)]);
+    epoll.control(3, &reader, Change::Modify(interest(Ready::IN.bits() | ONESHOT, 32))).expect("modify");
+    assert_eq!(epoll.collect(8), [(Ready::IN.bits(), 32)]);
+    writer.write(b"z", ZONE).expect("write");
+    assert_eq!(epoll.collect(8), []);
+    epoll.control(3, &reader, Change::Remove).expect("remove");
+    assert_eq!(epoll.control(3, &reader, Change::Remove), Err(VfsError::NotFound));
+    assert_eq!(epoll.control(4, &list, Change::Add(interest(1, 0))), Err(VfsError::TooDeep));
+    let file = World::new().open("/", READ).expect("a directory");
+    assert_eq!(epoll.control(5, &file, Change::Add(interest(1, 0))), Err(VfsError::NotPermitted));
+}
+
+#[test]
+fn epoll_wakes_a_sleeper_and_forgets_closed_files() {
+    let (reader, writer) = pair();
+    let list = epoll::new();
+    epoll::of(&list).expect("epoll").control(3, &reader, Change::Add(Interest { mask: 1, data: 9 })).expect("add");
+    let late = Arc::clone(&writer);
+    let helper = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(20));
+        late.write(b"x", ZONE).expect("write");
+    });
+    let epoll = epoll::of(&list).expect("epoll");
+    assert_eq!(epoll.wait(8, None).expect("woken"), [(1, 9)]);
+    helper.join().expect("helper");
+    drop(reader);
+    assert_eq!(epoll.collect(8), []);
+}
+
+#[test]
+fn epoll_starves_nobody() {
+    let pairs: Vec<_> = (0..5).map(|_| pair()).collect();
+    let list = epoll::new();
+    let epoll = epoll::of(&list).expect("epoll");
+    for (index, (reader, writer)) in pairs.iter().enumerate() {
+        epoll.control(index as i32, reader, Change::Add(Interest { mask: 1, data: index as u64 })).expect("add");
+        writer.write(b"x", ZONE).expect("write");
+    }
+    let mut seen: Vec<u64> = (0..5).map(|_| epoll.collect(1)[0].1).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn wait_any_is_woken_by_each_of_its_files() {
+    let (first, first_writer) = pair();
+    let (second, second_writer) = pair();
+    let ready = |file: &Arc<File>| file.poll().contains(Ready::IN);
+    let test = || (ready(&first) || ready(&second)).then_some(());
+    let files = [&*first, &*second];
+    assert_eq!(vfs::wait_any(files.into_iter(), soon(), test), Err(sync::Woken::TimedOut));
+    for writer in [first_writer, second_writer] {
+        let helper = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(10));
+            writer.write(b"x", ZONE).expect("write");
+        });
+        assert_eq!(vfs::wait_any(files.into_iter(), None, test), Ok(()));
+        for file in files {
+            file.set_nonblock(true);
+            if file.read(&mut [0; 8], ZONE).is_ok() {}
+        }
+        helper.join().expect("helper");
+    }
+}
+
+#[test]
+fn whole_file_locks_belong_to_the_description() {
+    let world = World::new();
+    world.write("/f", b"").expect("file");
+    let (a, b) = (world.open("/f", READ).expect("a"), world.open("/f", READ).expect("b"));
+    a.flock(Some(LockKind::Shared), true).expect("shared");
+    b.flock(Some(LockKind::Shared), true).expect("shared too");
+    assert_eq!(b.flock(Some(LockKind::Exclusive), true), Err(VfsError::WouldBlock));
+    a.flock(None, true).expect("unlock");
+    b.flock(Some(LockKind::Exclusive), true).expect("converted");
+    assert_eq!(a.flock(Some(LockKind::Shared), true), Err(VfsError::WouldBlock));
+    let waiter = std::thread::spawn(move || a.flock(Some(LockKind::Exclusive), false));
+    std::thread::sleep(Duration::from_millis(10));
+    drop(b);
+    waiter.join().expect("waiter").expect("the last close unlocks");
+}
+
+#[test]
+fn record_locks_split_merge_and_find_deadlocks() {
+    let world = World::new();
+    world.write("/f", b"").expect("file");
+    let id = world.stat("/f").expect("f").id;
+    let record = |owner, first, last, kind| Record { kind, first, last, owner };
+    let (shared, exclusive) = (LockKind::Shared, LockKind::Exclusive);
+    vfs::set_record(id, record(1, 0, 99, exclusive), false).expect("first");
+    assert_eq!(vfs::set_record(id, record(2, 50, 60, shared), false), Err(VfsError::WouldBlock));
+    vfs::clear_record(id, 1, 40, 69);
+    vfs::set_record(id, record(2, 50, 60, shared), false).expect("in the gap");
+    assert_eq!(vfs::test_record(id, &record(2, 0, 45, shared)), Some(record(1, 0, 39, exclusive)));
+    assert_eq!(vfs::test_record(id, &record(3, 61, 69, exclusive)), None);
+    // 2 waits for 1; then 1 may not wait for 2.
+    let waiter = std::thread::spawn(move || vfs::set_record(id, record(2, 0, 10, exclusive), true));
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(vfs::set_record(id, record(1, 55, 55, exclusive), true), Err(VfsError::Deadlock));
+    vfs::clear_record(id, 1, 0, u64::MAX);
+    waiter.join().expect("waiter").expect("granted");
+    vfs::clear_record(id, 2, 0, u64::MAX);
+}
