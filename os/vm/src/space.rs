@@ -616,30 +616,39 @@ impl AddressSpace {
 
     /// The segments, lowest first.
     pub fn regions(&self) -> Vec<Region> {
-        let inner = self.inner.lock();
-        inner
-            .segments
-            .iter()
-            .map(|(start, segment)| {
-                let (name, (device, inode), offset) = match (&segment.object, segment.label) {
-                    (Some(object), _) => (object.backing.name(), object.backing.identity(), object.first_page * PAGE),
-                    (None, Label::Heap) => (String::from("[heap]"), (0, 0), 0),
-                    (None, Label::Stack) => (String::from("[stack]"), (0, 0), 0),
-                    (None, Label::None) => (String::new(), (0, 0), 0),
+        // Files are asked for their names after the lock: a name is found by walking directories.
+        let found: Vec<(Region, Option<Arc<dyn Backing>>)> = {
+            let inner = self.inner.lock();
+            let region = |(start, segment): (&u64, &Segment)| {
+                let (name, object) = match (&segment.object, segment.label) {
+                    (Some(object), _) => ("", Some(object)),
+                    (None, Label::Heap) => ("[heap]", None),
+                    (None, Label::Stack) => ("[stack]", None),
+                    (None, Label::None) => ("", None),
                 };
-                Region {
+                let region = Region {
                     start: *start,
                     end: segment.end,
                     protection: segment.protection,
                     shared: segment.shared,
-                    offset,
-                    device,
-                    inode,
-                    name,
+                    offset: object.map_or(0, |object| object.first_page * PAGE),
+                    device: 0,
+                    inode: 0,
+                    name: String::from(name),
                     resident: inner.store.range(*start >> PAGE_SHIFT, segment.end >> PAGE_SHIFT).count() as u64,
-                }
-            })
-            .collect()
+                };
+                (region, object.map(|object| Arc::clone(&object.backing)))
+            };
+            inner.segments.iter().map(region).collect()
+        };
+        let named = |(mut region, backing): (Region, Option<Arc<dyn Backing>>)| {
+            if let Some(backing) = backing {
+                (region.device, region.inode) = backing.identity();
+                region.name = backing.name();
+            }
+            region
+        };
+        found.into_iter().map(named).collect()
     }
 
     /// Counters for `/proc/PID/statm` and `getrusage`.

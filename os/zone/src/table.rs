@@ -42,7 +42,7 @@ pub fn init_global(hostname: &str) -> &'static Arc<Zone> {
         };
         let zone = Arc::new(Zone::new(ZoneId::GLOBAL, config, Defaults::global));
         sched::get().attach(zone.id(), shares(&zone));
-        zone.advance(State::Running).expect("a new zone may move on");
+        zone.advance_to(State::Running);
         zone.set_init_pid(1);
         TABLE.lock().live.push(Arc::clone(&zone));
         let registered = stats::register(&zone);
@@ -118,7 +118,7 @@ pub fn create(config: Config) -> Result<Arc<Zone>, ZoneError> {
     let registered = stats::register(&zone);
     *zone.kstats.lock() = registered;
     if let Err(error) = hook::created(&zone) {
-        zone.advance(State::Dying)?;
+        zone.advance_to(State::Dying);
         remove(&zone);
         return Err(error);
     }
@@ -159,8 +159,8 @@ pub fn shutdown(zone: &Arc<Zone>, mut kill: impl FnMut(&Arc<Zone>)) -> Result<()
     if zone.is_global() {
         return Err(ZoneError::IsGlobal);
     }
-    // An error means that an earlier call got further; we go on from there.
-    if zone.advance(State::ShuttingDown).is_ok() {}
+    // An earlier call may have got further; we go on from there.
+    zone.advance_to(State::ShuttingDown);
     while zone.processes() > 0 {
         let before = zone.processes();
         kill(zone);
@@ -169,10 +169,10 @@ pub fn shutdown(zone: &Arc<Zone>, mut kill: impl FnMut(&Arc<Zone>)) -> Result<()
             return Err(ZoneError::Busy { processes });
         }
     }
-    if zone.advance(State::Empty).is_ok() {}
+    zone.advance_to(State::Empty);
     if zone.state() == State::Empty {
         hook::shutdown(zone);
-        if zone.advance(State::Down).is_ok() {}
+        zone.advance_to(State::Down);
     }
     Ok(())
 }
@@ -201,7 +201,7 @@ fn remove(zone: &Arc<Zone>) {
         table.dying.push((zone.id(), Arc::downgrade(zone)));
         ours
     };
-    if zone.advance(State::Dead).is_ok() {}
+    zone.advance_to(State::Dead);
     drop(ours);
 }
 
