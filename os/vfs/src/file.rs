@@ -15,7 +15,7 @@ use sync::{Class, Mutex};
 
 use crate::locks::{self, LockKind};
 use crate::poll::{Pollee, Ready};
-use crate::vnode::{Attr, DirEntry, Io, Kind, VnodeRef};
+use crate::vnode::{Attr, DirEntry, Io, Jump, Kind, VnodeRef};
 use crate::walk::{self, Link};
 use crate::{Place, Result, VfsError};
 
@@ -102,6 +102,11 @@ impl File {
     #[must_use]
     pub const fn place(&self) -> &Place {
         &self.place
+    }
+    /// As the target of a link (`/proc/self/fd/3`).
+    #[must_use]
+    pub fn target(&self) -> Jump {
+        Jump { place: self.place.clone(), link: self.link.clone() }
     }
     /// The object that transfers go to.
     #[must_use]

@@ -79,8 +79,8 @@ fn open_create(cx: &Cx<'_>, at: Option<&Place>, path: &[u8], flags: OpenFlags, m
             }
             if place.vnode.jump()?.is_some() {
                 // A link to an object: there is nothing to create.
-                let place = walk::lookup(cx, Some(&last.dir), &last.name, Follow::Yes)?;
-                return open_place(cx, place, None, flags, false);
+                let (place, link) = walk::lookup_link(cx, Some(&last.dir), &last.name, Follow::Yes)?;
+                return open_place(cx, place, link, flags, false);
             }
             path = place.vnode.readlink()?;
             start = Some(last.dir);

@@ -217,6 +217,13 @@ bitflags! {
     }
 }
 
+/// Where a link to an object leads: the object, and the directory and name it was opened by, if any.
+#[allow(missing_debug_implementations, reason = "places do not print")]
+pub struct Jump {
+    pub place: Place,
+    pub link: Option<(Place, Box<[u8]>)>,
+}
+
 /// One object of a file system.
 ///
 /// The caller (this crate's path operations and [`crate::File`]) has checked permissions, the mount's flags and the names: a
@@ -330,7 +337,7 @@ pub trait Vnode: Send + Sync {
     ///
     /// # Errors
     /// The object is gone or the caller may not follow.
-    fn jump(&self) -> Result<Option<Place>> {
+    fn jump(&self) -> Result<Option<Jump>> {
         Ok(None)
     }
 

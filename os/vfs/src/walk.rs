@@ -215,9 +215,10 @@ impl<'a> Walk<'a> {
                 if self.links > SYMLINK_LIMIT {
                     return Err(VfsError::TooManySymlinks);
                 }
-                if let Some(place) = vnode.jump()? {
-                    check_zone(self.cx, &place)?;
-                    self.place = place;
+                if let Some(jump) = vnode.jump()? {
+                    check_zone(self.cx, &jump.place)?;
+                    self.place = jump.place;
+                    link = jump.link;
                     continue;
                 }
                 let mut rest = vnode.readlink()?;

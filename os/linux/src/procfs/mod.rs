@@ -30,7 +30,7 @@ use alloc::vec::Vec;
 use kif::{Nanos, ZoneId};
 use proc::{Lwp, Process};
 use vfs::{
-    Attr, DirEntry, Filesystem, Io, Kind, NodeId, OpenFlags, Place, Result, SetAttr, StatFs, VfsError, Vnode, VnodeRef,
+    Attr, DirEntry, Filesystem, Io, Jump, Kind, NodeId, OpenFlags, Place, Result, SetAttr, StatFs, VfsError, Vnode, VnodeRef,
 };
 
 mod process;
@@ -106,7 +106,7 @@ enum What {
     MyProcess,
     MyThread,
     /// `mounts`, and `net`: links into `self`.
-    Link(&'static str, &'static str),
+    Link(&'static str),
     Process(Owner, Part),
 }
 
@@ -216,7 +216,7 @@ impl Node {
             What::System(index) => SYSTEM_INO + *index as u64,
             What::MyProcess => 2,
             What::MyThread => 3,
-            What::Link(..) => 4,
+            What::Link(_) => 4,
             What::Process(owner, part) => {
                 // An LWP's directory is not the one of its process, even for the first.
                 let under_task = u64::from(owner.lwp.is_some()) << 62;
@@ -228,7 +228,7 @@ impl Node {
         match &self.what {
             What::Directory(_) => Kind::Directory,
             What::System(_) => Kind::File,
-            What::MyProcess | What::MyThread | What::Link(..) => Kind::Symlink,
+            What::MyProcess | What::MyThread | What::Link(_) => Kind::Symlink,
             What::Process(_, part) => part.kind(),
         }
     }
@@ -250,7 +250,7 @@ impl Node {
             What::Directory(path) => {
                 list.extend(system::children(path));
                 if path.is_empty() {
-                    list.extend(LINKS.iter().map(|(name, to)| (name.as_bytes().to_vec(), What::Link(name, to))));
+                    list.extend(LINKS.iter().map(|(name, to)| (name.as_bytes().to_vec(), What::Link(to))));
                     list.push((b"self".to_vec(), What::MyProcess));
                     list.push((b"thread-self".to_vec(), What::MyThread));
                     let processes = proc::list(self.view.zone);
@@ -282,7 +282,7 @@ impl Node {
                     (decimal(*fd), What::Process(owner.clone(), entry))
                 }));
             }
-            What::System(_) | What::MyProcess | What::MyThread | What::Link(..) | What::Process(..) => {
+            What::System(_) | What::MyProcess | What::MyThread | What::Link(_) | What::Process(..) => {
                 return Err(VfsError::NotDirectory);
             }
         }
@@ -310,18 +310,18 @@ impl Node {
         }
     }
     /// What a link of a process leads to.
-    fn target(&self) -> Result<Option<Place>> {
+    fn target(&self) -> Result<Option<Jump>> {
         let What::Process(owner, part) = &self.what else { return Ok(None) };
         self.check_private()?;
         let process = owner.process()?;
         let gone = VfsError::NotFound;
         Ok(Some(match part {
-            Part::Exe => process.image().exe.as_ref().ok_or(gone)?.place().clone(),
-            Part::Cwd => process.directories().ok_or(gone)?.cwd.clone(),
-            Part::Root => process.directories().ok_or(gone)?.root.clone(),
+            Part::Exe => process.image().exe.as_ref().ok_or(gone)?.target(),
+            Part::Cwd => Jump { place: process.directories().ok_or(gone)?.cwd.clone(), link: None },
+            Part::Root => Jump { place: process.directories().ok_or(gone)?.root.clone(), link: None },
             Part::Fd(fd) => {
                 let files = process.files().ok_or(gone)?;
-                files.get(*fd).map_err(|_| gone)?.place().clone()
+                files.get(*fd).map_err(|_| gone)?.target()
             }
             Part::Directory | Part::File(_) | Part::Tasks | Part::Fds | Part::FdInfos | Part::FdInfo(_) => return Ok(None),
         }))
@@ -333,14 +333,14 @@ impl Node {
             What::System(index) => Ok((system::FILES[*index].read)(&self.view)),
             What::Process(owner, Part::File(index)) => (process::FILES[*index].read)(&self.view, owner),
             What::Process(owner, Part::FdInfo(fd)) => process::fd_info(owner, *fd),
-            What::Directory(_) | What::MyProcess | What::MyThread | What::Link(..) | What::Process(..) => Err(VfsError::Invalid),
+            What::Directory(_) | What::MyProcess | What::MyThread | What::Link(_) | What::Process(..) => Err(VfsError::Invalid),
         }
     }
     fn mode(&self) -> u32 {
         match &self.what {
             What::Directory(_) => 0o555,
             What::System(index) => system::FILES[*index].mode,
-            What::MyProcess | What::MyThread | What::Link(..) => 0o777,
+            What::MyProcess | What::MyThread | What::Link(_) => 0o777,
             What::Process(_, part) => match part {
                 Part::Directory | Part::Tasks => 0o555,
                 Part::Fds | Part::FdInfos => 0o500,
@@ -411,7 +411,7 @@ impl Vnode for Node {
                     }
                 }
             }
-            What::System(_) | What::MyProcess | What::MyThread | What::Link(..) => return Err(VfsError::NotDirectory),
+            What::System(_) | What::MyProcess | What::MyThread | What::Link(_) => return Err(VfsError::NotDirectory),
         };
         Ok((self.view.node(parent), name.into()))
     }
@@ -449,7 +449,7 @@ impl Vnode for Node {
                 let pid = process.seen_by(self.view.zone).ok_or(VfsError::NotFound)?;
                 Ok(alloc::format!("{pid}/task/{}", self.view.shown(process, lwp.tid())).into_bytes())
             }
-            What::Link(_, to) => Ok(to.as_bytes().to_vec()),
+            What::Link(to) => Ok(to.as_bytes().to_vec()),
             What::Process(owner, part @ (Part::Exe | Part::Fd(_))) => {
                 self.check_private()?;
                 let process = owner.process()?;
@@ -461,14 +461,14 @@ impl Vnode for Node {
                 Ok(file.describe(&viewer_root().unwrap_or_else(|| file.place().zone_root())))
             }
             What::Process(..) => {
-                let place = self.target()?.ok_or(VfsError::Invalid)?;
+                let place = self.target()?.ok_or(VfsError::Invalid)?.place;
                 let root = viewer_root().unwrap_or_else(|| place.zone_root());
                 Ok(vfs::path_of(&place, &root).unwrap_or_else(|| b"(unreachable)".to_vec()))
             }
             What::Directory(_) | What::System(_) => Err(VfsError::Invalid),
         }
     }
-    fn jump(&self) -> Result<Option<Place>> {
+    fn jump(&self) -> Result<Option<Jump>> {
         self.target()
     }
     fn open(&self, flags: OpenFlags, _zone: ZoneId) -> Result<Option<VnodeRef>> {
@@ -540,7 +540,7 @@ impl Vnode for Setting {
         match &self.what {
             What::System(index) => system::FILES[*index].write.ok_or(refused)?(&self.view, data)?,
             What::Process(owner, Part::File(index)) => process::FILES[*index].write.ok_or(refused)?(owner, data)?,
-            What::Directory(_) | What::MyProcess | What::MyThread | What::Link(..) | What::Process(..) => return Err(refused),
+            What::Directory(_) | What::MyProcess | What::MyThread | What::Link(_) | What::Process(..) => return Err(refused),
         }
         Ok(data.len())
     }
