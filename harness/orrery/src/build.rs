@@ -9,6 +9,9 @@
 //! segment, which the linker script leaves as a 16-byte placeholder at the end of the address space of the image: nothing moves,
 //! so one link is enough. Panic backtraces, the tracer and outside tools read that table.
 //!
+//! The same step disassembles the image and refuses it if kernel code has VEX-encoded or x87 instructions: the kernel keeps the user's x87
+//! state and the upper halves of YMM in the registers, so it must not touch them.
+//!
 //! # Structures
 //! The table, little endian:
 //!
@@ -29,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use goblin::elf::{Elf, program_header::PT_LOAD, sym};
+use iced_x86::{Code, CpuidFeature, Decoder, DecoderOptions, EncodingKind, Instruction};
 
 /// Virtual address of the first byte of the image (`os/kernel/kernel.ld`).
 const IMAGE_BASE: u64 = 0xffff_ffff_8000_0000;
@@ -101,6 +105,7 @@ pub fn kernel(root: &Path, profile: Profile) -> Result<PathBuf, BuildError> {
     }
     let linked = target_dir.join(TARGET).join(profile_name).join("kernel");
     let image = std::fs::read(&linked).map_err(|error| BuildError::File(linked.clone(), error))?;
+    check_instructions(&image).map_err(|what| BuildError::Image { file: linked.clone(), what })?;
     let image = embed_symbols(image).map_err(|what| BuildError::Image { file: linked, what })?;
     // Replaced in one step, so that a machine that is being started never reads half a file; and only if it changed.
     if std::fs::read(&out).is_ok_and(|old| old == image) {
@@ -142,6 +147,46 @@ fn flags(root: &Path) -> Vec<String> {
         flags.push(format!("--remap-path-prefix={}=/cargo", home.display()));
     }
     flags
+}
+
+/// Refuses VEX, EVEX and x87 instructions in kernel code.
+fn check_instructions(image: &[u8]) -> Result<(), String> {
+    let elf = Elf::parse(image).map_err(|error| format!("not an ELF file: {error}"))?;
+    let text = elf
+        .section_headers
+        .iter()
+        .find(|section| elf.shdr_strtab.get_at(section.sh_name) == Some(".text"))
+        .ok_or("no section .text")?;
+    let code = text.file_range().and_then(|range| image.get(range)).ok_or("section .text is not in the file")?;
+    let functions: BTreeMap<u64, &str> = elf
+        .syms
+        .iter()
+        .filter(|symbol| (text.sh_addr..text.sh_addr + text.sh_size).contains(&symbol.st_value))
+        .filter_map(|symbol| elf.strtab.get_at(symbol.st_name).map(|name| (symbol.st_value, name)))
+        .collect();
+    let ends = functions.keys().skip(1).copied().chain([text.sh_addr + text.sh_size]);
+    for ((start, name), end) in functions.iter().zip(ends) {
+        // The loader entry is 32-bit code with its tables in between.
+        if name.starts_with("boot_") || name.starts_with("pvh_") || name.starts_with("multiboot2") || name.starts_with("__") {
+            continue;
+        }
+        let at = |address: u64| usize::try_from(address - text.sh_addr).expect("inside a section that is in memory");
+        if let Some(instruction) = forbidden(&code[at(*start)..at(end)], *start) {
+            return Err(format!("{:#} has `{instruction}` at {:#x}: x87 and VEX are user state", rustc_demangle::demangle(name), instruction.ip()));
+        }
+    }
+    Ok(())
+}
+
+/// The first instruction that kernel code must not have.
+fn forbidden(code: &[u8], address: u64) -> Option<Instruction> {
+    Decoder::with_ip(64, code, address, DecoderOptions::NONE).into_iter().find(|instruction| {
+        let x87 = instruction.cpuid_features().iter().any(|feature| {
+            matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU287XL_ONLY | CpuidFeature::FPU387)
+        });
+        let legacy = instruction.encoding() == EncodingKind::Legacy;
+        instruction.code() != Code::INVALID && (x87 || !legacy)
+    })
 }
 
 /// Appends the symbol table as the contents of the placeholder segment.
@@ -220,4 +265,25 @@ fn symbol_table(elf: &Elf<'_>) -> Result<Vec<u8>, String> {
     table.extend_from_slice(&index);
     table.extend_from_slice(&names);
     Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vex_and_x87_are_found_and_the_rest_is_not() {
+        // addps, fxsave64, xsave64, ret
+        assert_eq!(forbidden(&[0x0f, 0x58, 0xc1, 0x48, 0x0f, 0xae, 0x07, 0x48, 0x0f, 0xae, 0x27, 0xc3], 0x1000), None);
+        // nop, vaddps xmm0, xmm1, xmm2
+        assert_eq!(forbidden(&[0x90, 0xc5, 0xf0, 0x58, 0xc2], 0x1000).map(|found| found.ip()), Some(0x1001));
+        // fld1
+        assert!(forbidden(&[0xd9, 0xe8], 0x1000).is_some());
+    }
+
+    #[test]
+    fn a_foreign_file_is_refused_with_a_reason() {
+        assert!(embed_symbols(b"#!/bin/sh".to_vec()).unwrap_err().contains("not an ELF file"));
+        assert!(check_instructions(b"MZ").unwrap_err().contains("not an ELF file"));
+    }
 }
