@@ -93,7 +93,12 @@ fn execute(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Re
         Memory::Store(bytes) => {
             let at = c.linear(op, u64::from(bytes), true)?;
             let mut next = c.x87;
-            if let Effect::Store(value) = x87::exec(&mut next, &insn, 0, eflags) {
+            let effect = x87::exec(&mut next, &insn, 0, eflags);
+            if effect == Effect::None {
+                // An unmasked exception stores nothing, but the place is checked all the same.
+                c.check_write(m, b, op, at, u64::from(bytes))?;
+            }
+            if let Effect::Store(value) = effect {
                 match bytes {
                     2 => c.store::<2>(m, b, op, at, value as u64)?,
                     4 => c.store::<4>(m, b, op, at, value as u64)?,

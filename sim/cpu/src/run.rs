@@ -11,6 +11,8 @@ use sim_bus::{Attention, CpuBus, DebugStop, Stop};
 use sim_mem::{GuestMemory, PAGE_SIZE};
 use std::collections::BTreeSet;
 
+/// 0F 18 to 0F 1F with any operand do nothing, as on hardware without the features that took some of them.
+const DECODER_OPTIONS: u32 = DecoderOptions::FORCE_RESERVED_NOP;
 /// DR6 bit for single step.
 const DR6_BS: u64 = 1 << 14;
 
@@ -418,7 +420,7 @@ impl Cpu {
         let mut ops = std::mem::take(&mut self.scratch);
         ops.clear();
         let bytes: &[u8] = if page == NONE { &window } else { &m.page(page)[start..] };
-        let mut decoder = Decoder::with_ip(bitness, bytes, rip, DecoderOptions::NONE);
+        let mut decoder = Decoder::with_ip(bitness, bytes, rip, DECODER_OPTIONS);
         let mut builder = lower::Builder::new(bits, rip);
         let mut insn = Instruction::default();
         loop {
@@ -454,7 +456,7 @@ impl Cpu {
                     m.mark_code(offset);
                 }
                 block.flags |= CROSSES;
-                let mut decoder = Decoder::with_ip(bitness, &window[..first + 15], rip, DecoderOptions::NONE);
+                let mut decoder = Decoder::with_ip(bitness, &window[..first + 15], rip, DECODER_OPTIONS);
                 decoder.decode_out(&mut insn);
                 builder.add(&insn, &window, &mut ops);
                 break;

@@ -324,9 +324,6 @@ maskmovdqu |c, m, b, op| {
 
 fn masked_store(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, value: u128, mask: u16, bytes: u64) -> Result<Flow, Fault> {
     let at = address(c, op, bytes, true, false)?;
-    if mask == 0 {
-        return Ok(c.brk);
-    }
     c.check_write(m, b, op, at, bytes)?;
     for i in (0..bytes).filter(|i| mask >> i & 1 == 1) {
         c.store::<1>(m, b, op, at.wrapping_add(i), (value >> (8 * i)) as u64)?;
@@ -517,9 +514,9 @@ handler!(maskmovq |c, m, b, op| {
     enter_mmx(c)?;
     let mask = int::movmskb_mmx(c.x87.mm(op.b)) as u16;
     let value = u128::from(c.x87.mm(op.a));
-    let flow = masked_store(c, m, b, op, value, mask, 8)?;
+    // The x87 state becomes MMX state even if the store faults.
     c.x87.enter_mmx();
-    Ok(flow)
+    masked_store(c, m, b, op, value, mask, 8)
 });
 handler!(emms |c, _m, _b, _op| {
     enter_mmx(c)?;
@@ -533,33 +530,28 @@ fn run_float(c: &mut Core, op: &Op, src: u128) -> Result<u128, Fault> {
     let dst = x(c, op.a);
     f(dst, src, 0, &mut c.mxcsr).map_err(|_| simd_fault(c))
 }
-handler!(mmx_to_floats |c, _m, _b, op| {
+handler!(/// The x87 state becomes MMX state even if the conversion faults.
+mmx_to_floats |c, _m, _b, op| {
     enter_mmx(c)?;
-    let value = run_float(c, op, u128::from(c.x87.mm(op.b)))?;
     c.x87.enter_mmx();
+    let value = run_float(c, op, u128::from(c.x87.mm(op.b)))?;
     set_x(c, op.a, value);
     Ok(Flow::Next)
 });
-handler!(/// CVTPI2PS from memory still enters MMX state; CVTPI2PD from memory does not (SDM vol. 2).
+handler!(/// From memory no MMX register takes part, and the x87 state stays (Intel enters MMX state for CVTPI2PS, AMD does not).
 memory_to_floats |c, m, b, op| {
-    let single = mmx_op(op) == SseOp::Cvtpi2ps;
-    if single {
-        enter_mmx(c)?;
-    }
     let at = address(c, op, 8, false, false)?;
     let src = c.load::<8>(m, b, op, at)?;
     let value = run_float(c, op, u128::from(src))?;
-    if single {
-        c.x87.enter_mmx();
-    }
     set_x(c, op.a, value);
     Ok(c.brk)
 });
 /// CVT(T)PS2PI and CVT(T)PD2PI: destination an MMX register.
 fn floats_to_mmx(c: &mut Core, op: &Op, src: u128) -> Result<(), Fault> {
     let Body::Float(f) = mmx_op(op).row().body else { return Err(c.ud()) };
-    let value = f(0, src, 0, &mut c.mxcsr).map_err(|_| simd_fault(c))?;
+    // The x87 state has become MMX state even if the conversion faults.
     c.x87.enter_mmx();
+    let value = f(0, src, 0, &mut c.mxcsr).map_err(|_| simd_fault(c))?;
     c.x87.set_mm(op.a, value as u64);
     Ok(())
 }
