@@ -10,6 +10,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 
 use control_abi::Code;
+use kif::Nanos;
 use sync::{Class, Mutex};
 use vfs::mount::{self, MountFlags};
 use vfs::{Cred, Cx, Follow, Place, VfsError, lookup, ops};
@@ -20,6 +21,9 @@ use crate::system::StartError;
 
 /// The zone's root directory hangs on the zone under this key.
 const ROOT: DataKey = DataKey("control.root");
+
+/// How long a halt waits for processes before it says that they do not end.
+const PATIENCE: Nanos = if cfg!(test) { Nanos::from_millis(30) } else { Nanos::from_secs(10) };
 
 /// One operation that changes zones at a time.
 static CHANGES: Mutex<()> = Mutex::new(Class::Control, ());
@@ -138,17 +142,12 @@ fn take_down(zone: &Arc<Zone>) -> Result<(), Refusal> {
     if zone.state() >= State::Dying {
         return Err(ZoneError::NoSuchZone.into());
     }
-    zone::shutdown(zone, |zone| system().kill_all(zone))?;
-    if zone.data::<Place>(ROOT).is_some() {
+    zone::shutdown(zone, PATIENCE, |zone| system().kill_all(zone)).inspect_err(|error| {
+        kif::log().line(format_args!("zone {} ({}): does not halt: {error}", zone.name(), zone.id().0));
+    })?;
+    if zone.take_data(ROOT).is_some() {
         let global = system().global_root();
-        let (mounts, held) = mount::unmount_zone(&global, zone.id());
-        if held > 0 {
-            kif::log().line(format_args!(
-                "zone {} ({}): {held} of its {mounts} mounts are still held by open files",
-                zone.name(),
-                zone.id().0
-            ));
-        }
+        mount::unmount_zone(&global, zone.id());
     }
     zone::destroy(zone)?;
     kif::log().line(format_args!("zone {} ({}): halted", zone.name(), zone.id().0));

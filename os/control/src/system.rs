@@ -45,7 +45,7 @@ pub trait System: Sync {
     /// # Errors
     /// See [`StartError`].
     fn enter_zone(&self, zone: &Arc<Zone>, root: &Place) -> Result<(), StartError>;
-    /// Kills every process of a zone and waits until they are gone, or as long as that makes progress.
+    /// Sends SIGKILL to every process of a zone. The caller waits, and calls again.
     fn kill_all(&self, zone: &Arc<Zone>);
     /// The CPUs.
     fn cpus(&self) -> Vec<CpuInfo>;

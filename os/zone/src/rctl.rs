@@ -224,6 +224,14 @@ impl Zone {
     }
 }
 
+impl Zone {
+    /// LWPs in the zone.
+    #[must_use]
+    pub fn lwps(&self) -> u64 {
+        self.rctls.used[Rctl::MaxLwps as usize].load(Ordering::Acquire)
+    }
+}
+
 /// Carries a control's value to whoever enforces it.
 pub(crate) fn apply(zone: &Zone, rctl: Rctl, value: u64) {
     match rctl {

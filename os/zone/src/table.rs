@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
-use kif::{PAGE_SIZE, ZoneId};
+use kif::{Nanos, PAGE_SIZE, ZoneId};
 use once_cell::race::OnceBox;
 use sync::{Class, Mutex};
 
@@ -16,6 +16,9 @@ use crate::{Brand, Config, Privileges, State, Uuid, Zone, ZoneError, check_name,
 pub const ZONES_MAX: usize = 8192;
 /// Ids are handed out from 1 to this, in turn.
 const ID_MAX: u32 = 9999;
+
+/// How often a halt looks again.
+const KILL_INTERVAL: Nanos = Nanos::from_millis(1);
 
 struct Table {
     live: Vec<Arc<Zone>>,
@@ -150,23 +153,25 @@ pub fn running(zone: &Zone, init_pid: u32) -> Result<(), ZoneError> {
     zone.step(State::Booting, State::Running)
 }
 
-/// Shuts a zone down as far as it goes: closes it to new processes, lets `kill` end those it has (called until none is left
-/// or it makes no progress), then stops the layers. Ends in [`State::Down`]. May be repeated.
+/// Shuts a zone down as far as it goes: closes it to new processes, lets `kill` end those it has (called again and again, since
+/// a fork may slip through) until the last one has given its charges back, then stops the layers. Ends in [`State::Down`]. May be
+/// repeated.
 ///
 /// # Errors
-/// [`ZoneError::IsGlobal`]; [`ZoneError::Busy`] if processes remain: try again later.
-pub fn shutdown(zone: &Arc<Zone>, mut kill: impl FnMut(&Arc<Zone>)) -> Result<(), ZoneError> {
+/// [`ZoneError::IsGlobal`]; [`ZoneError::Busy`] if processes remain after `patience`, or the caller was interrupted: try again.
+pub fn shutdown(zone: &Arc<Zone>, patience: Nanos, mut kill: impl FnMut(&Arc<Zone>)) -> Result<(), ZoneError> {
     if zone.is_global() {
         return Err(ZoneError::IsGlobal);
     }
     // An earlier call may have got further; we go on from there.
     zone.advance_to(State::ShuttingDown);
-    while zone.processes() > 0 {
-        let before = zone.processes();
+    let deadline = kif::clock().monotonic().plus(patience);
+    while zone.processes() > 0 || zone.lwps() > 0 {
         kill(zone);
-        let processes = zone.processes();
-        if processes >= before {
-            return Err(ZoneError::Busy { processes });
+        let now = kif::clock().monotonic();
+        // What was killed leaves in its own time: it gives its charges back last.
+        if now >= deadline || sync::sleep_until(now.plus(KILL_INTERVAL)).is_err() {
+            return Err(ZoneError::Busy { processes: zone.processes().max(1) });
         }
     }
     zone.advance_to(State::Empty);

@@ -3,6 +3,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use kif::Nanos;
+
 use crate::rctl::{Rctl, TABLE};
 use crate::*;
 
@@ -35,7 +37,7 @@ fn running_zone(name: &str) -> Arc<Zone> {
 }
 
 fn end(zone: &Arc<Zone>) {
-    shutdown(zone, |_| {}).expect("empty");
+    shutdown(zone, Nanos::from_millis(20), |_| {}).expect("empty");
     destroy(zone).expect("down");
 }
 
@@ -98,7 +100,7 @@ fn two_live_zones_cannot_share_a_name_and_global_is_not_a_tenant() {
     let zone = running_zone("single");
     assert_eq!(create(config("single")).map(|zone| zone.id()), Err(ZoneError::NameTaken));
     assert_eq!(create(config("global")).map(|zone| zone.id()), Err(ZoneError::BadName));
-    assert_eq!(shutdown(global(), |_| {}), Err(ZoneError::IsGlobal));
+    assert_eq!(shutdown(global(), Nanos(0), |_| {}), Err(ZoneError::IsGlobal));
     end(&zone);
 }
 
@@ -188,7 +190,7 @@ fn a_halt_closes_the_door_then_kills_until_none_is_left() {
     let zone = running_zone("halt");
     let mut charges: Vec<Charge> = (0..5).map(|_| zone.charge(Limit::Processes).expect("room")).collect();
     let mut rounds = 0;
-    let result = shutdown(&zone, |zone| {
+    let result = shutdown(&zone, Nanos::from_millis(20), |zone| {
         rounds += 1;
         assert!(zone.charge(Limit::Processes).is_err(), "a closing zone takes no process");
         charges.truncate(5 - 2 * rounds.min(2));
@@ -197,8 +199,8 @@ fn a_halt_closes_the_door_then_kills_until_none_is_left() {
     assert_eq!(zone.state(), State::ShuttingDown);
     // Repeating goes on from there.
     charges.clear();
-    assert_eq!(shutdown(&zone, |_| {}), Ok(()));
-    assert_eq!(shutdown(&zone, |_| {}), Ok(()));
+    assert_eq!(shutdown(&zone, Nanos::from_millis(20), |_| {}), Ok(()));
+    assert_eq!(shutdown(&zone, Nanos::from_millis(20), |_| {}), Ok(()));
     destroy(&zone).expect("down");
 }
 

@@ -234,6 +234,12 @@ impl Zone {
         let found = self.data.lock().iter().find(|(at, _)| *at == key).map(|(_, value)| Arc::clone(value));
         found.and_then(|value| value.downcast::<T>().ok())
     }
+    /// Takes a layer's data off the zone.
+    pub fn take_data(&self, key: DataKey) -> Option<Arc<dyn Any + Send + Sync>> {
+        let mut data = self.data.lock();
+        let at = data.iter().position(|(at, _)| *at == key)?;
+        Some(data.swap_remove(at).1)
+    }
     pub(crate) fn clear_data(&self) {
         let old = core::mem::take(&mut *self.data.lock());
         drop(old);
