@@ -136,7 +136,7 @@ fn switch() {
     };
     arm(deadline);
     let next = next.expect("a picked thread is in the table, and the idle thread always exists");
-    hal::thread::switch_to(&next);
+    hal::thread::switch_to(next);
     if ANY_ENDED.load(Relaxed) {
         reap();
     }

@@ -19,9 +19,6 @@ use zone::Zone;
 use crate::machine::LOG;
 use crate::{HEAP, power};
 
-/// Longest wait for a halting zone's processes.
-const KILL_PATIENCE: Nanos = Nanos::from_secs(20);
-
 static ROOT: OnceBox<Place> = OnceBox::new();
 
 fn root() -> &'static Place {
@@ -87,6 +84,15 @@ impl vfs::devfs::KernelLog for LogReader {
 pub fn start_processes() -> Result<(), proc::ProcError> {
     proc::install()?;
     linux::install();
+    zone::register_hook(zone::Hook {
+        name: "terminals",
+        created: |zone| {
+            vfs::tty::pty::make_console(zone.id());
+            Ok(())
+        },
+        shutdown: |_| {},
+        destroyed: |zone| vfs::tty::zone_ended(zone.id()),
+    });
     control::install(&ControlSystem);
     proc::set_zone_end_hook(Box::new(zone_ends));
     Ok(())
@@ -189,7 +195,6 @@ impl System for ControlSystem {
         root().clone()
     }
     fn zone_mounts(&self, zone: &Arc<Zone>) -> Vec<(&'static str, Arc<dyn Filesystem>)> {
-        vfs::tty::pty::make_console(zone.id());
         let mut all = mounts(zone.id());
         all.push(("/tmp", vfs::tmpfs::new(&vfs::tmpfs::Options::default())));
         all
@@ -207,10 +212,7 @@ impl System for ControlSystem {
         })
     }
     fn kill_all(&self, zone: &Arc<Zone>) {
-        if !proc::kill_zone(zone, KILL_PATIENCE) {
-            kif::log().line(format_args!("zone {}: processes do not end", zone.name()));
-        }
-        vfs::tty::zone_ended(zone.id());
+        proc::kill_all(zone.id(), None);
     }
     fn cpus(&self) -> Vec<CpuInfo> {
         vec![CpuInfo { id: 0, brand: text(&hal::cpu::brand().1), mhz: hal::time::frequency() / 1_000_000, since: Nanos(0) }]

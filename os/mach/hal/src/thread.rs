@@ -193,12 +193,13 @@ pub fn current_user_cycles() -> u64 {
     with_current(|context| context.user_cycles.get()).unwrap_or(0)
 }
 
-/// Runs `next` on this CPU until somebody switches back. Interrupts are off, no spin lock is held.
-pub fn switch_to(next: &Arc<Context>) {
+/// Runs `next` on this CPU until somebody switches back. Interrupts are off, no spin lock is held. Takes the reference by value: a thread
+/// that has ended never comes back here to drop one.
+pub fn switch_to(next: Arc<Context>) {
     assert!(!cpu::interrupts_enabled(), "a switch with interrupts on");
     let area = percpu::this();
     let previous = area.current.get();
-    if core::ptr::eq(previous, Arc::as_ptr(next)) {
+    if core::ptr::eq(previous, Arc::as_ptr(&next)) {
         return;
     }
     // SAFETY: the running thread's context exists.
@@ -219,10 +220,11 @@ pub fn switch_to(next: &Arc<Context>) {
     let (low, high) = next.stack.bounds();
     area.stack_low.set(low);
     area.stack_high.set(high);
-    area.current.set(Arc::into_raw(Arc::clone(next)));
+    let sp = next.sp.get();
+    area.current.set(Arc::into_raw(next));
     area.previous.set(previous);
     // SAFETY: 1. `sp` of a context that was not running is what `thread_switch` or `new` left; 2. the old one is kept in its own context.
-    unsafe { thread_switch(from.sp.as_ptr(), next.sp.get()) };
+    unsafe { thread_switch(from.sp.as_ptr(), sp) };
     took_over();
 }
 

@@ -7,6 +7,7 @@
 
 use alloc::boxed::Box;
 use core::arch::{asm, global_asm};
+use core::cell::Cell;
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -34,7 +35,8 @@ pub(crate) struct UserState {
     error: u64,
     address: u64,
     /// The thread whose registers hold this state's x87, AVX and segment bases; null: none does.
-    live_on: *const Context,
+    /// A cell, since a switch of its thread clears it.
+    live_on: Cell<*const Context>,
     fpu: Area,
 }
 
@@ -256,7 +258,7 @@ pub fn new_context(from: Option<&mut dyn UserContext>) -> Box<dyn UserContext> {
         regs: UserRegs { orig_rax: u64::MAX, rflags: 0x202, cs: percpu::USER_CS.into(), ss: percpu::USER_SS.into(), ..UserRegs::default() },
         error: 0,
         address: 0,
-        live_on: core::ptr::null(),
+        live_on: Cell::new(core::ptr::null()),
         fpu: Area::initial(),
     });
     if let Some(from) = from {
@@ -272,13 +274,13 @@ pub fn new_context(from: Option<&mut dyn UserContext>) -> Box<dyn UserContext> {
 impl HalContext {
     /// Puts x87, AVX and the segment bases of this state into the registers. Interrupts are off.
     fn make_live(&mut self, me: &Context, area: &PerCpu) {
-        assert!(self.state.live_on.is_null(), "a user context is used by two threads");
+        assert!(self.state.live_on.get().is_null(), "a user context is used by two threads");
         if let Some(other) = core::ptr::NonNull::new(me.live.get()) {
             // SAFETY: `live` names a state that has not been dropped (its drop clears it) and belongs to this thread.
             unsafe { retire(other.as_ptr()) };
         }
         self.state.fpu.load();
-        self.state.live_on = core::ptr::from_ref(me);
+        self.state.live_on.set(core::ptr::from_ref(me));
         me.live.set(&raw mut *self.state);
         // The selectors may be what the last program left there: loading a null selector first, then the bases.
         // SAFETY: null selectors in FS, DS and ES are harmless in 64-bit mode; nothing in the kernel uses FS.
@@ -331,7 +333,7 @@ pub(crate) unsafe fn retire(state: *mut UserState) {
     // SAFETY: the caller's promise; its owner is the current thread, which is here and not using it.
     let state = unsafe { &mut *state };
     state.fpu.save();
-    state.live_on = core::ptr::null();
+    state.live_on.set(core::ptr::null());
 }
 
 impl UserContext for HalContext {
@@ -383,13 +385,14 @@ impl UserContext for HalContext {
     }
 
     fn save_fpu(&mut self, out: &mut [u8]) -> usize {
-        if !self.state.live_on.is_null() {
-            let flags = cpu::interrupts_off();
-            assert!(core::ptr::eq(self.state.live_on, percpu::current()), "a live user context is read by another thread");
+        // Interrupts off first: a switch in between would retire the state.
+        let flags = cpu::interrupts_off();
+        if !self.state.live_on.get().is_null() {
+            assert!(core::ptr::eq(self.state.live_on.get(), percpu::current()), "a live user context is read by another thread");
             self.state.fpu.save();
-            if flags & cpu::IF != 0 {
-                cpu::interrupts_on();
-            }
+        }
+        if flags & cpu::IF != 0 {
+            cpu::interrupts_on();
         }
         let size = Area::size();
         let len = self.fpu_bytes().min(out.len());
@@ -410,11 +413,11 @@ impl UserContext for HalContext {
 
     fn load_fpu(&mut self, data: Option<&[u8]>) {
         let flags = cpu::interrupts_off();
-        if !self.state.live_on.is_null() {
-            assert!(core::ptr::eq(self.state.live_on, percpu::current()), "a live user context is changed by another thread");
+        if !self.state.live_on.get().is_null() {
+            assert!(core::ptr::eq(self.state.live_on.get(), percpu::current()), "a live user context is changed by another thread");
             // SAFETY: asserted to be the current thread, whose context exists.
             unsafe { (*percpu::current()).live.set(core::ptr::null_mut()) };
-            self.state.live_on = core::ptr::null();
+            self.state.live_on.set(core::ptr::null());
         }
         match data {
             Some(data) => self.state.fpu.import(data),
@@ -435,14 +438,14 @@ impl UserContext for HalContext {
 
 impl Drop for HalContext {
     fn drop(&mut self) {
-        if !self.state.live_on.is_null() {
-            let flags = cpu::interrupts_off();
-            assert!(core::ptr::eq(self.state.live_on, percpu::current()), "a live user context is dropped by another thread");
+        let flags = cpu::interrupts_off();
+        if !self.state.live_on.get().is_null() {
+            assert!(core::ptr::eq(self.state.live_on.get(), percpu::current()), "a live user context is dropped by another thread");
             // SAFETY: as in `load_fpu`.
             unsafe { (*percpu::current()).live.set(core::ptr::null_mut()) };
-            if flags & cpu::IF != 0 {
-                cpu::interrupts_on();
-            }
+        }
+        if flags & cpu::IF != 0 {
+            cpu::interrupts_on();
         }
     }
 }
