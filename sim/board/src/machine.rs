@@ -5,7 +5,7 @@ use std::fmt;
 
 use sim_bus::{Ending, Fields, HashFields, MapError, NEVER, Stop};
 use sim_core::{Receipt, Rng, Streams};
-use sim_cpu::{Activity, Config, Cpu, CpuState, CpuidTable, rflags};
+use sim_cpu::{Activity, Config, Cpu, CpuState, CpuidTable};
 use sim_mem::{GuestMemory, MapRange, PAGE_SIZE};
 
 use crate::acpi;
@@ -290,10 +290,7 @@ impl Machine {
     fn is_runnable(&self, vcpu: usize) -> bool {
         match self.cpus[vcpu].activity() {
             Activity::Running => true,
-            Activity::Halted => {
-                let attention = self.bus.fabric.attention(vcpu);
-                (attention.interrupt || attention.nmi) && (attention.nmi || interrupts_enabled(&self.cpus[vcpu]))
-            }
+            Activity::Halted => self.cpus[vcpu].wakes(self.bus.fabric.attention(vcpu)),
             Activity::WaitForSipi => false,
             // Reported when its turn comes.
             Activity::Shutdown => true,
@@ -306,7 +303,7 @@ impl Machine {
 
     /// Whether no halted vCPU listens to interrupts: nothing a device does can wake the machine.
     fn deaf(&self) -> bool {
-        self.cpus.iter().all(|cpu| cpu.activity() != Activity::Halted || !interrupts_enabled(cpu))
+        self.cpus.iter().all(|cpu| cpu.activity() != Activity::Halted || !cpu.interrupts_enabled())
     }
 
     /// Chooses whose turn it is: the present vCPU while it can go on, else the next that can, with a fresh turn.
@@ -537,10 +534,6 @@ impl Machine {
         fields.u64("next_checkpoint", &mut self.next_checkpoint);
         fields.u64("last_tick_ns", &mut self.last_tick_ns);
     }
-}
-
-fn interrupts_enabled(cpu: &Cpu) -> bool {
-    cpu.state().rflags & rflags::IF != 0
 }
 
 /// RAM as a PC has it: a hole for video, ROM for firmware, and what does not fit below the PCI hole above 4 GiB.

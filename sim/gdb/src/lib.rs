@@ -1,1 +1,142 @@
-//! sim/gdb: to be written.
+//! gdb's door to the machine: a remote-protocol server over TCP or a pipe.
+//!
+//! # Theory
+//! The protocol is `gdbstub`'s; this crate is its target. Each vCPU is a thread. While gdb lets the machine run, it runs in slices and looks for bytes from gdb between them;
+//! slices, breakpoints and reads of registers and memory leave no trace in the run, so a debugged run has the receipt of an undebugged one.
+//! Only writes change it, and they are in the event log.
+//!
+//! Memory is read and written at linear addresses through the present page tables of the thread's vCPU, without regard to privilege: kernel memory can
+//! be read while the vCPU is in user mode.
+//!
+//! *Backwards.* With a [`History`], checkpoints keep snapshots. A step back restores the nearest one before and runs forward to the tick before; a
+//! continue back runs forward from each earlier snapshot with the breakpoints set, and goes to the last stop it met.
+//!
+//! # States
+//! Idle (gdb asks) ↔ running (machine runs) → disconnected. When the machine ends gdb is shown SIGTERM, so that one can look and go
+//! back; continuing from there reports the exit.
+//!
+//! # Structures
+//! [`Session`] (the target) holds the machine and its history; `arch.rs` is the register file; `monitor.rs` the `monitor` commands; `link.rs` the connection.
+//!
+//! # Failure
+//! What gdb sends is parsed by `gdbstub`; a broken connection ends the session with [`GdbError`] and leaves the machine where it is.
+//!
+//! # Limits
+//! Selectors and control registers can be read, not written. A single step is one tick: it may be the delivery of an interrupt or one iteration of a
+//! string instruction.
+
+mod arch;
+mod link;
+mod monitor;
+mod session;
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::TcpListener;
+
+use gdbstub::stub::state_machine::GdbStubStateMachine;
+use gdbstub::stub::{GdbStub, GdbStubError, MultiThreadStopReason};
+use sim_board::{Machine, Outcome};
+
+pub use arch::{Regs, X86_64};
+pub use session::Session;
+
+use link::Link;
+
+/// Why a session ended early.
+#[derive(Debug)]
+pub enum GdbError {
+    /// The connection broke or could not be made.
+    Connection(io::Error),
+    /// gdb sent something the protocol does not allow.
+    Protocol(String),
+}
+
+impl fmt::Display for GdbError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GdbError::Connection(error) => write!(f, "gdb connection: {error}"),
+            GdbError::Protocol(error) => write!(f, "gdb protocol: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for GdbError {}
+
+impl From<io::Error> for GdbError {
+    fn from(error: io::Error) -> Self {
+        GdbError::Connection(error)
+    }
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// gdb detached or hung up: the machine may run on.
+    Detached,
+    /// gdb killed the machine.
+    Killed,
+    /// The machine came to its end and gdb was told.
+    Exited(Outcome),
+}
+
+/// Waits for one gdb on `listener` and serves it.
+pub fn serve(machine: &mut Machine, listener: &TcpListener) -> Result<Ended, GdbError> {
+    let (stream, _) = listener.accept()?;
+    stream.set_nodelay(true)?;
+    let reader = stream.try_clone()?;
+    serve_on(machine, reader, stream)
+}
+
+/// Serves a gdb that started us (`target remote | orrery gdb ...`): commands on standard input, answers on standard output.
+pub fn serve_stdio(machine: &mut Machine) -> Result<Ended, GdbError> {
+    serve_on(machine, io::stdin(), io::stdout())
+}
+
+/// Serves a gdb on any pair of byte streams.
+pub fn serve_on(machine: &mut Machine, reader: impl Read + Send + 'static, writer: impl Write) -> Result<Ended, GdbError> {
+    let mut session = Session::new(machine);
+    let mut link = Link::new(reader);
+    let stub = GdbStub::new(link::Out::new(writer));
+    let failed = |error: GdbStubError<GdbError, io::Error>| {
+        if error.is_connection_error() {
+            match error.into_connection_error() {
+                Some((error, _)) => GdbError::Connection(error),
+                None => GdbError::Protocol("the connection broke".to_owned()),
+            }
+        } else {
+            GdbError::Protocol(error.to_string())
+        }
+    };
+    let mut state = stub.run_state_machine(&mut session).map_err(failed)?;
+    loop {
+        state = match state {
+            GdbStubStateMachine::Idle(idle) => match link.wait() {
+                Some(byte) => idle.incoming_data(&mut session, byte).map_err(failed)?,
+                None => return Ok(session.ended()),
+            },
+            GdbStubStateMachine::Running(running) => {
+                if let Some(byte) = link.poll() {
+                    running.incoming_data(&mut session, byte).map_err(failed)?
+                } else if link.is_closed() {
+                    return Ok(session.ended());
+                } else if let Some(reason) = session.advance() {
+                    running.report_stop(&mut session, reason).map_err(failed)?
+                } else {
+                    if session.waits_for_gdb() {
+                        link.rest();
+                    }
+                    GdbStubStateMachine::Running(running)
+                }
+            }
+            GdbStubStateMachine::CtrlCInterrupt(interrupt) => {
+                let reason = session.interrupted();
+                interrupt.interrupt_handled(&mut session, Some::<MultiThreadStopReason<u64>>(reason)).map_err(failed)?
+            }
+            GdbStubStateMachine::Disconnected(gone) => {
+                session.disconnected(gone.get_reason());
+                return Ok(session.ended());
+            }
+        };
+    }
+}

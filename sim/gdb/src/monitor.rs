@@ -1,0 +1,125 @@
+//! `monitor` commands: one row each.
+
+use sim_board::Port;
+
+use crate::session::Session;
+
+type Command = fn(&mut Session<'_>, &[&str]) -> String;
+
+/// Name, arguments, what it does, how.
+const COMMANDS: &[(&str, &str, &str, Command)] = &[
+    ("help", "", "this list", help),
+    ("ticks", "", "ticks and virtual time, of the machine and of each vCPU", ticks),
+    ("receipt", "", "the receipt of the run up to here", receipt),
+    ("devices", "", "the state of every device, and what timers are pending", devices),
+    ("events", "[N]", "the last N events of the log (20)", events),
+    ("unimplemented", "", "accesses that no device defines", unimplemented),
+    ("inputs", "", "what entered from outside, and when", inputs),
+    ("console", "[1|2]", "what serial line 1 or 2 printed since the last time", console),
+    ("type", "TEXT", "types TEXT and a line end at serial line 1: enters the recording", type_text),
+    ("xp", "ADDRESS [COUNT]", "bytes at a guest-physical address", physical),
+    ("quit", "", "ends the machine when gdb disconnects", quit),
+];
+
+/// Runs a command line.
+pub(crate) fn run(session: &mut Session<'_>, line: &str) -> String {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let Some((name, arguments)) = words.split_first() else { return help(session, &[]) };
+    match COMMANDS.iter().find(|(known, ..)| known == name) {
+        Some((.., command)) => command(session, arguments),
+        None => format!("no monitor command `{name}`; `monitor help` lists them\n"),
+    }
+}
+
+fn help(_session: &mut Session<'_>, _arguments: &[&str]) -> String {
+    COMMANDS.iter().map(|(name, arguments, what, _)| format!("{:<28} {what}\n", format!("{name} {arguments}"))).collect()
+}
+
+fn ticks(session: &mut Session<'_>, _arguments: &[&str]) -> String {
+    let machine = &session.machine;
+    let mut text = format!("tick {} at {} ns\n", machine.ticks(), machine.now_ns());
+    for vcpu in 0..machine.vcpus() {
+        text.push_str(&format!("vcpu {vcpu}: {} ticks\n", machine.vcpu_ticks(vcpu)));
+    }
+    text
+}
+
+fn receipt(session: &mut Session<'_>, _arguments: &[&str]) -> String {
+    format!("{}\n", session.machine.receipt())
+}
+
+fn devices(session: &mut Session<'_>, _arguments: &[&str]) -> String {
+    session.machine.describe_devices().into_iter().map(|line| line + "\n").collect()
+}
+
+fn events(session: &mut Session<'_>, arguments: &[&str]) -> String {
+    let count = match arguments.first().map(|word| word.parse::<usize>()) {
+        None => 20,
+        Some(Ok(count)) => count,
+        Some(Err(_)) => return "usage: monitor events [N]\n".to_owned(),
+    };
+    let events = session.machine.events();
+    events[events.len().saturating_sub(count)..].iter().map(|event| format!("{event}\n")).collect()
+}
+
+fn unimplemented(session: &mut Session<'_>, _arguments: &[&str]) -> String {
+    let lines: String = session.machine.unimplemented().map(|(access, count)| format!("{access} x{count}\n")).collect();
+    if lines.is_empty() { "none\n".to_owned() } else { lines }
+}
+
+fn inputs(session: &mut Session<'_>, _arguments: &[&str]) -> String {
+    let lines: String =
+        session.machine.inputs().iter().map(|input| format!("{:>16} {:>16}  {:?}\n", input.ticks, input.ns, input.what)).collect();
+    if lines.is_empty() { "none\n".to_owned() } else { lines }
+}
+
+fn console(session: &mut Session<'_>, arguments: &[&str]) -> String {
+    let port = match arguments.first() {
+        None | Some(&"1") => Port::Com1,
+        Some(&"2") => Port::Com2,
+        Some(_) => return "usage: monitor console [1|2]\n".to_owned(),
+    };
+    String::from_utf8_lossy(&session.machine.serial_take(port)).into_owned() + "\n"
+}
+
+fn type_text(session: &mut Session<'_>, arguments: &[&str]) -> String {
+    let text = arguments.join(" ") + "\n";
+    session.machine.serial_put(Port::Com1, text.as_bytes());
+    format!("typed {} bytes at tick {}\n", text.len(), session.machine.ticks())
+}
+
+fn number(word: &str) -> Option<u64> {
+    match word.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => word.parse().ok(),
+    }
+}
+
+fn physical(session: &mut Session<'_>, arguments: &[&str]) -> String {
+    const USAGE: &str = "usage: monitor xp ADDRESS [COUNT up to 4096]\n";
+    let Some(address) = arguments.first().and_then(|word| number(word)) else { return USAGE.to_owned() };
+    let count = match arguments.get(1) {
+        None => 64,
+        Some(word) => match number(word) {
+            Some(count @ 1..=4096) => count as usize,
+            Some(_) | None => return USAGE.to_owned(),
+        },
+    };
+    let mut bytes = vec![0; count];
+    if !session.machine.read_physical(address, &mut bytes) {
+        return format!("no memory at {address:#x}+{count}\n");
+    }
+    bytes
+        .chunks(16)
+        .enumerate()
+        .map(|(row, chunk)| {
+            let hex: Vec<String> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{:#012x}: {}\n", address + 16 * row as u64, hex.join(" "))
+        })
+        .collect()
+}
+
+fn quit(session: &mut Session<'_>, _arguments: &[&str]) -> String {
+    session.quit = true;
+    "the machine ends when gdb disconnects\n".to_owned()
+}

@@ -1,0 +1,372 @@
+//! The target: what gdb's requests do to the machine.
+
+use gdbstub::common::{Signal, Tid};
+use gdbstub::stub::{DisconnectReason, MultiThreadStopReason};
+use gdbstub::target::ext::base::BaseOps;
+use gdbstub::target::ext::base::multithread::{
+    MultiThreadBase, MultiThreadResume, MultiThreadResumeOps, MultiThreadSingleStep, MultiThreadSingleStepOps,
+};
+use gdbstub::target::ext::breakpoints::{
+    Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint, SwBreakpointOps, WatchKind,
+};
+use gdbstub::target::ext::memory_map::{MemoryMap, MemoryMapOps};
+use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
+use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
+use gdbstub::target::{Target, TargetError, TargetResult};
+use sim_board::{Machine, Outcome, Until, Watchpoint};
+use sim_bus::DebugStop;
+
+use crate::arch::{Regs, X86_64};
+use crate::{Ended, GdbError, monitor};
+
+/// Ticks between two looks for bytes from gdb: some milliseconds.
+const SLICE_TICKS: u64 = 200_000;
+/// Virtual time a slice may skip while the machine idles.
+const SLICE_NS: u64 = 50_000_000;
+
+/// What gdb wants to happen next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resume {
+    Continue,
+    /// One tick of a vCPU: until it has retired this many.
+    Step { vcpu: usize, until: u64 },
+}
+
+/// One gdb's view of the machine.
+#[derive(Debug)]
+pub struct Session<'a> {
+    pub(crate) machine: &'a mut Machine,
+    resume: Resume,
+    software: Vec<u64>,
+    hardware: Vec<u64>,
+    watches: Vec<(Watchpoint, WatchKind)>,
+    /// The machine has ended and gdb was shown where.
+    end_shown: bool,
+    exited: Option<Outcome>,
+    killed: bool,
+    /// `monitor quit` was given.
+    pub(crate) quit: bool,
+    /// The vCPU gdb last stopped at.
+    stopped_vcpu: usize,
+}
+
+fn tid(vcpu: usize) -> Tid {
+    Tid::new(vcpu + 1).expect("one more than a count is not zero")
+}
+
+fn vcpu(tid: Tid) -> usize {
+    tid.get() - 1
+}
+
+impl<'a> Session<'a> {
+    /// A session on a machine, halted where it is.
+    pub fn new(machine: &'a mut Machine) -> Self {
+        Self {
+            machine,
+            resume: Resume::Continue,
+            software: Vec::new(),
+            hardware: Vec::new(),
+            watches: Vec::new(),
+            end_shown: false,
+            exited: None,
+            killed: false,
+            quit: false,
+            stopped_vcpu: 0,
+        }
+    }
+
+    /// Runs a slice. `Some`: the machine stopped for gdb.
+    pub(crate) fn advance(&mut self) -> Option<MultiThreadStopReason<u64>> {
+        if let Some(outcome) = self.machine.exit() {
+            return Some(self.show_end(outcome));
+        }
+        let mut until = Until { ticks: Some(self.machine.ticks() + SLICE_TICKS), ns: Some(self.machine.now_ns() + SLICE_NS), ..Until::default() };
+        if let Resume::Step { vcpu, until: ticks } = self.resume {
+            until.vcpu_ticks = Some((vcpu, ticks));
+        }
+        let outcome = self.machine.run(&until);
+        match outcome {
+            Outcome::Debug { vcpu, stop } => Some(self.stopped(vcpu as usize, stop)),
+            Outcome::DebugExit(_) | Outcome::PowerOff | Outcome::Reset | Outcome::TripleFault { .. } => Some(self.show_end(outcome)),
+            Outcome::Deadline | Outcome::Output(_) | Outcome::AnyOutput(_) | Outcome::Quiet | Outcome::Stuck => match self.resume {
+                Resume::Step { vcpu, until } if self.machine.vcpu_ticks(vcpu) >= until => {
+                    self.stopped_vcpu = vcpu;
+                    Some(MultiThreadStopReason::SignalWithThread { tid: tid(vcpu), signal: Signal::SIGTRAP })
+                }
+                Resume::Step { .. } | Resume::Continue => None,
+            },
+        }
+    }
+
+    fn stopped(&mut self, vcpu: usize, stop: DebugStop) -> MultiThreadStopReason<u64> {
+        self.stopped_vcpu = vcpu;
+        let tid = tid(vcpu);
+        match stop {
+            DebugStop::Breakpoint { rip } if self.hardware.contains(&rip) && !self.software.contains(&rip) => {
+                MultiThreadStopReason::HwBreak(tid)
+            }
+            DebugStop::Breakpoint { .. } => MultiThreadStopReason::SwBreak(tid),
+            DebugStop::Watch { address, write } => {
+                let kind = self.watches.iter().find(|(watch, _)| watch.address == address).map_or(
+                    if write { WatchKind::Write } else { WatchKind::Read },
+                    |(_, kind)| *kind,
+                );
+                MultiThreadStopReason::Watch { tid, kind, addr: address }
+            }
+        }
+    }
+
+    /// The end is shown as SIGTERM first; continuing from it is the exit.
+    fn show_end(&mut self, outcome: Outcome) -> MultiThreadStopReason<u64> {
+        if !std::mem::replace(&mut self.end_shown, true) {
+            let last = match outcome {
+                Outcome::TripleFault { vcpu } => vcpu as usize,
+                _ => self.machine.current_vcpu(),
+            };
+            self.stopped_vcpu = last;
+            return MultiThreadStopReason::SignalWithThread { tid: tid(last), signal: Signal::SIGTERM };
+        }
+        self.exited = Some(outcome);
+        match outcome {
+            Outcome::DebugExit(status) => MultiThreadStopReason::Exited(status as u8),
+            Outcome::TripleFault { .. } => MultiThreadStopReason::Terminated(Signal::SIGABRT),
+            _ => MultiThreadStopReason::Exited(0),
+        }
+    }
+
+    /// gdb's interrupt: stop where the machine is.
+    pub(crate) fn interrupted(&mut self) -> MultiThreadStopReason<u64> {
+        self.stopped_vcpu = self.machine.current_vcpu();
+        MultiThreadStopReason::SignalWithThread { tid: tid(self.stopped_vcpu), signal: Signal::SIGINT }
+    }
+
+    /// Nothing will happen in the machine by itself.
+    pub(crate) fn waits_for_gdb(&self) -> bool {
+        self.machine.is_idle()
+    }
+
+    pub(crate) fn disconnected(&mut self, reason: DisconnectReason) {
+        self.killed = matches!(reason, DisconnectReason::Kill);
+    }
+
+    pub(crate) fn ended(&mut self) -> Ended {
+        self.release();
+        match self.exited {
+            Some(outcome) => Ended::Exited(outcome),
+            None if self.killed || self.quit => Ended::Killed,
+            None => Ended::Detached,
+        }
+    }
+
+    /// Takes all breakpoints out of the machine.
+    fn release(&mut self) {
+        for address in self.software.drain(..).chain(self.hardware.drain(..)) {
+            self.machine.remove_breakpoint(address);
+        }
+        for (watch, _) in self.watches.drain(..) {
+            self.machine.remove_watch(watch);
+        }
+    }
+
+    fn insert(&mut self, address: u64, hardware: bool) {
+        let list = if hardware { &mut self.hardware } else { &mut self.software };
+        if !list.contains(&address) {
+            list.push(address);
+        }
+        self.machine.add_breakpoint(address);
+    }
+
+    fn remove(&mut self, address: u64, hardware: bool) -> bool {
+        let list = if hardware { &mut self.hardware } else { &mut self.software };
+        let before = list.len();
+        list.retain(|other| *other != address);
+        let found = list.len() != before;
+        // The other kind may still want it.
+        if !self.software.contains(&address) && !self.hardware.contains(&address) {
+            self.machine.remove_breakpoint(address);
+        }
+        found
+    }
+}
+
+impl Target for Session<'_> {
+    type Arch = X86_64;
+    type Error = GdbError;
+
+    fn base_ops(&mut self) -> BaseOps<'_, X86_64, GdbError> {
+        BaseOps::MultiThread(self)
+    }
+    fn support_breakpoints(&mut self) -> Option<BreakpointsOps<'_, Self>> {
+        Some(self)
+    }
+    fn support_monitor_cmd(&mut self) -> Option<MonitorCmdOps<'_, Self>> {
+        Some(self)
+    }
+    fn support_memory_map(&mut self) -> Option<MemoryMapOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl MultiThreadBase for Session<'_> {
+    fn read_registers(&mut self, regs: &mut Regs, tid: Tid) -> TargetResult<(), Self> {
+        let vcpu = vcpu(tid);
+        let state = self.machine.cpu_state(vcpu).ok_or(TargetError::NonFatal)?;
+        *regs = Regs::of(&state, self.machine.cr8(vcpu));
+        Ok(())
+    }
+
+    fn write_registers(&mut self, regs: &Regs, tid: Tid) -> TargetResult<(), Self> {
+        let vcpu = vcpu(tid);
+        let mut state = self.machine.cpu_state(vcpu).ok_or(TargetError::NonFatal)?;
+        // Writing back what was read is not a change.
+        if *regs != Regs::of(&state, self.machine.cr8(vcpu)) {
+            regs.apply(&mut state);
+            self.machine.set_cpu_state(vcpu, &state);
+        }
+        Ok(())
+    }
+
+    fn read_addrs(&mut self, start: u64, data: &mut [u8], tid: Tid) -> TargetResult<usize, Self> {
+        match self.machine.read_linear(vcpu(tid), start, data) {
+            0 if !data.is_empty() => Err(TargetError::NonFatal),
+            count => Ok(count),
+        }
+    }
+
+    fn write_addrs(&mut self, start: u64, data: &[u8], tid: Tid) -> TargetResult<(), Self> {
+        if self.machine.write_linear(vcpu(tid), start, data) == data.len() { Ok(()) } else { Err(TargetError::NonFatal) }
+    }
+
+    fn list_active_threads(&mut self, register: &mut dyn FnMut(Tid)) -> Result<(), GdbError> {
+        // gdb takes the first for the current one at the start.
+        (0..self.machine.vcpus()).map(tid).for_each(register);
+        Ok(())
+    }
+
+    fn support_resume(&mut self) -> Option<MultiThreadResumeOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_thread_extra_info(&mut self) -> Option<ThreadExtraInfoOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl MultiThreadResume for Session<'_> {
+    fn resume(&mut self) -> Result<(), GdbError> {
+        Ok(())
+    }
+    fn clear_resume_actions(&mut self) -> Result<(), GdbError> {
+        self.resume = Resume::Continue;
+        Ok(())
+    }
+    fn set_resume_action_continue(&mut self, _tid: Tid, _signal: Option<Signal>) -> Result<(), GdbError> {
+        // All vCPUs run together: the seeded turns are part of the run. Signals mean nothing to a machine.
+        Ok(())
+    }
+    fn support_single_step(&mut self) -> Option<MultiThreadSingleStepOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl MultiThreadSingleStep for Session<'_> {
+    fn set_resume_action_step(&mut self, tid: Tid, _signal: Option<Signal>) -> Result<(), GdbError> {
+        let vcpu = vcpu(tid);
+        self.resume = Resume::Step { vcpu, until: self.machine.vcpu_ticks(vcpu) + 1 };
+        Ok(())
+    }
+}
+
+impl Breakpoints for Session<'_> {
+    fn support_sw_breakpoint(&mut self) -> Option<SwBreakpointOps<'_, Self>> {
+        Some(self)
+    }
+    fn support_hw_breakpoint(&mut self) -> Option<HwBreakpointOps<'_, Self>> {
+        Some(self)
+    }
+    fn support_hw_watchpoint(&mut self) -> Option<HwWatchpointOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl SwBreakpoint for Session<'_> {
+    fn add_sw_breakpoint(&mut self, address: u64, _kind: usize) -> TargetResult<bool, Self> {
+        self.insert(address, false);
+        Ok(true)
+    }
+    fn remove_sw_breakpoint(&mut self, address: u64, _kind: usize) -> TargetResult<bool, Self> {
+        Ok(self.remove(address, false))
+    }
+}
+
+impl HwBreakpoint for Session<'_> {
+    fn add_hw_breakpoint(&mut self, address: u64, _kind: usize) -> TargetResult<bool, Self> {
+        self.insert(address, true);
+        Ok(true)
+    }
+    fn remove_hw_breakpoint(&mut self, address: u64, _kind: usize) -> TargetResult<bool, Self> {
+        Ok(self.remove(address, true))
+    }
+}
+
+fn watchpoint(address: u64, len: u64, kind: WatchKind) -> Watchpoint {
+    Watchpoint {
+        address,
+        len,
+        read: matches!(kind, WatchKind::Read | WatchKind::ReadWrite),
+        write: matches!(kind, WatchKind::Write | WatchKind::ReadWrite),
+    }
+}
+
+impl HwWatchpoint for Session<'_> {
+    fn add_hw_watchpoint(&mut self, address: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
+        if len == 0 || address.checked_add(len).is_none() {
+            return Ok(false);
+        }
+        let watch = watchpoint(address, len, kind);
+        self.machine.add_watch(watch);
+        self.watches.push((watch, kind));
+        Ok(true)
+    }
+    fn remove_hw_watchpoint(&mut self, address: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
+        let watch = watchpoint(address, len, kind);
+        let found = self.watches.iter().position(|(other, other_kind)| (*other, *other_kind) == (watch, kind));
+        if let Some(at) = found {
+            self.watches.remove(at);
+            self.machine.remove_watch(watch);
+        }
+        Ok(found.is_some())
+    }
+}
+
+impl MemoryMap for Session<'_> {
+    fn memory_map_xml(&self, offset: u64, length: usize, buf: &mut [u8]) -> TargetResult<usize, Self> {
+        // gdb's addresses are linear: any of them may be mapped.
+        const XML: &str = "<?xml version=\"1.0\"?><!DOCTYPE memory-map PUBLIC \"+//IDN gnu.org//DTD GDB Memory Map V1.0//EN\" \"http://sourceware.org/gdb/gdb-memory-map.dtd\"><memory-map><memory type=\"ram\" start=\"0x0\" length=\"0x8000000000000000\"/><memory type=\"ram\" start=\"0x8000000000000000\" length=\"0x8000000000000000\"/></memory-map>";
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(XML.len());
+        let count = (XML.len() - from).min(length).min(buf.len());
+        buf[..count].copy_from_slice(&XML.as_bytes()[from..from + count]);
+        Ok(count)
+    }
+}
+
+impl ThreadExtraInfo for Session<'_> {
+    fn thread_extra_info(&self, tid: Tid, buf: &mut [u8]) -> Result<usize, GdbError> {
+        let vcpu = vcpu(tid);
+        let text = match self.machine.cpu_state(vcpu) {
+            Some(state) => format!("vCPU {vcpu} {:?} ring {} cr3 {:#x}", state.sys.activity, state.sys.cpl, state.sys.cr3),
+            None => "no such vCPU".to_owned(),
+        };
+        let count = text.len().min(buf.len());
+        buf[..count].copy_from_slice(&text.as_bytes()[..count]);
+        Ok(count)
+    }
+}
+
+impl MonitorCmd for Session<'_> {
+    fn handle_monitor_cmd(&mut self, command: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), GdbError> {
+        let text = monitor::run(self, &String::from_utf8_lossy(command));
+        out.write_raw(text.as_bytes());
+        Ok(())
+    }
+}
