@@ -23,6 +23,9 @@ const ESCAPE: u8 = 0x01;
 /// Virtual time between looks at the keyboard.
 const PIECE_NS: u64 = 10_000_000;
 
+/// Silence after which an idle guest that nobody can type at is left.
+const IDLE_NS: u64 = 30_000_000_000;
+
 #[derive(clap::Args)]
 pub struct BootArgs {
     /// A PVH, Multiboot or bzImage kernel. Nothing: our own, with the live root.
@@ -107,6 +110,8 @@ enum Left {
     ByUser,
     /// Halted for ever, and nothing more can be typed.
     Stuck,
+    /// Standard input has ended, and the guest has been idle and silent for a long time.
+    Idle,
 }
 
 /// Boots and stays until the machine ends or the user leaves.
@@ -147,6 +152,7 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
         Left::Machine(Outcome::PowerOff) => ("powered off".to_owned(), 0),
         Left::Machine(outcome) => (format!("{outcome:?}"), 4),
         Left::Stuck => ("all CPUs are halted and nothing can wake them".to_owned(), 4),
+        Left::Idle => ("nothing more to do: standard input has ended and the guest is idle".to_owned(), 0),
         Left::Limit => ("the limit was reached".to_owned(), 5),
         Left::ByUser => ("left".to_owned(), 0),
     };
@@ -164,6 +170,7 @@ fn converse(machine: &mut Machine, limit: Option<u64>, terminal: bool) -> std::i
     let mut escaped = false;
     let begun = Instant::now();
     let mut out = std::io::stdout();
+    let mut heard_ns = 0;
     loop {
         let mut until = Until::ns(machine.now_ns().saturating_add(PIECE_NS));
         if let Some(limit) = limit {
@@ -174,6 +181,7 @@ fn converse(machine: &mut Machine, limit: Option<u64>, terminal: bool) -> std::i
         if !said.is_empty() {
             out.write_all(&said)?;
             out.flush()?;
+            heard_ns = machine.now_ns();
         }
         // The agent's line has nobody at its other end here.
         drop(machine.serial_take(Port::Com2));
@@ -186,6 +194,9 @@ fn converse(machine: &mut Machine, limit: Option<u64>, terminal: bool) -> std::i
         let stuck = outcome == Outcome::Stuck;
         if stuck && !open {
             return Ok(Left::Stuck);
+        }
+        if !open && machine.is_idle() && machine.now_ns().saturating_sub(heard_ns) > IDLE_NS {
+            return Ok(Left::Idle);
         }
         // How far the machine is ahead of the wall: only ever because it was idle.
         let ahead = Duration::from_nanos(machine.now_ns()).saturating_sub(begun.elapsed());

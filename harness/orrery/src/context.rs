@@ -35,8 +35,8 @@ impl Context {
     }
 
     /// Builds everything a scenario needs.
-    pub fn bench(&self) -> Result<Bench, Failure> {
-        let kernel = self.kernel(build::Profile::Ship)?;
+    pub fn bench(&self, profile: build::Profile) -> Result<Bench, Failure> {
+        let kernel = self.kernel(profile)?;
         Ok(Bench { root: self.root.clone(), kernel, live: self.live()? })
     }
 

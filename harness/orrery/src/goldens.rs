@@ -1,6 +1,7 @@
 //! The verbs `bless` and `diff`.
 
 use crate::Failure;
+use crate::build::Profile;
 use crate::context::Context;
 use runner::{Quiet, verdict};
 use scenario::Scenario;
@@ -15,7 +16,7 @@ pub struct GoldenArgs {
 fn each(args: &GoldenArgs, mut act: impl FnMut(&Context, &Scenario, &runner::Transcript) -> Result<bool, Failure>) -> Result<bool, Failure> {
     let context = Context::find()?;
     let scenarios = context.scenarios(&args.filter)?;
-    let bench = context.bench()?;
+    let bench = context.bench(Profile::Ship)?;
     let mut any = false;
     for scenario in scenarios.iter().filter(|scenario| !scenario.golden.is_empty()) {
         let prepared = bench.prepare(scenario, &context.bundle(&scenario.name))?;

@@ -7,6 +7,7 @@
 //! # Structures
 //! [`context::Context`] finds the checkout and builds what a verb needs, once.
 
+mod bench;
 mod boot;
 mod build;
 mod context;
@@ -52,6 +53,9 @@ enum Verb {
     Image(image::ImageArgs),
     /// Looks into ZFS pools in image files.
     Pool(pool_cli::PoolArgs),
+    /// Measures what the kernel costs in instructions, and the simulator's speed beside QEMU's.
+    #[command(after_help = "Examples:\n  cargo orrery bench --against qemu\n  cargo orrery bench --bless        and makes it the baseline in perf/")]
+    Bench(bench::BenchArgs),
     /// Builds the kernel and the programs of the live root, and says where they are.
     #[command(after_help = "Examples:\n  cargo orrery build\n  cargo orrery build --quick     no link-time optimisation: for trying an edit")]
     Build(context::BuildArgs),
@@ -105,6 +109,7 @@ fn main() -> ExitCode {
         Verb::Qemu(args) => run::qemu(&args),
         Verb::Boot(args) => boot::boot(&args),
         Verb::Image(args) => image::image(&args),
+        Verb::Bench(args) => bench::bench(&args),
         Verb::Pool(args) => pool_cli::run(&args).map_err(|error| {
             eprintln!("orrery pool: {error}");
             Failure::Status(1)

@@ -1,6 +1,7 @@
 //! The verbs `run` and `qemu`.
 
 use crate::Failure;
+use crate::build::Profile;
 use crate::context::Context;
 use runner::{Bench, Court, Progress, Quiet, RunError, Transcript, Verdict, bundle};
 use scenario::Scenario;
@@ -16,12 +17,22 @@ pub struct RunArgs {
     /// Another seed of the board: another interleaving of everything that is left open.
     #[arg(long)]
     seed: Option<u64>,
+    /// With a kernel built for trying an edit (other instruction counts: goldens are not judged).
+    #[arg(long)]
+    quick: bool,
 }
 
 #[derive(clap::Args)]
 pub struct QemuArgs {
     /// A scenario: a path, or its name below scenarios/.
     scenario: String,
+    /// With a kernel built for trying an edit.
+    #[arg(long)]
+    quick: bool,
+}
+
+fn profile(quick: bool) -> Profile {
+    if quick { Profile::Quick } else { Profile::Ship }
 }
 
 /// A scenario with all its runs and what came of them.
@@ -31,14 +42,23 @@ pub struct Finished {
     pub verdict: Verdict,
 }
 
+/// How to run one.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// With the live progress line.
+    pub live: bool,
+    /// Goldens are judged.
+    pub goldens: bool,
+}
+
 /// Runs a scenario as often as it asks, side by side where there are processors, judges, writes the bundle.
-pub fn simulate(context: &Context, bench: &Bench, scenario: &Scenario, show: bool) -> Result<Finished, Failure> {
+pub fn simulate(context: &Context, bench: &Bench, scenario: &Scenario, how: How) -> Result<Finished, Failure> {
     let folder = context.bundle(&scenario.name);
     let prepared = bench.prepare(scenario, &folder)?;
     let mut progress = Progress::new(&scenario.name, std::io::stderr().is_terminal());
     let runs: Result<Vec<Transcript>, RunError> = std::thread::scope(|scope| {
         let others: Vec<_> = (1..scenario.repeat).map(|_| scope.spawn(|| bench.simulate(scenario, &prepared, &mut Quiet))).collect();
-        let first = if show { bench.simulate(scenario, &prepared, &mut progress) } else { bench.simulate(scenario, &prepared, &mut Quiet) };
+        let first = if how.live { bench.simulate(scenario, &prepared, &mut progress) } else { bench.simulate(scenario, &prepared, &mut Quiet) };
         let others = others.into_iter().map(|other| match other.join() {
             Ok(result) => result,
             // The simulator's own assertions: pass them on as they are.
@@ -49,7 +69,7 @@ pub fn simulate(context: &Context, bench: &Bench, scenario: &Scenario, show: boo
     progress.finish();
     let runs = runs?;
     let store = context.goldens();
-    let verdict = Court { scenario, exact: true, goldens: Some(&store), staged: &prepared.staged }.judge(&runs);
+    let verdict = Court { scenario, exact: true, goldens: how.goldens.then_some(&store), staged: &prepared.staged }.judge(&runs);
     bundle::write(&folder, scenario, &runs, &verdict).map_err(Failure::file(&folder))?;
     Ok(Finished { runs, verdict })
 }
@@ -73,8 +93,8 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let mut scenario = context.scenario(&args.scenario)?;
     scenario.repeat = args.repeat.unwrap_or(scenario.repeat);
     scenario.board.seed = args.seed.unwrap_or(scenario.board.seed);
-    let bench = context.bench()?;
-    let finished = simulate(&context, &bench, &scenario, true)?;
+    let bench = context.bench(profile(args.quick))?;
+    let finished = simulate(&context, &bench, &scenario, How { live: true, goldens: !args.quick })?;
     show(&scenario, &finished.runs, &finished.verdict);
     println!("  all of it: {}", context.bundle(&scenario.name).strip_prefix(&context.root).unwrap_or(&context.bundle(&scenario.name)).display());
     if finished.verdict.holds() {
@@ -89,7 +109,7 @@ pub fn qemu(args: &QemuArgs) -> Result<(), Failure> {
     let context = Context::find()?;
     let mut scenario = context.scenario(&args.scenario)?;
     scenario.repeat = 1;
-    let bench = context.bench()?;
+    let bench = context.bench(profile(args.quick))?;
     let folder = context.bundle(&scenario.name);
     let prepared = bench.prepare(&scenario, &folder)?;
     let terminal = std::io::stderr().is_terminal();

@@ -1,8 +1,9 @@
 //! The verb `test`: all scenarios, in parallel.
 
 use crate::Failure;
+use crate::build::Profile;
 use crate::context::Context;
-use crate::run::{Finished, show, simulate};
+use crate::run::{Finished, How, show, simulate};
 use rayon::prelude::*;
 use runner::bundle;
 use std::sync::Mutex;
@@ -24,7 +25,7 @@ pub struct TestArgs {
 pub fn test(args: &TestArgs) -> Result<(), Failure> {
     let context = Context::find()?;
     let scenarios: Vec<_> = context.scenarios(&args.filter)?.into_iter().filter(|scenario| args.slow || !scenario.slow).collect();
-    let bench = context.bench()?;
+    let bench = context.bench(Profile::Ship)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.jobs.unwrap_or(0)).build().map_err(|error| Failure::Host(format!("cannot start threads: {error}")))?;
     // One screen for all threads.
     let screen = Mutex::new(());
@@ -32,7 +33,7 @@ pub fn test(args: &TestArgs) -> Result<(), Failure> {
         scenarios
             .par_iter()
             .map(|scenario| {
-                let finished = simulate(&context, &bench, scenario, false);
+                let finished = simulate(&context, &bench, scenario, How { live: false, goldens: true });
                 let guard = screen.lock();
                 match &finished {
                     Ok(Finished { runs, verdict }) => {

@@ -51,6 +51,7 @@ pub struct Programs {
     pub tools: PathBuf,
     pub agent: PathBuf,
     pub trial: PathBuf,
+    pub bench: PathBuf,
 }
 
 fn run(command: &mut Command, what: &str) -> Result<Vec<u8>, LiveError> {
@@ -75,7 +76,7 @@ pub fn build_programs(root: &Path) -> Result<Programs, LiveError> {
     command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")).env_remove("RUSTFLAGS").env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET_DIR");
     run(&mut command, "building the guest's programs")?;
     let built = target.join("x86_64-unknown-linux-gnu/release");
-    Ok(Programs { tools: built.join("tools"), agent: built.join("agent"), trial: built.join("trial") })
+    Ok(Programs { tools: built.join("tools"), agent: built.join("agent"), trial: built.join("trial"), bench: built.join("bench_os") })
 }
 
 /// Debian's static busybox, unpacked below `target/cache`. Downloaded by apt if it is not there yet.
@@ -133,6 +134,7 @@ pub fn root(busybox: &Path, programs: &Programs) -> Result<Tree, LiveError> {
     tree.file("usr/lib/orrery/tools", 0o755, read(&programs.tools)?);
     tree.file("usr/lib/orrery/agent", 0o755, read(&programs.agent)?);
     tree.file("usr/lib/orrery/trial", 0o755, read(&programs.trial)?);
+    tree.file("usr/lib/orrery/bench_os", 0o755, read(&programs.bench)?);
     for tool in TOOLS {
         tree.link(tool, "/usr/lib/orrery/tools");
     }

@@ -177,7 +177,8 @@ fn text(source: &Source<'_>, raw: At<String>) -> Option<Text> {
     let Some(pattern) = raw.value.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')).filter(|p| !p.is_empty()) else {
         return Some(Text::Literal(raw.value));
     };
-    match regex_lite::Regex::new(pattern) {
+    // `^` and `$` are the ends of a line: that is how people think of output.
+    match regex_lite::RegexBuilder::new(pattern).multi_line(true).build() {
         Ok(pattern) => Some(Text::Pattern(pattern)),
         Err(error) => {
             source.complain(raw.span, format!("this pattern is not a regular expression: {error}"), Some("a text between slashes is a pattern; plain text needs none".to_owned()));

@@ -1,0 +1,53 @@
+//! The verb `bench`: what the OS costs, and how fast the simulator is.
+
+use crate::Failure;
+use crate::build::Profile;
+use crate::context::Context;
+use ::bench::baseline::{Os, Sim};
+use ::bench::{BenchError, baseline, os, report, speed};
+
+#[derive(clap::Args)]
+pub struct BenchArgs {
+    /// Another machine to compare speed with, in the same run.
+    #[arg(long, value_parser = ["qemu"])]
+    against: Option<String>,
+    /// Only the speed guests of these names.
+    #[arg(long)]
+    only: Vec<String>,
+    /// How often each guest runs on each machine; the median counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=99))]
+    rounds: u64,
+    /// Makes what was measured the baselines in perf/.
+    #[arg(long)]
+    bless: bool,
+}
+
+impl From<BenchError> for Failure {
+    fn from(error: BenchError) -> Self {
+        Self::Host(error.to_string())
+    }
+}
+
+/// Measures and prints.
+pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
+    let context = Context::find()?;
+    let perf = context.root.join("perf");
+    let scratch = context.root.join("out/bench");
+    std::fs::create_dir_all(&scratch).map_err(Failure::file(&scratch))?;
+    let rounds = usize::try_from(args.rounds).unwrap_or(1);
+    let options = speed::Options { only: args.only.clone(), rounds, qemu: args.against.is_some(), scratch };
+    let rows = speed::run(&options, |what| eprintln!("bench: {what}"))?;
+    let sim: Sim = baseline::read(&perf.join("sim.toml"))?;
+    print!("{}", report::speed(&rows, &sim));
+    let bench = context.bench(Profile::Ship)?;
+    let kernel = std::fs::read(&bench.kernel).map_err(Failure::file(&bench.kernel))?;
+    let costs = os::run(&kernel, &bench.live.to_cpio(), "console=ttyS0 agent=ttyS1")?;
+    let known: Os = baseline::read(&perf.join("os.toml"))?;
+    print!("{}", report::costs(&costs, &known));
+    if args.bless {
+        std::fs::create_dir_all(&perf).map_err(Failure::file(&perf))?;
+        baseline::write(&perf.join("sim.toml"), "Simulator speed beside QEMU: ratios of one run (cargo orrery bench --against qemu --bless).", &report::sim_baseline(&rows))?;
+        baseline::write(&perf.join("os.toml"), "What the OS costs, in ticks, exact (cargo orrery bench --bless).", &report::os_baseline(&costs))?;
+    }
+    Ok(())
+}
