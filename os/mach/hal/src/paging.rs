@@ -316,6 +316,7 @@ impl UserTable {
         let step = 1_u64 << (12 + 9 * level);
         let first = index(start.max(base), level);
         let last = index((end - 1).min(base + (step * 512 - 1)), level);
+        let mut empty = true;
         for slot in first..=last {
             let value = at[slot].load(Relaxed);
             if value & PRESENT == 0 {
@@ -326,11 +327,13 @@ impl UserTable {
             } else if Self::clear(table(value & ADDRESS), level - 1, base + step * slot as u64, start, end) {
                 at[slot].store(0, Relaxed);
                 kif::frames().release(Pfn((value & ADDRESS) >> 12));
+            } else {
+                // The tables at the ends of the range may hold pages outside it.
+                empty = false;
             }
         }
-        // Only what lies outside the range can be left.
         let slots = if level == 3 { 256 } else { 512 };
-        at[..first].iter().chain(at[..slots].iter().skip(last + 1)).all(|entry| entry.load(Relaxed) == 0)
+        empty && at[..first].iter().chain(at[..slots].iter().skip(last + 1)).all(|entry| entry.load(Relaxed) == 0)
     }
 }
 
