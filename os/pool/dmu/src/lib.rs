@@ -22,10 +22,14 @@
 extern crate alloc;
 
 mod datasets;
+pub mod edit;
 mod object;
 mod zap;
+mod store;
+pub mod zap_edit;
 
 pub use datasets::{DatasetInfo, DatasetKind, Datasets, Property, Source};
+pub use store::Store;
 pub use object::{Object, ObjectSet};
 
 use core::fmt;

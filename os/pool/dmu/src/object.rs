@@ -151,7 +151,7 @@ pub struct Object<'p> {
 }
 
 impl<'p> Object<'p> {
-    fn new(pool: &'p Pool, dnode: Dnode) -> Result<Self, Error> {
+    pub(crate) fn new(pool: &'p Pool, dnode: Dnode) -> Result<Self, Error> {
         if dnode.block_size == 0 || dnode.block_size > BLOCK_MAX {
             return Err(FormatError::new("dnode", "impossible block size", dnode.block_size).into());
         }

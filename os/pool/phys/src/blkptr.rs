@@ -126,7 +126,16 @@ impl BlockPointer {
         let field = |shift: u32, bits: u32| (prop >> shift) & ((1 << bits) - 1);
         let embedded = field(39, 1) == 1;
         if !embedded && word[0] == 0 && word[1] == 0 {
-            return Ok(Self { birth: word[10], ..Self::hole() });
+            let described = word[10] != 0;
+            let lsize = if described { (field(0, 16) + 1) * SECTOR } else { 0 };
+            let (kind, level) = if described { (field(48, 8), field(56, 5)) } else { (0, 0) };
+            return Ok(Self {
+                birth: word[10],
+                lsize,
+                kind: kind.to_le_bytes()[0],
+                level: level.to_le_bytes()[0],
+                ..Self::hole()
+            });
         }
         if field(63, 1) == 0 {
             return Err(view.error("big-endian blocks are not supported", prop));
@@ -195,6 +204,59 @@ impl BlockPointer {
         })
     }
 
+    /// The 128 bytes on disk.
+    ///
+    /// # Panics
+    /// If sizes are not multiples of a sector within the format's limits: our own broken invariant.
+    #[must_use]
+    pub fn encode(&self) -> [u8; SIZE] {
+        let mut word = [0_u64; 16];
+        word[10] = self.birth;
+        let sectors = |bytes: u64| {
+            assert!(bytes % SECTOR == 0 && bytes > 0 && bytes <= BLOCK_MAX, "block of {bytes} bytes");
+            bytes / SECTOR - 1
+        };
+        let common = u64::from(compression_id(self.compression)) << 32
+            | u64::from(self.kind) << 48
+            | u64::from(self.level & 31) << 56
+            | u64::from(self.encrypted) << 61
+            | u64::from(self.dedup) << 62
+            | 1 << 63;
+        match &self.target {
+            Target::Hole => {
+                // A hole keeps what describes it only where `hole_birth` gives it a birth.
+                if self.birth != 0 {
+                    word[6] = u64::from(self.kind) << 48 | u64::from(self.level & 31) << 56 | 1 << 63 | sectors(self.lsize);
+                }
+            }
+            Target::Embedded(payload) => {
+                word[6] = (self.lsize - 1) | (self.psize - 1) << 25 | common | 1 << 39;
+                let packed = payload.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+                let slots = (0..6).chain(7..10).chain(11..16);
+                for (slot, value) in slots.zip(packed) {
+                    word[slot] = value;
+                }
+            }
+            Target::Stored(dvas) => {
+                for (index, dva) in dvas.iter().enumerate() {
+                    if let Some(dva) = dva {
+                        word[index * 2] = dva.asize / SECTOR | u64::from(dva.vdev) << 32;
+                        word[index * 2 + 1] = dva.offset / SECTOR | u64::from(dva.gang) << 63;
+                    }
+                }
+                word[6] = sectors(self.lsize) | sectors(self.psize) << 16 | common | u64::from(checksum_id(self.checksum)) << 40;
+                word[9] = if self.physical_birth == self.birth { 0 } else { self.physical_birth };
+                word[11] = self.fill;
+                word[12..].copy_from_slice(&self.words);
+            }
+        }
+        let mut out = [0; SIZE];
+        for (bytes, word) in out.as_chunks_mut::<8>().0.iter_mut().zip(word) {
+            *bytes = word.to_le_bytes();
+        }
+        out
+    }
+
     /// The copies in use.
     pub fn copies(&self) -> impl Iterator<Item = Dva> + '_ {
         let dvas: &[Option<Dva>] = if let Target::Stored(dvas) = &self.target { dvas } else { &[] };
@@ -217,6 +279,33 @@ const fn checksum(id: u8) -> Option<Checksum> {
         12..=14 => Checksum::Foreign(id),
         _ => return None,
     })
+}
+
+const fn checksum_id(checksum: Checksum) -> u8 {
+    match checksum {
+        Checksum::Off => 2,
+        Checksum::Label => 3,
+        Checksum::GangHeader => 4,
+        Checksum::Zilog => 5,
+        Checksum::Fletcher2 => 6,
+        Checksum::Fletcher4 => 7,
+        Checksum::Sha256 => 8,
+        Checksum::Zilog2 => 9,
+        Checksum::NoParity => 10,
+        Checksum::Sha512 => 11,
+        Checksum::Foreign(id) => id,
+    }
+}
+
+const fn compression_id(compression: Compression) -> u8 {
+    match compression {
+        Compression::Off => 2,
+        Compression::Lzjb => 3,
+        Compression::Gzip(level) => 4 + level,
+        Compression::Zle => 14,
+        Compression::Lz4 => 15,
+        Compression::Zstd => 16,
+    }
 }
 
 const fn compression(id: u8) -> Option<Compression> {

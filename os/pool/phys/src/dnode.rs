@@ -34,6 +34,11 @@ pub struct Dnode {
     /// 1 = the block pointers point to data.
     pub levels: u8,
     pub bonus_kind: u8,
+    /// Checksum and compression ids of the object; 0 = the dataset's.
+    pub checksum: u8,
+    pub compression: u8,
+    /// Flags as stored; bits 0 (used in bytes) and 2 (spill) follow from the other fields when encoded.
+    pub flags: u8,
     /// Bytes of a data block.
     pub block_size: u64,
     /// Largest block number.
@@ -84,6 +89,9 @@ impl Dnode {
             indirect_shift,
             levels,
             bonus_kind: whole.u8(4)?,
+            checksum: whole.u8(5)?,
+            compression: whole.u8(6)?,
+            flags,
             block_size: u64::from(whole.u16(8)?) * crate::SECTOR,
             last_block: whole.u64(16)?,
             used: if flags & 1 != 0 { used } else { used.saturating_mul(crate::SECTOR) },
@@ -92,6 +100,46 @@ impl Dnode {
             bonus: whole.slice(bonus_at, bonus_size)?.to_vec(),
             spill: if has_spill { Some(pointer(spill_at)?) } else { None },
         }))
+    }
+
+    /// The dnode's bytes on disk, `slots` times 512.
+    ///
+    /// # Panics
+    /// If bonus, pointers and spill do not fit: our own broken invariant.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = alloc::vec![0; self.slots * SLOT];
+        let count = self.pointers.len();
+        let bonus_at = CORE + count * blkptr::SIZE;
+        let spill_at = out.len() - blkptr::SIZE;
+        let end = if self.spill.is_some() { spill_at } else { out.len() };
+        assert!((1..=3).contains(&count) && bonus_at + self.bonus.len() <= end, "dnode with {count} pointers, {} bonus bytes", self.bonus.len());
+        let small = |value: usize| u8::try_from(value).expect("checked above");
+        let block_sectors = u16::try_from(self.block_size / crate::SECTOR).expect("block size within limits");
+        out[..8].copy_from_slice(&[
+            self.kind,
+            u8::try_from(self.indirect_shift).expect("at most 17"),
+            self.levels,
+            small(count),
+            self.bonus_kind,
+            self.checksum,
+            self.compression,
+            // `used` is in bytes; the others as they were.
+            1 | (self.flags & !5) | if self.spill.is_some() { 4 } else { 0 },
+        ]);
+        out[8..10].copy_from_slice(&block_sectors.to_le_bytes());
+        out[10..12].copy_from_slice(&u16::try_from(self.bonus.len()).expect("fits a dnode").to_le_bytes());
+        out[12] = small(self.slots - 1);
+        out[16..24].copy_from_slice(&self.last_block.to_le_bytes());
+        out[24..32].copy_from_slice(&self.used.to_le_bytes());
+        for (index, pointer) in self.pointers.iter().enumerate() {
+            out[CORE + index * blkptr::SIZE..][..blkptr::SIZE].copy_from_slice(&pointer.encode());
+        }
+        out[bonus_at..bonus_at + self.bonus.len()].copy_from_slice(&self.bonus);
+        if let Some(spill) = &self.spill {
+            out[spill_at..].copy_from_slice(&spill.encode());
+        }
+        out
     }
 
     /// Index of block `block`'s pointer at `level` within its parent: the dnode itself for the top level, else an indirect

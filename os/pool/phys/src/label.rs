@@ -21,6 +21,7 @@ const RING_SIZE: usize = 128 << 10;
 const ECK_SIZE: usize = 40;
 const ECK_MAGIC: u64 = 0x0210_DA7A_B10C_7A11;
 const UBERBLOCK_MAGIC: u64 = 0x00BA_B10C;
+const MMP_MAGIC: u64 = 0xA11C_EA11;
 
 /// Byte offsets of the four labels on a device of `device_bytes`.
 #[must_use]
@@ -43,6 +44,47 @@ pub fn embedded_checksum_ok(region: &[u8], verifier: codec::Words) -> bool {
         slot.copy_from_slice(&word.to_le_bytes());
     }
     codec::sha256(&copy) == found
+}
+
+/// Fills in the embedded checksum at the end of `region`.
+///
+/// # Panics
+/// If the region is smaller than the checksum.
+pub fn seal(region: &mut [u8], verifier: codec::Words) {
+    let body = region.len().checked_sub(ECK_SIZE).expect("region holds its checksum");
+    region[body..body + 8].copy_from_slice(&ECK_MAGIC.to_le_bytes());
+    for (slot, word) in region[body + 8..].chunks_exact_mut(8).zip(verifier) {
+        slot.copy_from_slice(&word.to_le_bytes());
+    }
+    let sum = codec::sha256(region);
+    for (slot, word) in region[body + 8..].chunks_exact_mut(8).zip(sum) {
+        slot.copy_from_slice(&word.to_le_bytes());
+    }
+}
+
+/// The part of a label in front of the uberblock ring (128 KiB) for the label at device byte `offset`: pad, boot block, config.
+///
+/// # Errors
+/// The config is larger than its 112 KiB region.
+pub fn encode_front(config: &List, offset: u64) -> Result<Vec<u8>, FormatError> {
+    let mut out = alloc::vec![0; RING_OFFSET];
+    let packed = nvlist::encode(config);
+    if packed.len() > PHYS_SIZE - ECK_SIZE {
+        return Err(FormatError::new("label", "config is too large", packed.len() as u64));
+    }
+    out[PHYS_OFFSET..PHYS_OFFSET + packed.len()].copy_from_slice(&packed);
+    let (front, phys) = out.split_at_mut(PHYS_OFFSET);
+    seal(&mut front[PHYS_OFFSET / 2..], [offset + PHYS_OFFSET as u64 / 2, 0, 0, 0]);
+    seal(phys, [offset + PHYS_OFFSET as u64, 0, 0, 0]);
+    Ok(out)
+}
+
+/// Byte offset within a label, and size, of the ring slot of txg `txg`.
+#[must_use]
+pub const fn ring_slot(txg: u64, ashift: u32) -> (u64, usize) {
+    let shift = if ashift < 10 { 10 } else if ashift > 13 { 13 } else { ashift };
+    let size = 1_u64 << shift;
+    (RING_OFFSET as u64 + txg % (RING_SIZE as u64 / size) * size, 1 << shift)
 }
 
 /// An uberblock: the root of one transaction group.
@@ -69,6 +111,23 @@ impl Uberblock {
         (self.txg, self.timestamp, self.mmp_sequence)
     }
 
+    /// The sealed ring slot of `size` bytes for the label slot at device byte `offset`.
+    #[must_use]
+    pub fn encode(&self, size: usize, offset: u64) -> Vec<u8> {
+        let mut out = alloc::vec![0; size];
+        let mut put = |at: usize, value: u64| out[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        put(0, UBERBLOCK_MAGIC);
+        put(8, self.version);
+        put(16, self.txg);
+        put(24, self.guid_sum);
+        put(32, self.timestamp);
+        put(168, self.version);
+        put(176, MMP_MAGIC);
+        out[40..168].copy_from_slice(&self.root.encode());
+        seal(&mut out, [offset, 0, 0, 0]);
+        out
+    }
+
     fn parse(data: &[u8]) -> Result<Self, FormatError> {
         let view = View::new("uberblock", data);
         let magic = view.u64(0)?;
@@ -76,7 +135,7 @@ impl Uberblock {
             let why = if magic.swap_bytes() == UBERBLOCK_MAGIC { "big-endian pools are not supported" } else { "wrong magic" };
             return Err(view.error(why, magic));
         }
-        let mmp = view.u64(176)? == 0xA11C_EA11;
+        let mmp = view.u64(176)? == MMP_MAGIC;
         let config = view.u64(192)?;
         Ok(Self {
             version: view.u64(8)?,

@@ -7,7 +7,7 @@
 //! # Structures
 //! [`label`] (label geometry, embedded checksums, uberblock ring), [`nvlist`] (XDR lists of labels and configs), [`blkptr`],
 //! [`dnode`] and [`objset`], [`zap`] (micro and fat), [`dsl`] (directories and datasets), [`sa`] (system attributes of files),
-//! [`raidz`] (where a block's columns lie, and parity).
+//! [`raidz`] (where a block's columns lie, and parity), [`spacemap`].
 //!
 //! # Failure
 //! Any byte may lie. Parsers return [`FormatError`], which names the structure and the offending field; none panics, loops
@@ -31,6 +31,7 @@ pub mod nvlist;
 pub mod objset;
 pub mod raidz;
 pub mod sa;
+pub mod spacemap;
 pub mod zap;
 
 use core::fmt;

@@ -34,6 +34,13 @@ impl List {
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.pairs.iter().find_map(|(key, value)| (key == name).then_some(value))
     }
+    /// Sets `name`, replacing an earlier value in its place.
+    pub fn set(&mut self, name: &str, value: Value) {
+        match self.pairs.iter_mut().find(|(key, _)| key == name) {
+            Some((_, old)) => *old = value,
+            None => self.pairs.push((String::from(name), value)),
+        }
+    }
     /// The number `name`, if it is one.
     #[must_use]
     pub fn number(&self, name: &str) -> Option<u64> {
@@ -68,6 +75,69 @@ pub fn parse(data: &[u8]) -> Result<List, FormatError> {
     }
     let mut cursor = Cursor { view, at: 4 };
     cursor.list(0)
+}
+
+/// Packs a list with the XDR header, as labels hold it. Values written are those this project makes: booleans, 64-bit numbers, strings, number
+/// arrays, bytes and lists.
+#[must_use]
+pub fn encode(list: &List) -> Vec<u8> {
+    let mut out = [1, 1, 0, 0].to_vec();
+    encode_list(list, &mut out);
+    out
+}
+
+fn put32(out: &mut Vec<u8>, value: usize) {
+    out.extend_from_slice(&u32::try_from(value).expect("nvlists stay below 4 GiB").to_be_bytes());
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(bytes);
+    out.resize(out.len().next_multiple_of(4), 0);
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    put32(out, text.len());
+    put_bytes(out, text.as_bytes());
+}
+
+fn encode_list(list: &List, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 1]);
+    for (name, value) in &list.pairs {
+        let start = out.len();
+        // Sizes are filled in once the value is there.
+        out.extend_from_slice(&[0; 8]);
+        put_text(out, name);
+        let (kind, count, decoded) = match value {
+            Value::Boolean => (1, 0, 0),
+            Value::Number(_) => (8, 1, 8),
+            Value::Text(text) => (9, 1, text.len() + 1),
+            Value::Bytes(bytes) => (10, bytes.len(), bytes.len()),
+            Value::Numbers(numbers) => (16, numbers.len(), numbers.len() * 8),
+            Value::Texts(texts) => (17, texts.len(), texts.iter().map(|text| text.len() + 9).sum()),
+            Value::List(_) => (19, 1, 24),
+            Value::Lists(lists) => (20, lists.len(), lists.len() * 32),
+        };
+        put32(out, kind);
+        put32(out, count);
+        match value {
+            Value::Boolean => {}
+            Value::Number(number) => out.extend_from_slice(&number.to_be_bytes()),
+            Value::Text(text) => put_text(out, text),
+            Value::Bytes(bytes) => put_bytes(out, bytes),
+            Value::Numbers(numbers) => {
+                put32(out, numbers.len());
+                numbers.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
+            }
+            Value::Texts(texts) => texts.iter().for_each(|text| put_text(out, text)),
+            Value::List(list) => encode_list(list, out),
+            Value::Lists(lists) => lists.iter().for_each(|list| encode_list(list, out)),
+        }
+        let encoded = u32::try_from(out.len() - start).expect("below 4 GiB");
+        let decoded = (16 + name.len() + 1).next_multiple_of(8) + decoded.next_multiple_of(8);
+        out[start..start + 4].copy_from_slice(&encoded.to_be_bytes());
+        out[start + 4..start + 8].copy_from_slice(&u32::try_from(decoded).expect("below 4 GiB").to_be_bytes());
+    }
+    out.extend_from_slice(&[0; 8]);
 }
 
 struct Cursor<'a> {

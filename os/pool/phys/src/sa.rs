@@ -69,6 +69,30 @@ impl Registry {
     }
 }
 
+/// Bytes of an SA buffer of layout `layout` with the given attribute values in layout order; `variable` marks those whose lengths the
+/// header lists.
+///
+/// # Panics
+/// If the header or a value is longer than the format can say: our own broken invariant.
+#[must_use]
+pub fn encode(layout: u16, values: &[(bool, &[u8])]) -> Vec<u8> {
+    let variable = values.iter().filter(|(variable, _)| *variable).count();
+    let header = if variable <= 1 { 8 } else { 8 + (2 * (variable - 1)).next_multiple_of(8) };
+    let mut out = alloc::vec![0; header];
+    out[..4].copy_from_slice(&MAGIC.to_le_bytes());
+    let info = u16::try_from(header / 8).expect("few attributes") << 10 | layout;
+    out[4..6].copy_from_slice(&info.to_le_bytes());
+    for (index, (_, value)) in values.iter().filter(|(variable, _)| *variable).enumerate() {
+        let length = u16::try_from(value.len()).expect("attribute below 64 KiB");
+        out[6 + index * 2..8 + index * 2].copy_from_slice(&length.to_le_bytes());
+    }
+    for (_, value) in values {
+        out.extend_from_slice(value);
+        out.resize(out.len().next_multiple_of(8), 0);
+    }
+    out
+}
+
 /// Seconds and nanoseconds since 1970.
 pub type Time = (u64, u64);
 

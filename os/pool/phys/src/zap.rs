@@ -19,6 +19,9 @@ const CHUNK: usize = 24;
 const CHUNK_DATA: usize = 21;
 const CHUNK_ENTRY: u8 = 252;
 const CHUNK_ARRAY: u8 = 251;
+const CHUNK_FREE: u8 = 253;
+/// Longest name of a micro ZAP entry, in bytes.
+pub const MICRO_NAME_MAX: usize = 49;
 
 /// An entry: the name's bytes without NUL (or the raw key words, big-endian, of a `UINT64_KEY` ZAP) and the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +71,11 @@ pub struct Header {
     /// Next never-used block: an upper bound of leaf numbers.
     pub free_block: u64,
     pub salt: u64,
+    pub leaves: u64,
+    pub entries: u64,
+    /// Normalisation of names; bit 1 = folded to upper case before hashing.
+    pub normalisation: u64,
+    pub flags: u64,
     /// Keys are arrays of u64 words.
     pub word_keys: bool,
     /// 48 instead of 28 hash bits.
@@ -77,12 +85,71 @@ pub struct Header {
 }
 
 impl Header {
+    /// Hash of a name as entries store it.
+    #[must_use]
+    pub fn hash(&self, name: &[u8]) -> u64 {
+        let bits = if self.long_hash { 48 } else { 28 };
+        let folded;
+        let name = if self.normalisation & 2 != 0 {
+            folded = name.to_ascii_uppercase();
+            &folded
+        } else {
+            name
+        };
+        codec::zap_hash(self.salt, name) & !(u64::MAX >> bits)
+    }
+
     /// Table index of a name.
     #[must_use]
     pub fn table_index(&self, name: &[u8]) -> u64 {
-        let bits = if self.long_hash { 48 } else { 28 };
-        let hash = codec::zap_hash(self.salt, name) & !(u64::MAX >> bits);
-        if self.table_shift == 0 { 0 } else { hash >> (64 - self.table_shift) }
+        if self.table_shift == 0 { 0 } else { self.hash(name) >> (64 - self.table_shift) }
+    }
+
+    /// Header of a new fat ZAP of one leaf (block 1) for blocks of `1 << block_shift` bytes.
+    #[must_use]
+    pub fn new(block_shift: u32, salt: u64, normalisation: u64) -> Self {
+        let table_shift = block_shift - 4;
+        Self {
+            table_block: 0,
+            table_blocks: 0,
+            table_shift,
+            free_block: 2,
+            salt,
+            leaves: 1,
+            entries: 0,
+            normalisation,
+            flags: 0,
+            word_keys: false,
+            long_hash: false,
+            table: alloc::vec![1; 1 << table_shift],
+        }
+    }
+
+    /// Block 0 of `size` bytes.
+    #[must_use]
+    pub fn encode(&self, size: usize) -> Vec<u8> {
+        let mut out = alloc::vec![0; size];
+        let words = [
+            HEADER,
+            HEADER_MAGIC,
+            self.table_block,
+            self.table_blocks,
+            u64::from(self.table_shift),
+            0,
+            0,
+            self.free_block,
+            self.leaves,
+            self.entries,
+            self.salt,
+            self.normalisation,
+            self.flags,
+        ];
+        let embedded: &[u64] = if self.table_blocks == 0 { &self.table } else { &[] };
+        let (head, half) = out.split_at_mut(size / 2);
+        for (slot, word) in head.chunks_exact_mut(8).zip(words).chain(half.chunks_exact_mut(8).zip(embedded.iter().copied())) {
+            slot.copy_from_slice(&word.to_le_bytes());
+        }
+        out
     }
 }
 
@@ -135,11 +202,134 @@ fn parse_header(view: &View<'_>) -> Result<Header, FormatError> {
         table_blocks,
         table_shift,
         free_block: view.u64(56)?,
+        leaves: view.u64(64)?,
+        entries: view.u64(72)?,
+        normalisation: view.u64(88)?,
+        flags,
         salt: view.u64(80)?,
         word_keys: flags & 2 != 0,
         long_hash: flags & 1 != 0,
         table,
     })
+}
+
+/// Encodes a micro ZAP of `size` bytes. `None` if an entry does not suit one (not a single number, a long name) or there are too many.
+#[must_use]
+pub fn encode_micro(entries: &[Entry], size: usize, salt: u64, normalisation: u64) -> Option<Vec<u8>> {
+    let mut out = alloc::vec![0; size];
+    for (slot, word) in out.chunks_exact_mut(8).zip([MICRO, salt, normalisation]) {
+        slot.copy_from_slice(&word.to_le_bytes());
+    }
+    let header = Header { normalisation, ..Header::new(9, salt, 0) };
+    let mut hashes: Vec<u64> = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        let slot = out.get_mut((index + 1) * 64..(index + 2) * 64)?;
+        let value = entry.number().filter(|_| entry.integer_size == 8 && entry.name.len() <= MICRO_NAME_MAX)?;
+        let hash = header.hash(&entry.name);
+        // Entries whose hashes collide are told apart by rising numbers.
+        let twins = u32::try_from(hashes.iter().filter(|other| **other == hash).count()).ok()?;
+        hashes.push(hash);
+        slot[..8].copy_from_slice(&value.to_le_bytes());
+        slot[8..12].copy_from_slice(&twins.to_le_bytes());
+        slot[14..14 + entry.name.len()].copy_from_slice(&entry.name);
+    }
+    Some(out)
+}
+
+/// Salt and normalisation of a micro ZAP's block.
+///
+/// # Errors
+/// Too short.
+pub fn micro_header(data: &[u8]) -> Result<(u64, u64), FormatError> {
+    let view = View::new("ZAP", data);
+    Ok((view.u64(8)?, view.u64(16)?))
+}
+
+/// Prefix and its length in bits of a leaf.
+///
+/// # Errors
+/// Too short.
+pub fn leaf_prefix(data: &[u8]) -> Result<(u64, u32), FormatError> {
+    let view = View::new("ZAP leaf", data);
+    Ok((view.u64(16)?, u32::from(view.u16(32)?)))
+}
+
+/// Encodes a leaf of `size` bytes afresh. `None` if the entries do not fit: the leaf must be split.
+#[must_use]
+pub fn encode_leaf(entries: &[Entry], header: &Header, prefix: u64, prefix_length: u32, size: usize) -> Option<Vec<u8>> {
+    let block_shift = size.trailing_zeros();
+    let buckets = size / 32;
+    let chunks_at = 48 + buckets * 2;
+    let count = chunk_count(size);
+    let mut out = alloc::vec![0; size];
+    out[..8].copy_from_slice(&LEAF.to_le_bytes());
+    out[16..24].copy_from_slice(&prefix.to_le_bytes());
+    out[24..28].copy_from_slice(&LEAF_MAGIC.to_le_bytes());
+    out[32..34].copy_from_slice(&u16::try_from(prefix_length).ok()?.to_le_bytes());
+    out[36] = 1;
+    out[48..chunks_at].fill(0xFF);
+    let mut sorted: Vec<(u64, &Entry)> = entries.iter().map(|entry| (header.hash(&entry.name), entry)).collect();
+    sorted.sort_by(|a, b| (a.0, &a.1.name).cmp(&(b.0, &b.1.name)));
+    let mut next = 0_usize;
+    // Appends an array as a chain of chunks; returns its first chunk.
+    let array = |out: &mut Vec<u8>, next: &mut usize, data: &[u8]| -> Option<u16> {
+        let first = u16::try_from(*next).ok()?;
+        let pieces = data.len().div_ceil(CHUNK_DATA).max(1);
+        for (index, piece) in (0..pieces).zip(data.chunks(CHUNK_DATA).chain(core::iter::once(&[][..]))) {
+            if *next == count {
+                return None;
+            }
+            let at = chunks_at + *next * CHUNK;
+            *next += 1;
+            out[at] = CHUNK_ARRAY;
+            out[at + 1..at + 1 + piece.len()].copy_from_slice(piece);
+            let link = if index + 1 == pieces { END_OF_CHAIN } else { u16::try_from(*next).ok()? };
+            out[at + 22..at + 24].copy_from_slice(&link.to_le_bytes());
+        }
+        Some(first)
+    };
+    let mut last_of_bucket: alloc::collections::BTreeMap<usize, usize> = alloc::collections::BTreeMap::new();
+    let mut twins = (0, 0_u32);
+    for (position, (hash, entry)) in sorted.iter().enumerate() {
+        twins = if position > 0 && twins.0 == *hash { (*hash, twins.1 + 1) } else { (*hash, 0) };
+        if next == count {
+            return None;
+        }
+        let chunk = next;
+        next += 1;
+        let mut name = entry.name.clone();
+        name.push(0);
+        let value: Vec<u8> = entry.value.iter().flat_map(|value| value.to_be_bytes()[8 - usize::from(entry.integer_size)..].to_vec()).collect();
+        let name_at = array(&mut out, &mut next, &name)?;
+        let value_at = array(&mut out, &mut next, &value)?;
+        let at = chunks_at + chunk * CHUNK;
+        out[at] = CHUNK_ENTRY;
+        out[at + 1] = entry.integer_size;
+        out[at + 2..at + 4].copy_from_slice(&END_OF_CHAIN.to_le_bytes());
+        out[at + 4..at + 6].copy_from_slice(&name_at.to_le_bytes());
+        out[at + 6..at + 8].copy_from_slice(&u16::try_from(name.len()).ok()?.to_le_bytes());
+        out[at + 8..at + 10].copy_from_slice(&value_at.to_le_bytes());
+        out[at + 10..at + 12].copy_from_slice(&u16::try_from(entry.value.len()).ok()?.to_le_bytes());
+        out[at + 12..at + 16].copy_from_slice(&twins.1.to_le_bytes());
+        out[at + 16..at + 24].copy_from_slice(&hash.to_le_bytes());
+        let bucket = index(*hash << prefix_length >> (64 - (block_shift - 5)));
+        let link = u16::try_from(chunk).ok()?.to_le_bytes();
+        match last_of_bucket.insert(bucket, chunk) {
+            None => out[48 + bucket * 2..50 + bucket * 2].copy_from_slice(&link),
+            Some(before) => out[chunks_at + before * CHUNK + 2..chunks_at + before * CHUNK + 4].copy_from_slice(&link),
+        }
+    }
+    out[28..30].copy_from_slice(&u16::try_from(count - next).ok()?.to_le_bytes());
+    out[30..32].copy_from_slice(&u16::try_from(sorted.len()).ok()?.to_le_bytes());
+    let freelist = if next == count { END_OF_CHAIN } else { u16::try_from(next).ok()? };
+    out[34..36].copy_from_slice(&freelist.to_le_bytes());
+    for chunk in next..count {
+        let at = chunks_at + chunk * CHUNK;
+        out[at] = CHUNK_FREE;
+        let link = if chunk + 1 == count { END_OF_CHAIN } else { u16::try_from(chunk + 1).ok()? };
+        out[at + 22..at + 24].copy_from_slice(&link.to_le_bytes());
+    }
+    Some(out)
 }
 
 /// Parses all entries of a leaf block.
@@ -152,7 +342,7 @@ pub fn parse_leaf(data: &[u8], header: &Header) -> Result<Vec<Entry>, FormatErro
         return Err(view.error("wrong magic", view.u64(0)?));
     }
     let leaf = Leaf { chunks_at: 48 + data.len() / 32 * 2, view };
-    let count = data.len().saturating_sub(leaf.chunks_at) / CHUNK;
+    let count = chunk_count(data.len());
     let mut entries = Vec::new();
     for chunk in 0..count {
         let at = leaf.chunks_at + chunk * CHUNK;
@@ -174,6 +364,11 @@ pub fn parse_leaf(data: &[u8], header: &Header) -> Result<Vec<Entry>, FormatErro
         entries.push(Entry { name, integer_size, value: value.chunks_exact(usize::from(integer_size)).map(widen).collect() });
     }
     Ok(entries)
+}
+
+/// Chunks in a leaf of `size` bytes: 638 for 16 KiB.
+const fn chunk_count(size: usize) -> usize {
+    ((size - size / 16) / CHUNK).saturating_sub(2)
 }
 
 struct Leaf<'a> {

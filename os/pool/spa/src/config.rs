@@ -36,6 +36,9 @@ pub struct VdevConfig {
     pub ashift: u32,
     /// Allocatable bytes (top-level vdevs).
     pub asize: u64,
+    /// log2 of a metaslab's bytes, and the MOS object that lists the space maps (top-level vdevs).
+    pub metaslab_shift: u32,
+    pub metaslab_array: u64,
     pub is_log: bool,
     /// Hint where the device was last seen (leaves).
     pub path: Option<String>,
@@ -87,6 +90,8 @@ impl VdevConfig {
             guid: number("guid", "no guid")?,
             ashift: u32::try_from(ashift).ok().filter(|shift| (9..=16).contains(shift)).ok_or_else(|| bad("ashift out of range", ashift))?,
             asize: list.number("asize").unwrap_or(0),
+            metaslab_shift: list.number("metaslab_shift").and_then(|shift| u32::try_from(shift).ok()).filter(|shift| *shift < 48).unwrap_or(34),
+            metaslab_array: list.number("metaslab_array").unwrap_or(0),
             is_log: list.number("is_log") == Some(1),
             path: list.text("path").map(String::from),
             children,

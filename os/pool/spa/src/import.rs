@@ -13,7 +13,8 @@ use pool_phys::label::{self, Label, Uberblock};
 use pool_phys::nvlist::List;
 
 use crate::config::VdevConfig;
-use crate::vdev::{Vdev, VdevStatus};
+use crate::vdev::{Leaf, Vdev, VdevStatus};
+use crate::{Geometry, WriteError};
 
 /// Features a reader of the MOS must know, among those a label can list (`features_for_read`).
 const MOS_FEATURES: [&str; 2] = ["com.delphix:hole_birth", "com.delphix:embedded_data"];
@@ -124,6 +125,8 @@ pub struct Pool {
     state: u64,
     uberblock: Uberblock,
     tops: BTreeMap<u64, Vdev>,
+    /// Config of each leaf's label, by leaf guid.
+    labels: BTreeMap<u64, List>,
 }
 
 impl fmt::Debug for Pool {
@@ -146,6 +149,7 @@ impl Pool {
             return Err(ImportError::Ambiguous);
         }
         let mut leaves: BTreeMap<u64, Box<dyn BlockDev>> = BTreeMap::new();
+        let mut labels: BTreeMap<u64, List> = BTreeMap::new();
         let mut candidates = Vec::new();
         for (index, device) in devices.into_iter().enumerate() {
             if !pool.devices.contains(&index) {
@@ -154,6 +158,7 @@ impl Pool {
             let Some(candidate) = read_candidate(&*device) else { continue };
             if let Some(guid) = candidate.config.number("guid") {
                 leaves.insert(guid, device);
+                labels.insert(guid, candidate.config.clone());
             }
             candidates.push(candidate);
         }
@@ -185,7 +190,7 @@ impl Pool {
             return Err(ImportError::MissingTops { found: trees.len(), expected });
         }
         let tops = trees.iter().map(|(id, tree)| (*id, Vdev::open(tree, tree.ashift, &mut |guid| leaves.remove(&guid)))).collect();
-        Ok(Self { name: pool.name, guid: pool.guid, state: pool.state, uberblock, tops })
+        Ok(Self { name: pool.name, guid: pool.guid, state: pool.state, uberblock, tops, labels })
     }
 
     /// Name in the labels.
@@ -212,6 +217,46 @@ impl Pool {
     #[must_use]
     pub fn status(&self) -> Vec<VdevStatus> {
         self.tops.values().map(Vdev::status).collect()
+    }
+    pub(crate) const fn new(name: String, guid: u64, uberblock: Uberblock, tops: BTreeMap<u64, Vdev>, labels: BTreeMap<u64, List>) -> Self {
+        Self { name, guid, state: 0, uberblock, tops, labels }
+    }
+    pub(crate) const fn set_state(&mut self, state: u64) {
+        self.state = state;
+    }
+    pub(crate) fn set_uberblock(&mut self, uberblock: Uberblock) {
+        self.uberblock = uberblock;
+    }
+    pub(crate) fn label_of(&self, leaf: u64) -> Option<&List> {
+        self.labels.get(&leaf)
+    }
+    /// Wrapping sum of all guids, as the uberblock holds it.
+    pub(crate) fn guid_sum(&self) -> u64 {
+        self.tops.values().fold(self.guid, |sum, top| sum.wrapping_add(top.config().guid_sum()))
+    }
+    pub(crate) fn for_each_leaf(&self, visit: &mut dyn FnMut(&Leaf, u32) -> Result<(), WriteError>) -> Result<(), WriteError> {
+        self.tops.values().try_for_each(|top| top.for_each_leaf(top.config().ashift, visit))
+    }
+    /// Space geometry of the top-level vdevs, from their configs.
+    #[must_use]
+    pub fn geometry(&self) -> Vec<(u32, Geometry)> {
+        let of = |top: &Vdev| {
+            let config = top.config();
+            Geometry {
+                ashift: config.ashift,
+                shape: top.shape(),
+                asize: config.asize,
+                metaslab_shift: config.metaslab_shift,
+                array_object: config.metaslab_array,
+                is_log: config.is_log,
+            }
+        };
+        self.tops.iter().filter(|(_, top)| top.config().asize > 0).map(|(id, top)| (u32::try_from(*id).unwrap_or(u32::MAX), of(top))).collect()
+    }
+    /// Every leaf has its device: what writing needs.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.for_each_leaf(&mut |leaf, _| if leaf.size() > 0 { Ok(()) } else { Err(WriteError::Device { guid: leaf.guid(), error: kif::BlockError::Gone }) }).is_ok()
     }
     pub(crate) fn top(&self, id: u32) -> Option<&Vdev> {
         self.tops.get(&u64::from(id))

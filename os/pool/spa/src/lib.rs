@@ -31,11 +31,17 @@
 #![no_std]
 extern crate alloc;
 
+mod alloc_space;
+mod commit;
 pub mod config;
+mod create;
 mod import;
 mod vdev;
 mod zio;
 
+pub use alloc_space::{Allocator, DEFER_TXGS, Geometry, Metaslab, NoSpace, Top};
+pub use commit::{Commit, WriteError};
+pub use create::{CreateError, FIRST_ARRAY_OBJECT, Layout, create};
 pub use import::{Found, ImportError, Pool, scan};
 pub use vdev::{LeafCounts, LeafState, LeafStatus, VdevStatus};
 pub use zio::{ReadError, Reason};

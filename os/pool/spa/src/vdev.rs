@@ -6,10 +6,11 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use kif::BlockDev;
+use kif::{BlockDev, BlockError};
 use pool_phys::label;
 use pool_phys::raidz::{self, Shape};
 
+use crate::WriteError;
 use crate::config::{VdevConfig, VdevKind};
 
 /// An open vdev.
@@ -25,7 +26,8 @@ enum Body {
     Absent,
 }
 
-struct Leaf {
+pub(crate) struct Leaf {
+    guid: u64,
     device: Option<Box<dyn BlockDev>>,
     reads: AtomicU64,
     read_errors: AtomicU64,
@@ -80,6 +82,7 @@ impl Vdev {
             }
             VdevKind::Hole | VdevKind::Missing => Body::Absent,
             VdevKind::Leaf => Body::Leaf(Leaf {
+                guid: config.guid,
                 device: find(config.guid),
                 reads: AtomicU64::new(0),
                 read_errors: AtomicU64::new(0),
@@ -122,6 +125,49 @@ impl Vdev {
         }
     }
 
+    /// Writes a stored block (a multiple of 512 bytes, padded here to the allocation unit) to every place that holds it.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), WriteError> {
+        let gone = Err(WriteError::Device { guid: self.config.guid, error: BlockError::Gone });
+        match &self.body {
+            Body::Absent => gone,
+            Body::Leaf(leaf) => leaf.write(offset, data, self.unit()),
+            Body::Mirror(sides) => sides.iter().try_for_each(|side| side.write(offset, data)),
+            Body::Raidz { shape, children } => {
+                let columns = shape.columns(offset, data.len() as u64);
+                let mut padded = data.to_vec();
+                padded.resize(data.len().next_multiple_of(1 << shape.ashift), 0);
+                let mut rest = padded.as_slice();
+                let mut parts: Vec<&[u8]> = Vec::new();
+                for column in &columns[shape.parity..] {
+                    let (part, after) = rest.split_at(usize::try_from(column.size).expect("a column of a block fits memory"));
+                    parts.push(part);
+                    rest = after;
+                }
+                let parity = raidz::generate(&parts, shape.parity);
+                let all = parity.iter().map(Vec::as_slice).chain(parts.iter().copied());
+                columns.iter().zip(all).try_for_each(|(column, bytes)| children[column.child].write(column.offset, bytes))
+            }
+        }
+    }
+
+    /// Calls `visit` with every leaf below and the top-level vdev's ashift.
+    pub fn for_each_leaf(&self, ashift: u32, visit: &mut dyn FnMut(&Leaf, u32) -> Result<(), WriteError>) -> Result<(), WriteError> {
+        match &self.body {
+            Body::Leaf(leaf) => visit(leaf, ashift),
+            Body::Mirror(children) | Body::Raidz { children, .. } => children.iter().try_for_each(|child| child.for_each_leaf(ashift, visit)),
+            Body::Absent => Ok(()),
+        }
+    }
+
+    pub const fn config(&self) -> &VdevConfig {
+        &self.config
+    }
+
+    /// Shape of a raidz.
+    pub const fn shape(&self) -> Option<Shape> {
+        if let Body::Raidz { shape, .. } = &self.body { Some(*shape) } else { None }
+    }
+
     fn blame(&self) {
         match &self.body {
             Body::Leaf(leaf) => {
@@ -148,6 +194,36 @@ impl Vdev {
 }
 
 impl Leaf {
+    pub const fn guid(&self) -> u64 {
+        self.guid
+    }
+
+    /// Bytes of the device; 0 if it is missing.
+    pub fn size(&self) -> u64 {
+        self.device.as_ref().map_or(0, |device| device.size_bytes())
+    }
+
+    /// Writes at a byte offset of the device itself.
+    pub fn write_raw(&self, at: u64, data: &[u8]) -> Result<(), WriteError> {
+        let error = |error| WriteError::Device { guid: self.guid, error };
+        self.device.as_ref().ok_or(error(BlockError::Gone))?.write(at, data).map_err(error)
+    }
+
+    fn write(&self, offset: u64, data: &[u8], unit: usize) -> Result<(), WriteError> {
+        let at = offset.checked_add(label::FRONT).ok_or(WriteError::Device { guid: self.guid, error: BlockError::OutOfRange })?;
+        if data.len() % unit == 0 {
+            return self.write_raw(at, data);
+        }
+        let mut padded = data.to_vec();
+        padded.resize(data.len().next_multiple_of(unit), 0);
+        self.write_raw(at, &padded)
+    }
+
+    pub fn flush(&self) -> Result<(), WriteError> {
+        let error = |error| WriteError::Device { guid: self.guid, error };
+        self.device.as_ref().ok_or(error(BlockError::Gone))?.flush().map_err(error)
+    }
+
     fn read(&self, offset: u64, size: usize, unit: usize) -> Option<Vec<u8>> {
         let device = self.device.as_ref()?;
         let mut data = vec![0; size.next_multiple_of(unit)];

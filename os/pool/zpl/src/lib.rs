@@ -1,4 +1,4 @@
-//! POSIX files on the DMU: the ZPL, reading half.
+//! POSIX files on the DMU: the ZPL.
 //!
 //! # Theory
 //! A file system's object set has a master node (object 1) that names the root directory and the tables of system attributes. A
@@ -10,9 +10,13 @@
 //! that entry alone.
 //!
 //! # Limits
-//! Paths follow no symbolic links; whoever needs that does it with [`Filesystem::stat`]. Names are bytes.
+//! Writing: regular files, directories and short symbolic links; no hard links, renames, ACLs beyond the mode, or extended attributes yet. Paths follow no symbolic links; whoever needs that does it with [`Filesystem::stat`]. Names are bytes.
 #![no_std]
 extern crate alloc;
+
+mod write;
+
+pub use write::{Make, NewEntry, Writer, create_filesystem, format_dataset};
 
 use alloc::vec;
 use alloc::vec::Vec;

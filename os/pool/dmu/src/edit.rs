@@ -1,0 +1,594 @@
+//! Object sets being changed: what a transaction group collects in memory, and writing it out.
+//!
+//! # Theory
+//! A change never touches a block on disk. An [`Edit`] is an object with the data blocks that were written to it since the last commit; reads look
+//! there first. [`Set::sync`] then writes every dirty data block to new space, rewrites the indirect blocks above them bottom-up, puts the dnodes into the
+//! meta-dnode's blocks, syncs those the same way, and ends with a new object-set block, whose pointer the caller stores one level higher. Old blocks are
+//! given to the [`Sink`], which frees them or remembers them for a snapshot.
+
+use alloc::collections::BTreeMap;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use pool_phys::FormatError;
+use pool_phys::blkptr::{self, BlockPointer};
+use pool_phys::dnode::{self, Dnode, kind};
+use pool_phys::objset::Objset;
+use pool_spa::{NoSpace, Pool, WriteError};
+
+use crate::{Error, Object};
+
+/// Bytes of a new object set.
+const OBJSET_SIZE: usize = 4096;
+/// Levels of a new dataset's meta-dnode: enough never to grow.
+const META_LEVELS: u8 = 6;
+const META_BLOCK: u64 = 16 << 10;
+const DNODES_PER_BLOCK: u64 = META_BLOCK / dnode::SLOT as u64;
+/// Largest dnode bonus of a one-slot dnode with one pointer.
+pub const BONUS_MAX: usize = 320;
+const USER_USED_AT: usize = 1024;
+const GROUP_USED_AT: usize = 1536;
+
+/// Why a change could not be made or committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EditError {
+    Read(Error),
+    /// No space left, or the quota does not allow it.
+    NoSpace,
+    /// The name is taken.
+    Exists,
+    /// A device did not take a write; the pool must not be written any more.
+    Write(WriteError),
+    /// Not possible for this kind of object or dataset: the reason.
+    Invalid(&'static str),
+}
+
+impl core::fmt::Display for EditError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Read(error) => error.fmt(f),
+            Self::NoSpace => write!(f, "no space left in the pool"),
+            Self::Exists => write!(f, "already exists"),
+            Self::Write(error) => error.fmt(f),
+            Self::Invalid(why) => f.write_str(why),
+        }
+    }
+}
+
+impl core::error::Error for EditError {}
+
+impl<E: Into<Error>> From<E> for EditError {
+    fn from(error: E) -> Self {
+        Self::Read(error.into())
+    }
+}
+impl From<WriteError> for EditError {
+    fn from(error: WriteError) -> Self {
+        Self::Write(error)
+    }
+}
+impl From<NoSpace> for EditError {
+    fn from(NoSpace: NoSpace) -> Self {
+        Self::NoSpace
+    }
+}
+
+/// What a block to be written is.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    pub kind: u8,
+    pub level: u8,
+    pub fill: u64,
+    /// Compression id of the object; 0 = the dataset's.
+    pub compression: u8,
+}
+
+/// Where written blocks go and dropped ones end.
+pub trait Sink {
+    /// Writes a block and returns its pointer.
+    ///
+    /// # Errors
+    /// No space, or a device failed.
+    fn write(&mut self, data: Vec<u8>, about: About) -> Result<BlockPointer, EditError>;
+    /// A block is no longer part of the object set.
+    fn free(&mut self, pointer: &BlockPointer);
+    /// Space a block counts as.
+    fn deflated(&self, pointer: &BlockPointer) -> u64;
+    /// A block of zeros may become a hole.
+    fn makes_holes(&self) -> bool;
+}
+
+/// An object with its changes.
+#[derive(Clone, Debug)]
+pub struct Edit {
+    pub dnode: Dnode,
+    blocks: BTreeMap<u64, Vec<u8>>,
+    /// Blocks on disk from this number on are dropped at the next sync.
+    cut: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+enum Slot {
+    Live(Edit),
+    /// Freed; the slots it took, and the dnode whose blocks are to be dropped if it was on disk.
+    Free { slots: usize, old: Option<Dnode> },
+}
+
+/// An object set with its changes.
+#[derive(Clone, Debug)]
+pub struct Set {
+    raw: Vec<u8>,
+    meta: Dnode,
+    slots: BTreeMap<u64, Slot>,
+    hint: u64,
+}
+
+fn new_dnode(kind: u8, block_size: u64, bonus_kind: u8, bonus: Vec<u8>, pointers: usize, levels: u8) -> Dnode {
+    Dnode {
+        kind,
+        indirect_shift: 17,
+        levels,
+        bonus_kind,
+        checksum: 0,
+        compression: 0,
+        flags: 1,
+        block_size,
+        last_block: 0,
+        used: 0,
+        slots: 1,
+        pointers: vec![BlockPointer::hole(); pointers],
+        bonus,
+        spill: None,
+    }
+}
+
+impl Edit {
+    fn new(dnode: Dnode) -> Self {
+        Self { dnode, blocks: BTreeMap::new(), cut: None }
+    }
+
+    /// Contents of block `number`, changes included.
+    ///
+    /// # Errors
+    /// Unreadable or malformed.
+    pub fn block(&self, pool: &Pool, number: u64) -> Result<Vec<u8>, Error> {
+        if let Some(data) = self.blocks.get(&number) {
+            return Ok(data.clone());
+        }
+        if number > self.dnode.last_block || self.cut.is_some_and(|cut| number >= cut) {
+            return Ok(vec![0; usize::try_from(self.dnode.block_size).map_err(|_| Error::NotFound)?]);
+        }
+        Object::new(pool, self.dnode.clone())?.block(number)
+    }
+
+    /// Replaces block `number`. `data` has the object's block size.
+    ///
+    /// # Panics
+    /// If it has another size.
+    pub fn put_block(&mut self, number: u64, data: Vec<u8>) {
+        assert_eq!(data.len() as u64, self.dnode.block_size, "blocks of an object have one size");
+        self.dnode.last_block = self.dnode.last_block.max(number);
+        self.blocks.insert(number, data);
+    }
+
+    /// Drops all blocks from `first` on.
+    pub fn cut(&mut self, first: u64) {
+        self.blocks.split_off(&first);
+        self.cut = Some(self.cut.map_or(first, |cut| cut.min(first)));
+        self.dnode.last_block = self.dnode.last_block.min(first.saturating_sub(1));
+    }
+
+    /// Changes the block size of an object of at most one block, keeping its contents (cut or zero-filled).
+    ///
+    /// # Errors
+    /// Unreadable; more than one block.
+    pub fn resize_block(&mut self, pool: &Pool, size: u64) -> Result<(), EditError> {
+        if self.dnode.last_block > 0 {
+            return Err(EditError::Invalid("the block size of an object with several blocks is fixed"));
+        }
+        if size != self.dnode.block_size {
+            let mut data = self.block(pool, 0)?;
+            data.resize(usize::try_from(size).map_err(|_| EditError::Invalid("block size"))?, 0);
+            self.cut(0);
+            self.dnode.block_size = size;
+            self.put_block(0, data);
+        }
+        Ok(())
+    }
+
+    /// Reads at a byte offset, changes included.
+    ///
+    /// # Errors
+    /// Unreadable or malformed.
+    pub fn read_at(&self, pool: &Pool, mut offset: u64, mut out: &mut [u8]) -> Result<(), Error> {
+        while !out.is_empty() {
+            let data = self.block(pool, offset / self.dnode.block_size)?;
+            let skip = usize::try_from(offset % self.dnode.block_size).unwrap_or(0);
+            let count = (data.len() - skip).min(out.len());
+            let (now, rest) = out.split_at_mut(count);
+            now.copy_from_slice(&data[skip..skip + count]);
+            (out, offset) = (rest, offset + count as u64);
+        }
+        Ok(())
+    }
+
+    /// Writes at a byte offset.
+    ///
+    /// # Errors
+    /// A partly written block is unreadable.
+    pub fn write_at(&mut self, pool: &Pool, mut offset: u64, mut data: &[u8]) -> Result<(), Error> {
+        while !data.is_empty() {
+            let size = usize::try_from(self.dnode.block_size).map_err(|_| Error::NotFound)?;
+            let (number, skip) = (offset / self.dnode.block_size, usize::try_from(offset % self.dnode.block_size).unwrap_or(0));
+            let count = (size - skip).min(data.len());
+            let mut block = if count == size { vec![0; size] } else { self.block(pool, number)? };
+            block[skip..skip + count].copy_from_slice(&data[..count]);
+            self.put_block(number, block);
+            (data, offset) = (&data[count..], offset + count as u64);
+        }
+        Ok(())
+    }
+
+    /// Writes all changed blocks and the indirect blocks above them; the dnode then points to the new tree.
+    fn sync(&mut self, pool: &Pool, sink: &mut dyn Sink) -> Result<(), EditError> {
+        let fan_bits = self.dnode.indirect_shift - 7;
+        let cut = self.cut.take();
+        let mut tree = Tree { pool, sink, fan_bits, dirty: core::mem::take(&mut self.blocks), cut, delta: 0, kind: self.dnode.kind, compression: self.dnode.compression };
+        let mut nodes: Vec<Node> = self.dnode.pointers.iter().cloned().map(Node::Disk).collect();
+        // Grow until the top level's pointers cover the last block: the old pointers become the first children of a block that does not exist yet.
+        loop {
+            let shift = fan_bits * u32::from(self.dnode.levels - 1);
+            if shift >= 60 || (nodes.len() as u64) << shift > self.dnode.last_block {
+                break;
+            }
+            let holes = core::iter::repeat_with(|| Node::Disk(BlockPointer::hole())).take(nodes.len() - 1);
+            nodes = core::iter::once(Node::New(nodes)).chain(holes).collect();
+            self.dnode.levels += 1;
+        }
+        let top = self.dnode.levels - 1;
+        for (index, node) in nodes.into_iter().enumerate() {
+            self.dnode.pointers[index] = tree.update(node, top, index as u64)?;
+        }
+        let delta = tree.delta;
+        assert!(tree.dirty.is_empty(), "every dirty block lies below the top level");
+        self.dnode.used = self.dnode.used.checked_add_signed(delta).ok_or(FormatError::new("dnode", "used space below zero", self.dnode.used))?;
+        Ok(())
+    }
+}
+
+/// A place in the block tree before the sync.
+enum Node {
+    Disk(BlockPointer),
+    /// An indirect block made by growth, with its first children.
+    New(Vec<Node>),
+}
+
+/// One object's block tree during a sync.
+struct Tree<'a> {
+    pool: &'a Pool,
+    sink: &'a mut dyn Sink,
+    fan_bits: u32,
+    dirty: BTreeMap<u64, Vec<u8>>,
+    cut: Option<u64>,
+    /// Change of used space.
+    delta: i64,
+    kind: u8,
+    compression: u8,
+}
+
+impl Tree<'_> {
+    fn size(&self, pointer: &BlockPointer) -> i64 {
+        i64::try_from(self.sink.deflated(pointer)).unwrap_or(i64::MAX)
+    }
+
+    fn replace(&mut self, old: &BlockPointer, data: Option<(Vec<u8>, u8, u64)>) -> Result<BlockPointer, EditError> {
+        if !old.is_hole() {
+            self.delta -= self.size(old);
+            self.sink.free(old);
+        }
+        let Some((data, level, fill)) = data else { return Ok(BlockPointer::hole()) };
+        let pointer = self.sink.write(data, About { kind: self.kind, level, fill, compression: self.compression })?;
+        self.delta += self.size(&pointer);
+        Ok(pointer)
+    }
+
+    /// New pointer for block `index` of `level`; the old one if nothing below changed.
+    fn update(&mut self, node: Node, level: u8, index: u64) -> Result<BlockPointer, EditError> {
+        let fan = 1_u64 << self.fan_bits;
+        let (old, children) = match node {
+            Node::New(children) => (BlockPointer::hole(), Some(children)),
+            Node::Disk(old) => (old, None),
+        };
+        if level == 0 {
+            return match self.dirty.remove(&index) {
+                Some(data) if self.sink.makes_holes() && data.iter().all(|byte| *byte == 0) => self.replace(&old, None),
+                Some(data) => {
+                    let fill = if self.kind == kind::DNODE { count_dnodes(&data) } else { 1 };
+                    self.replace(&old, Some((data, 0, fill)))
+                }
+                None if self.cut.is_some_and(|cut| index >= cut) && !old.is_hole() => self.replace(&old, None),
+                None => Ok(old),
+            };
+        }
+        let span_bits = self.fan_bits * u32::from(level);
+        let (first, limit) = if span_bits >= 63 { (0, u64::MAX) } else { (index << span_bits, (index + 1) << span_bits) };
+        let cuts = self.cut.is_some_and(|cut| cut < limit) && !old.is_hole();
+        if children.is_none() && !cuts && self.dirty.range(first..limit).next().is_none() {
+            return Ok(old);
+        }
+        let mut below: Vec<Node> = match children {
+            Some(children) => children,
+            None if old.is_hole() => Vec::new(),
+            None => {
+                let data = self.pool.read(&old).map_err(Error::from)?;
+                data.chunks_exact(blkptr::SIZE).map(|bytes| BlockPointer::parse(bytes).map(Node::Disk)).collect::<Result<_, _>>()?
+            }
+        };
+        below.resize_with(usize::try_from(fan).unwrap_or(0), || Node::Disk(BlockPointer::hole()));
+        let mut updated = Vec::with_capacity(below.len());
+        for (slot, child) in below.into_iter().enumerate() {
+            updated.push(self.update(child, level - 1, index * fan + slot as u64)?);
+        }
+        if updated.iter().all(BlockPointer::is_hole) {
+            return self.replace(&old, None);
+        }
+        let fill = updated.iter().map(|child| child.fill).sum();
+        let data: Vec<u8> = updated.iter().flat_map(BlockPointer::encode).collect();
+        self.replace(&old, Some((data, level, fill)))
+    }
+}
+
+fn count_dnodes(data: &[u8]) -> u64 {
+    let (mut at, mut count) = (0, 0);
+    while let Some(slot) = data.get(at..at + dnode::SLOT) {
+        count += u64::from(slot[0] != 0);
+        at += dnode::SLOT * if slot[0] == 0 { 1 } else { usize::from(slot[12]) + 1 };
+    }
+    count
+}
+
+/// Space an owner gained or lost: what a ZPL set's sync reports for its user and group tables.
+pub type Charges = BTreeMap<u64, i64>;
+
+impl Set {
+    /// An empty object set of os type `kind` (1 MOS, 2 ZPL, 3 zvol).
+    #[must_use]
+    pub fn create(os_kind: u64) -> Self {
+        let mut raw = vec![0; OBJSET_SIZE];
+        raw[704..712].copy_from_slice(&os_kind.to_le_bytes());
+        let levels = if os_kind == 1 { 1 } else { META_LEVELS };
+        let meta = new_dnode(kind::DNODE, META_BLOCK, 0, Vec::new(), 3, levels);
+        Self { raw, meta, slots: BTreeMap::new(), hint: 1 }
+    }
+
+    /// Opens an object set for changing.
+    ///
+    /// # Errors
+    /// Unreadable or malformed.
+    pub fn open(pool: &Pool, root: &BlockPointer) -> Result<Self, Error> {
+        let raw = pool.read(root)?;
+        let objset = Objset::parse(&raw)?;
+        Ok(Self { raw, meta: objset.meta, slots: BTreeMap::new(), hint: 1 })
+    }
+
+    /// True if something changed since the last sync.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        !self.slots.is_empty()
+    }
+
+    /// Flags word of the object set (1 = user accounting is complete).
+    #[must_use]
+    pub fn flags(&self) -> u64 {
+        u64::from_le_bytes(self.raw[712..720].try_into().unwrap_or_default())
+    }
+
+    /// Sets the flags word.
+    pub fn set_flags(&mut self, flags: u64) {
+        self.raw[712..720].copy_from_slice(&flags.to_le_bytes());
+    }
+
+    fn disk_dnode(&self, pool: &Pool, number: u64) -> Result<Dnode, Error> {
+        let (block, slot) = (number / DNODES_PER_BLOCK, number % DNODES_PER_BLOCK);
+        if number == 0 || block > self.meta.last_block {
+            return Err(Error::NotFound);
+        }
+        let data = Object::new(pool, self.meta.clone())?.block(block)?;
+        let at = usize::try_from(slot).unwrap_or(0) * dnode::SLOT;
+        Dnode::parse(&data[at..])?.ok_or(Error::NotFound)
+    }
+
+    /// The object as it is now, changes included.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], unreadable, malformed.
+    pub fn view(&self, pool: &Pool, number: u64) -> Result<Edit, Error> {
+        match self.slots.get(&number) {
+            Some(Slot::Live(edit)) => Ok(edit.clone()),
+            Some(Slot::Free { .. }) => Err(Error::NotFound),
+            None => self.disk_dnode(pool, number).map(Edit::new),
+        }
+    }
+
+    /// The object for changing; it will be written at the next sync.
+    ///
+    /// # Errors
+    /// As [`Set::view`].
+    pub fn edit(&mut self, pool: &Pool, number: u64) -> Result<&mut Edit, Error> {
+        if !self.slots.contains_key(&number) {
+            let edit = Edit::new(self.disk_dnode(pool, number)?);
+            self.slots.insert(number, Slot::Live(edit));
+        }
+        match self.slots.get_mut(&number) {
+            Some(Slot::Live(edit)) => Ok(edit),
+            _ => Err(Error::NotFound),
+        }
+    }
+
+    fn is_free(&self, pool: &Pool, number: u64) -> Result<bool, Error> {
+        match self.slots.get(&number) {
+            Some(Slot::Live(_)) => Ok(false),
+            Some(Slot::Free { .. }) => Ok(true),
+            None => match self.disk_dnode(pool, number) {
+                Ok(_) => Ok(false),
+                Err(Error::NotFound) => Ok(true),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// Makes an object; returns its number. Bonus and pointers must fit one slot.
+    ///
+    /// # Errors
+    /// Unreadable dnode blocks.
+    pub fn allocate(&mut self, pool: &Pool, kind: u8, block_size: u64, bonus_kind: u8, bonus: Vec<u8>) -> Result<u64, Error> {
+        // Slots inside a large dnode of a foreign pool look free to a lone slot's eye: skip blocks that hold any.
+        loop {
+            let number = self.hint;
+            self.hint += 1;
+            if number % DNODES_PER_BLOCK == 0 && number != 0 && self.block_has_large_dnodes(pool, number / DNODES_PER_BLOCK)? {
+                self.hint = number + DNODES_PER_BLOCK;
+                continue;
+            }
+            if number != 0 && self.is_free(pool, number)? {
+                self.claim(number, kind, block_size, bonus_kind, bonus);
+                return Ok(number);
+            }
+        }
+    }
+
+    fn block_has_large_dnodes(&self, pool: &Pool, block: u64) -> Result<bool, Error> {
+        if block > self.meta.last_block {
+            return Ok(false);
+        }
+        let data = Object::new(pool, self.meta.clone())?.block(block)?;
+        Ok(data.chunks_exact(dnode::SLOT).any(|slot| slot[0] != 0 && slot[12] != 0))
+    }
+
+    /// Makes object `number`, which must be free.
+    pub fn claim(&mut self, number: u64, kind: u8, block_size: u64, bonus_kind: u8, bonus: Vec<u8>) {
+        // Format section 8.1: the pointers fill what the bonus leaves; system-attribute objects always have one.
+        let pointers = if bonus_kind == dnode::kind::SYSTEM_ATTRIBUTES { 1 } else { 1 + 2.min((448 - 128 - bonus.len()) / 128) };
+        let dnode = new_dnode(kind, block_size, bonus_kind, bonus, pointers, 1);
+        let old = match self.slots.remove(&number) {
+            Some(Slot::Free { old, .. }) => old,
+            _ => None,
+        };
+        let mut edit = Edit::new(dnode);
+        if let Some(old) = old {
+            // The freed object's blocks are dropped with this one's sync.
+            edit.dnode.pointers = vec![BlockPointer::hole(); pointers];
+            self.slots.insert(u64::MAX - number, Slot::Free { slots: 0, old: Some(old) });
+        }
+        self.slots.insert(number, Slot::Live(edit));
+    }
+
+    /// Frees an object and all its blocks.
+    ///
+    /// # Errors
+    /// As [`Set::view`].
+    pub fn free(&mut self, pool: &Pool, number: u64) -> Result<(), Error> {
+        let (slots, old) = match self.slots.remove(&number) {
+            Some(Slot::Live(edit)) => (edit.dnode.slots, self.disk_dnode(pool, number).ok()),
+            Some(Slot::Free { .. }) => return Err(Error::NotFound),
+            None => {
+                let dnode = self.disk_dnode(pool, number)?;
+                (dnode.slots, Some(dnode))
+            }
+        };
+        self.slots.insert(number, Slot::Free { slots, old });
+        self.hint = self.hint.min(number);
+        Ok(())
+    }
+
+    fn special(&self, at: usize) -> Result<Option<Edit>, Error> {
+        Ok(match self.raw.get(at..at + dnode::SLOT) {
+            Some(bytes) => Dnode::parse(bytes)?.map(Edit::new),
+            None => None,
+        })
+    }
+
+    /// Writes all changes out. `owners` tells a file's owner and group from its dnode where space is accounted by them.
+    ///
+    /// # Errors
+    /// No space, an unreadable block on the way, or a failed device: the set must then not be used any more.
+    pub fn sync(&mut self, pool: &Pool, sink: &mut dyn Sink, owners: Option<&dyn Fn(&Dnode) -> Option<(u64, u64)>>) -> Result<BlockPointer, EditError> {
+        let mut meta = Edit::new(self.meta.clone());
+        let (mut users, mut groups) = (Charges::new(), Charges::new());
+        let mut charge = |dnode: &Dnode, sign: i64| {
+            if let Some((user, group)) = owners.and_then(|owners| owners(dnode)) {
+                let bytes = sign * i64::try_from(dnode.used + dnode::SLOT as u64).unwrap_or(0);
+                *users.entry(user).or_default() += bytes;
+                *groups.entry(group).or_default() += bytes;
+            }
+        };
+        for (number, slot) in core::mem::take(&mut self.slots) {
+            match slot {
+                Slot::Live(mut edit) => {
+                    if let Ok(old) = self.disk_dnode(pool, number)
+                        && old.flags & 2 != 0
+                    {
+                        charge(&old, -1);
+                    }
+                    edit.sync(pool, sink)?;
+                    if owners.is_some_and(|owners| owners(&edit.dnode).is_some()) {
+                        edit.dnode.flags |= 2;
+                        charge(&edit.dnode, 1);
+                    }
+                    put_dnode(&mut meta, pool, number, &edit.dnode.encode())?;
+                }
+                Slot::Free { slots, old } => {
+                    if let Some(old) = old {
+                        if old.flags & 2 != 0 {
+                            charge(&old, -1);
+                        }
+                        let spill = old.spill.clone();
+                        let mut edit = Edit::new(old);
+                        edit.cut(0);
+                        edit.sync(pool, sink)?;
+                        if let Some(spill) = spill {
+                            sink.free(&spill);
+                        }
+                    }
+                    if slots > 0 && number / DNODES_PER_BLOCK <= meta.dnode.last_block {
+                        put_dnode(&mut meta, pool, number, &vec![0; slots * dnode::SLOT])?;
+                    }
+                }
+            }
+        }
+        for (at, charges) in [(USER_USED_AT, users), (GROUP_USED_AT, groups)] {
+            if let Some(mut edit) = self.special(at)? {
+                for (owner, bytes) in charges.iter().filter(|(_, bytes)| **bytes != 0) {
+                    crate::zap_edit::add(&mut edit, pool, alloc::format!("{owner:x}").as_bytes(), *bytes)?;
+                }
+                edit.sync(pool, sink)?;
+                self.raw[at..at + dnode::SLOT].copy_from_slice(&edit.dnode.encode());
+            }
+        }
+        meta.sync(pool, sink)?;
+        self.meta = meta.dnode;
+        self.raw[..dnode::SLOT].copy_from_slice(&self.meta.encode());
+        self.hint = 1;
+        let fill = self.meta.pointers.iter().map(|pointer| pointer.fill).sum();
+        sink.write(self.raw.clone(), About { kind: kind::OBJSET, level: 0, fill, compression: 0 })
+    }
+
+    /// Gives the object set user and group accounting tables (empty ZAPs).
+    pub fn make_accounting(&mut self) {
+        for at in [USER_USED_AT, GROUP_USED_AT] {
+            let edit = Edit::new(new_dnode(39, 512, 0, Vec::new(), 3, 1));
+            // Its block comes with the first charge, which the root directory makes.
+            self.raw[at..at + dnode::SLOT].copy_from_slice(&edit.dnode.encode());
+        }
+        self.set_flags(1);
+    }
+}
+
+fn put_dnode(meta: &mut Edit, pool: &Pool, number: u64, bytes: &[u8]) -> Result<(), EditError> {
+    let (block, slot) = (number / DNODES_PER_BLOCK, number % DNODES_PER_BLOCK);
+    let mut data = meta.block(pool, block)?;
+    let at = usize::try_from(slot).unwrap_or(0) * dnode::SLOT;
+    data.get_mut(at..at + bytes.len()).ok_or(EditError::Invalid("a dnode crosses its block"))?.copy_from_slice(bytes);
+    meta.put_block(block, data);
+    Ok(())
+}

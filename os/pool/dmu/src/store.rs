@@ -1,0 +1,934 @@
+//! A pool open for writing: transaction groups, datasets, snapshots.
+//!
+//! # Theory
+//! Changes collect in memory, in the object sets of the datasets that were touched and in the MOS. [`Store::commit`] makes them one
+//! transaction group: each dirty dataset is written out, its space is accounted up the tree, and then the MOS is written with the space maps of all that
+//! was allocated and freed. Writing the MOS itself takes space, which changes the space maps, which are in the MOS. MOS blocks are stored uncompressed, so
+//! their sizes are known before their contents: the MOS is synced into memory again and again, each time with the addresses of the time before,
+//! until no new address was needed; then its blocks are written where the space maps say they are.
+//!
+//! # Locking
+//! None: one writer owns the store. The kernel puts it behind one lock until transaction groups overlap.
+//!
+//! # Failure
+//! A crash at any write leaves the last committed txg. An error inside `commit` other than no space leaves the store unusable ([`EditError::Write`]); the pool on
+//! disk is again the last committed txg. No space is found before anything is written to the MOS; the store stays usable for reading.
+//!
+//! # Limits
+//! Pools whose active features are `lz4_compress`, `embedded_data` and `hole_birth` at most; no intent log, no gang blocks, no destroy of
+//! snapshots yet. All devices must be there.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use pool_phys::FormatError;
+use pool_phys::blkptr::{BlockPointer, Checksum, Compression, Dva, Target};
+use pool_phys::dnode::{Dnode, kind};
+use pool_phys::dsl::{Dataset, DslDir};
+use pool_phys::nvlist::{self, List, Value};
+use pool_phys::spacemap;
+use pool_spa::{Allocator, Commit, FIRST_ARRAY_OBJECT, Pool};
+
+use crate::edit::{About, EditError, Set, Sink};
+use crate::zap_edit as zap;
+use crate::{Datasets, Error};
+
+const OBJECT_DIRECTORY: u64 = 1;
+/// Features we write with: guid, text.
+const LZ4: (&str, &str) = ("org.illumos:lz4_compress", "LZ4 compression algorithm support.");
+const WRITABLE: [&str; 4] = [LZ4.0, "com.delphix:hole_birth", "com.delphix:embedded_data", "com.delphix:spacemap_histogram"];
+const COPIES_MOS: usize = 3;
+const SPACE_MAP_BLOCK: u64 = 16 << 10;
+/// Object types used here only.
+const ZAP_METADATA: u8 = 0xC4;
+const OBJECT_ARRAY: u8 = 2;
+const PACKED_NVLIST: u8 = 3;
+const NVLIST_SIZE: u8 = 4;
+const BPOBJ: u8 = 5;
+const BPOBJ_HEADER: u8 = 6;
+const SPACE_MAP_HEADER: u8 = 7;
+const SPACE_MAP: u8 = 8;
+const CHILD_MAP: u8 = 13;
+const SNAPSHOT_NAMES: u8 = 14;
+const PROPS: u8 = 15;
+const NEXT_CLONES: u8 = 37;
+const DEADLIST: u8 = 50;
+const DEADLIST_HEADER: u8 = 51;
+const CLONES: u8 = 52;
+/// Byte offsets in DSL directories.
+mod dir {
+    pub const HEAD: usize = 8;
+    pub const PARENT: usize = 16;
+    pub const ORIGIN: usize = 24;
+    pub const CHILDREN: usize = 32;
+    pub const USED: usize = 40;
+    pub const PROPS: usize = 80;
+    pub const FLAGS: usize = 96;
+    pub const BREAKDOWN: usize = 104;
+    pub const CLONES: usize = 144;
+    pub const SIZE: usize = 256;
+}
+/// Byte offsets in datasets.
+mod ds {
+    pub const DIR: usize = 0;
+    pub const PREVIOUS: usize = 8;
+    pub const PREVIOUS_TXG: usize = 16;
+    pub const NEXT: usize = 24;
+    pub const SNAPSHOTS: usize = 32;
+    pub const CHILDREN: usize = 40;
+    pub const CREATED: usize = 48;
+    pub const CREATED_TXG: usize = 56;
+    pub const DEADLIST: usize = 64;
+    pub const REFERENCED: usize = 72;
+    pub const UNIQUE: usize = 96;
+    pub const FSID: usize = 104;
+    pub const GUID: usize = 112;
+    pub const FLAGS: usize = 120;
+    pub const ROOT: usize = 128;
+    pub const NEXT_CLONES: usize = 256;
+    pub const SIZE: usize = 320;
+    pub const UNIQUE_ACCURATE: u64 = 4;
+}
+
+/// Parts of a directory's used space.
+#[derive(Clone, Copy)]
+enum Part {
+    Head = 0,
+    Snapshots = 1,
+    Child = 2,
+}
+
+/// Used, compressed and uncompressed bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Space {
+    used: i64,
+    compressed: i64,
+    uncompressed: i64,
+}
+
+impl Space {
+    fn add(&mut self, pointer: &BlockPointer, deflated: u64, sign: i64) {
+        let signed = |bytes: u64| sign * i64::try_from(bytes).unwrap_or(0);
+        self.used += signed(deflated);
+        self.compressed += signed(pointer.psize);
+        self.uncompressed += signed(pointer.lsize);
+    }
+}
+
+/// A dataset with changes.
+#[derive(Debug)]
+struct Head {
+    set: Set,
+    compression: Compression,
+    /// ZPL sets account space by owner.
+    owners: Option<fn(&Dnode) -> Option<(u64, u64)>>,
+}
+
+/// A pool open for writing.
+pub struct Store {
+    pool: Pool,
+    space: Allocator,
+    mos: Set,
+    heads: BTreeMap<u64, Head>,
+    /// The open transaction group.
+    txg: u64,
+    root_dir: u64,
+    mos_dir: u64,
+    /// Change of the MOS's size in the last txg, not yet accounted.
+    mos_space: Space,
+    /// State to write into the labels with the next commit.
+    state: Option<u64>,
+    random: Box<dyn FnMut() -> u64 + Send>,
+}
+
+impl core::fmt::Debug for Store {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Store({:?}, open txg {})", self.pool, self.txg)
+    }
+}
+
+fn word(bonus: &[u8], at: usize) -> u64 {
+    bonus.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
+fn put(bonus: &mut [u8], at: usize, value: u64) {
+    bonus[at..at + 8].copy_from_slice(&value.to_le_bytes());
+}
+
+fn shift(bonus: &mut [u8], at: usize, by: i64) {
+    put(bonus, at, word(bonus, at).saturating_add_signed(by));
+}
+
+impl Store {
+    /// Makes the first two txgs of a new pool on `pool` (from [`pool_spa::create`]) with its `config`, an empty root file system still to be formatted.
+    ///
+    /// # Errors
+    /// No space, or a device failed.
+    pub fn create(pool: Pool, config: List, now: u64, mut random: Box<dyn FnMut() -> u64 + Send>) -> Result<Self, EditError> {
+        let mut space = Allocator::default();
+        let geometry = pool.geometry();
+        geometry.iter().for_each(|(id, geometry)| space.add_top(*id, geometry));
+        let mut mos = Set::create(1);
+        mos.claim(OBJECT_DIRECTORY, kind::OBJECT_DIRECTORY, 512, 0, Vec::new());
+        for (id, geometry) in &geometry {
+            let bytes = ((geometry.asize >> geometry.metaslab_shift) * 8).next_multiple_of(512);
+            mos.claim(FIRST_ARRAY_OBJECT + u64::from(*id), OBJECT_ARRAY, bytes, 0, Vec::new());
+            mos.edit(&pool, FIRST_ARRAY_OBJECT + u64::from(*id))?.put_block(0, vec![0; usize::try_from(bytes).unwrap_or(512)]);
+        }
+        let txg = 4;
+        let mut store = Self { pool, space, mos, heads: BTreeMap::new(), txg, root_dir: 0, mos_dir: 0, mos_space: Space::default(), state: Some(0), random: Box::new(|| 0) };
+        store.table_at(OBJECT_DIRECTORY, 0)?;
+        for name in ["features_for_read", "features_for_write", "feature_descriptions"] {
+            let table = store.table(ZAP_METADATA)?;
+            store.note(name, table)?;
+            if name == "features_for_read" {
+                zap::set_number(store.mos.edit(&store.pool, table)?, &store.pool, LZ4.0.as_bytes(), 1)?;
+            }
+            if name == "feature_descriptions" {
+                let value = LZ4.1.bytes().chain([0]).map(u64::from).collect();
+                let entry = pool_phys::zap::Entry { name: LZ4.0.as_bytes().to_vec(), integer_size: 1, value };
+                zap::set(store.mos.edit(&store.pool, table)?, &store.pool, entry)?;
+            }
+        }
+        store.note("deflate", 1)?;
+        store.note("creation_version", 5000)?;
+        for name in ["sync_bplist", "free_bpobj"] {
+            let object = store.bpobj()?;
+            store.note(name, object)?;
+        }
+        let packed = nvlist::encode(&config);
+        let config_object = store.mos.allocate(&store.pool, PACKED_NVLIST, 16 << 10, NVLIST_SIZE, (packed.len() as u64).to_le_bytes().to_vec())?;
+        store.mos.edit(&store.pool, config_object)?.write_at(&store.pool, 0, &packed)?;
+        store.note("config", config_object)?;
+        store.root_dir = store.directory(0, now)?;
+        let root = store.root_dir;
+        store.note("root_dataset", root)?;
+        for name in ["$MOS", "$FREE", "$ORIGIN"] {
+            let child = store.directory(root, now)?;
+            store.add_child(root, name, child)?;
+            if name == "$MOS" {
+                store.mos_dir = child;
+            }
+            if name == "$ORIGIN" {
+                store.make_origin(child, now, &mut random)?;
+            }
+        }
+        store.random = random;
+        Ok(store)
+    }
+
+    /// Opens a pool for writing.
+    ///
+    /// # Errors
+    /// Features we cannot write, missing devices, a pending intent log, or damage.
+    pub fn open(pool: Pool, random: Box<dyn FnMut() -> u64 + Send>) -> Result<Self, EditError> {
+        if !pool.is_complete() {
+            return Err(EditError::Invalid("writing needs every device of the pool"));
+        }
+        let features = Datasets::open(&pool)?.features()?;
+        if features.iter().any(|(name, count, _)| *count > 0 && !WRITABLE.contains(&name.as_str())) {
+            return Err(EditError::Invalid("the pool uses features that we cannot write; it can be read"));
+        }
+        let mut space = Allocator::default();
+        let geometry = pool.geometry();
+        let mos = Set::open(&pool, &pool.uberblock().root)?;
+        for (id, geometry) in &geometry {
+            space.add_top(*id, geometry);
+            let array = mos.view(&pool, geometry.array_object)?;
+            for index in 0..geometry.asize >> geometry.metaslab_shift {
+                let mut bytes = [0; 8];
+                array.read_at(&pool, index * 8, &mut bytes)?;
+                let object = u64::from_le_bytes(bytes);
+                if object == 0 {
+                    continue;
+                }
+                let map = mos.view(&pool, object)?;
+                let header = spacemap::Header::parse(&map.dnode.bonus)?;
+                let size = usize::try_from(header.length).ok().filter(|size| *size <= 256 << 20);
+                let mut log = vec![0; size.ok_or(FormatError::new("space map", "is too long", header.length))?];
+                map.read_at(&pool, 0, &mut log)?;
+                let index = usize::try_from(index).map_err(|_| EditError::Invalid("too many metaslabs"))?;
+                space.load(*id, index, object, header, &spacemap::parse(&log)?)?;
+            }
+        }
+        let directory = mos.view(&pool, OBJECT_DIRECTORY)?;
+        let root_dir = zap::number(&directory, &pool, b"root_dataset")?.ok_or(Error::NotFound)?;
+        let children = DslDir::parse(&mos.view(&pool, root_dir)?.dnode.bonus)?.children;
+        let mos_dir = zap::number(&mos.view(&pool, children)?, &pool, b"$MOS")?.ok_or(Error::NotFound)?;
+        let txg = pool.uberblock().txg + 1;
+        let state = (pool.state() != 0).then_some(0);
+        Ok(Self { pool, space, mos, heads: BTreeMap::new(), txg, root_dir, mos_dir, mos_space: Space::default(), state, random })
+    }
+
+    /// The pool below, as of the last commit.
+    #[must_use]
+    pub const fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Number of the open transaction group.
+    #[must_use]
+    pub const fn txg(&self) -> u64 {
+        self.txg
+    }
+
+    /// Free and total bytes.
+    #[must_use]
+    pub fn free_total(&self) -> (u64, u64) {
+        self.space.free_total()
+    }
+
+    fn note(&mut self, name: &str, value: u64) -> Result<(), EditError> {
+        zap::set_number(self.mos.edit(&self.pool, OBJECT_DIRECTORY)?, &self.pool, name.as_bytes(), value)
+    }
+
+    fn table_at(&mut self, number: u64, normalisation: u64) -> Result<(), EditError> {
+        zap::format(self.mos.edit(&self.pool, number)?, normalisation);
+        Ok(())
+    }
+
+    fn table(&mut self, kind: u8) -> Result<u64, EditError> {
+        let number = self.mos.allocate(&self.pool, kind, 512, 0, Vec::new())?;
+        // Snapshot names hash folded to upper case (format section 10.3).
+        self.table_at(number, if kind == SNAPSHOT_NAMES { 2 } else { 0 })?;
+        Ok(number)
+    }
+
+    fn bpobj(&mut self) -> Result<u64, EditError> {
+        Ok(self.mos.allocate(&self.pool, BPOBJ, 128 << 10, BPOBJ_HEADER, vec![0; 48])?)
+    }
+
+    fn deadlist(&mut self, keys: &[u64]) -> Result<u64, EditError> {
+        let number = self.mos.allocate(&self.pool, DEADLIST, 512, DEADLIST_HEADER, vec![0; 320])?;
+        self.table_at(number, 0)?;
+        for key in keys {
+            let list = self.bpobj()?;
+            self.set_number(number, &alloc::format!("{key:x}"), list)?;
+        }
+        Ok(number)
+    }
+
+    fn set_number(&mut self, table: u64, name: &str, value: u64) -> Result<(), EditError> {
+        zap::set_number(self.mos.edit(&self.pool, table)?, &self.pool, name.as_bytes(), value)
+    }
+
+    fn bonus(&mut self, object: u64) -> Result<&mut Vec<u8>, EditError> {
+        Ok(&mut self.mos.edit(&self.pool, object)?.dnode.bonus)
+    }
+
+    fn directory(&mut self, parent: u64, now: u64) -> Result<u64, EditError> {
+        let mut bonus = vec![0; dir::SIZE];
+        put(&mut bonus, 0, now);
+        put(&mut bonus, dir::PARENT, parent);
+        put(&mut bonus, dir::CHILDREN, self.table(CHILD_MAP)?);
+        put(&mut bonus, dir::PROPS, self.table(PROPS)?);
+        put(&mut bonus, dir::FLAGS, 1);
+        Ok(self.mos.allocate(&self.pool, kind::DSL_DIR, 512, kind::DSL_DIR, bonus)?)
+    }
+
+    fn add_child(&mut self, parent: u64, name: &str, child: u64) -> Result<(), EditError> {
+        let children = word(self.bonus(parent)?, dir::CHILDREN);
+        self.set_number(children, name, child)
+    }
+
+    /// The hidden dataset `$ORIGIN` with its one snapshot, of which every dataset is a clone.
+    fn make_origin(&mut self, origin_dir: u64, now: u64, random: &mut dyn FnMut() -> u64) -> Result<(), EditError> {
+        let names = self.table(SNAPSHOT_NAMES)?;
+        let mut head = vec![0; ds::SIZE];
+        put(&mut head, ds::DIR, origin_dir);
+        put(&mut head, ds::CREATED, now);
+        put(&mut head, ds::CREATED_TXG, 1);
+        put(&mut head, ds::FLAGS, ds::UNIQUE_ACCURATE);
+        let mut snapshot = head.clone();
+        for bonus in [&mut head, &mut snapshot] {
+            put(bonus, ds::FSID, random() & ((1 << 56) - 1));
+            put(bonus, ds::GUID, random());
+        }
+        put(&mut snapshot, ds::CHILDREN, 1);
+        put(&mut snapshot, ds::DEADLIST, self.deadlist(&[])?);
+        put(&mut snapshot, ds::NEXT_CLONES, self.table(NEXT_CLONES)?);
+        let snapshot = self.mos.allocate(&self.pool, kind::DSL_DATASET, 512, kind::DSL_DATASET, snapshot)?;
+        put(&mut head, ds::SNAPSHOTS, names);
+        put(&mut head, ds::PREVIOUS, snapshot);
+        put(&mut head, ds::PREVIOUS_TXG, 1);
+        put(&mut head, ds::DEADLIST, self.deadlist(&[0])?);
+        let head = self.mos.allocate(&self.pool, kind::DSL_DATASET, 512, kind::DSL_DATASET, head)?;
+        put(self.bonus(snapshot)?, ds::NEXT, head);
+        self.set_number(names, "$ORIGIN", snapshot)?;
+        let clones = self.table(CLONES)?;
+        let bonus = self.bonus(origin_dir)?;
+        put(bonus, dir::HEAD, head);
+        put(bonus, dir::CLONES, clones);
+        Ok(())
+    }
+
+    fn origin(&mut self) -> Result<(u64, u64), EditError> {
+        let children = word(self.bonus(self.root_dir)?, dir::CHILDREN);
+        let origin_dir = zap::number(&self.mos.view(&self.pool, children)?, &self.pool, b"$ORIGIN")?.ok_or(Error::NotFound)?;
+        let head = word(&self.mos.view(&self.pool, origin_dir)?.dnode.bonus, dir::HEAD);
+        let snapshot = word(&self.mos.view(&self.pool, head)?.dnode.bonus, ds::PREVIOUS);
+        Ok((origin_dir, snapshot))
+    }
+
+    fn find_dir(&self, name: &str) -> Result<u64, EditError> {
+        let mut parts = name.split('/');
+        if parts.next() != Some(self.pool.name()) {
+            return Err(Error::NotFound.into());
+        }
+        let mut at = self.root_dir;
+        for part in parts {
+            let children = word(&self.mos.view(&self.pool, at)?.dnode.bonus, dir::CHILDREN);
+            at = zap::number(&self.mos.view(&self.pool, children)?, &self.pool, part.as_bytes())?.ok_or(Error::NotFound)?;
+        }
+        Ok(at)
+    }
+
+    /// Object number of the dataset (head) called `name`.
+    ///
+    /// # Errors
+    /// Not found, unreadable, malformed.
+    pub fn find(&self, name: &str) -> Result<u64, EditError> {
+        let head = word(&self.mos.view(&self.pool, self.find_dir(name)?)?.dnode.bonus, dir::HEAD);
+        if head == 0 { Err(Error::NotFound.into()) } else { Ok(head) }
+    }
+
+    /// Makes a dataset of os type `os_kind` (2 ZPL, 3 zvol) with an empty object set, which the caller fills in the same txg. `name` is the pool's own for
+    /// the root dataset of a new pool.
+    ///
+    /// # Errors
+    /// The name is taken, the parent is missing, or a device failed.
+    pub fn create_dataset(&mut self, name: &str, os_kind: u64, now: u64) -> Result<u64, EditError> {
+        let directory = match name.rsplit_once('/') {
+            None => self.root_dir,
+            Some((parent, last)) => {
+                if last.is_empty() || last.starts_with('$') || last.contains(['@', '#', '%']) || name.len() > 255 {
+                    return Err(EditError::Invalid("not a dataset name"));
+                }
+                if self.find_dir(name).is_ok() {
+                    return Err(EditError::Exists);
+                }
+                let parent = self.find_dir(parent)?;
+                let child = self.directory(parent, now)?;
+                self.add_child(parent, last, child)?;
+                child
+            }
+        };
+        if word(self.bonus(directory)?, dir::HEAD) != 0 {
+            return Err(EditError::Exists);
+        }
+        let (origin_dir, origin) = self.origin()?;
+        let mut bonus = vec![0; ds::SIZE];
+        put(&mut bonus, ds::DIR, directory);
+        put(&mut bonus, ds::PREVIOUS, origin);
+        put(&mut bonus, ds::PREVIOUS_TXG, 1);
+        put(&mut bonus, ds::SNAPSHOTS, self.table(SNAPSHOT_NAMES)?);
+        put(&mut bonus, ds::CREATED, now);
+        put(&mut bonus, ds::CREATED_TXG, self.txg);
+        put(&mut bonus, ds::DEADLIST, self.deadlist(&[0])?);
+        put(&mut bonus, ds::FSID, (self.random)() & ((1 << 56) - 1));
+        put(&mut bonus, ds::GUID, (self.random)());
+        put(&mut bonus, ds::FLAGS, ds::UNIQUE_ACCURATE);
+        let dataset = self.mos.allocate(&self.pool, kind::DSL_DATASET, 512, kind::DSL_DATASET, bonus)?;
+        let dir_bonus = self.bonus(directory)?;
+        put(dir_bonus, dir::HEAD, dataset);
+        put(dir_bonus, dir::ORIGIN, origin);
+        let origin_bonus = self.bonus(origin)?;
+        shift(origin_bonus, ds::CHILDREN, 1);
+        let next_clones = word(origin_bonus, ds::NEXT_CLONES);
+        self.set_number(next_clones, &alloc::format!("{dataset:x}"), dataset)?;
+        let clones = word(self.bonus(origin_dir)?, dir::CLONES);
+        self.set_number(clones, &alloc::format!("{dataset:x}"), dataset)?;
+        let mut set = Set::create(os_kind);
+        if os_kind == 2 {
+            set.make_accounting();
+        }
+        self.heads.insert(dataset, Head { set, compression: Compression::Lz4, owners: None });
+        Ok(dataset)
+    }
+
+    /// The object set of a dataset for changing, with the pool to read from. `owners` tells a file's owner and group from its dnode.
+    ///
+    /// # Errors
+    /// Unreadable or malformed.
+    pub fn edit_dataset(&mut self, dataset: u64, owners: Option<fn(&Dnode) -> Option<(u64, u64)>>) -> Result<(&mut Set, &Pool), EditError> {
+        if !self.heads.contains_key(&dataset) {
+            let phys = Dataset::parse(&self.mos.view(&self.pool, dataset)?.dnode.bonus)?;
+            let set = Set::open(&self.pool, &phys.root)?;
+            let objset = crate::ObjectSet::open(&self.pool, &phys.root)?;
+            if objset.log_pending() {
+                return Err(EditError::Invalid("the dataset has an intent log to be replayed first"));
+            }
+            let compression = self.compression_of(phys.dir)?;
+            self.heads.insert(dataset, Head { set, compression, owners });
+        }
+        let head = self.heads.get_mut(&dataset).ok_or(Error::NotFound)?;
+        head.owners = owners.or(head.owners);
+        Ok((&mut head.set, &self.pool))
+    }
+
+    /// The `compression` property as set on a directory or above it.
+    fn compression_of(&self, mut directory: u64) -> Result<Compression, EditError> {
+        loop {
+            let bonus = self.mos.view(&self.pool, directory)?.dnode.bonus;
+            let props = word(&bonus, dir::PROPS);
+            if props != 0
+                && let Some(value) = zap::number(&self.mos.view(&self.pool, props)?, &self.pool, b"compression")?
+            {
+                return Ok(match value {
+                    1 | 15 => Compression::Lz4,
+                    3 => Compression::Lzjb,
+                    14 => Compression::Zle,
+                    // Written with another algorithm; any is valid in a block pointer.
+                    5..=13 => Compression::Lz4,
+                    _ => Compression::Off,
+                });
+            }
+            directory = word(&bonus, dir::PARENT);
+            if directory == 0 {
+                return Ok(Compression::Off);
+            }
+        }
+    }
+
+    /// Sets a property of a dataset to a number or a text, as stored (format section 11.4).
+    ///
+    /// # Errors
+    /// Not found, unreadable, malformed.
+    pub fn set_property(&mut self, dataset: &str, name: &str, value: &Value) -> Result<(), EditError> {
+        let directory = self.find_dir(dataset)?;
+        let props = word(self.bonus(directory)?, dir::PROPS);
+        let (integer_size, value) = match value {
+            Value::Number(number) => (8, vec![*number]),
+            Value::Text(text) => (1, text.bytes().chain([0]).map(u64::from).collect()),
+            _ => return Err(EditError::Invalid("a property is a number or a text")),
+        };
+        let entry = pool_phys::zap::Entry { name: name.as_bytes().to_vec(), integer_size, value };
+        zap::set(self.mos.edit(&self.pool, props)?, &self.pool, entry)?;
+        let heads: Vec<u64> = self.heads.keys().copied().collect();
+        for head in heads {
+            let directory = word(self.bonus(head)?, ds::DIR);
+            let compression = self.compression_of(directory)?;
+            if let Some(head) = self.heads.get_mut(&head) {
+                head.compression = compression;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a snapshot of a dataset as of the last change made to it (format section 11.2). Commits what is open first, so that the snapshot is of a
+    /// finished txg.
+    ///
+    /// # Errors
+    /// The name is taken or no name; what [`Store::commit`] says.
+    pub fn snapshot(&mut self, dataset: &str, name: &str, now: u64) -> Result<(), EditError> {
+        if name.is_empty() || name.contains(['/', '@', '#', '%']) {
+            return Err(EditError::Invalid("not a snapshot name"));
+        }
+        self.commit(now)?;
+        let head = self.find(dataset)?;
+        let old = self.bonus(head)?.clone();
+        let names = word(&old, ds::SNAPSHOTS);
+        if zap::number(&self.mos.view(&self.pool, names)?, &self.pool, name.as_bytes())?.is_some() {
+            return Err(EditError::Exists);
+        }
+        let mut bonus = old.clone();
+        put(&mut bonus, ds::NEXT, head);
+        put(&mut bonus, ds::SNAPSHOTS, 0);
+        put(&mut bonus, ds::CHILDREN, 1);
+        put(&mut bonus, ds::CREATED, now);
+        put(&mut bonus, ds::CREATED_TXG, self.txg);
+        put(&mut bonus, ds::FSID, (self.random)() & ((1 << 56) - 1));
+        put(&mut bonus, ds::GUID, (self.random)());
+        put(&mut bonus, ds::FLAGS, ds::UNIQUE_ACCURATE);
+        let snapshot = self.mos.allocate(&self.pool, kind::DSL_DATASET, 512, kind::DSL_DATASET, bonus)?;
+        let (previous, previous_txg) = (word(&old, ds::PREVIOUS), word(&old, ds::PREVIOUS_TXG));
+        if previous != 0 {
+            let before = self.bonus(previous)?;
+            let next_clones = word(before, ds::NEXT_CLONES);
+            if word(before, ds::NEXT) == head {
+                put(before, ds::NEXT, snapshot);
+            } else if next_clones != 0 {
+                let table = self.mos.edit(&self.pool, next_clones)?;
+                zap::remove(table, &self.pool, alloc::format!("{head:x}").as_bytes())?;
+                self.set_number(next_clones, &alloc::format!("{snapshot:x}"), snapshot)?;
+            }
+        }
+        let mut keys: Vec<u64> = Vec::new();
+        for entry in zap::entries(&self.mos.view(&self.pool, word(&old, ds::DEADLIST))?, &self.pool, None)? {
+            keys.push(u64::from_str_radix(&entry.text(), 16).map_err(|_| FormatError::new("deadlist", "key is not a number", head))?);
+        }
+        keys.push(previous_txg);
+        keys.sort_unstable();
+        keys.dedup();
+        let deadlist = self.deadlist(&keys)?;
+        let txg = self.txg;
+        let bonus = self.bonus(head)?;
+        put(bonus, ds::DEADLIST, deadlist);
+        put(bonus, ds::PREVIOUS, snapshot);
+        put(bonus, ds::PREVIOUS_TXG, txg);
+        put(bonus, ds::UNIQUE, 0);
+        self.set_number(names, name, snapshot)?;
+        // The head's blocks move from its own account to nobody's: they are still referenced by the head. Space used by snapshots alone starts at zero.
+        self.commit(now)
+    }
+
+    /// Accounts space at a directory and up to the root.
+    fn did_use(&mut self, mut directory: u64, part: Part, space: Space) -> Result<(), EditError> {
+        let mut part = part;
+        while directory != 0 {
+            let bonus = self.bonus(directory)?;
+            shift(bonus, dir::USED, space.used);
+            shift(bonus, dir::USED + 8, space.compressed);
+            shift(bonus, dir::USED + 16, space.uncompressed);
+            shift(bonus, dir::BREAKDOWN + part as usize * 8, space.used);
+            directory = word(bonus, dir::PARENT);
+            part = Part::Child;
+        }
+        Ok(())
+    }
+
+    fn append_bpobj(&mut self, object: u64, pointers: &[(BlockPointer, u64)]) -> Result<(), EditError> {
+        let edit = self.mos.edit(&self.pool, object)?;
+        let mut count = word(&edit.dnode.bonus, 0);
+        for (pointer, deflated) in pointers {
+            edit.write_at(&self.pool, count * 128, &pointer.encode())?;
+            count += 1;
+            let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(0);
+            shift(&mut edit.dnode.bonus, 8, signed(*deflated));
+            shift(&mut edit.dnode.bonus, 16, signed(pointer.psize));
+            shift(&mut edit.dnode.bonus, 24, signed(pointer.lsize));
+        }
+        put(&mut edit.dnode.bonus, 0, count);
+        Ok(())
+    }
+
+    fn sync_dataset(&mut self, dataset: u64) -> Result<(), EditError> {
+        let phys = Dataset::parse(self.bonus(dataset)?)?;
+        let Some(mut head) = self.heads.remove(&dataset).filter(|head| head.set.is_dirty()) else { return Ok(()) };
+        let mut sink = DatasetSink {
+            pool: &self.pool,
+            space: &mut self.space,
+            txg: self.txg,
+            compression: head.compression,
+            previous_txg: phys.previous_snapshot_txg,
+            born: Space::default(),
+            referenced: Space::default(),
+            killed_unique: 0,
+            dead: Vec::new(),
+        };
+        let owners = head.owners;
+        let owners: Option<&dyn Fn(&Dnode) -> Option<(u64, u64)>> = owners.as_ref().map(|owners| owners as _);
+        let root = head.set.sync(&self.pool, &mut sink, owners)?;
+        if !phys.root.is_hole() {
+            sink.free(&phys.root);
+        }
+        let DatasetSink { born, referenced, killed_unique, dead, .. } = sink;
+        let dead_bytes: i64 = dead.iter().map(|(_, deflated)| i64::try_from(*deflated).unwrap_or(0)).sum();
+        let bonus = self.bonus(dataset)?;
+        shift(bonus, ds::REFERENCED, referenced.used);
+        shift(bonus, ds::REFERENCED + 8, referenced.compressed);
+        shift(bonus, ds::REFERENCED + 16, referenced.uncompressed);
+        shift(bonus, ds::UNIQUE, killed_unique);
+        bonus[ds::ROOT..ds::ROOT + 128].copy_from_slice(&root.encode());
+        let deadlist = word(bonus, ds::DEADLIST);
+        self.did_use(phys.dir, Part::Head, born)?;
+        if !dead.is_empty() {
+            self.bury(&phys, deadlist, &dead)?;
+            let bonus = self.bonus(phys.dir)?;
+            shift(bonus, dir::BREAKDOWN + Part::Head as usize * 8, -dead_bytes);
+            shift(bonus, dir::BREAKDOWN + Part::Snapshots as usize * 8, dead_bytes);
+        }
+        self.heads.insert(dataset, head);
+        Ok(())
+    }
+
+    /// Puts blocks that a snapshot still holds into the head's deadlist.
+    fn bury(&mut self, phys: &Dataset, deadlist: u64, dead: &[(BlockPointer, u64)]) -> Result<(), EditError> {
+        let mut lists: Vec<(u64, u64)> = Vec::new();
+        for entry in zap::entries(&self.mos.view(&self.pool, deadlist)?, &self.pool, None)? {
+            let key = u64::from_str_radix(&entry.text(), 16).map_err(|_| FormatError::new("deadlist", "key is not a number", deadlist))?;
+            lists.push((key, entry.number().unwrap_or(0)));
+        }
+        lists.sort_unstable();
+        let mut by_list: BTreeMap<u64, Vec<(BlockPointer, u64)>> = BTreeMap::new();
+        for (pointer, deflated) in dead {
+            let list = lists.iter().rev().find(|(key, _)| *key < pointer.birth).map(|(_, list)| *list);
+            let list = list.ok_or(FormatError::new("deadlist", "no key below a block's birth", pointer.birth))?;
+            by_list.entry(list).or_default().push((pointer.clone(), *deflated));
+        }
+        for (list, pointers) in &by_list {
+            self.append_bpobj(*list, pointers)?;
+        }
+        let previous_previous_txg = if phys.previous_snapshot == 0 { 0 } else { word(self.bonus(phys.previous_snapshot)?, ds::PREVIOUS_TXG) };
+        let header = self.bonus(deadlist)?;
+        let mut snapshot_unique = 0;
+        for (pointer, deflated) in dead {
+            let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(0);
+            shift(header, 0, signed(*deflated));
+            shift(header, 8, signed(pointer.psize));
+            shift(header, 16, signed(pointer.lsize));
+            if pointer.birth > previous_previous_txg {
+                snapshot_unique += signed(*deflated);
+            }
+        }
+        if phys.previous_snapshot != 0 {
+            shift(self.bonus(phys.previous_snapshot)?, ds::UNIQUE, snapshot_unique);
+        }
+        Ok(())
+    }
+
+    /// Makes all changes since the last commit durable as one transaction group. `now` is UTC seconds.
+    ///
+    /// # Errors
+    /// See the module's failure model.
+    pub fn commit(&mut self, now: u64) -> Result<(), EditError> {
+        let dirty: Vec<u64> = self.heads.iter().filter(|(_, head)| head.set.is_dirty()).map(|(number, _)| *number).collect();
+        for dataset in dirty {
+            self.sync_dataset(dataset)?;
+        }
+        let pending = core::mem::take(&mut self.mos_space);
+        if pending.used != 0 {
+            self.did_use(self.mos_dir, Part::Head, pending)?;
+        }
+        if !self.mos.is_dirty() && self.state.is_none() {
+            return Ok(());
+        }
+        let root = self.sync_mos()?;
+        self.pool.commit(Commit { txg: self.txg, timestamp: now, root, state: self.state.take() })?;
+        self.space.committed();
+        self.txg += 1;
+        Ok(())
+    }
+
+    /// Commits and marks the pool as exported.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub fn export(&mut self, now: u64) -> Result<(), EditError> {
+        // Once more for the space of the MOS, which is accounted one txg late.
+        self.commit(now)?;
+        self.state = Some(1);
+        self.commit(now)
+    }
+
+    /// Finds addresses for all MOS blocks, with the space maps that say so, and writes them.
+    fn sync_mos(&mut self) -> Result<BlockPointer, EditError> {
+        let old_root = self.pool.uberblock().root.clone();
+        let mut addresses: Vec<(u64, [Option<Dva>; 3])> = Vec::new();
+        let mut freed: BTreeSet<(u32, u64)> = BTreeSet::new();
+        // Each turn can only add addresses, and a space map grows by a few words per address: it settles after two or three.
+        for _ in 0..64 {
+            let mut mos = self.mos.clone();
+            let slabs = self.write_space_maps(&mut mos)?;
+            let mut sink = MosSink { space: &mut self.space, txg: self.txg, addresses: &mut addresses, next: 0, changed: false, writes: Vec::new(), frees: Vec::new() };
+            let root = mos.sync(&self.pool, &mut sink, None)?;
+            if !old_root.is_hole() {
+                sink.free(&old_root);
+            }
+            let MosSink { next, mut changed, writes, frees, .. } = sink;
+            for (_, unused) in addresses.drain(next..) {
+                unused.iter().flatten().for_each(|dva| self.space.free(dva));
+                changed = true;
+            }
+            for pointer in &frees {
+                for dva in pointer.copies() {
+                    if freed.insert((dva.vdev, dva.offset)) {
+                        self.space.free(&dva);
+                        changed = true;
+                    }
+                }
+            }
+            if changed {
+                continue;
+            }
+            let mut delta = Space::default();
+            for (pointer, data) in &writes {
+                delta.add(pointer, self.space.deflated(pointer), 1);
+                pointer.copies().try_for_each(|dva| self.pool.write_block(&dva, data))?;
+            }
+            frees.iter().for_each(|pointer| delta.add(pointer, self.space.deflated(pointer), -1));
+            self.mos = mos;
+            self.mos_space = delta;
+            for (top, index, object, header) in slabs {
+                if let Some(slab) = self.space.tops_mut().get_mut(&top).and_then(|top| top.metaslabs.get_mut(index)) {
+                    (slab.object, slab.header) = (object, header);
+                }
+            }
+            return Ok(root);
+        }
+        Err(EditError::Invalid("the space maps did not settle"))
+    }
+
+    /// Puts the txg's allocations and frees into the space maps of `mos`. Returns (vdev, metaslab, object, header) of those it changed.
+    fn write_space_maps(&self, mos: &mut Set) -> Result<Vec<(u32, usize, u64, spacemap::Header)>, EditError> {
+        let mut out = Vec::new();
+        for (id, top) in self.space.tops() {
+            let deferred = self.space.deferred(*id);
+            for (index, slab) in top.metaslabs.iter().enumerate().filter(|(_, slab)| slab.is_dirty()) {
+                let (mut object, mut header) = (slab.object, slab.header);
+                if object == 0 {
+                    object = mos.allocate(&self.pool, SPACE_MAP, SPACE_MAP_BLOCK, SPACE_MAP_HEADER, vec![0; 24])?;
+                    // OpenZFS makes these with small indirect blocks (format section 13).
+                    mos.edit(&self.pool, object)?.dnode.indirect_shift = 14;
+                    mos.edit(&self.pool, top.array_object)?.write_at(&self.pool, index as u64 * 8, &object.to_le_bytes())?;
+                }
+                let edit = mos.edit(&self.pool, object)?;
+                let changes = spacemap::encode(slab.changes(top.ashift), self.txg);
+                let condensed = spacemap::encode(slab.condensed(top.ashift, &deferred), self.txg);
+                let appended = header.length + changes.len() as u64;
+                if appended > (2 * condensed.len() as u64).max(SPACE_MAP_BLOCK) {
+                    edit.write_at(&self.pool, 0, &condensed)?;
+                    header.length = condensed.len() as u64;
+                    edit.cut(header.length.div_ceil(edit.dnode.block_size).max(1));
+                } else {
+                    edit.write_at(&self.pool, header.length, &changes)?;
+                    header.length = appended;
+                }
+                header.allocated = slab.allocated_bytes();
+                put(&mut edit.dnode.bonus, 8, header.length);
+                put(&mut edit.dnode.bonus, 16, header.allocated);
+                if header.histogram {
+                    for (bucket, count) in slab.histogram(top.ashift, &deferred).into_iter().enumerate() {
+                        put(&mut edit.dnode.bonus, 64 + bucket * 8, count);
+                    }
+                }
+                out.push((*id, index, object, header));
+            }
+        }
+        Ok(out)
+    }
+
+    /// Name of the pool.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.pool.name().to_string()
+    }
+}
+
+/// Writes a dataset's blocks at once, accounting as it goes.
+struct DatasetSink<'a> {
+    pool: &'a Pool,
+    space: &'a mut Allocator,
+    txg: u64,
+    compression: Compression,
+    /// Blocks born at or before belong to a snapshot too.
+    previous_txg: u64,
+    /// Space born and freed: what the directory's use changes by.
+    born: Space,
+    /// What the dataset's references change by.
+    referenced: Space,
+    killed_unique: i64,
+    dead: Vec<(BlockPointer, u64)>,
+}
+
+impl Sink for DatasetSink<'_> {
+    fn write(&mut self, data: Vec<u8>, about: About) -> Result<BlockPointer, EditError> {
+        let is_data = about.level == 0 && matches!(about.kind, kind::FILE | kind::ZVOL);
+        let wanted = if is_data { self.compression } else { Compression::Lz4 };
+        let lsize = data.len() as u64;
+        // Worth it from one eighth on (format section 7).
+        let limit = data.len() - data.len() / 8;
+        let packed = match wanted {
+            Compression::Lz4 => codec::lz4_encode(&data, limit),
+            Compression::Lzjb => codec::lzjb_encode(&data, limit),
+            Compression::Zle => codec::zle_encode(&data, limit),
+            Compression::Off | Compression::Gzip(_) | Compression::Zstd => None,
+        };
+        let packed = packed.filter(|packed| packed.len().next_multiple_of(512) <= limit);
+        let (compression, mut stored) = packed.map_or((Compression::Off, data), |packed| (wanted, packed));
+        stored.resize(stored.len().next_multiple_of(512), 0);
+        let pointer = address(self.space, &stored, lsize, compression, about, self.txg, if is_data { 1 } else { 2 })?;
+        pointer.copies().try_for_each(|dva| self.pool.write_block(&dva, &stored))?;
+        let deflated = self.space.deflated(&pointer);
+        self.born.add(&pointer, deflated, 1);
+        self.referenced.add(&pointer, deflated, 1);
+        self.killed_unique += i64::try_from(deflated).unwrap_or(0);
+        Ok(pointer)
+    }
+
+    fn free(&mut self, pointer: &BlockPointer) {
+        let deflated = self.space.deflated(pointer);
+        self.referenced.add(pointer, deflated, -1);
+        if pointer.birth > self.previous_txg {
+            self.born.add(pointer, deflated, -1);
+            self.killed_unique -= i64::try_from(deflated).unwrap_or(0);
+            pointer.copies().for_each(|dva| self.space.free(&dva));
+        } else {
+            self.dead.push((pointer.clone(), deflated));
+        }
+    }
+
+    fn deflated(&self, pointer: &BlockPointer) -> u64 {
+        self.space.deflated(pointer)
+    }
+
+    fn makes_holes(&self) -> bool {
+        self.compression != Compression::Off
+    }
+}
+
+/// Collects the MOS's blocks; addresses stay the same from turn to turn.
+struct MosSink<'a> {
+    space: &'a mut Allocator,
+    txg: u64,
+    addresses: &'a mut Vec<(u64, [Option<Dva>; 3])>,
+    next: usize,
+    changed: bool,
+    writes: Vec<(BlockPointer, Vec<u8>)>,
+    frees: Vec<BlockPointer>,
+}
+
+impl Sink for MosSink<'_> {
+    fn write(&mut self, data: Vec<u8>, about: About) -> Result<BlockPointer, EditError> {
+        let size = data.len() as u64;
+        if self.addresses.get(self.next).is_none_or(|(known, _)| *known != size) {
+            let dvas = self.space.allocate(size, COPIES_MOS)?;
+            self.addresses.insert(self.next, (size, dvas));
+            self.changed = true;
+        }
+        let dvas = self.addresses[self.next].1;
+        self.next += 1;
+        let pointer = pointer_to(dvas, &data, size, Compression::Off, about, self.txg);
+        self.writes.push((pointer.clone(), data));
+        Ok(pointer)
+    }
+
+    fn free(&mut self, pointer: &BlockPointer) {
+        self.frees.push(pointer.clone());
+    }
+
+    fn deflated(&self, pointer: &BlockPointer) -> u64 {
+        self.space.deflated(pointer)
+    }
+
+    fn makes_holes(&self) -> bool {
+        false
+    }
+}
+
+fn address(space: &mut Allocator, stored: &[u8], lsize: u64, compression: Compression, about: About, txg: u64, copies: usize) -> Result<BlockPointer, EditError> {
+    let dvas = space.allocate(stored.len() as u64, copies)?;
+    Ok(pointer_to(dvas, stored, lsize, compression, about, txg))
+}
+
+fn pointer_to(dvas: [Option<Dva>; 3], stored: &[u8], lsize: u64, compression: Compression, about: About, txg: u64) -> BlockPointer {
+    BlockPointer {
+        target: Target::Stored(dvas),
+        lsize,
+        psize: stored.len() as u64,
+        compression,
+        checksum: Checksum::Fletcher4,
+        kind: about.kind,
+        level: about.level,
+        encrypted: false,
+        dedup: false,
+        physical_birth: txg,
+        birth: txg,
+        fill: about.fill,
+        words: codec::fletcher4(stored),
+    }
+}
+

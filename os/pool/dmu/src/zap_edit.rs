@@ -1,0 +1,252 @@
+//! Changing ZAP objects.
+//!
+//! A ZAP starts as a micro ZAP and grows by 512 bytes; a long name, a value that is not one number, or 128 KiB make it a fat one. Fat leaves are rebuilt
+//! whole on each change; a full leaf splits, and the pointer table doubles when a leaf needs more prefix bits than it has.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use pool_phys::FormatError;
+use pool_phys::zap::{self, Entry, Header, Root};
+use pool_spa::Pool;
+
+use crate::edit::{Edit, EditError};
+
+const MICRO_MAX: usize = 128 << 10;
+const FAT_SHIFT: u32 = 14;
+const FAT_BLOCK: usize = 1 << FAT_SHIFT;
+/// Salts need no secrecy here, only to be there: a constant keeps runs repeatable.
+const SALT: u64 = 0x5A17_C0DE_0000_0001;
+
+/// Makes the object an empty micro ZAP of its block size.
+pub fn format(edit: &mut Edit, normalisation: u64) {
+    let size = usize::try_from(edit.dnode.block_size).unwrap_or(512);
+    let empty = zap::encode_micro(&[], size, SALT, normalisation).expect("no entries always fit");
+    edit.put_block(0, empty);
+}
+
+/// The entries of a ZAP being changed; `None` for `name` gives all.
+///
+/// # Errors
+/// Unreadable, malformed.
+pub fn entries(edit: &Edit, pool: &Pool, name: Option<&[u8]>) -> Result<Vec<Entry>, EditError> {
+    let all = match root(edit, pool)? {
+        Root::Micro(entries) => entries,
+        Root::Fat(header) => match name {
+            Some(name) => zap::parse_leaf(&edit.block(pool, leaf_number(edit, pool, &header, name)?)?, &header)?,
+            None => {
+                let mut leaves: Vec<u64> = if header.table_blocks == 0 { header.table.clone() } else { external_table(edit, pool, &header)? };
+                leaves.sort_unstable();
+                leaves.dedup();
+                let mut out = Vec::new();
+                for leaf in leaves.into_iter().filter(|leaf| *leaf != 0) {
+                    out.extend(zap::parse_leaf(&edit.block(pool, leaf)?, &header)?);
+                }
+                out
+            }
+        },
+    };
+    Ok(all.into_iter().filter(|entry| name.is_none_or(|name| entry.name == name)).collect())
+}
+
+/// The number called `name`, if there is one.
+///
+/// # Errors
+/// Unreadable, malformed.
+pub fn number(edit: &Edit, pool: &Pool, name: &[u8]) -> Result<Option<u64>, EditError> {
+    Ok(entries(edit, pool, Some(name))?.first().and_then(Entry::number))
+}
+
+/// Sets `name` to one number.
+///
+/// # Errors
+/// As [`set`].
+pub fn set_number(edit: &mut Edit, pool: &Pool, name: &[u8], value: u64) -> Result<(), EditError> {
+    set(edit, pool, Entry { name: name.to_vec(), integer_size: 8, value: vec![value] })
+}
+
+/// Adds to the number called `name`; an entry that reaches zero goes.
+///
+/// # Errors
+/// As [`set`].
+pub fn add(edit: &mut Edit, pool: &Pool, name: &[u8], by: i64) -> Result<(), EditError> {
+    let value = number(edit, pool, name)?.unwrap_or(0).wrapping_add_signed(by);
+    if value == 0 { remove(edit, pool, name).map(drop) } else { set_number(edit, pool, name, value) }
+}
+
+fn root(edit: &Edit, pool: &Pool) -> Result<Root, EditError> {
+    let data = edit.block(pool, 0)?;
+    // A table that was never written is an empty one.
+    if data.iter().all(|byte| *byte == 0) { Ok(Root::Micro(Vec::new())) } else { Ok(zap::parse_root(&data)?) }
+}
+
+/// Sets an entry, replacing one of its name.
+///
+/// # Errors
+/// Unreadable, malformed, or a value too large for a leaf.
+pub fn set(edit: &mut Edit, pool: &Pool, entry: Entry) -> Result<(), EditError> {
+    if let Root::Micro(mut entries) = root(edit, pool)? {
+        let (salt, normalisation) = micro_header(edit, pool)?;
+        match entries.iter_mut().find(|old| old.name == entry.name) {
+            Some(old) => *old = entry,
+            None => entries.push(entry),
+        }
+        let wanted = ((entries.len() + 1) * 64).next_multiple_of(512).max(usize::try_from(edit.dnode.block_size).unwrap_or(512));
+        if wanted <= MICRO_MAX
+            && let Some(data) = zap::encode_micro(&entries, wanted, salt, normalisation)
+        {
+            edit.resize_block(pool, wanted as u64)?;
+            edit.put_block(0, data);
+            return Ok(());
+        }
+        return make_fat(edit, pool, entries, salt, normalisation);
+    }
+    set_fat(edit, pool, entry)
+}
+
+fn micro_header(edit: &Edit, pool: &Pool) -> Result<(u64, u64), EditError> {
+    let (salt, normalisation) = zap::micro_header(&edit.block(pool, 0)?)?;
+    Ok((if salt == 0 { SALT } else { salt }, normalisation))
+}
+
+fn make_fat(edit: &mut Edit, pool: &Pool, entries: Vec<Entry>, salt: u64, normalisation: u64) -> Result<(), EditError> {
+    edit.resize_block(pool, FAT_BLOCK as u64)?;
+    let header = Header::new(FAT_SHIFT, salt, normalisation);
+    edit.put_block(0, header.encode(FAT_BLOCK));
+    edit.put_block(1, zap::encode_leaf(&[], &header, 0, 0, FAT_BLOCK).ok_or(EditError::Invalid("an empty leaf did not fit"))?);
+    entries.into_iter().try_for_each(|entry| set_fat(edit, pool, entry))
+}
+
+fn fat_header(edit: &Edit, pool: &Pool) -> Result<Header, EditError> {
+    match root(edit, pool)? {
+        Root::Fat(header) if !header.word_keys => Ok(header),
+        _ => Err(EditError::Invalid("this kind of ZAP cannot be changed")),
+    }
+}
+
+fn external_table(edit: &Edit, pool: &Pool, header: &Header) -> Result<Vec<u64>, EditError> {
+    let mut out = Vec::new();
+    for block in 0..header.table_blocks.min(edit.dnode.last_block) {
+        out.extend(zap::parse_table(&edit.block(pool, header.table_block + block)?));
+    }
+    out.truncate(1 << header.table_shift.min(40));
+    Ok(out)
+}
+
+fn leaf_number(edit: &Edit, pool: &Pool, header: &Header, name: &[u8]) -> Result<u64, EditError> {
+    let index = usize::try_from(header.table_index(name)).unwrap_or(usize::MAX);
+    let leaf = if header.table_blocks == 0 {
+        header.table.get(index).copied()
+    } else {
+        let per_block = usize::try_from(edit.dnode.block_size / 8).unwrap_or(1);
+        let block = header.table_block + (index / per_block) as u64;
+        zap::parse_table(&edit.block(pool, block)?).get(index % per_block).copied()
+    };
+    leaf.filter(|leaf| *leaf != 0).ok_or_else(|| FormatError::new("ZAP", "pointer table has no leaf for a hash", index as u64).into())
+}
+
+fn set_fat(edit: &mut Edit, pool: &Pool, entry: Entry) -> Result<(), EditError> {
+    let size = usize::try_from(edit.dnode.block_size).unwrap_or(FAT_BLOCK);
+    // Each turn halves the part of the hash space that the leaf covers.
+    for _ in 0..64 {
+        let mut header = fat_header(edit, pool)?;
+        let number = leaf_number(edit, pool, &header, &entry.name)?;
+        let data = edit.block(pool, number)?;
+        let (prefix, length) = zap::leaf_prefix(&data)?;
+        let mut entries = zap::parse_leaf(&data, &header)?;
+        let before = entries.len();
+        entries.retain(|old| old.name != entry.name);
+        let is_new = entries.len() == before;
+        entries.push(entry.clone());
+        if let Some(leaf) = zap::encode_leaf(&entries, &header, prefix, length, size) {
+            edit.put_block(number, leaf);
+            if is_new {
+                header.entries += 1;
+                edit.put_block(0, header.encode(size));
+            }
+            return Ok(());
+        }
+        entries.pop();
+        if entries.len() + usize::from(!is_new) <= 1 {
+            return Err(EditError::Invalid("a ZAP entry is too large for a leaf"));
+        }
+        split(edit, pool, &mut header, number, (prefix, length), size)?;
+    }
+    Err(EditError::Invalid("too many ZAP names share one hash"))
+}
+
+/// Splits leaf `number` in two by one more prefix bit.
+fn split(edit: &mut Edit, pool: &Pool, header: &mut Header, number: u64, (prefix, length): (u64, u32), size: usize) -> Result<(), EditError> {
+    let mut table = if header.table_blocks == 0 { header.table.clone() } else { external_table(edit, pool, header)? };
+    if length == header.table_shift {
+        // Every entry is written twice; past half a block the table moves to blocks of its own.
+        table = table.into_iter().flat_map(|leaf| [leaf, leaf]).collect();
+        header.table_shift += 1;
+        let bytes = table.len() * 8;
+        if bytes > size / 2 {
+            header.table_block = header.free_block;
+            header.table_blocks = bytes.div_ceil(size) as u64;
+            header.free_block += header.table_blocks;
+        }
+    }
+    let entries = zap::parse_leaf(&edit.block(pool, number)?, header)?;
+    let sibling = header.free_block;
+    header.free_block += 1;
+    header.leaves += 1;
+    let bit = 1_u64 << (63 - length);
+    let (upper, lower): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|entry| header.hash(&entry.name) & bit != 0);
+    for (leaf, part, prefix) in [(number, lower, prefix << 1), (sibling, upper, prefix << 1 | 1)] {
+        let data = zap::encode_leaf(&part, header, prefix, length + 1, size).ok_or(EditError::Invalid("half a leaf did not fit a leaf"))?;
+        edit.put_block(leaf, data);
+    }
+    let span = 1_usize << (header.table_shift - length - 1);
+    let first = usize::try_from(prefix << 1 | 1).unwrap_or(usize::MAX).saturating_mul(span);
+    table.get_mut(first..first + span).ok_or(FormatError::new("ZAP", "leaf prefix leaves the pointer table", prefix))?.fill(sibling);
+    if header.table_blocks == 0 {
+        header.table = table;
+    } else {
+        header.table = Vec::new();
+        let bytes: Vec<u8> = table.iter().flat_map(|leaf| leaf.to_le_bytes()).collect();
+        for (index, chunk) in bytes.chunks(size).enumerate() {
+            let mut block = chunk.to_vec();
+            block.resize(size, 0);
+            edit.put_block(header.table_block + index as u64, block);
+        }
+    }
+    edit.put_block(0, header.encode(size));
+    Ok(())
+}
+
+/// Removes `name`; tells whether it was there.
+///
+/// # Errors
+/// Unreadable, malformed.
+pub fn remove(edit: &mut Edit, pool: &Pool, name: &[u8]) -> Result<bool, EditError> {
+    if let Root::Micro(mut entries) = root(edit, pool)? {
+        let (salt, normalisation) = micro_header(edit, pool)?;
+        let before = entries.len();
+        entries.retain(|entry| entry.name != name);
+        if entries.len() < before {
+            let size = usize::try_from(edit.dnode.block_size).unwrap_or(512);
+            let data = zap::encode_micro(&entries, size, salt, normalisation).ok_or(FormatError::new("ZAP", "micro entries do not fit", 0))?;
+            edit.put_block(0, data);
+        }
+        return Ok(entries.len() < before);
+    }
+    let mut header = fat_header(edit, pool)?;
+    let size = usize::try_from(edit.dnode.block_size).unwrap_or(FAT_BLOCK);
+    let number = leaf_number(edit, pool, &header, name)?;
+    let data = edit.block(pool, number)?;
+    let (prefix, length) = zap::leaf_prefix(&data)?;
+    let mut entries = zap::parse_leaf(&data, &header)?;
+    let before = entries.len();
+    entries.retain(|entry| entry.name != name);
+    if entries.len() == before {
+        return Ok(false);
+    }
+    let leaf = zap::encode_leaf(&entries, &header, prefix, length, size).ok_or(EditError::Invalid("fewer entries did not fit a leaf"))?;
+    edit.put_block(number, leaf);
+    header.entries = header.entries.saturating_sub(1);
+    edit.put_block(0, header.encode(size));
+    Ok(true)
+}

@@ -1,0 +1,88 @@
+//! Space maps: logs of allocations and frees of one metaslab.
+
+use alloc::vec::Vec;
+
+use crate::FormatError;
+use crate::bytes::View;
+
+/// Longest run of a one-word entry, in units.
+const RUN_MAX: u64 = 1 << 15;
+const OFFSET_MAX: u64 = 1 << 47;
+
+/// One log entry, in units of the vdev's allocation size, relative to the metaslab's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub free: bool,
+    pub offset: u64,
+    pub run: u64,
+}
+
+/// The bonus buffer of a space map object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// Bytes of log in use.
+    pub length: u64,
+    /// Allocated bytes.
+    pub allocated: u64,
+    /// The bonus holds a histogram (320 bytes) that must be kept.
+    pub histogram: bool,
+}
+
+impl Header {
+    /// Parses the bonus buffer.
+    ///
+    /// # Errors
+    /// Too short.
+    pub fn parse(bonus: &[u8]) -> Result<Self, FormatError> {
+        let view = View::new("space map header", bonus);
+        Ok(Self { length: view.u64(8)?, allocated: view.u64(16)?, histogram: bonus.len() >= 320 })
+    }
+}
+
+/// Parses a log.
+///
+/// # Errors
+/// Length not a multiple of eight, or a two-word entry cut in half.
+pub fn parse(data: &[u8]) -> Result<Vec<Entry>, FormatError> {
+    let (words, rest) = data.as_chunks::<8>();
+    if !rest.is_empty() {
+        return Err(FormatError::new("space map", "length is not a multiple of eight", data.len() as u64));
+    }
+    let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
+    let mut out = Vec::new();
+    while let Some(word) = words.next() {
+        match word >> 62 {
+            0 | 1 => out.push(Entry { free: word >> 15 & 1 == 1, offset: word >> 16 & (OFFSET_MAX - 1), run: (word & (RUN_MAX - 1)) + 1 }),
+            2 => {}
+            _ => {
+                let second = words.next().ok_or(FormatError::new("space map", "two-word entry is cut", word))?;
+                out.push(Entry { free: second >> 63 == 1, offset: second & (u64::MAX >> 1), run: (word >> 24 & ((1 << 36) - 1)) + 1 });
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Encodes entries as one-word entries (long runs are split), preceded by the debug word of sync pass 1 of `txg`.
+///
+/// # Panics
+/// If an offset does not fit: metaslabs are at most 2^47 units.
+#[must_use]
+pub fn encode(entries: impl IntoIterator<Item = Entry>, txg: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut debug = Some(1 << 63 | 1 << 50 | (txg & ((1 << 50) - 1)));
+    for entry in entries {
+        let (mut offset, mut left) = (entry.offset, entry.run);
+        while left > 0 {
+            let run = left.min(RUN_MAX);
+            assert!(offset < OFFSET_MAX, "space map offset {offset:#x}");
+            if let Some(word) = debug.take() {
+                out.extend_from_slice(&u64::to_le_bytes(word));
+            }
+            let word = offset << 16 | u64::from(entry.free) << 15 | (run - 1);
+            out.extend_from_slice(&word.to_le_bytes());
+            (offset, left) = (offset + run, left - run);
+        }
+    }
+    out
+}
