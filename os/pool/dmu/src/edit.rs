@@ -347,6 +347,9 @@ fn count_dnodes(data: &[u8]) -> u64 {
     count
 }
 
+/// Tells a file's owner and group from its dnode; `None` for objects that are not files.
+pub type Owners = fn(&Dnode) -> Option<(u64, u64)>;
+
 /// Space an owner gained or lost: what a ZPL set's sync reports for its user and group tables.
 pub type Charges = BTreeMap<u64, i64>;
 
@@ -446,7 +449,7 @@ impl Set {
         loop {
             let number = self.hint;
             self.hint += 1;
-            if number % DNODES_PER_BLOCK == 0 && number != 0 && self.block_has_large_dnodes(pool, number / DNODES_PER_BLOCK)? {
+            if number.is_multiple_of(DNODES_PER_BLOCK) && number != 0 && self.block_has_large_dnodes(pool, number / DNODES_PER_BLOCK)? {
                 self.hint = number + DNODES_PER_BLOCK;
                 continue;
             }
@@ -512,7 +515,7 @@ impl Set {
     ///
     /// # Errors
     /// No space, an unreadable block on the way, or a failed device: the set must then not be used any more.
-    pub fn sync(&mut self, pool: &Pool, sink: &mut dyn Sink, owners: Option<&dyn Fn(&Dnode) -> Option<(u64, u64)>>) -> Result<BlockPointer, EditError> {
+    pub fn sync(&mut self, pool: &Pool, sink: &mut dyn Sink, owners: Option<Owners>) -> Result<BlockPointer, EditError> {
         let mut meta = Edit::new(self.meta.clone());
         let (mut users, mut groups) = (Charges::new(), Charges::new());
         let mut charge = |dnode: &Dnode, sign: i64| {

@@ -26,13 +26,13 @@ use alloc::vec::Vec;
 
 use pool_phys::FormatError;
 use pool_phys::blkptr::{BlockPointer, Checksum, Compression, Dva, Target};
-use pool_phys::dnode::{Dnode, kind};
+use pool_phys::dnode::kind;
 use pool_phys::dsl::{Dataset, DslDir};
 use pool_phys::nvlist::{self, List, Value};
 use pool_phys::spacemap;
 use pool_spa::{Allocator, Commit, FIRST_ARRAY_OBJECT, Pool};
 
-use crate::edit::{About, EditError, Set, Sink};
+use crate::edit::{About, EditError, Owners, Set, Sink};
 use crate::zap_edit as zap;
 use crate::{Datasets, Error};
 
@@ -124,7 +124,7 @@ struct Head {
     set: Set,
     compression: Compression,
     /// ZPL sets account space by owner.
-    owners: Option<fn(&Dnode) -> Option<(u64, u64)>>,
+    owners: Option<Owners>,
 }
 
 /// A pool open for writing.
@@ -453,7 +453,7 @@ impl Store {
     ///
     /// # Errors
     /// Unreadable or malformed.
-    pub fn edit_dataset(&mut self, dataset: u64, owners: Option<fn(&Dnode) -> Option<(u64, u64)>>) -> Result<(&mut Set, &Pool), EditError> {
+    pub fn edit_dataset(&mut self, dataset: u64, owners: Option<Owners>) -> Result<(&mut Set, &Pool), EditError> {
         if !self.heads.contains_key(&dataset) {
             let phys = Dataset::parse(&self.mos.view(&self.pool, dataset)?.dnode.bonus)?;
             let set = Set::open(&self.pool, &phys.root)?;
@@ -619,9 +619,7 @@ impl Store {
             killed_unique: 0,
             dead: Vec::new(),
         };
-        let owners = head.owners;
-        let owners: Option<&dyn Fn(&Dnode) -> Option<(u64, u64)>> = owners.as_ref().map(|owners| owners as _);
-        let root = head.set.sync(&self.pool, &mut sink, owners)?;
+        let root = head.set.sync(&self.pool, &mut sink, head.owners)?;
         if !phys.root.is_hole() {
             sink.free(&phys.root);
         }

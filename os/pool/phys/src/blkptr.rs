@@ -213,7 +213,7 @@ impl BlockPointer {
         let mut word = [0_u64; 16];
         word[10] = self.birth;
         let sectors = |bytes: u64| {
-            assert!(bytes % SECTOR == 0 && bytes > 0 && bytes <= BLOCK_MAX, "block of {bytes} bytes");
+            assert!(bytes.is_multiple_of(SECTOR) && bytes > 0 && bytes <= BLOCK_MAX, "block of {bytes} bytes");
             bytes / SECTOR - 1
         };
         let common = u64::from(compression_id(self.compression)) << 32
@@ -240,8 +240,8 @@ impl BlockPointer {
             Target::Stored(dvas) => {
                 for (index, dva) in dvas.iter().enumerate() {
                     if let Some(dva) = dva {
-                        word[index * 2] = dva.asize / SECTOR | u64::from(dva.vdev) << 32;
-                        word[index * 2 + 1] = dva.offset / SECTOR | u64::from(dva.gang) << 63;
+                        word[index * 2] = (dva.asize / SECTOR) | (u64::from(dva.vdev) << 32);
+                        word[index * 2 + 1] = (dva.offset / SECTOR) | (u64::from(dva.gang) << 63);
                     }
                 }
                 word[6] = sectors(self.lsize) | sectors(self.psize) << 16 | common | u64::from(checksum_id(self.checksum)) << 40;

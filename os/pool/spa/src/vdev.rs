@@ -211,7 +211,7 @@ impl Leaf {
 
     fn write(&self, offset: u64, data: &[u8], unit: usize) -> Result<(), WriteError> {
         let at = offset.checked_add(label::FRONT).ok_or(WriteError::Device { guid: self.guid, error: BlockError::OutOfRange })?;
-        if data.len() % unit == 0 {
+        if data.len().is_multiple_of(unit) {
             return self.write_raw(at, data);
         }
         let mut padded = data.to_vec();
