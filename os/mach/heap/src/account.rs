@@ -20,13 +20,15 @@ struct ZoneAccount {
 pub struct Account {
     zone: AtomicU64,
     reserved: AtomicU64,
+    /// The zone that the reservation is charged to.
+    reserved_for: AtomicU64,
 }
 
 impl Account {
     /// An account for a thread of `zone`.
     #[must_use]
     pub const fn new(zone: ZoneId) -> Self {
-        Self { zone: AtomicU64::new(zone.0 as u64), reserved: AtomicU64::new(0) }
+        Self { zone: AtomicU64::new(zone.0 as u64), reserved: AtomicU64::new(0), reserved_for: AtomicU64::new(zone.0 as u64) }
     }
     /// The zone charged.
     pub fn zone(&self) -> ZoneId {
@@ -34,7 +36,8 @@ impl Account {
         #[allow(clippy::cast_possible_truncation, reason = "stored from a u32")]
         ZoneId(self.zone.load(Relaxed) as u32)
     }
-    /// Charges another zone from now on (the thread entered it). Outstanding reservations stay with the old one until given back.
+    /// Charges another zone from now on (the thread entered it). An outstanding reservation stays with the old one until it is
+    /// given back, and allocations for the new one do not draw on it.
     pub fn set_zone(&self, zone: ZoneId) {
         self.zone.store(u64::from(zone.0), Relaxed);
     }
@@ -137,9 +140,17 @@ impl Accounts {
     }
 
     /// Notes a reservation that was charged already.
-    pub(crate) fn add_reservation(&self, account: &Account, bytes: u64) {
+    pub(crate) fn add_reservation(&self, account: &Account, zone: ZoneId, bytes: u64) {
+        account.reserved_for.store(u64::from(zone.0), Relaxed);
         account.reserved.fetch_add(bytes, Relaxed);
         self.reserved.fetch_add(bytes, Relaxed);
+    }
+
+    /// Takes up to `bytes` out of the reservation for an allocation of the thread's zone; returns how much there was: nothing, if the
+    /// thread changed zones since it reserved.
+    pub(crate) fn draw(&self, account: &Account, bytes: u64) -> u64 {
+        let same = account.zone.load(Relaxed) == account.reserved_for.load(Relaxed);
+        if same { self.take_reservation(account, bytes) } else { 0 }
     }
 
     /// Takes up to `bytes` out of a reservation; returns how much there was.

@@ -416,7 +416,7 @@ impl Heap {
         }
         self.accounts.charge(zone, bytes)?;
         self.with_account(|account| match account {
-            Some(account) => self.accounts.add_reservation(account, bytes),
+            Some(account) => self.accounts.add_reservation(account, zone, bytes),
             // No thread, nothing to set aside: the call was only a question.
             None => self.accounts.uncharge(zone, bytes),
         });

@@ -140,7 +140,7 @@ impl Heap {
         self.with_account(|account| match account {
             Some(account) => {
                 let zone = account.zone();
-                let taken = self.accounts.take_reservation(account, bytes);
+                let taken = self.accounts.draw(account, bytes);
                 if taken < bytes {
                     self.accounts.charge_anyway(zone, bytes - taken);
                 }
