@@ -23,7 +23,7 @@
 //!
 //! # Limits
 //! Selectors and control registers can be read, not written. A single step is one tick: it may be the delivery of an interrupt or one iteration of a
-//! string instruction.
+//! string instruction. Other vCPUs are never held back (gdb's scheduler locking is accepted and has no effect): their turns are part of the run.
 
 mod arch;
 mod link;
