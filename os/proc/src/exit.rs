@@ -128,9 +128,12 @@ fn end_process(process: &Arc<Process>, zone: &Arc<Zone>, status: Status) {
         Status::Killed { signal, core: false } => (CLD_KILLED, signal),
         Status::Killed { signal, core: true } => (CLD_DUMPED, signal),
     };
+    // A zombie whose parent is in another zone (zlogin) waits at that zone's leisure: it must not keep its own from halting.
+    let foreign;
     let reaped = {
         let mut table = table::lock();
         let parent = process.parent();
+        foreign = parent.as_ref().is_some_and(|parent| parent.zone_id() != zone.id());
         let ignores = parent.as_ref().is_none_or(|parent| {
             let state = parent.signals.lock();
             let action = state.actions.get(SIGCHLD);
@@ -147,7 +150,7 @@ fn end_process(process: &Arc<Process>, zone: &Arc<Zone>, status: Status) {
         ignores
     };
     tell_parent(process, code, value);
-    if reaped {
+    if reaped || foreign {
         process.set_charge(None);
     }
     if is_init {
@@ -209,7 +212,8 @@ fn disown_children(process: &Arc<Process>) -> Option<Arc<Process>> {
         let own = process.group();
         if !hang_up.contains(&own)
             && table.is_orphaned(own, Some(process.pid()))
-            && process.parent().is_some_and(|parent| parent.session() == process.session())
+            // Only if this process was what tied the group to the rest of the session.
+            && process.parent().is_some_and(|parent| parent.session() == process.session() && parent.group() != own)
             && has_stopped(&table, own)
         {
             hang_up.push(own);

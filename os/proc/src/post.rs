@@ -44,7 +44,9 @@ pub fn post(process: &Arc<Process>, target: Option<&Arc<Lwp>>, info: SigInfo, ou
             return Ok(());
         }
         let unkillable = process.is_zone_init() && !outside;
-        if unkillable && state.actions.get(signal).handler == SIG_DFL {
+        // A blocked signal is kept even so: init waits for SIGCHLD with sigtimedwait, and may install a handler meanwhile.
+        let is_blocked = state.lwps.first().is_some_and(|lwp| SigSet(lwp.mask.load(Ordering::Relaxed)).has(signal));
+        if unkillable && state.actions.get(signal).handler == SIG_DFL && !(is_blocked && !SigSet::UNBLOCKABLE.has(signal)) {
             return Ok(());
         }
         if signal == SIGKILL {

@@ -129,12 +129,14 @@ impl Pipe {
             return Err(VfsError::NoSuchDevice);
         }
         let end = self.end(id, reads, writes);
-        let (reader_opens, writer_opens) = {
+        // Looked at before the other side is woken: it may do all it wants and be gone before we run again.
+        let (is_met, reader_opens, writer_opens) = {
             let ring = self.ring.lock();
-            (ring.reader_opens, ring.writer_opens)
+            let peers = if reads { ring.writers } else { ring.readers };
+            (peers != 0, ring.reader_opens, ring.writer_opens)
         };
         self.pollee.notify();
-        if reads != writes && !nonblock {
+        if reads != writes && !nonblock && !is_met {
             self.pollee.block(false, || {
                 let ring = self.ring.lock();
                 let there = if reads {
