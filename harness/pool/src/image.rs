@@ -12,6 +12,7 @@ use crate::Failure;
 struct Image {
     file: File,
     size: u64,
+    writable: bool,
 }
 
 impl BlockDev for Image {
@@ -27,17 +28,23 @@ impl BlockDev for Image {
         }
         self.file.read_exact_at(out, offset).map_err(|_| BlockError::Io)
     }
-    fn write(&self, _: u64, _: &[u8]) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
+        if !self.writable {
+            return Err(BlockError::ReadOnly);
+        }
+        if offset.checked_add(data.len() as u64).is_none_or(|end| end > self.size) {
+            return Err(BlockError::OutOfRange);
+        }
+        self.file.write_all_at(data, offset).map_err(|_| BlockError::Io)
     }
     fn flush(&self) -> Result<(), BlockError> {
-        Ok(())
+        if self.writable { self.file.sync_data().map_err(|_| BlockError::Io) } else { Ok(()) }
     }
 }
 
 /// Opens the given files, and all files directly in the given folders. Files of a folder that cannot be a pool's (too small) are
 /// left out by the scan; a named file that cannot be opened is an error.
-pub fn open_all(paths: &[PathBuf]) -> Result<Vec<Box<dyn BlockDev>>, Failure> {
+pub fn open_all(paths: &[PathBuf], writable: bool) -> Result<Vec<Box<dyn BlockDev>>, Failure> {
     let mut files = Vec::new();
     for path in paths {
         let about = |error| Failure::Host(path.display().to_string(), error);
@@ -54,13 +61,14 @@ pub fn open_all(paths: &[PathBuf]) -> Result<Vec<Box<dyn BlockDev>>, Failure> {
     }
     files.sort();
     files.dedup();
-    files.iter().map(|path| open(path)).collect()
+    files.iter().map(|path| open(path, writable)).collect()
 }
 
-fn open(path: &Path) -> Result<Box<dyn BlockDev>, Failure> {
+/// Opens one file or block device.
+pub fn open(path: &Path, writable: bool) -> Result<Box<dyn BlockDev>, Failure> {
     let about = |error| Failure::Host(path.display().to_string(), error);
-    let mut file = File::open(path).map_err(about)?;
+    let mut file = File::options().read(true).write(writable).open(path).map_err(about)?;
     // Works for block devices too, whose metadata has no length.
     let size = file.seek(SeekFrom::End(0)).map_err(about)?;
-    Ok(Box::new(Image { file, size }))
+    Ok(Box::new(Image { file, size, writable }))
 }

@@ -1,20 +1,21 @@
-//! `orrery pool`: look into a ZFS pool through its image files, without a kernel module.
+//! `orrery pool`: ZFS pools on image files, without a kernel module.
 //!
 //! # Theory
 //! The pool library of the operating system is an ordinary library; here it runs over files of the host. Devices are named by `-d`
 //! (a file, or a folder whose files are scanned); the pool's name picks among those found.
 //!
 //! # Failure
-//! Images are opened read-only and never changed. Damage is survived as far as the pool's redundancy goes; what is lost is named by
+//! Images are opened read-only unless the verb writes. A verb that writes commits at its end (and `put` every 64 MiB): interrupted, it leaves the pool at its last commit. Damage is survived as far as the pool's redundancy goes; what is lost is named by
 //! dataset, path and block, and the exit status is 1. Usage errors exit with 2.
 //!
 //! # Limits
-//! Reading only: `create`, `send`, `receive` and all that writes wait for the writing half of the pool.
+//! No `send`, `receive`, `destroy`, `rename` or device changes yet. Writing needs every device and a pool whose features we can write.
 
 mod files;
 mod image;
 mod list;
 mod scrub;
+mod write;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -30,9 +31,13 @@ Examples:
   orrery pool ls -l -d DIR tank/home@monday /    files of a snapshot
   orrery pool cat -d DIR tank/home /notes.txt    a file's contents
   orrery pool cp -r -d DIR tank/home /src OUT    copy files out
-  orrery pool scrub -d DIR tank                  verify every copy of every block";
+  orrery pool scrub -d DIR tank                  verify every copy of every block
+  orrery pool create tank mirror a.img b.img --size 256M
+  orrery pool zfs-create -d a.img -d b.img tank/home
+  orrery pool put -r -d a.img -d b.img SRC tank/home /   copy files in
+  orrery pool snapshot -d a.img -d b.img tank/home@monday";
 
-/// Look into ZFS pools on image files (read-only).
+/// ZFS pools on image files: look into them, make them, put files in.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct PoolArgs {
@@ -115,6 +120,48 @@ enum Verb {
         #[arg(short = 'r')]
         recursive: bool,
     },
+    /// Makes a pool: `create NAME [mirror|raidz|raidz1|raidz2|raidz3] FILE... [KIND FILE...]`, as zpool does.
+    Create {
+        name: String,
+        /// Kinds and files; files are made where they do not exist.
+        #[arg(required = true)]
+        layout: Vec<String>,
+        /// Size of files to be made, with suffix K, M, G or T.
+        #[arg(long, default_value = "128M")]
+        size: String,
+        /// log2 of the smallest allocation: 9 (512 bytes) to 16.
+        #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(9..=16))]
+        ashift: u32,
+        /// Overwrites files that already carry a pool.
+        #[arg(short = 'f')]
+        force: bool,
+        /// Seed of the guids: the same seed, files and time give the same pool.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Makes a file system.
+    ZfsCreate {
+        #[command(flatten)]
+        devices: Devices,
+        dataset: String,
+    },
+    /// Takes a snapshot, `DATASET@NAME`.
+    Snapshot {
+        #[command(flatten)]
+        devices: Devices,
+        snapshot: String,
+    },
+    /// Copies a file or (with -r) a tree into a file system's directory.
+    Put {
+        #[command(flatten)]
+        devices: Devices,
+        source: PathBuf,
+        dataset: String,
+        #[arg(default_value = "/")]
+        path: String,
+        #[arg(short = 'r')]
+        recursive: bool,
+    },
     /// Reads and verifies every copy of every block, and says what is damaged.
     Scrub {
         #[command(flatten)]
@@ -131,6 +178,10 @@ pub enum Failure {
     Import(pool_spa::ImportError),
     /// Something in the pool: its name, and what happened.
     Pool(String, pool_dmu::Error),
+    /// A change to the pool: its name, and why it was not made.
+    Change(String, pool_dmu::edit::EditError),
+    /// A pool that could not be made.
+    Create(pool_spa::CreateError),
     /// Asked for something that does not fit, for example a file from a volume.
     Request(String),
     /// The verb did all it could and printed what is damaged.
@@ -143,6 +194,8 @@ impl fmt::Display for Failure {
             Self::Host(what, error) => write!(f, "{what}: {error}"),
             Self::Import(error) => error.fmt(f),
             Self::Pool(what, error) => write!(f, "{what}: {error}"),
+            Self::Change(what, error) => write!(f, "{what}: {error}"),
+            Self::Create(error) => error.fmt(f),
             Self::Request(what) => f.write_str(what),
             Self::Damaged => write!(f, "damage was found; see above"),
         }
@@ -171,6 +224,10 @@ pub fn run(args: &PoolArgs) -> Result<(), Failure> {
         Verb::Cp { devices, dataset, path, target, recursive } => {
             files::cp(&devices.pool(Some(pool_of(dataset)))?, dataset, path, target, *recursive)
         }
+        Verb::Create { name, layout, size, ashift, force, seed } => write::create(name, layout, size, *ashift, *force, *seed),
+        Verb::ZfsCreate { devices, dataset } => write::zfs_create(devices.store(dataset)?, dataset),
+        Verb::Snapshot { devices, snapshot } => write::snapshot(devices.store(snapshot)?, snapshot),
+        Verb::Put { devices, source, dataset, path, recursive } => write::put(devices.store(dataset)?, source, dataset, path, *recursive),
         Verb::Scrub { devices, pool } => scrub::scrub(&devices.pool(pool.as_deref())?),
     }
 }
@@ -182,7 +239,14 @@ fn pool_of(dataset: &str) -> &str {
 
 impl Devices {
     fn open(&self) -> Result<Vec<Box<dyn kif::BlockDev>>, Failure> {
-        image::open_all(&self.paths)
+        image::open_all(&self.paths, false)
+    }
+    fn store(&self, dataset: &str) -> Result<pool_dmu::Store, Failure> {
+        let pool = Pool::import(image::open_all(&self.paths, true)?, Some(pool_of(dataset))).map_err(Failure::Import)?;
+        if pool.state() == 0 {
+            eprintln!("note: the pool was not exported; make sure that nothing else has it open");
+        }
+        pool_dmu::Store::open(pool, write::random(None)?).map_err(|error| Failure::Change(dataset.into(), error))
     }
     fn pool(&self, wanted: Option<&str>) -> Result<Pool, Failure> {
         Pool::import(self.open()?, wanted).map_err(Failure::Import)
