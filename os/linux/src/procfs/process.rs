@@ -62,6 +62,12 @@ fn write(body: impl FnOnce(&mut String) -> core::fmt::Result) -> Vec<u8> {
     text.into_bytes()
 }
 
+/// The state letter; a process that looks at itself finds itself running.
+fn state_letter(process: &proc::Process) -> char {
+    let is_caller = proc::current().is_some_and(|lwp| lwp.process().pid() == process.pid());
+    if is_caller { 'R' } else { process.state_letter() }
+}
+
 /// The name of the LWP, or of a process that has none left.
 fn name(owner: &Owner) -> Result<String> {
     let process = owner.process()?;
@@ -170,7 +176,7 @@ fn stat(view: &View, owner: &Owner) -> Result<Vec<u8>> {
     let name = name(owner)?;
     let id = view.shown(&process, owner.tid);
     let (group, session) = (view.shown(&process, process.group()), view.shown(&process, session));
-    let letter = process.state_letter();
+    let letter = state_letter(&process);
     let ticks = |ns: u64| ns / TICK_NS;
     Ok(write(|text| {
         write!(text, "{id} ({name}) {letter} {parent} {group} {session} {tty_number} {foreground} 4194304 ")?;
@@ -199,7 +205,7 @@ fn status(view: &View, owner: &Owner) -> Result<Vec<u8>> {
     let lwp = owner.lwp();
     let blocked = lwp.as_ref().map_or(0, |lwp| lwp.mask().0);
     let parent = process.parent().and_then(|parent| parent.seen_by(view.zone)).unwrap_or(0);
-    let letter = process.state_letter();
+    let letter = state_letter(&process);
     let state = match letter {
         'R' => "running",
         'T' => "stopped",

@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kif::{OutOfMemory, ZoneId};
 use sync::{Class, SpinLock, WaitQueue};
 
+use super::termios::WindowSize;
 use super::{Line, Tty};
 use crate::file::OpenFlags;
 use crate::vnode::{DevNo, Kind, VnodeRef};
@@ -24,6 +25,10 @@ const RING: usize = 1024;
 /// Major number of serial lines and their first minor number.
 const MAJOR: u32 = 4;
 const FIRST_MINOR: u32 = 64;
+
+/// A serial line cannot tell its terminal's size; a size of zero would make programs ask the terminal, and take its answer for
+/// input if it is none. `stty rows R cols C` says otherwise.
+const DEFAULT_WINDOW: WindowSize = WindowSize { rows: 24, columns: 80, width_pixels: 0, height_pixels: 0 };
 
 /// A serial port's sending half.
 pub trait SerialPort: Send + Sync {
@@ -81,6 +86,7 @@ pub fn attach(index: u32, name: &'static str, port: Arc<dyn SerialPort>) -> core
     };
     let dev = DevNo::new(MAJOR, FIRST_MINOR + index);
     let tty = Arc::new(Tty::new(dev, Line::Serial(serial)));
+    tty.set_window(DEFAULT_WINDOW);
     let worker = Arc::clone(&tty);
     kif::spawn().spawn(&format!("{name}-line"), ZoneId::GLOBAL, alloc::boxed::Box::new(move || worker.serve()))?;
     device::register(device::Row {
