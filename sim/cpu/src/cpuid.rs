@@ -65,9 +65,9 @@ impl CpuidTable {
         row(0x15, None, [1, 40, 25_000_000, 0]);
         row(0x16, None, [1000, 1000, 100, 0]);
         row(0x4000_0000, None, [0x4000_0000, 0x6572_724f, 0x724f_7972, 0x7972_6572]);
-        row(0x8000_0000, None, [0x8000_001f, vendor[0], vendor[2], vendor[1]]);
+        row(0x8000_0000, None, [0x8000_0021, vendor[0], vendor[2], vendor[1]]);
         row(0x8000_0001, None, [0x0083_0f10, 0, X1_ECX, X1_EDX]);
-        let brand = ["Orrery virtual ", "x86-64 processor", ""];
+        let brand = ["Orrery virtual  ", "x86-64 processor", ""];
         for (index, text) in brand.iter().enumerate() {
             row(0x8000_0002 + index as u32, None, words(text));
         }
@@ -75,7 +75,10 @@ impl CpuidTable {
         row(0x8000_0006, None, [0, 0x4200_4200, 0x0200_6140, 0x0080_9140]);
         // Invariant TSC.
         row(0x8000_0007, None, [0, 0, 0, 1 << 8]);
-        row(0x8000_0008, None, [48 << 8 | 40, 0, log2 << 12 | (count - 1), 0]);
+        // XSAVEERPTR: the x87 error pointers are always saved.
+        row(0x8000_0008, None, [48 << 8 | 40, 1 << 2, log2 << 12 | (count - 1), 0]);
+        // A null selector clears the base.
+        row(0x8000_0021, None, [1 << 6, 0, 0, 0]);
         CpuidTable { rows }
     }
 
