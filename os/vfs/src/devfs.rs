@@ -28,6 +28,8 @@ use crate::{Result, VfsError};
 /// Links that every `/dev` has.
 const LINKS: [(&str, &str); 4] =
     [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")];
+/// Group of terminals.
+const TTY_GROUP: u32 = 5;
 const ROOT_INO: u64 = 1;
 const PTS_INO: u64 = 2;
 const SHM_INO: u64 = 3;
@@ -64,21 +66,20 @@ pub fn set_console(tty: Arc<Tty>) {
 
 /// Enters the devices that need no hardware in the device table. Called once, before the first devfs is used.
 pub fn register_devices() {
-    let memory = |what| Arc::new(MemoryDriver(what));
-    let rows: [(&'static str, u32, u32, u32, u32, Scope, Arc<dyn device::Driver>); 9] = [
-        ("null", 1, 3, 0o666, 0, Scope::EveryZone, memory(Memory::Null)),
-        ("zero", 1, 5, 0o666, 0, Scope::EveryZone, memory(Memory::Zero)),
-        ("full", 1, 7, 0o666, 0, Scope::EveryZone, memory(Memory::Full)),
-        ("random", 1, 8, 0o666, 0, Scope::EveryZone, memory(Memory::Random)),
-        ("urandom", 1, 9, 0o666, 0, Scope::EveryZone, memory(Memory::Random)),
-        ("kmsg", 1, 11, 0o600, 0, Scope::GlobalOnly, Arc::new(KmsgDriver)),
-        ("tty", 5, 0, 0o666, 5, Scope::EveryZone, Arc::new(TtyDriver)),
-        ("console", 5, 1, 0o600, 5, Scope::EveryZone, Arc::new(ConsoleDriver)),
-        ("ptmx", 5, 2, 0o666, 5, Scope::EveryZone, Arc::new(pty::PtmxDriver)),
-    ];
-    for (name, major, minor, mode, gid, scope, driver) in rows {
+    use Scope::{EveryZone, GlobalOnly};
+    let row = |name, (major, minor), (mode, gid), scope, driver: Arc<dyn device::Driver>| {
         device::register(Row { name, kind: Kind::CharDevice, dev: DevNo::new(major, minor), mode, gid, scope, driver });
-    }
+    };
+    let memory = |what| Arc::new(MemoryDriver(what));
+    row("null", (1, 3), (0o666, 0), EveryZone, memory(Memory::Null));
+    row("zero", (1, 5), (0o666, 0), EveryZone, memory(Memory::Zero));
+    row("full", (1, 7), (0o666, 0), EveryZone, memory(Memory::Full));
+    row("random", (1, 8), (0o666, 0), EveryZone, memory(Memory::Random));
+    row("urandom", (1, 9), (0o666, 0), EveryZone, memory(Memory::Random));
+    row("kmsg", (1, 11), (0o600, 0), GlobalOnly, Arc::new(KmsgDriver));
+    row("tty", (5, 0), (0o666, TTY_GROUP), EveryZone, Arc::new(TtyDriver));
+    row("console", (5, 1), (0o600, TTY_GROUP), EveryZone, Arc::new(ConsoleDriver));
+    row("ptmx", (5, 2), (0o666, TTY_GROUP), EveryZone, Arc::new(pty::PtmxDriver));
 }
 
 /// A zone's `/dev`.

@@ -699,7 +699,7 @@ struct Move<'a> {
 
 impl Move<'_> {
     /// `to` is `None` when source and target directory are the same.
-    fn run(&self, from: &mut Directory, mut to: Option<&mut Directory>, flags: RenameFlags) -> Result<()> {
+    fn run(&self, from: &mut Directory, to: Option<&mut Directory>, flags: RenameFlags) -> Result<()> {
         let moved = Arc::clone(from.get(self.name).ok_or(VfsError::NotFound)?);
         let replaced = to.as_deref().unwrap_or(from).get(self.to_name).cloned();
         if let Some(replaced) = &replaced {
@@ -748,7 +748,7 @@ impl Move<'_> {
             }
         }
         from.remove(self.name);
-        let target = to.as_deref_mut().unwrap_or(from);
+        let target = to.unwrap_or(from);
         target.remove(self.to_name);
         target.insert(self.to_name, Arc::clone(&moved));
         self.settle(&moved, self.to, self.to_name)?;

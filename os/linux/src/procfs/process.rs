@@ -13,15 +13,20 @@ use vfs::{MountFlags, Result, VfsError};
 use super::system::TICK_NS;
 use super::{Owner, View, viewer_root};
 
+/// Makes a file's text.
+type Read = fn(&View, &Owner) -> Result<Vec<u8>>;
+/// Takes what was written.
+type Change = fn(&Owner, &[u8]) -> Result<()>;
+
 /// A file in a process's directory.
 pub(super) struct Row {
     pub name: &'static str,
     pub mode: u32,
-    pub read: fn(&View, &Owner) -> Result<Vec<u8>>,
-    pub write: Option<fn(&Owner, &[u8]) -> Result<()>>,
+    pub read: Read,
+    pub write: Option<Change>,
 }
 
-const fn row(name: &'static str, mode: u32, read: fn(&View, &Owner) -> Result<Vec<u8>>) -> Row {
+const fn row(name: &'static str, mode: u32, read: Read) -> Row {
     Row { name, mode, read, write: None }
 }
 

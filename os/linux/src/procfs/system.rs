@@ -14,18 +14,21 @@ use vfs::{Result, VfsError};
 use super::{View, What};
 use crate::system::{RELEASE, VERSION};
 
+/// Takes what was written.
+type Change = fn(&View, &[u8]) -> Result<()>;
+
 /// A file by its path under `/proc`.
 pub(super) struct Row {
     pub path: &'static str,
     pub mode: u32,
     pub read: fn(&View) -> Vec<u8>,
-    pub write: Option<fn(&View, &[u8]) -> Result<()>>,
+    pub write: Option<Change>,
 }
 
 const fn row(path: &'static str, read: fn(&View) -> Vec<u8>) -> Row {
     Row { path, mode: 0o444, read, write: None }
 }
-const fn setting(path: &'static str, read: fn(&View) -> Vec<u8>, write: fn(&View, &[u8]) -> Result<()>) -> Row {
+const fn setting(path: &'static str, read: fn(&View) -> Vec<u8>, write: Change) -> Row {
     Row { path, mode: 0o644, read, write: Some(write) }
 }
 

@@ -25,6 +25,7 @@
 //! [`OUTPUT_MAX`] bytes of output waiting for the line; [`ldisc::LINE_MAX`] of input; [`pty::PTYS_MAX`] pseudo terminals a zone.
 //! `TIOCSTI` is refused always. No packet mode, no modem control.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -69,7 +70,7 @@ pub struct Tty {
 
 /// What is at the other end.
 enum Line {
-    Serial(Serial),
+    Serial(Box<Serial>),
     Pty {
         /// A zone console's output is kept for whoever looks later; the oldest goes first. It never blocks the zone.
         overwrite: bool,
@@ -711,7 +712,7 @@ pub fn of(vnode: &VnodeRef) -> Option<Arc<Tty>> {
 /// All terminals share one file-system number.
 fn terminal_fs() -> u64 {
     static FS: once_cell::race::OnceBox<u64> = once_cell::race::OnceBox::new();
-    *FS.get_or_init(|| alloc::boxed::Box::new(next_fs_id()))
+    *FS.get_or_init(|| Box::new(next_fs_id()))
 }
 
 /// Drops every terminal that sessions of `zone` still control (zone halt).

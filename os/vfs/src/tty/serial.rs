@@ -8,6 +8,7 @@
 //! # Limits
 //! [`RING`] bytes between two runs of the thread; more are lost and counted.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -85,10 +86,10 @@ pub fn attach(index: u32, name: &'static str, port: Arc<dyn SerialPort>) -> core
         lost: AtomicU64::new(0),
     };
     let dev = DevNo::new(MAJOR, FIRST_MINOR + index);
-    let tty = Arc::new(Tty::new(dev, Line::Serial(serial)));
+    let tty = Arc::new(Tty::new(dev, Line::Serial(Box::new(serial))));
     tty.set_window(DEFAULT_WINDOW);
     let worker = Arc::clone(&tty);
-    kif::spawn().spawn(&format!("{name}-line"), ZoneId::GLOBAL, alloc::boxed::Box::new(move || worker.serve()))?;
+    kif::spawn().spawn(&format!("{name}-line"), ZoneId::GLOBAL, Box::new(move || worker.serve()))?;
     device::register(device::Row {
         name,
         kind: Kind::CharDevice,
