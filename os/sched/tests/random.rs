@@ -132,7 +132,12 @@ fn random_calls_never_break_an_invariant() {
                 3..=5 if !blocked.is_empty() => {
                     let slot = blocked.swap_remove(usize::try_from(random.below(blocked.len() as u64)).expect("small"));
                     runnable.push(slot);
-                    let _ = sched.make_runnable(slot, Nanos(now), random.below(4) == 0);
+                    // This machine picks at random, whatever the answer; but the answer must make sense.
+                    match sched.make_runnable(slot, Nanos(now), random.below(4) == 0) {
+                        sched::Wake::Nothing => {}
+                        sched::Wake::Timer { cpu, at } => assert!(cpu.0 < cpus && at.0 >= now),
+                        sched::Wake::Preempt { cpu } => assert!(cpu.0 < cpus),
+                    }
                 }
                 6 if running[cpu as usize].is_some() => {
                     let slot = running[cpu as usize].take().expect("just tested");

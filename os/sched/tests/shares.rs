@@ -256,7 +256,7 @@ fn a_boosted_thread_runs_before_all_zones() {
     sched.zone_add(ZoneId(2), 1000).expect("new");
     let holder = sched.add(ThreadId(1), ZoneId(1), Class::FairShare).expect("memory");
     let other = sched.add(ThreadId(2), ZoneId(2), Class::FairShare).expect("memory");
-    let _ = sched.make_runnable(holder, Nanos(0), false);
+    assert_eq!(sched.make_runnable(holder, Nanos(0), false), sched::Wake::Preempt { cpu: CpuId(0) });
     assert_eq!(sched.pick(CpuId(0), Nanos(0), false).next.map(|(slot, _)| slot), Some(holder));
     assert_eq!(sched.make_runnable(other, Nanos(10), false), sched::Wake::Preempt { cpu: CpuId(0) });
     // Preempted while it holds a lock: it goes on, and is looked at again after a slice.
@@ -285,8 +285,8 @@ fn a_removed_zones_last_threads_may_still_leave() {
     let mut sched = sched::Dispatcher::new(1);
     sched.zone_add(ZoneId(1), 10).expect("new");
     let thread = sched.add(ThreadId(1), ZoneId(1), Class::FairShare).expect("memory");
-    let _ = sched.make_runnable(thread, Nanos(0), false);
-    let _ = sched.pick(CpuId(0), Nanos(0), false);
+    assert_eq!(sched.make_runnable(thread, Nanos(0), false), sched::Wake::Preempt { cpu: CpuId(0) });
+    assert_eq!(sched.pick(CpuId(0), Nanos(0), false).next.map(|(slot, _)| slot), Some(thread));
     sched.zone_remove(ZoneId(1)).expect("there");
     sched.zone_add(ZoneId(1), 20).expect("the id is free at once");
     sched.block(CpuId(0), Nanos(5));

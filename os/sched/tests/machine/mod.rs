@@ -111,10 +111,10 @@ impl Machine {
     pub fn pick(&mut self, cpu: u32) {
         let Decision { next, deadline, also } = self.sched.pick(CpuId(cpu), Nanos(self.now), false);
         let index = cpu as usize;
-        if let Some(old) = self.running[index] {
-            if let Some(thread) = self.threads.get_mut(&old) {
-                thread.last_ran = self.now;
-            }
+        if let Some(old) = self.running[index]
+            && let Some(thread) = self.threads.get_mut(&old)
+        {
+            thread.last_ran = self.now;
         }
         self.running[index] = next.map(|(_, tid)| tid.0);
         self.deadline[index] = deadline.map(|at| at.0);
@@ -173,10 +173,10 @@ impl Machine {
                 self.wake(tid);
             }
             for cpu in 0..self.running.len() {
-                if let Some(tid) = self.running[cpu] {
-                    if self.threads[&tid].left == 0 {
-                        self.finish_stretch(cpu, tid);
-                    }
+                if let Some(tid) = self.running[cpu]
+                    && self.threads[&tid].left == 0
+                {
+                    self.finish_stretch(cpu, tid);
                 }
                 if self.deadline[cpu].is_some_and(|at| at <= self.now) {
                     self.pick(u32::try_from(cpu).expect("few"));

@@ -118,12 +118,14 @@ pub fn inner(program: &[String], environment: Vec<(String, String)>, rows: u16, 
     let master = File::from(master);
     let keys = master.try_clone().map_err(|error| failed("/dev/ptmx", &error))?;
     std::thread::spawn(move || {
-        // The operator is gone when this ends; ending this process hangs the terminal up.
-        if copy(io::stdin(), keys).is_err() {}
-        std::process::exit(0);
+        // However this ends, the operator is gone; ending this process hangs the terminal up.
+        let status = i32::from(copy(io::stdin(), keys).is_err());
+        std::process::exit(status);
     });
-    // A pseudo terminal whose last user is gone reads as an error: the normal end.
-    if copy(master, io::stdout()).is_err() {}
+    match copy(master, io::stdout()) {
+        // A pseudo terminal whose last user is gone reads as an error: the normal end.
+        Ok(()) | Err(_) => {}
+    }
     let status = child.wait().map_err(|error| failed("shell", &error))?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
