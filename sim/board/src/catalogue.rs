@@ -1,5 +1,7 @@
 //! The devices of the board: one row each, with its windows and wires.
 
+use std::sync::Arc;
+
 use sim_bus::{MapError, Node, NodeId, Region};
 use sim_dev::acpi::Acpi;
 use sim_dev::debug::DebugExit;
@@ -11,11 +13,15 @@ use sim_dev::pit::{self, Pit};
 use sim_dev::post::Post;
 use sim_dev::rtc::Rtc;
 use sim_dev::uart::Uart;
+use sim_dev::virtio::{Block, Entropy, Personality, Virtio};
 use sim_dev::{acpi, pic};
+use sim_host::{MemoryDisk, SECTOR};
 
+use crate::api::Boot;
 use crate::bus::{Bus, ConsoleOut, IOAPIC, PCI_ECAM, PCI_PORTS, PIC, Slot};
-use crate::config::Board;
+use crate::config::{Board, DiskModel};
 use crate::fabric::Line;
+use crate::machine::BuildError;
 use crate::map;
 
 /// Nodes the machine reaches by name.
@@ -46,6 +52,19 @@ impl Builder<'_> {
         Ok(id)
     }
 
+    /// Plugs a virtio function in at the next PCI device number, with its BARs where firmware would put them.
+    fn virtio<P: Personality + 'static>(&mut self, name: &'static str, device: u8, personality: P) -> Result<(), MapError> {
+        let mut function = Virtio::new(personality);
+        // A megabyte for each device is more than its BARs need.
+        let base = map::PCI_WINDOW + (u64::from(device) << 20);
+        let space = function.function_mut();
+        space.place(0, base);
+        space.place(2, base + 0x1_0000);
+        let id = self.add(name, Box::new(function), &[], &[])?;
+        self.plug(device, id);
+        Ok(())
+    }
+
     fn plug(&mut self, device: u8, id: NodeId) {
         self.bus.pci_slots[usize::from(device)] = Some(id);
         if let Some(slot) = self.bus.nodes.get_mut(usize::from(id.0)) {
@@ -55,7 +74,7 @@ impl Builder<'_> {
 }
 
 /// Puts all devices of `board` on `bus`.
-pub(crate) fn assemble(board: &Board, bus: &mut Bus) -> Result<Named, MapError> {
+pub(crate) fn assemble(board: &Board, boot: &Boot<'_>, bus: &mut Bus) -> Result<Named, BuildError> {
     let consoles = [bus.backends.add_console(), bus.backends.add_console()];
     bus.consoles = vec![ConsoleOut::default(); 2];
 
@@ -99,5 +118,27 @@ pub(crate) fn assemble(board: &Board, bus: &mut Bus) -> Result<Named, MapError> 
     builder.add("post", Box::new(Post::default()), &[(Region(0), 0x80, 1), (Region(1), 0xed, 1)], &[])?;
     let host = builder.add("pci-host", Box::new(HostBridge::default()), &[], &[])?;
     builder.plug(0, host);
+    if boot.disks.len() > board.disks.len() {
+        return Err(BuildError::Disk { index: board.disks.len(), why: "an image is given, but the board has no such disk" });
+    }
+    let mut device = 1;
+    for (index, disk) in board.disks.iter().enumerate() {
+        let image: Arc<[u8]> = boot.disks.get(index).map_or(&[][..], Vec::as_slice).into();
+        if !image.len().is_multiple_of(SECTOR) || !disk.size.is_multiple_of(SECTOR as u64) {
+            return Err(BuildError::Disk { index, why: "the size is not a multiple of 512" });
+        }
+        let sectors = (image.len() as u64).max(disk.size) / SECTOR as u64;
+        if sectors == 0 {
+            return Err(BuildError::Disk { index, why: "neither an image nor a size is given" });
+        }
+        let id = builder.bus.backends.add_disk(Box::new(MemoryDisk::new(image, sectors, disk.read_only)));
+        match disk.model {
+            DiskModel::VirtioBlk => builder.virtio("virtio-blk", device, Block::new(id, sectors, disk.read_only))?,
+        }
+        device += 1;
+    }
+    if board.rng {
+        builder.virtio("virtio-rng", device, Entropy)?;
+    }
     Ok(Named { serial: [com1, com2], acpi })
 }

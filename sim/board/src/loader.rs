@@ -603,9 +603,9 @@ fn linux(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, image: 
         let at = table * 4096 + index * 8;
         pages[at..at + 8].copy_from_slice(&value.to_le_bytes());
     };
-    entry(0, 0, tables + 4096 | 3);
+    entry(0, 0, (tables + 4096) | 3);
     for gigabyte in 0..4 {
-        entry(1, gigabyte, tables + (2 + gigabyte as u64) * 4096 | 3);
+        entry(1, gigabyte, (tables + (2 + gigabyte as u64) * 4096) | 3);
         for index in 0..512 {
             entry(2 + gigabyte, index, ((gigabyte * 512 + index) as u64) << 21 | 0x83);
         }

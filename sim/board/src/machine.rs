@@ -95,7 +95,7 @@ impl Machine {
     pub fn new(board: &Board, boot: &Boot<'_>) -> Result<Machine, BuildError> {
         board.check()?;
         let mut bus = Bus::new(board);
-        let named = catalogue::assemble(board, &mut bus)?;
+        let named = catalogue::assemble(board, boot, &mut bus)?;
         let mut memory = ram(board.ram);
         let (rsdp, tables) = acpi::tables(board.vcpus);
         let mut rsdp_bytes = Vec::new();

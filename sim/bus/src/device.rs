@@ -86,6 +86,11 @@ pub trait Node {
     /// A configuration-space write, for PCI functions.
     fn config_write(&mut self, _register: u16, _size: u8, _value: u64, _cx: &mut Cx<'_>) {}
 
+    /// Where the function's BARs are now: region, base (`None`: not decoded), length. Asked for after a load.
+    fn windows(&self) -> Vec<(Region, Option<u64>, u64)> {
+        Vec::new()
+    }
+
     /// The state as a payload of named fields.
     fn save(&mut self) -> Payload {
         let mut fields = SaveFields::new(self.kind(), self.version());

@@ -23,3 +23,4 @@ pub mod pit;
 pub mod post;
 pub mod rtc;
 pub mod uart;
+pub mod virtio;

@@ -3,7 +3,6 @@
 //! The standard features `org.gnu.gdb.i386.core`, `.sse` and `.segments` come first, in the order gdb numbers them; the control registers follow in
 //! a feature of our own, under the names QEMU uses.
 
-use std::fmt::Write as _;
 use std::sync::OnceLock;
 
 use gdbstub::arch::{Arch, Registers};
@@ -55,12 +54,11 @@ fn describe() -> String {
     for (bit, name) in
         [(0, "CF"), (2, "PF"), (4, "AF"), (6, "ZF"), (7, "SF"), (8, "TF"), (9, "IF"), (10, "DF"), (11, "OF"), (14, "NT"), (16, "RF"), (17, "VM"), (18, "AC"), (21, "ID")]
     {
-        // Writing to a String cannot fail.
-        let _: std::fmt::Result = write!(xml, "<field name=\"{name}\" start=\"{bit}\" end=\"{bit}\"/>");
+        xml.push_str(&format!("<field name=\"{name}\" start=\"{bit}\" end=\"{bit}\"/>"));
     }
     xml.push_str("</flags>");
     let mut reg = |name: &str, bits: u32, kind: &str| {
-        let _: std::fmt::Result = write!(xml, "<reg name=\"{name}\" bitsize=\"{bits}\" type=\"{kind}\"/>");
+        xml.push_str(&format!("<reg name=\"{name}\" bitsize=\"{bits}\" type=\"{kind}\"/>"));
     };
     for (index, name) in GENERAL {
         reg(name, 64, if index == RSP || index == RBP { "data_ptr" } else { "int64" });
@@ -84,7 +82,7 @@ fn describe() -> String {
     xml.push_str("<field name=\"v16_int8\" type=\"v16i8\"/><field name=\"v8_int16\" type=\"v8i16\"/><field name=\"v4_int32\" type=\"v4i32\"/>");
     xml.push_str("<field name=\"v2_int64\" type=\"v2i64\"/><field name=\"uint128\" type=\"uint128\"/></union>");
     let mut reg = |name: &str, bits: u32, kind: &str| {
-        let _: std::fmt::Result = write!(xml, "<reg name=\"{name}\" bitsize=\"{bits}\" type=\"{kind}\"/>");
+        xml.push_str(&format!("<reg name=\"{name}\" bitsize=\"{bits}\" type=\"{kind}\"/>"));
     };
     for index in 0..16 {
         reg(&format!("xmm{index}"), 128, "vec128");
@@ -94,7 +92,7 @@ fn describe() -> String {
     xml.push_str("<reg name=\"fs_base\" bitsize=\"64\" type=\"int\"/><reg name=\"gs_base\" bitsize=\"64\" type=\"int\"/>");
     xml.push_str("</feature><feature name=\"org.orrery.x86.system\">");
     for name in SYSTEM {
-        let _: std::fmt::Result = write!(xml, "<reg name=\"{name}\" bitsize=\"64\" type=\"int64\"/>");
+        xml.push_str(&format!("<reg name=\"{name}\" bitsize=\"64\" type=\"int64\"/>"));
     }
     xml.push_str("</feature></target>");
     xml

@@ -74,7 +74,7 @@ impl Function {
 
     /// Adds a BAR.
     pub fn with_bar(mut self, bar: Bar) -> Self {
-        assert!(bar.size.is_power_of_two() && bar.size >= 4096 && bar.index % 2 == 0 && bar.index < 6, "bad BAR {bar:?}");
+        assert!(bar.size.is_power_of_two() && bar.size >= 4096 && bar.index.is_multiple_of(2) && bar.index < 6, "bad BAR {bar:?}");
         let at = BARS + 4 * bar.index;
         self.set(at, &[0x04]); // 64-bit memory, not prefetchable
         let mask = !(bar.size - 1);

@@ -78,7 +78,7 @@ impl MsiX {
     }
 
     pub fn read(&self, region: Region, offset: u64, size: u8, cx: &mut Cx<'_>) -> u64 {
-        if !matches!(size, 4 | 8) || offset % u64::from(size) != 0 {
+        if !matches!(size, 4 | 8) || !offset.is_multiple_of(u64::from(size)) {
             cx.unimplemented(Access::read(region, offset, size));
             return 0;
         }
@@ -99,7 +99,7 @@ impl MsiX {
     }
 
     pub fn write(&mut self, region: Region, offset: u64, size: u8, value: u64, function: &Function, cx: &mut Cx<'_>) {
-        if !matches!(size, 4 | 8) || offset % u64::from(size) != 0 {
+        if !matches!(size, 4 | 8) || !offset.is_multiple_of(u64::from(size)) {
             cx.unimplemented(Access::write(region, offset, size, value));
             return;
         }

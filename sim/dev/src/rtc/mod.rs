@@ -94,7 +94,7 @@ impl Rtc {
 
     fn encode(&self, value: u64) -> u8 {
         let value = value as u8;
-        if self.b & b::BINARY != 0 { value } else { value / 10 << 4 | value % 10 }
+        if self.b & b::BINARY != 0 { value } else { ((value / 10) << 4) | (value % 10) }
     }
     fn decode(&self, value: u8) -> u64 {
         u64::from(if self.b & b::BINARY != 0 { value } else { (value >> 4) * 10 + (value & 0xf) })
@@ -103,7 +103,7 @@ impl Rtc {
         if self.b & b::HOURS_24 != 0 {
             return self.encode(hours);
         }
-        let twelve = if hours % 12 == 0 { 12 } else { hours % 12 };
+        let twelve = if hours.is_multiple_of(12) { 12 } else { hours % 12 };
         self.encode(twelve) | if hours >= 12 { 0x80 } else { 0 }
     }
     fn decode_hours(&self, value: u8) -> u64 {

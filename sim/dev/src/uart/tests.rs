@@ -12,7 +12,7 @@ fn uart() -> Bench<Uart> {
 
 fn typed(bench: &mut Bench<Uart>, bytes: &[u8]) {
     bench.backends.console_mut(ConsoleId(0)).expect("added").extend(bytes);
-    bench.call(|uart, cx| sim_bus::Node::input(uart, cx));
+    bench.call(sim_bus::Node::input);
 }
 
 #[test]
