@@ -49,7 +49,7 @@ pub fn build(
     run: impl FnOnce(&mut Body) -> Result<(), iced_x86::IcedError>,
 ) -> Result<Vec<u8>, BenchError> {
     let mut body = Body { asm: CodeAssembler::new(64).map_err(fail)? };
-    let mut make = || -> Result<(), iced_x86::IcedError> {
+    let make = || -> Result<(), iced_x86::IcedError> {
         body.asm.mov(rsp, STACK_TOP)?;
         prepare(&mut body)?;
         body.mark(b'S')?;

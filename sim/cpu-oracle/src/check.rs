@@ -13,8 +13,20 @@ pub fn differences(case: &Case, code: &Assembled, ours: &Outcome, expected: &Out
     if ours.end == End::Unknown || expected.end == End::Unknown {
         return Vec::new();
     }
+    // MXCSR bit 17 (misaligned exception mask) exists on AMD's processors, not on ours: LDMXCSR went another way.
+    if expected.mxcsr & 1 << 17 != 0 {
+        return Vec::new();
+    }
     let mut out = Vec::new();
-    if ours.end != expected.end {
+    // CMPS reads two places in an order of its own choosing (AMD's own forms differ), and an indirect call may look at its target before or
+    // after its stack: of two faults either will do.
+    let either = matches!((ours.end, expected.end), (End::Fault { vector: 12..=14, .. }, End::Fault { vector: 12..=14, .. }))
+        && ours.rip == expected.rip
+        && stopped_in(case, code, expected).is_some_and(|insn| {
+            use iced_x86::Mnemonic as M;
+            insn.is_call_near_indirect() || (insn.is_string_instruction() && matches!(insn.mnemonic(), M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq))
+        });
+    if ours.end != expected.end && !either {
         out.push(format!("end       {:?}, should be {:?}", ours.end, expected.end));
     }
     if ours.rip != expected.rip {
@@ -60,6 +72,12 @@ pub fn differences(case: &Case, code: &Assembled, ours: &Outcome, expected: &Out
         }
     }
     out
+}
+
+/// The instruction at which an outcome stopped.
+fn stopped_in<'a>(case: &'a Case, code: &Assembled, outcome: &Outcome) -> Option<&'a iced_x86::Instruction> {
+    let offset = outcome.rip.wrapping_sub(case.origin);
+    case.insns.get(code.offsets.iter().position(|at| u64::from(*at) == offset)?)
 }
 
 /// Flags that are undefined when the sequence ends at `rip`. With branches in it: all that any instruction may have left undefined.

@@ -37,6 +37,8 @@ fn excluded(mnemonic: M) -> bool {
         | M::Wbinvd | M::Invd
         // The environment images hold instruction pointers, which AMD and Intel keep differently.
         | M::Fnstenv | M::Fnsave | M::Fldenv | M::Frstor | M::Fxsave | M::Fxrstor | M::Fxsave64 | M::Fxrstor64
+        // Digits above nine give what they like.
+        | M::Fbld
         // Undefined by name; vendors differ in which of the reserved NOPs they know.
         | M::Ud0 | M::Ud1 | M::Reservednop | M::Prefetchw | M::Prefetch
     )
@@ -51,6 +53,8 @@ fn strange_branch(code: Code) -> bool {
         || insn.is_call_far()
         || insn.is_call_far_indirect()
         || matches!(code, Code::Call_rm16 | Code::Jmp_rm16 | Code::Retnw | Code::Retnw_imm16)
+        // Two bytes of memory for Intel, four for AMD.
+        || code == Code::Movsxd_r16_rm16
 }
 
 fn privileged(code: Code) -> bool {

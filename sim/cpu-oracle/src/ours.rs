@@ -73,6 +73,7 @@ pub struct Ours {
     cpu: Cpu,
     memory: GuestMemory,
     base: CpuState,
+    cases: u64,
     /// Instructions to run with the blocks cut at every tick, to find what depends on the cut.
     pub slice: u64,
 }
@@ -133,7 +134,7 @@ impl Ours {
         sys.seg = [data; 8];
         sys.seg[sim_cpu::LDTR] = Segment { attr: 0, ..data };
         sys.seg[sim_cpu::TR] = Segment { base: TSS, limit: 0x67, attr: attr::P | 11, selector: 0x38 };
-        Ours { cpu: Cpu::new(Config::default()), memory, base, slice: u64::MAX }
+        Ours { cpu: Cpu::new(Config::default()), memory, base, cases: 0, slice: u64::MAX }
     }
 
     /// Runs a case to its first exception.
@@ -164,6 +165,11 @@ impl Ours {
         self.memory.write(PHYS_CODE, &code_page).expect("inside RAM");
         self.memory.write(PHYS_DATA, arena).expect("inside RAM");
         self.memory.write(PHYS_STACK, stack).expect("inside RAM");
+        self.cases += 1;
+        if self.cases % 512 == 0 {
+            // Every case is new code at old addresses.
+            self.cpu.flush_blocks();
+        }
         state.ticks = self.cpu.ticks();
         self.cpu.set_state(&state);
         self.cpu.flush_tlb();

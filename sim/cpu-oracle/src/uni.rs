@@ -6,7 +6,7 @@
 
 use unicorn_engine::{Arch, HookType, MemType, Mode, Prot, RegisterX86 as R, Unicorn};
 
-use iced_x86::{FlowControl, Mnemonic as M};
+use iced_x86::{Code, FlowControl, Mnemonic as M};
 
 use crate::case::{Case, End, Outcome};
 use crate::layout::{CODE, CODE_BYTES, DATA, DATA_BYTES, DATA_WRITABLE, MEMORY_BYTES, STACK, STACK_BYTES};
@@ -30,16 +30,6 @@ pub const KNOWN: &[Known] = &[
         applies: |case| any(case, |m| matches!(m, M::Bt | M::Bts | M::Btr | M::Btc)),
     },
     Known {
-        reason: "x87 and MMX: the tag word, C1 and exception rules of QEMU 5 are approximations; the host judges them",
-        applies: |case| {
-            case.insns.iter().any(|insn| {
-                let code = insn.code();
-                code.cpuid_features().iter().any(|f| matches!(f, iced_x86::CpuidFeature::FPU | iced_x86::CpuidFeature::FPU287 | iced_x86::CpuidFeature::FPU387 | iced_x86::CpuidFeature::MMX))
-                    || (0..insn.op_count()).any(|i| insn.op_kind(i) == iced_x86::OpKind::Register && insn.op_register(i).is_mm())
-            })
-        },
-    },
-    Known {
         reason: "unmasked SIMD exceptions are never raised by TCG",
         applies: |case| case.start.mxcsr & 0x1f80 != 0x1f80 || any(case, |m| m == M::Ldmxcsr),
     },
@@ -56,6 +46,42 @@ pub const KNOWN: &[Known] = &[
         applies: |case| case.insns.iter().any(|insn| matches!(insn.flow_control(), FlowControl::IndirectBranch | FlowControl::IndirectCall | FlowControl::Return)),
     },
     Known {
+        reason: "CMPccPx with a predicate above 7 is #UD (hardware ignores the upper bits)",
+        applies: |case| {
+            case.insns.iter().any(|insn| {
+                matches!(insn.mnemonic(), M::Cmpps | M::Cmppd | M::Cmpss | M::Cmpsd) && !insn.is_string_instruction() && insn.immediate8() > 7
+            })
+        },
+    },
+    Known {
+        reason: "LOCK NEG sets flags from another value",
+        applies: |case| case.insns.iter().any(|insn| insn.mnemonic() == M::Neg && insn.has_lock_prefix()),
+    },
+    Known {
+        reason: "CMPXCHG8B and CMPXCHG16B lose flags before them and change RDX before a fault",
+        applies: |case| any(case, |m| matches!(m, M::Cmpxchg8b | M::Cmpxchg16b)),
+    },
+    Known {
+        reason: "CMPXCHG r32 clears the upper half of its destination when nothing is written (hardware does not)",
+        applies: |case| case.insns.iter().any(|insn| matches!(insn.code(), Code::Cmpxchg_rm32_r32 | Code::Cmpxchg486_rm32_r32)),
+    },
+    Known {
+        reason: "ENTER with a 16-bit operand sets all of RBP",
+        applies: |case| case.insns.iter().any(|insn| insn.code() == Code::Enterw_imm16_imm8),
+    },
+    Known {
+        reason: "PCMPESTRx with REX.W takes the lengths from 32 bits",
+        applies: |case| any(case, |m| matches!(m, M::Pcmpestri64 | M::Pcmpestrm64)),
+    },
+    Known {
+        reason: "PHADDx and PHSUBx overwrite a source that is also the destination",
+        applies: |case| any(case, |m| matches!(m, M::Phaddw | M::Phaddd | M::Phaddsw | M::Phsubw | M::Phsubd | M::Phsubsw)),
+    },
+    Known {
+        reason: "CVTPS2PD and CVTDQ2PD from memory read sixteen bytes",
+        applies: |case| any(case, |m| matches!(m, M::Cvtps2pd | M::Cvtdq2pd)),
+    },
+    Known {
         reason: "REP with a 32-bit address size counts in the wrong width",
         applies: |case| case.insns.iter().any(|insn| insn.is_string_instruction() && (0..insn.op_count()).any(|i| matches!(insn.op_kind(i), iced_x86::OpKind::MemorySegESI | iced_x86::OpKind::MemoryESEDI))),
     },
@@ -64,6 +90,15 @@ pub const KNOWN: &[Known] = &[
         applies: |case| any(case, |m| matches!(m, M::Dpps | M::Dppd | M::Maskmovdqu | M::Roundps | M::Roundpd | M::Roundss | M::Roundsd)),
     },
 ];
+
+/// Opcodes that are not drawn for unicorn: x87 and MMX (the tag word, C1 and the exception rules of QEMU 5 are approximations), TEST by its second
+/// encoding F6 /1 and F7 /1 (#UD in unicorn).
+pub fn unsupported(code: iced_x86::Code) -> bool {
+    use iced_x86::{CpuidFeature as F, OpCodeOperandKind as K};
+    code.cpuid_features().iter().any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU387 | F::MMX))
+        || code.op_code().op_kinds().iter().any(|kind| matches!(kind, K::mm_reg | K::mm_rm | K::mm_or_mem))
+        || matches!(code, Code::Test_rm8_imm8_F6r1 | Code::Test_rm16_imm16_F7r1 | Code::Test_rm32_imm32_F7r1 | Code::Test_rm64_imm32_F7r1)
+}
 
 /// The runner.
 pub struct Uni(Unicorn<'static, Seen>);

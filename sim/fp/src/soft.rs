@@ -247,9 +247,20 @@ impl Env {
             return self.underflow(format, sign, exp, sig, (rounded_exp, bits, inexact));
         }
         if rounded_exp > format.emax {
-            if self.wrap != 0 && self.masks & OE == 0 {
+            if self.masks & OE == 0 {
+                // Unmasked: only what the 24, 53 or 64 bits lost is inexact.
+                let biased = rounded_exp - self.wrap;
+                if self.wrap != 0 && biased > format.emax {
+                    // Even biased it does not fit (FSCALE).
+                    self.raise(OE | PE);
+                    self.rounded_up = true;
+                    return Num::infinite(sign);
+                }
                 self.raise(OE | if inexact { PE } else { 0 });
-                return Num::finite(sign, rounded_exp - self.wrap, bits);
+                if self.wrap != 0 {
+                    return Num::finite(sign, biased, bits);
+                }
+                return Num::infinite(sign);
             }
             self.raise(OE | PE);
             let to_infinity = match self.rounding {
@@ -272,11 +283,18 @@ impl Env {
         if self.masks & UE == 0 {
             let (rounded_exp, bits, inexact) = unbounded;
             self.raise(UE | if inexact { PE } else { 0 });
-            if self.wrap != 0 {
-                return Num::finite(sign, rounded_exp + self.wrap, bits);
+            if self.wrap == 0 {
+                // SSE: the caller faults, nobody sees a result.
+                return Num::zero(sign);
             }
+            if rounded_exp + self.wrap < format.emin {
+                self.raise(PE);
+                self.rounded_up = false;
+                return Num::zero(sign);
+            }
+            return Num::finite(sign, rounded_exp + self.wrap, bits);
         }
-        if self.ftz && self.masks & UE != 0 {
+        if self.ftz {
             self.raise(UE | PE);
             return Num::zero(sign);
         }

@@ -152,6 +152,8 @@ pub struct Insn {
     src: u8,
     operand: Option<Operand>,
     pop: bool,
+    /// FSTPNCE.
+    quiet: bool,
     /// Checks for pending exceptions first.
     pub waits: bool,
     memory: Memory,
@@ -281,7 +283,7 @@ pub fn decode(instruction: &Instruction) -> Option<Insn> {
         M::Fninit | M::Fnclex | M::Fnstcw | M::Fnstsw | M::Fnstenv | M::Fnsave | M::Fneni | M::Fndisi | M::Fnsetpm
     );
     let in_memory = (0..instruction.op_count()).any(|i| instruction.op_kind(i) == OpKind::Memory);
-    let mut insn = Insn { kind, dst: 0, src: 0, operand: None, pop, waits, memory: Memory::None };
+    let mut insn = Insn { kind, dst: 0, src: 0, operand: None, pop, quiet: instruction.mnemonic() == M::Fstpnce, waits, memory: Memory::None };
     if in_memory {
         let bytes = instruction.memory_size().size() as u8;
         insn.operand = match instruction.memory_size() {
@@ -551,11 +553,16 @@ impl X87 {
         }
     }
 
-    /// Joins flags into the status word; `true` if none that forbids the result (I, D, Z) is unmasked.
+    /// Joins flags into the status word; `true` if none that forbids the result (I, D, Z) is unmasked. If one is, the operation stopped there:
+    /// no O, U or P, and C1 is clear.
     fn raise(&mut self, flags: u32) -> bool {
-        self.status |= flags as u16;
+        let stopped = flags & (IE | DE | ZE) & !u32::from(self.control) != 0;
+        self.status |= if stopped { flags & !(OE | UE | PE) } else { flags } as u16;
+        if stopped {
+            self.set_c1(false);
+        }
         self.update_summary();
-        flags & (IE | DE | ZE) & !u32::from(self.control) == 0
+        !stopped
     }
 
     fn set_c1(&mut self, set: bool) {
@@ -647,6 +654,7 @@ pub fn exec(x: &mut X87, insn: &Insn, load: u128, eflags: u32) -> Effect {
             x.set_c1(false);
         }
         Kind::Free => {
+            x.set_c1(false);
             x.in_use &= !(1 << x.physical(insn.dst));
             if insn.pop {
                 x.pop();
@@ -765,8 +773,16 @@ fn compare(x: &mut X87, insn: &Insn, load: u128, quiet: bool, eflags: bool, pops
             let b = insn.operand.map_or_else(|| unpack80(raw_b), |operand| memory_operand(operand, load));
             env.compare(unpack80(a), b, !quiet)
         };
-        x.set_c1(false);
-        (order, x.raise(env.flags))
+        // FCOMI and its kin leave C1 alone unless the stack underflows (APM vol. 5).
+        if !eflags {
+            x.set_c1(false);
+        }
+        let c1 = x.status & C1;
+        let go_on = x.raise(env.flags);
+        if eflags {
+            x.status |= c1;
+        }
+        (order, go_on)
     };
     let (codes, flags) = flags_of(order);
     if !eflags {
@@ -803,7 +819,9 @@ fn fld(x: &mut X87, insn: &Insn, load: u128) {
             let mut env = x.env();
             let num = memory_operand(operand, load);
             let num = env.convert(F80, num);
-            if x.raise(env.flags) {
+            // An unmasked denormal exception is reported after the load (as AMD's processors do).
+            x.raise(env.flags);
+            if env.flags & IE & !env.masks == 0 {
                 x.push(pack80(num));
             }
         }
@@ -813,8 +831,10 @@ fn fld(x: &mut X87, insn: &Insn, load: u128) {
 /// FST, FSTP, FIST, FISTP, FISTTP, FBSTP.
 fn store(x: &mut X87, insn: &Insn, truncate: bool) -> Effect {
     let Some(operand) = insn.operand else {
-        // To a register: a plain copy, whatever it holds.
-        if x.is_empty(0) {
+        // To a register: a plain copy, whatever it holds. FSTPNCE says nothing about an empty ST0.
+        if x.is_empty(0) && insn.quiet {
+            x.set_c1(false);
+        } else if x.is_empty(0) {
             if !x.stack_fault(false) {
                 return Effect::None;
             }
@@ -870,9 +890,14 @@ fn store(x: &mut X87, insn: &Insn, truncate: bool) -> Effect {
             Operand::F80 => bits,
         }
     };
+    if env.flags & (OE | UE) & !env.masks != 0 && env.flags & IE == 0 {
+        // Nothing is stored, so nothing is inexact.
+        x.set_c1(false);
+        x.raise(env.flags & !PE);
+        return Effect::None;
+    }
     x.set_c1(env.flags & PE != 0 && env.rounded_up);
-    let go_on = x.raise(env.flags) && env.flags & (OE | UE) & !env.masks == 0;
-    if !go_on {
+    if !x.raise(env.flags) {
         return Effect::None;
     }
     if insn.pop {
@@ -977,9 +1002,17 @@ fn unary(x: &mut X87, insn: &Insn) {
         }
         Kind::Scale => scale(&mut env, a, b),
         Kind::Remainder { nearest } => {
-            let (r, codes) = remainder(&mut env, a, b, nearest);
+            let (mut r, codes) = remainder(&mut env, a, b, nearest);
+            if r.class == Class::Finite && r.exp < F80.emin && env.masks & UE == 0 && codes.is_some() {
+                // Exact, but tiny: unmasked it is reported and biased.
+                env.raise(UE);
+                r.exp += env.wrap;
+            }
+            x.set_c1(false);
             if x.raise(env.flags) {
-                x.status = x.status & !(C3 | C2 | C1 | C0) | codes;
+                if let Some(codes) = codes {
+                    x.status = x.status & !(C3 | C2 | C1 | C0) | codes;
+                }
                 x.set_st(0, pack80(r));
             }
             return;
@@ -1078,24 +1111,24 @@ fn extract(env: &mut Env, a: Num) -> (Num, Num) {
     }
 }
 
-/// FPREM and FPREM1: exact partial remainder and the condition codes.
-fn remainder(env: &mut Env, a: Num, b: Num, nearest: bool) -> (Num, u16) {
+/// FPREM and FPREM1: exact partial remainder, and the condition codes if there is a quotient.
+fn remainder(env: &mut Env, a: Num, b: Num, nearest: bool) -> (Num, Option<u16>) {
     if a.is_nan() || b.is_nan() {
-        return (env.propagate(a, b), 0);
+        return (env.propagate(a, b), None);
     }
     if a.class == Class::Infinite || b.class == Class::Zero {
         env.raise(IE);
-        return (Num::indefinite(), 0);
+        return (Num::indefinite(), None);
     }
     if a.denormal || b.denormal {
         env.raise(DE);
     }
     if a.class == Class::Zero || b.class == Class::Infinite {
-        return (a, 0);
+        return (a, Some(0));
     }
     let difference = a.exp - b.exp;
     if difference < -1 || (difference < 0 && !nearest) {
-        return (a, 0);
+        return (a, Some(0));
     }
     // Long division, one bit at a time: at most 64 steps.
     let (mut rest, divisor) = (u128::from(a.sig), u128::from(b.sig));
@@ -1110,7 +1143,7 @@ fn remainder(env: &mut Env, a: Num, b: Num, nearest: bool) -> (Num, u16) {
                 rest <<= 1;
             }
         }
-        return (exact(a.sign, a.exp - steps, rest), C2);
+        return (exact(a.sign, a.exp - steps, rest), Some(C2));
     }
     let mut quotient = 0u128;
     let mut exp = a.exp;
@@ -1139,7 +1172,7 @@ fn remainder(env: &mut Env, a: Num, b: Num, nearest: bool) -> (Num, u16) {
     }
     let code = |bit: u32, c: u16| if quotient >> bit & 1 == 1 { c } else { 0 };
     let r = if rest == 0 { Num::zero(a.sign) } else { exact(sign, exp, rest) };
-    (r, code(2, C0) | code(1, C3) | code(0, C1))
+    (r, Some(code(2, C0) | code(1, C3) | code(0, C1)))
 }
 
 /// A value that needs no rounding; its leading bit may be below bit 63.
