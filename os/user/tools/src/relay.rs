@@ -104,7 +104,7 @@ impl Escape {
 /// Runs the inner half, in the zone already: a shell (`program`) on a new pseudo terminal, relayed over standard input and output.
 pub fn inner(program: &[String], environment: Vec<(String, String)>, rows: u16, columns: u16) -> Result<u8, Failure> {
     let failed = |what: &str, error: &dyn std::fmt::Display| Failure::new(format!("{what}: {error}"));
-    let master: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).map_err(|error| failed("/dev/ptmx", &error))?;
+    let master: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).map_err(|error| failed("/dev/ptmx", &error))?;
     grantpt(&master).and_then(|()| unlockpt(&master)).map_err(|error| failed("/dev/ptmx", &error))?;
     let slave = ptsname(&master, Vec::new()).map_err(|error| failed("/dev/pts", &error))?;
     let slave = slave.to_string_lossy().into_owned();
