@@ -153,7 +153,8 @@ impl Pipe {
     fn try_read(&self, out: &mut [u8]) -> Result<usize> {
         let mut done = 0;
         let mut made_room = false;
-        while done < out.len() {
+        let mut is_drained = false;
+        while done < out.len() && !is_drained {
             let mut ring = self.ring.lock();
             if ring.used() == 0 {
                 if done == 0 && ring.writers != 0 {
@@ -164,6 +165,7 @@ impl Pipe {
             let was_tight = ring.space() < PIPE_BUF;
             done += ring.take(&mut out[done..]);
             made_room |= was_tight && ring.space() >= PIPE_BUF;
+            is_drained = ring.used() == 0;
         }
         // A writer waits only while there is less than PIPE_BUF of room.
         if made_room {

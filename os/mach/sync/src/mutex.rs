@@ -2,16 +2,21 @@
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use crate::{Class, WaitQueue, dispatch};
+
+const FREE: u8 = 0;
+const HELD: u8 = 1;
+const CONTENDED: u8 = 2;
 
 /// A lock whose waiters sleep. May be held across blocking operations; never take one under a [`crate::SpinLock`] or in an
 /// interrupt handler.
 #[allow(missing_debug_implementations, reason = "printing would take the lock")]
 pub struct Mutex<T> {
     class: Class,
-    held: AtomicBool,
+    /// [`FREE`], [`HELD`], or [`CONTENDED`]: held, and somebody may be waiting.
+    state: AtomicU8,
     queue: WaitQueue,
     value: UnsafeCell<T>,
 }
@@ -24,7 +29,7 @@ unsafe impl<T: Send> Send for Mutex<T> {}
 impl<T> Mutex<T> {
     /// A free mutex of `class` around `value`.
     pub const fn new(class: Class, value: T) -> Self {
-        Self { class, held: AtomicBool::new(false), queue: WaitQueue::new(), value: UnsafeCell::new(value) }
+        Self { class, state: AtomicU8::new(FREE), queue: WaitQueue::new(), value: UnsafeCell::new(value) }
     }
 
     /// Takes the mutex, sleeping while another thread has it.
@@ -32,14 +37,11 @@ impl<T> Mutex<T> {
         if let Some(d) = dispatch::get() {
             d.lock_taken(self.class as u8, self.class.nests());
         }
-        if !self.try_take() {
-            self.queue.wait(|| self.try_take().then_some(()));
+        if self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            // Who has waited leaves the mark even when it gets the lock: others may still be waiting.
+            self.queue.wait(|| (self.state.swap(CONTENDED, Ordering::Acquire) == FREE).then_some(()));
         }
         MutexGuard { lock: self }
-    }
-
-    fn try_take(&self) -> bool {
-        self.held.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     /// The value, from an exclusive reference.
@@ -74,10 +76,12 @@ impl<T> DerefMut for MutexGuard<'_, T> {
 }
 impl<T> Drop for MutexGuard<'_, T> {
     fn drop(&mut self) {
-        self.lock.held.store(false, Ordering::Release);
+        let is_awaited = self.lock.state.swap(FREE, Ordering::Release) == CONTENDED;
         if let Some(d) = dispatch::get() {
             d.lock_released(self.lock.class as u8);
         }
-        self.lock.queue.wake_one();
+        if is_awaited {
+            self.lock.queue.wake_one();
+        }
     }
 }
