@@ -541,7 +541,7 @@ impl Dispatch for Host {
     }
     fn park(&self, deadline: Option<Nanos>, interruptible: bool) -> Parked {
         HELD.with_borrow(|held| {
-            let spin = held.iter().find(|class| **class >= 64);
+            let spin = held.iter().find(|class| **class >= sync::Class::FIRST_SPIN);
             assert!(spin.is_none(), "park under spin locks {held:?}");
         });
         let parker = self.parker(self.me()).expect("a thread knows itself");

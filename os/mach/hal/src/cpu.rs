@@ -162,10 +162,16 @@ pub fn interrupts_off() -> u64 {
     flags
 }
 
+/// Interrupts off, where it is known that they are on.
+pub(crate) fn disable_interrupts() {
+    // SAFETY: clears IF; a memory barrier for the compiler as in `interrupts_off`.
+    unsafe { asm!("cli", options(nostack)) };
+}
+
 /// Interrupts on.
 pub fn interrupts_on() {
     // SAFETY: handlers are installed before anything calls this.
-    unsafe { asm!("sti") };
+    unsafe { asm!("sti", options(nostack)) };
 }
 
 /// True if interrupts are on.

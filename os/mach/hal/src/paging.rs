@@ -289,7 +289,7 @@ impl Mmu for HalMmu {
                 to[slot].store(value, Relaxed);
             }
         }
-        Ok(Box::new(UserTable { root, zone }))
+        Ok(Box::new(UserTable { root, zone, last: (0, 0) }))
     }
     fn activate(&self, token: Option<u64>, faults: Option<Arc<dyn FaultHandler>>) {
         thread::activate(token, faults);
@@ -300,6 +300,8 @@ impl Mmu for HalMmu {
 struct UserTable {
     root: u64,
     zone: ZoneId,
+    /// Where the last lookup ended: bits 21.. of its address plus one, and the physical address of that page table. Faults come in runs.
+    last: (u64, u64),
 }
 
 impl UserTable {
@@ -316,16 +318,28 @@ impl UserTable {
         let step = 1_u64 << (12 + 9 * level);
         let first = index(start.max(base), level);
         let last = index((end - 1).min(base + (step * 512 - 1)), level);
+        if level == 0 && first == 0 && last == 511 {
+            // The caller frees it whole: nobody reads its entries again.
+            return true;
+        }
         let mut empty = true;
-        for slot in first..=last {
+        let mut slot = first;
+        while slot <= last {
+            // Tables are sparse: eight absent entries are passed over at once.
+            if slot % 8 == 0 && at[slot..slot + 8].iter().fold(0, |any, entry| any | entry.load(Relaxed)) == 0 {
+                slot += 8;
+                continue;
+            }
             let value = at[slot].load(Relaxed);
+            slot += 1;
             if value & PRESENT == 0 {
                 continue;
             }
+            let entry = slot - 1;
             if level == 0 {
-                at[slot].store(0, Relaxed);
-            } else if Self::clear(table(value & ADDRESS), level - 1, base + step * slot as u64, start, end) {
-                at[slot].store(0, Relaxed);
+                at[entry].store(0, Relaxed);
+            } else if Self::clear(table(value & ADDRESS), level - 1, base + step * entry as u64, start, end) {
+                at[entry].store(0, Relaxed);
                 kif::frames().release(Pfn((value & ADDRESS) >> 12));
             } else {
                 // The tables at the ends of the range may hold pages outside it.
@@ -340,9 +354,14 @@ impl UserTable {
 impl PageTable for UserTable {
     fn map(&mut self, address: u64, pfn: Pfn, access: Access) -> Result<(), OutOfMemory> {
         Self::assert_user(address);
-        let zone = self.zone;
-        let mut allocate = || kif::frames().allocate(zone, true).map(|pfn| pfn.0 << 12);
-        let entry = walk(self.root, address, 0, USER, &mut allocate)?;
+        let region = (address >> 21) + 1;
+        if self.last.0 != region {
+            let zone = self.zone;
+            let mut allocate = || kif::frames().allocate(zone, true).map(|pfn| pfn.0 << 12);
+            let entry = core::ptr::from_ref(walk(self.root, address, 0, USER, &mut allocate)?) as u64;
+            self.last = (region, (entry - DIRECT_MAP) & !0xfff);
+        }
+        let entry = &table(self.last.1)[index(address, 0)];
         let old = entry.swap(pfn.0 << 12 | Self::flags(access), Relaxed);
         if old & PRESENT != 0 {
             tlb::flush_user_page(self.root, address);
@@ -363,6 +382,8 @@ impl PageTable for UserTable {
         if start == end {
             return;
         }
+        // Tables may go.
+        self.last = (0, 0);
         Self::clear(table(self.root), 3, 0, start, end);
         tlb::flush_user(self.root);
     }

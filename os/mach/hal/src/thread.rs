@@ -16,8 +16,8 @@ use crate::stack::Stack;
 use crate::user::{self, UserState};
 use crate::{cpu, hooks, paging, percpu};
 
-/// Classes of spin locks start here (`sync::Class`).
-const FIRST_SPIN: u32 = 64;
+/// Classes of spin locks start here.
+const FIRST_SPIN: u32 = sync::Class::FIRST_SPIN as u32;
 
 /// The machine's half of a kernel thread.
 #[allow(missing_debug_implementations, reason = "cells of the running thread")]
@@ -40,7 +40,7 @@ pub struct Context {
     pub(crate) user_cycles: Cell<u64>,
     pub(crate) interrupted: AtomicBool,
     /// Lock classes held, a bit each; and how many of a class that nests.
-    held: Cell<u128>,
+    held: Cell<u64>,
     nested: Cell<u32>,
     nested_class: Cell<u8>,
 }
@@ -301,26 +301,27 @@ pub(crate) fn assert_may_fault() {
 pub fn lock_taken(class: u8, nests: bool) {
     with_current(|context| {
         let held = context.held.get();
-        let bit = 1_u128 << class;
+        let bit = 1_u64 << (class & 63);
         if held >= bit {
-            // Something of this class or above is held already.
-            assert!(
-                nests && held < bit << 1,
-                "thread {} takes a lock of class {class} while holding {:?}",
-                context.id.0,
-                Classes(held)
-            );
-            context.nested.set(context.nested.get() + 1);
-            context.nested_class.set(class);
+            take_nested(context, class, nests);
         }
         context.held.set(held | bit);
     });
 }
 
+/// Something of this class or above is held already.
+#[cold]
+fn take_nested(context: &Context, class: u8, nests: bool) {
+    let held = context.held.get();
+    assert!(nests && held >> class == 1, "thread {} takes a lock of class {class} while holding {:?}", context.id.0, Classes(held));
+    context.nested.set(context.nested.get() + 1);
+    context.nested_class.set(class);
+}
+
 /// Notes the release.
 pub fn lock_released(class: u8) {
     with_current(|context| {
-        let bit = 1_u128 << class;
+        let bit = 1_u64 << (class & 63);
         // Locks taken before threads existed are released without having been noted.
         if context.nested.get() > 0 && context.nested_class.get() == class {
             context.nested.set(context.nested.get() - 1);
@@ -351,10 +352,10 @@ pub fn retire_current() {
 }
 
 /// Prints a set of lock classes.
-struct Classes(u128);
+struct Classes(u64);
 
 impl core::fmt::Debug for Classes {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_list().entries((0..128).filter(|class| self.0 >> class & 1 != 0)).finish()
+        f.debug_list().entries((0..64).filter(|class| self.0 >> class & 1 != 0)).finish()
     }
 }

@@ -51,18 +51,13 @@ const _: () = assert!(offset_of!(UserRegs, rdi) == 112 && offset_of!(UserRegs, r
 global_asm!(
     r#"
     .text
-    /* user_enter(rdi: state, esi: by SYSRET) -> rax: vector or 256. Interrupts are off. */
+    /* user_enter(rdi: state, esi: by SYSRET) -> rax: vector or 256. Interrupts are off. Keeps only RBX, RBP and RSP: the caller declares the rest. */
     .p2align 4
     .globl user_enter, user_leave, syscall_entry
     .type user_enter, @function
 user_enter:
     push rbp
-    mov rbp, rsp
     push rbx
-    push r12
-    push r13
-    push r14
-    push r15
     mov gs:[{KERNEL_RSP}], rsp
     mov gs:[{USER_STATE}], rdi
     movaps xmm0, [rdi + {XMM}]
@@ -164,10 +159,6 @@ user_leave:
     stmxcsr [rdi + {MXCSR}]
     ldmxcsr [rip + user_kernel_mxcsr]
     mov rsp, gs:[{KERNEL_RSP}]
-    pop r15
-    pop r14
-    pop r13
-    pop r12
     pop rbx
     pop rbp
     ret
@@ -220,7 +211,7 @@ user_kernel_mxcsr: .long 0x1f80
 );
 
 unsafe extern "C" {
-    fn user_enter(state: *mut core::ffi::c_void, by_sysret: u32) -> u64;
+    fn user_enter();
     fn syscall_entry();
     fn copy_user(target: *mut u8, source: *const u8, len: usize) -> usize;
     fn exchange_user(address: *mut u32, old: u32, new: u32) -> u64;
@@ -292,7 +283,7 @@ impl HalContext {
     fn load_bases(&self, area: &PerCpu) {
         let (fs, gs) = (self.state.regs.fs_base, self.state.regs.gs_base);
         if area.loaded_fs.get() != fs {
-            // SAFETY: below USER_LIMIT (`refuses`), hence canonical; the kernel does not use FS.
+            // SAFETY: below USER_LIMIT (`prepare`), hence canonical; the kernel does not use FS.
             unsafe { cpu::write_msr(cpu::FS_BASE, fs) };
             area.loaded_fs.set(fs);
         }
@@ -303,26 +294,64 @@ impl HalContext {
         }
     }
 
-    /// The exception that user mode takes if the registers cannot be loaded.
-    fn refuses(&self) -> Option<UserExit> {
+    /// True if the registers can be entered as they are: nothing waits, this state is live, RIP and segment bases are good.
+    fn is_ready(&self, me: &Context, area: &PerCpu) -> bool {
         let regs = &self.state.regs;
-        let canonical = |address: u64| address.wrapping_add(1 << 47) >> 48 == 0;
+        core::ptr::eq(me.live.get(), &raw const *self.state)
+            && regs.rip < USER_LIMIT
+            && regs.fs_base == area.loaded_fs.get()
+            && regs.gs_base == area.loaded_gs.get()
+            && !me.interrupted.load(Relaxed)
+            && !area.switch_due.get()
+    }
+
+    /// Does what [`HalContext::is_ready`] found missing, or says how user mode ends without having been entered. Interrupts are off.
+    #[cold]
+    fn prepare(&mut self) -> Option<UserExit> {
+        trap::preempt_if_due();
+        let area = percpu::this();
+        // SAFETY: user mode is entered by threads only, and the running thread's context exists.
+        let me = unsafe { &*area.current.get() };
+        if me.interrupted.load(Relaxed) {
+            return Some(UserExit::Interrupt);
+        }
+        let regs = &self.state.regs;
         if regs.rip >= USER_LIMIT {
             // Fetching there is a page fault if the address exists at all.
-            return Some(if canonical(regs.rip) {
+            return Some(if is_canonical(regs.rip) {
                 UserExit::PageFault { address: regs.rip, error: 0x14 }
             } else {
                 UserExit::Exception { vector: 13, error: 0 }
             });
         }
-        if !canonical(regs.rsp) {
-            return Some(UserExit::Exception { vector: 12, error: 0 });
-        }
         if regs.fs_base >= USER_LIMIT || regs.gs_base >= USER_LIMIT {
             return Some(UserExit::Exception { vector: 13, error: 0 });
         }
+        if !core::ptr::eq(me.live.get(), &raw const *self.state) {
+            self.make_live(me, area);
+        }
+        self.load_bases(area);
         None
     }
+
+    /// What ended user mode, other than SYSCALL. Interrupts are off.
+    fn ended(&self, exit: u64) -> UserExit {
+        let state = &self.state;
+        match u8::try_from(exit).expect("the stubs give 0..=256") {
+            14 => UserExit::PageFault { address: state.address, error: state.error },
+            vector @ 0..32 => UserExit::Exception { vector, error: state.error },
+            vector => {
+                trap::interrupt(vector);
+                trap::preempt_if_due();
+                UserExit::Interrupt
+            }
+        }
+    }
+}
+
+/// True for an address that the processor takes at all.
+const fn is_canonical(address: u64) -> bool {
+    address.wrapping_add(1 << 47) >> 48 == 0
 }
 
 /// Stores what is live of a state. Interrupts are off.
@@ -342,44 +371,47 @@ impl UserContext for HalContext {
     }
 
     fn run(&mut self) -> UserExit {
-        if let Some(refusal) = self.refuses() {
-            return refusal;
-        }
-        let flags = self.state.regs.rflags & USER_FLAGS | cpu::IF | 2;
-        self.state.regs.rflags = flags;
-        cpu::interrupts_off();
-        trap::preempt_if_due();
-        let area = percpu::this();
-        // SAFETY: user mode is entered by threads only, and the running thread's context exists.
-        let me = unsafe { &*area.current.get() };
-        if me.interrupted.load(Relaxed) {
-            cpu::interrupts_on();
-            return UserExit::Interrupt;
-        }
-        if me.live.get() != &raw mut *self.state {
-            self.make_live(me, area);
-        }
-        self.load_bases(area);
-        let regs = &self.state.regs;
-        let by_sysret = regs.rcx == regs.rip && regs.r11 == flags && flags & TRAP_FLAG == 0;
-        let start = cpu::timestamp();
-        // SAFETY: 1. interrupts are off; 2. the registers were checked above; 3. this thread's address space is loaded (`thread::switch_to`,
-        // `Mmu::activate`); 4. the state is not touched until user mode ends.
-        let exit = unsafe { user_enter((&raw mut *self.state).cast(), u32::from(by_sysret)) };
-        me.user_cycles.set(me.user_cycles.get().wrapping_add(cpu::timestamp().wrapping_sub(start)));
-        let state = &self.state;
-        let exit = match exit {
-            SYSCALL_EXIT => UserExit::Syscall,
-            14 => UserExit::PageFault { address: state.address, error: state.error },
-            vector => match u8::try_from(vector).expect("the stubs give 0..=256") {
-                vector @ 0..32 => UserExit::Exception { vector, error: state.error },
-                vector => {
-                    trap::interrupt(vector);
-                    trap::preempt_if_due();
-                    UserExit::Interrupt
-                }
-            },
+        cpu::disable_interrupts();
+        let me = loop {
+            let area = percpu::this();
+            // SAFETY: user mode is entered by threads only, and the running thread's context exists.
+            let me = unsafe { &*area.current.get() };
+            if self.is_ready(me, area) {
+                break me;
+            }
+            // Whatever it did may have let another thread run: look again.
+            if let Some(exit) = self.prepare() {
+                cpu::interrupts_on();
+                return exit;
+            }
         };
+        let regs = &mut self.state.regs;
+        let flags = regs.rflags & USER_FLAGS | cpu::IF | 2;
+        regs.rflags = flags;
+        let by_sysret = regs.rcx == regs.rip && regs.r11 == flags && flags & TRAP_FLAG == 0;
+        if !by_sysret && !is_canonical(regs.rsp) {
+            cpu::interrupts_on();
+            return UserExit::Exception { vector: 12, error: 0 };
+        }
+        let mut exit: u64;
+        me.user_cycles.set(me.user_cycles.get().wrapping_sub(cpu::timestamp()));
+        // SAFETY: 1. interrupts are off; 2. the registers were checked above; 3. this thread's address space is loaded (`thread::switch_to`,
+        // `Mmu::activate`); 4. the state is not touched until user mode ends; 5. the stubs keep RBX, RBP and RSP, all else is declared lost.
+        unsafe {
+            asm!(
+                "call {enter}",
+                enter = sym user_enter,
+                inout("rdi") &raw mut *self.state => _,
+                inout("rsi") u64::from(by_sysret) => _,
+                out("rax") exit,
+                out("rcx") _, out("rdx") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+                out("r12") _, out("r13") _, out("r14") _, out("r15") _,
+                out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+                out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _, out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
+            );
+        }
+        me.user_cycles.set(me.user_cycles.get().wrapping_add(cpu::timestamp()));
+        let exit = if exit == SYSCALL_EXIT { UserExit::Syscall } else { self.ended(exit) };
         cpu::interrupts_on();
         exit
     }

@@ -25,7 +25,7 @@ pub enum Class {
     AddressSpace,
     Pages,
     // Spin locks from here on.
-    Signals = 64,
+    Signals = 32,
     /// Pending signals of one LWP.
     LwpSignals,
     /// Small fields of a process: pointers to its parts, limits, times.
@@ -58,7 +58,12 @@ pub enum Class {
     Log,
 }
 
+/// Sets of classes are kept as 64 bits.
+const _: () = assert!((Class::Log as u8) < 64);
+
 impl Class {
+    /// Number of the first class of spin locks; those of mutexes are lower.
+    pub const FIRST_SPIN: u8 = Self::Signals as u8;
     /// True for classes of which several locks may be held at once (ordered by other means).
     #[must_use]
     pub const fn nests(self) -> bool {

@@ -1,6 +1,8 @@
 //! Wait queues.
 
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering, fence};
+
 use kif::{Nanos, ThreadId};
 
 use crate::dispatch::{self, Parked};
@@ -21,6 +23,8 @@ pub enum Woken {
 #[allow(missing_debug_implementations, reason = "printing would take the lock")]
 pub struct WaitQueue {
     waiters: SpinLock<Vec<ThreadId>>,
+    /// How many there are, so that waking nobody costs next to nothing.
+    count: AtomicUsize,
 }
 
 impl Default for WaitQueue {
@@ -33,18 +37,23 @@ impl WaitQueue {
     /// An empty queue.
     #[must_use]
     pub const fn new() -> Self {
-        Self { waiters: SpinLock::new(Class::WaitQueue, Vec::new()) }
+        Self { waiters: SpinLock::new(Class::WaitQueue, Vec::new()), count: AtomicUsize::new(0) }
     }
 
     /// Registers the calling thread (for `poll`, which waits on several queues: register on all, test, park, remove from all).
     pub fn register(&self) {
-        self.waiters.lock().push(dispatch::current());
+        let mut waiters = self.waiters.lock();
+        waiters.push(dispatch::current());
+        // A full barrier: the caller tests its condition after this, the waker looks at the count after making it true.
+        self.count.store(waiters.len(), Ordering::SeqCst);
     }
 
     /// Removes the calling thread's registrations.
     pub fn unregister(&self) {
         let me = dispatch::current();
-        self.waiters.lock().retain(|thread| *thread != me);
+        let mut waiters = self.waiters.lock();
+        waiters.retain(|thread| *thread != me);
+        self.count.store(waiters.len(), Ordering::SeqCst);
     }
 
     /// Waits until `condition` gives a value. Not interruptible: only for waits that our own code ends soon.
@@ -91,8 +100,18 @@ impl WaitQueue {
         }
     }
 
+    /// True if nobody waits. The barrier pairs with the one in [`WaitQueue::register`]: either the waiter sees the condition that the caller has
+    /// just made true, or the caller sees the waiter.
+    fn is_empty(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.count.load(Ordering::Relaxed) == 0
+    }
+
     /// Wakes every waiter; each tests its condition again. Callable under spin locks of lower class and from interrupts.
     pub fn wake_all(&self) {
+        if self.is_empty() {
+            return;
+        }
         let waiters = self.waiters.lock();
         for thread in waiters.iter() {
             dispatch::unpark(*thread);
@@ -101,6 +120,9 @@ impl WaitQueue {
 
     /// Wakes the longest waiter only.
     pub fn wake_one(&self) {
+        if self.is_empty() {
+            return;
+        }
         let waiters = self.waiters.lock();
         if let Some(thread) = waiters.first() {
             dispatch::unpark(*thread);
