@@ -16,25 +16,27 @@ const OPS_MAX: usize = 2 << 20;
 const BUCKETS: usize = 1 << 16;
 const JUMPS: usize = 1 << 12;
 
+/// One cache line, since running from block to block reads one of these each time.
 #[derive(Clone)]
+#[repr(C, align(64))]
 pub(crate) struct Block {
     /// Linear address, RIP and mode the block was decoded for.
     pub linear: u64,
     pub rip: u64,
-    pub mode: u32,
+    /// RIP of the direct branch target.
+    pub taken: u64,
     /// Flat page index of the code.
     pub page: u32,
     /// Of the second page, if the block's only instruction crosses into it.
     pub second_page: u32,
     pub start: u32,
-    pub end: u32,
-    pub ticks: u16,
-    pub bytes: u16,
+    pub mode: u16,
+    /// Operations, instructions and bytes.
+    pub count: u8,
+    pub ticks: u8,
+    pub bytes: u8,
     pub flags: u8,
     pub valid: bool,
-    /// RIP of the direct branch target and of what follows.
-    pub taken: u64,
-    pub fall: u64,
     /// Blocks last found there: fall, taken.
     pub link: [u32; 2],
     next_in_bucket: u32,
@@ -87,7 +89,7 @@ impl Cache {
     }
 
     /// Finds a valid block.
-    pub fn find(&self, linear: u64, rip: u64, page: u32, mode: u32) -> Option<u32> {
+    pub fn find(&self, linear: u64, rip: u64, page: u32, mode: u16) -> Option<u32> {
         let mut at = self.buckets[bucket(linear, page)];
         while at != NONE {
             let block = &self.blocks[at as usize];
@@ -101,7 +103,7 @@ impl Cache {
 
     /// Guesses the block at `linear` for an indirect jump; the caller checks the page.
     #[inline(always)]
-    pub fn guess(&self, linear: u64, rip: u64, mode: u32) -> Option<u32> {
+    pub fn guess(&self, linear: u64, rip: u64, mode: u16) -> Option<u32> {
         let at = self.jumps[jump_slot(linear)];
         let block = self.blocks.get(at as usize)?;
         (block.linear == linear && block.rip == rip && block.mode == mode && block.valid).then_some(at)
@@ -118,7 +120,7 @@ impl Cache {
         let at = self.blocks.len() as u32;
         block.start = self.ops.len() as u32;
         self.ops.extend_from_slice(ops);
-        block.end = self.ops.len() as u32;
+        block.count = ops.len() as u8;
         let slot = bucket(block.linear, block.page);
         block.next_in_bucket = self.buckets[slot];
         self.buckets[slot] = at;
@@ -159,25 +161,32 @@ impl Cache {
 }
 
 impl Block {
+    /// The block's operations in the arena.
+    #[inline(always)]
+    pub fn ops(&self) -> std::ops::Range<usize> {
+        self.start as usize..self.start as usize + usize::from(self.count)
+    }
+
     /// A block before its operations are known.
-    pub fn new(linear: u64, rip: u64, mode: u32, page: u32) -> Block {
+    pub fn new(linear: u64, rip: u64, mode: u16, page: u32) -> Block {
         Block {
             linear,
             rip,
-            mode,
+            taken: 0,
             page,
             second_page: NONE,
             start: 0,
-            end: 0,
+            mode,
+            count: 0,
             ticks: 0,
             bytes: 0,
             flags: 0,
             valid: true,
-            taken: 0,
-            fall: 0,
             link: [NONE; 2],
             next_in_bucket: NONE,
             next_in_page: NONE,
         }
     }
 }
+
+const _: () = assert!(size_of::<Block>() == 64, "a block is one cache line");

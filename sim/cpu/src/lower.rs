@@ -11,7 +11,6 @@ use iced_x86::{Code, ConditionCode, Instruction, Mnemonic, OpKind, Register};
 /// Builds the operations of one block.
 pub(crate) struct Builder {
     bits: u32,
-    rip: u64,
     offset: u64,
     pub count: usize,
     taken: u64,
@@ -165,20 +164,12 @@ fn condition_number(condition: ConditionCode) -> Option<u8> {
 }
 
 impl Builder {
-    pub fn new(bits: u32, rip: u64) -> Builder {
-        Builder { bits, rip, offset: 0, count: 0, taken: 0, last_alu: None }
+    pub fn new(bits: u32) -> Builder {
+        Builder { bits, offset: 0, count: 0, taken: 0, last_alu: None }
     }
 
     fn code64(&self) -> bool {
         self.bits & mode::SIZE == mode::CODE64
-    }
-
-    fn cut(&self, rip: u64) -> u64 {
-        match self.bits & mode::SIZE {
-            mode::CODE64 => rip,
-            mode::CODE32 => rip & 0xffff_ffff,
-            _ => rip & 0xffff,
-        }
     }
 
     /// Adds one instruction. `bytes` starts at it. Returns whether the block must end here.
@@ -236,10 +227,9 @@ impl Builder {
 
     /// Completes the block.
     pub fn finish(&mut self, block: &mut Block, ops: &mut [Op]) {
-        block.ticks = self.count as u16;
-        block.bytes = self.offset as u16;
+        block.ticks = self.count as u8;
+        block.bytes = self.offset as u8;
         block.taken = self.taken;
-        block.fall = self.cut(self.rip.wrapping_add(self.offset));
         debug_assert!(!ops.is_empty());
     }
 

@@ -236,6 +236,8 @@ impl Cpu {
             Activity::Shutdown => return Some(Stop::TripleFault),
         }
         if core.sys.pending_db != 0 && !core.sys.shadow {
+            // A stepped HLT is left by its trap.
+            core.sys.activity = Activity::Running;
             core.sys.dr6 |= std::mem::take(&mut core.sys.pending_db);
             core.raise(vector::DB);
             return self.deliver_trap(m, b);
@@ -370,7 +372,7 @@ impl Cpu {
         let linear = self.linear_rip();
         let page = self.code_page(m, linear)?;
         let bits = self.core.mode | extra_mode;
-        let found = self.cache.find(linear, self.core.rip, page, bits);
+        let found = self.cache.find(linear, self.core.rip, page, bits as u16);
         let at = match found {
             Some(at) => at,
             None => self.build(m, linear, page, bits)?,
@@ -402,6 +404,25 @@ impl Cpu {
         Ok(at)
     }
 
+    /// The block at RIP: by guess where code segments are flat, else looked up or built.
+    #[inline]
+    fn next_block(&mut self, m: &mut GuestMemory) -> Result<u32, Fault> {
+        let core = &self.core;
+        if core.mode & mode::SIZE != mode::CODE64 && core.mode & mode::FLAT == 0 {
+            return self.block_at_rip(m, 0);
+        }
+        let rip = core.rip;
+        if let Some(at) = self.cache.guess(rip, rip, core.mode as u16) {
+            let page = self.cache.blocks[at as usize].page;
+            if self.code_page(m, rip)? == page {
+                return Ok(at);
+            }
+        }
+        let at = self.block_at_rip(m, 0)?;
+        self.cache.remember(rip, at);
+        Ok(at)
+    }
+
     /// Decodes a block.
     fn build(&mut self, m: &mut GuestMemory, linear: u64, page: u32, bits: u32) -> Result<u32, Fault> {
         if self.cache.full() {
@@ -414,14 +435,14 @@ impl Cpu {
             mode::CODE32 => 32,
             _ => 16,
         };
-        let mut block = Block::new(linear, rip, bits, page);
+        let mut block = Block::new(linear, rip, bits as u16, page);
         let insns_max = if bits & mode::SINGLE != 0 { 1 } else { BLOCK_INSNS_MAX };
         let mut window = [0xffu8; 32];
         let mut ops = std::mem::take(&mut self.scratch);
         ops.clear();
         let bytes: &[u8] = if page == NONE { &window } else { &m.page(page)[start..] };
         let mut decoder = Decoder::with_ip(bitness, bytes, rip, DECODER_OPTIONS);
-        let mut builder = lower::Builder::new(bits, rip);
+        let mut builder = lower::Builder::new(bits);
         let mut insn = Instruction::default();
         loop {
             let offset = decoder.position();
@@ -501,9 +522,8 @@ impl Cpu {
         self.core.sys.shadow = false;
         self.core.flags_rest &= !rflags::RF;
         self.core.single_trap = step;
-        let block = &self.cache.blocks[at as usize];
-        let (first, last) = (block.start as usize, block.end as usize);
-        let stop = self.run_ops(m, b, at, first, last);
+        let ops = self.cache.blocks[at as usize].ops();
+        let stop = self.run_ops(m, b, at, ops.start, ops.end);
         if self.core.single_trap {
             self.core.single_trap = false;
             self.core.sys.pending_db |= DR6_BS;
@@ -549,7 +569,7 @@ impl Cpu {
         let block = &self.cache.blocks[at as usize];
         let ops = &self.cache.ops[first..last];
         let Some(final_op) = ops.last() else { return None };
-        let charged = i64::from(final_op.idx) + if last == block.end as usize { i64::from(block.ticks) - i64::from(final_op.idx) } else { 1 };
+        let charged = i64::from(final_op.idx) + if last == block.ops().end { i64::from(block.ticks) - i64::from(final_op.idx) } else { 1 };
         core.block_rip = block.rip;
         core.block_budget = core.budget;
         core.budget += charged;
@@ -566,7 +586,7 @@ impl Cpu {
                     core.rip = core.cut_rip(core.rip_after(op));
                 }
                 Flow::Taken => core.rip = block.taken,
-                Flow::Fall => core.rip = block.fall,
+                Flow::Fall => core.rip = core.cut_rip(block.rip.wrapping_add(u64::from(block.bytes))),
                 Flow::Indirect | Flow::Exit | Flow::Again => core.budget -= undo,
                 Flow::Fault => {
                     core.budget -= undo + 1;
@@ -584,10 +604,12 @@ impl Cpu {
 
     /// Runs block after block.
     fn run_blocks(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus) -> Option<Stop> {
-        let mut at = match self.block_at_rip(m, 0) {
+        let mut at = match self.next_block(m) {
             Ok(at) => at,
             Err(Fault) => return self.fault(m, b),
         };
+        // Code segments with limits or bases are rare: they take the checked way from block to block.
+        let chain = self.core.mode & mode::SIZE == mode::CODE64 || self.core.mode & mode::FLAT != 0;
         loop {
             let core = &mut self.core;
             let block = &self.cache.blocks[at as usize];
@@ -599,7 +621,7 @@ impl Cpu {
             core.block_budget = core.budget;
             core.budget += ticks;
             let mut flow = Flow::Fall;
-            let ops = &self.cache.ops[block.start as usize..block.end as usize];
+            let ops = &self.cache.ops[block.ops()];
             for op in ops {
                 flow = (op.f)(core, m, b, op);
                 if flow != Flow::Next {
@@ -618,32 +640,32 @@ impl Cpu {
                 if link == 1 {
                     core.rip = block.taken;
                 } else if link == 0 {
-                    core.rip = block.fall;
+                    core.rip = core.cut_rip(block.rip.wrapping_add(u64::from(block.bytes)));
                 }
                 core.brk = Flow::Next;
                 return None;
             }
             if link == 2 {
-                // Indirect: guess by address.
+                // Indirect: guess by address. Both blocks in one page need no look at the translation.
                 let rip = core.rip;
-                let linear = if core.mode & mode::SIZE == mode::CODE64 { rip } else { core.sys.seg[CS].base.wrapping_add(rip) & 0xffff_ffff };
-                if let Some(next) = self.cache.guess(linear, rip, core.mode) {
-                    let target = &self.cache.blocks[next as usize];
-                    let same_page = (target.linear ^ block.linear) >> 12 == 0 && target.page == block.page;
-                    let target_page = target.page;
-                    if same_page || self.code_page(m, linear) == Ok(target_page) {
-                        at = next;
-                        continue;
+                if chain {
+                    if let Some(next) = self.cache.guess(rip, rip, core.mode as u16) {
+                        let target = &self.cache.blocks[next as usize];
+                        if (target.linear ^ block.linear) >> 12 == 0 && target.page == block.page {
+                            at = next;
+                            continue;
+                        }
                     }
                 }
-                match self.block_at_rip(m, 0) {
-                    Ok(next) => {
-                        self.cache.remember(linear, next);
-                        at = next;
-                    }
+                at = match self.next_block(m) {
+                    Ok(next) => next,
                     Err(Fault) => return self.fault(m, b),
-                }
+                };
                 continue;
+            }
+            if !chain {
+                core.rip = if link == 1 { block.taken } else { core.cut_rip(block.rip.wrapping_add(u64::from(block.bytes))) };
+                return None;
             }
             let next = block.link[link];
             if let Some(target) = self.cache.blocks.get(next as usize) {
@@ -666,7 +688,7 @@ impl Cpu {
                 }
             }
             let block = &self.cache.blocks[at as usize];
-            self.core.rip = if link == 1 { block.taken } else { block.fall };
+            self.core.rip = if link == 1 { block.taken } else { self.core.cut_rip(block.rip.wrapping_add(u64::from(block.bytes))) };
             let generation = self.cache.generation;
             match self.block_at_rip(m, 0) {
                 Ok(next) => {
@@ -706,7 +728,7 @@ impl Cpu {
         if self.core.budget >= 0 {
             return None;
         }
-        let (flags, first, end, ticks) = (block.flags, block.start as usize, block.end as usize, i64::from(block.ticks));
+        let (flags, first, end, ticks) = (block.flags, block.ops().start, block.ops().end, i64::from(block.ticks));
         if flags & STOP_BEFORE != 0 {
             let (stop, done) = self.breakpoint(m, b, false);
             if done {

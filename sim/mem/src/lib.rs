@@ -303,8 +303,14 @@ impl GuestMemory {
     }
 
     /// Reads a little-endian number of 1, 2, 4 or 8 bytes.
+    #[inline]
     pub fn read_u64(&self, gpa: u64, size: u8) -> Result<u64, Unbacked> {
         let mut bytes = [0; 8];
+        if size == 8 && gpa % PAGE_SIZE <= PAGE_SIZE - 8 {
+            let offset = self.offset_of(gpa).ok_or(Unbacked { gpa })?;
+            bytes.copy_from_slice(&self.ram[offset..offset + 8]);
+            return Ok(u64::from_le_bytes(bytes));
+        }
         self.read(gpa, &mut bytes[..usize::from(size.min(8))])?;
         Ok(u64::from_le_bytes(bytes))
     }

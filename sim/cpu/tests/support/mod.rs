@@ -1,6 +1,6 @@
 //! A bare machine for engine tests: identity-mapped long mode, a bus that remembers, and code from the assembler.
 
-#![expect(dead_code, reason = "each test binary uses its own part of this module")]
+#![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
 use iced_x86::code_asm::CodeAssembler;
 use sim_cpu::{At, Attention, Config, Cpu, CpuBus, CpuState, Stop, TableRegister, cr0, cr4};
