@@ -343,15 +343,16 @@ impl Dispatcher {
         self.threads[at as usize].boosted = boost;
         let cpu = self.choose_cpu(self.threads[at as usize].cpu);
         self.enqueue(at, cpu, now);
-        let id = CpuId(cpu);
-        if self.should_preempt(at, cpu, now) {
-            return Wake::Preempt { cpu: id };
+        match self.claim(at, cpu, now) {
+            Claim::Now => Wake::Preempt { cpu: CpuId(cpu) },
+            Claim::Turn => self.arm(cpu, now, self.cpus[cpu as usize].slice_at.plus(SLICE)),
+            Claim::Tokens => {
+                let account = self.threads[at as usize].account().expect("only fair threads wait for tokens");
+                let due = self.accounts[account as usize].tokens_at(now);
+                self.arm(cpu, now, due)
+            }
+            Claim::Nothing => Wake::Nothing,
         }
-        if self.is_ready_later(at) {
-            // It waits for tokens or for an idle CPU: no turn to set a timer for, but somebody must look when tokens come.
-            return self.arm_for_tokens(at, cpu, now);
-        }
-        self.arm(cpu, now, self.cpus[cpu as usize].slice_at.plus(SLICE))
     }
 
     /// Charges the time since the CPU's last charge to its current thread, `user` of it as user mode (0 if unknown).
@@ -464,7 +465,7 @@ impl Dispatcher {
     /// The best thread for a CPU: of its own queues, or of another's that is clearly behind, or of any other's if it has none.
     fn choose(&mut self, cpu: u32) -> Option<u32> {
         if self.cpus.len() == 1 {
-            return self.first(cpu).map(|(at, _)| at);
+            return self.first_thread(cpu);
         }
         let mut best = self.first(cpu);
         for other in 0..self.cpus() {
@@ -481,6 +482,19 @@ impl Dispatcher {
             }
         }
         best.map(|(at, _)| at)
+    }
+
+    /// First thread of a CPU's queues.
+    fn first_thread(&mut self, cpu: u32) -> Option<u32> {
+        let Cpu { fixed, levels, .. } = self.cpus[cpu as usize];
+        if fixed != NIL {
+            return Some(fixed);
+        }
+        if levels == [NIL; 2] {
+            return None;
+        }
+        let queue = self.first_queue(cpu, SHARES).or_else(|| self.first_queue(cpu, IDLE))?;
+        Some(self.queues[queue as usize])
     }
 
     /// First thread of a CPU's queues and its place in the order of all.
@@ -549,29 +563,41 @@ impl Dispatcher {
         self.cpus.iter().position(idle).map_or(last, |cpu| u32::try_from(cpu).expect("CPUS_MAX"))
     }
 
-    /// Whether a thread just queued on a CPU should run before the current one's slice ends.
-    fn should_preempt(&self, at: u32, cpu: u32, now: Nanos) -> bool {
+    /// How a thread just queued on a CPU stands to the current one.
+    fn claim(&self, at: u32, cpu: u32, now: Nanos) -> Claim {
         let thread = &self.threads[at as usize];
-        let Some(current) = self.cpus[cpu as usize].current else { return !self.waits_for_tokens(at) };
+        let cpu = &self.cpus[cpu as usize];
+        let Some(current) = cpu.current else {
+            return if self.waits_for_tokens(at) { Claim::Tokens } else { Claim::Now };
+        };
         let running = &self.threads[current as usize];
         match (thread.fixed(), running.fixed()) {
-            (Some(ours), Some(theirs)) => ours > theirs,
-            (Some(_), None) => true,
-            (None, Some(_)) => false,
+            (Some(ours), Some(theirs)) if ours > theirs => Claim::Now,
+            // Round robin among equals in real time. A boosted thread is looked at again after a slice.
+            (Some(ours), Some(theirs)) if theirs == BOOSTED || (ours == theirs && matches!(thread.class, Class::RealTime(_))) => Claim::Turn,
+            // A true system thread runs until it blocks.
+            (Some(_), Some(_)) => Claim::Nothing,
+            (Some(_), None) => Claim::Now,
+            (None, Some(_)) if self.waits_for_tokens(at) => Claim::Tokens,
+            (None, Some(theirs)) => if theirs == BOOSTED { Claim::Turn } else { Claim::Nothing },
             (None, None) => {
-                if self.waits_for_tokens(at) {
-                    return false;
+                let (Some(ours), Some(theirs)) = (thread.account(), running.account()) else { return Claim::Nothing };
+                let pending = now.since(cpu.charged_at);
+                let our_account = &self.accounts[ours as usize];
+                if our_account.throttled {
+                    return Claim::Tokens;
                 }
-                let (Some(ours), Some(theirs)) = (thread.account(), running.account()) else { return false };
-                let pending = now.since(self.cpus[cpu as usize].charged_at);
-                if ours == theirs {
-                    return thread.vtime + running.virtual_of(GRANULARITY) < running.vtime + running.virtual_of(pending);
-                }
-                let (ours, theirs) = (&self.accounts[ours as usize], &self.accounts[theirs as usize]);
-                if ours.level() != theirs.level() {
-                    return ours.level() < theirs.level();
-                }
-                ours.vtime + theirs.virtual_of(GRANULARITY) < theirs.vtime + theirs.virtual_of(pending)
+                let ahead = if ours == theirs {
+                    thread.vtime + running.virtual_of(GRANULARITY) < running.vtime + running.virtual_of(pending)
+                } else {
+                    let their_account = &self.accounts[theirs as usize];
+                    if our_account.level() != their_account.level() {
+                        // Zones without shares wait for an idle CPU.
+                        return if our_account.level() < their_account.level() { Claim::Now } else { Claim::Nothing };
+                    }
+                    our_account.vtime + their_account.virtual_of(GRANULARITY) < their_account.vtime + their_account.virtual_of(pending)
+                };
+                if ahead { Claim::Now } else { Claim::Turn }
             }
         }
     }
@@ -579,24 +605,6 @@ impl Dispatcher {
     fn waits_for_tokens(&self, at: u32) -> bool {
         let thread = &self.threads[at as usize];
         thread.fixed().is_none() && thread.account().is_some_and(|account| self.accounts[account as usize].throttled)
-    }
-
-    /// Whether a queued thread has no claim on a CPU whose current thread goes on: it waits for tokens, or is of a lower level.
-    fn is_ready_later(&self, at: u32) -> bool {
-        let thread = &self.threads[at as usize];
-        let State::Queued(cpu) = thread.state else { return false };
-        let Some(current) = self.cpus[cpu as usize].current else { return true };
-        let running = &self.threads[current as usize];
-        match (thread.fixed(), running.fixed()) {
-            (Some(ours), Some(theirs)) => theirs != BOOSTED && (ours < theirs || !matches!(thread.class, Class::RealTime(_))),
-            (Some(_), None) => false,
-            // A boosted thread is looked at again after a slice; a true system thread runs until it blocks.
-            (None, Some(theirs)) => theirs != BOOSTED || self.waits_for_tokens(at),
-            (None, None) => {
-                let level = |thread: &Thread| thread.account().map_or(SHARES, |account| self.accounts[account as usize].level());
-                self.waits_for_tokens(at) || level(thread) > level(running)
-            }
-        }
     }
 
     // ---- Timers ----
@@ -609,15 +617,6 @@ impl Dispatcher {
         }
         self.cpus[cpu as usize].deadline = Some(at);
         Wake::Timer { cpu: CpuId(cpu), at }
-    }
-
-    fn arm_for_tokens(&mut self, at: u32, cpu: u32, now: Nanos) -> Wake {
-        let Some(account) = self.threads[at as usize].account() else { return Wake::Nothing };
-        if !self.waits_for_tokens(at) {
-            return Wake::Nothing;
-        }
-        let due = self.accounts[account as usize].tokens_at(now);
-        self.arm(cpu, now, due)
     }
 
     /// When a CPU that has just picked must decide again.
@@ -807,16 +806,18 @@ impl Dispatcher {
         let thread = &mut self.threads[at as usize];
         let Some(index) = thread.account() else { return };
         let level = self.accounts[index as usize].level();
+        // Virtual times are those of the last picks: near enough, unless a thread has been running for long since.
+        let stale = self.cpus.iter().any(|cpu| now.since(cpu.slice_at) > GRANULARITY);
         if self.active[level] == 0 {
             // Nobody of the level wanted CPU: all debts are settled.
             self.vtime[level] = self.vtime[level].max(self.horizon[level]);
-        } else if self.accounts[index as usize].active == 0 {
+        } else if stale && self.accounts[index as usize].active == 0 {
             self.vtime[level] = self.vtime[level].max(self.least_vtime(level, now));
         }
         if self.accounts[index as usize].active == 0 {
             let account = &mut self.accounts[index as usize];
             account.vtime = account.vtime.max(self.vtime[level]);
-        } else {
+        } else if stale {
             let least = self.least_thread_vtime(index, now);
             let account = &mut self.accounts[index as usize];
             account.threads_vtime = account.threads_vtime.max(least);
@@ -958,6 +959,18 @@ impl Dispatcher {
         self.throttled.retain(|throttled| *throttled != at);
         self.free_accounts.push(at);
     }
+}
+
+/// What a thread that was just queued may ask of its CPU.
+enum Claim {
+    /// The CPU, before the current thread's slice ends.
+    Now,
+    /// Its turn after the slice.
+    Turn,
+    /// A look when its zone has tokens again.
+    Tokens,
+    /// Nothing while the current thread goes on.
+    Nothing,
 }
 
 /// Place of a CPU's first thread among those of other CPUs.
