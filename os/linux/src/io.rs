@@ -14,7 +14,9 @@ use vfs::{File, Kind, LockKind, OpenFlags, Record, VfsError, Whence};
 use crate::args::{self, Fd, Len, Offset, Ptr, buffer, file};
 use crate::fail::{Fail, Result};
 
-/// Bytes that go through a buffer on the stack.
+/// Bytes that go through a buffer on the stack: a short one, since clearing it is what a small transfer would mostly do.
+const TINY: usize = 64;
+/// The longer one.
 const SMALL: usize = 1024;
 /// Bytes that go through a kernel buffer at once.
 const CHUNK: usize = 64 << 10;
@@ -58,11 +60,16 @@ fn write_some(task: &Task, file: &File, at: At, data: &[u8]) -> Result<usize> {
 
 /// Reads into user memory. A stream gives what it has; a file gives all of it.
 fn read_to(task: &Task, file: &File, at: At, to: Ptr, length: usize) -> Result<usize> {
+    let small = |buffer: &mut [u8]| {
+        let count = read_some(task, file, at, buffer)?;
+        to.write(&buffer[..count])?;
+        Ok(count)
+    };
+    if length <= TINY {
+        return small(&mut [0; TINY][..length]);
+    }
     if length <= SMALL {
-        let mut small = [0; SMALL];
-        let count = read_some(task, file, at, &mut small[..length])?;
-        to.write(&small[..count])?;
-        return Ok(count);
+        return small(&mut [0; SMALL][..length]);
     }
     let whole = file.object().is_seekable();
     let mut chunk = buffer(length.min(CHUNK))?;
@@ -89,10 +96,15 @@ fn read_to(task: &Task, file: &File, at: At, to: Ptr, length: usize) -> Result<u
 
 /// Writes from user memory, all of it if the object takes it.
 fn write_from(task: &Task, file: &File, at: At, from: Ptr, length: usize) -> Result<usize> {
+    let small = |buffer: &mut [u8]| {
+        kif::user().read(from.0, buffer)?;
+        write_all(task, file, at, buffer)
+    };
+    if length <= TINY {
+        return small(&mut [0; TINY][..length]);
+    }
     if length <= SMALL {
-        let mut small = [0; SMALL];
-        kif::user().read(from.0, &mut small[..length])?;
-        return write_all(task, file, at, &small[..length]);
+        return small(&mut [0; SMALL][..length]);
     }
     let mut chunk = buffer(length.min(CHUNK))?;
     let mut done = 0;

@@ -112,7 +112,7 @@ macro_rules! rows {
 
 /// Every call Linux 6.10 knows on x86-64, by number.
 pub static ROWS: &[Row] = rows! {
-      0 read(fd: Fd, to: Ptr, length: Len) = io::read, Restartable, Small, Full;
+      0 read(fd: Fd, to: Ptr, length: Len) = io::read, Restartable, None, Full;
       1 write(fd: Fd, from: Ptr, length: Len) = io::write, Restartable, Small, Full;
       2 open(path: Path, flags: u32, mode: u32) = path::open, Restartable, Path, Full;
       3 close(fd: Fd) = io::close, Plain, None, Full;
@@ -129,7 +129,7 @@ pub static ROWS: &[Row] = rows! {
      14 rt_sigprocmask(how: u32, new: Ptr, old: Ptr, size: SetSize) = signal::rt_sigprocmask, Plain, None, Full;
      15 rt_sigreturn() = signal::rt_sigreturn, Plain, Small, Full;
      16 ioctl(fd: Fd, request: u32, argument: u64) = io::ioctl, Restartable, Small, Full;
-     17 pread64(fd: Fd, to: Ptr, length: Len, offset: Offset) = io::pread64, Restartable, Small, Full;
+     17 pread64(fd: Fd, to: Ptr, length: Len, offset: Offset) = io::pread64, Restartable, None, Full;
      18 pwrite64(fd: Fd, from: Ptr, length: Len, offset: Offset) = io::pwrite64, Restartable, Small, Full;
      19 readv(fd: Fd, vector: Ptr, entries: u32) = io::readv, Restartable, Path, Full;
      20 writev(fd: Fd, vector: Ptr, entries: u32) = io::writev, Restartable, Path, Full;

@@ -176,6 +176,10 @@ struct Inner {
     brk_start: u64,
     brk: u64,
     mmap_top: u64,
+    /// Above it no gap is known: searches for room start here. Unmapping raises it.
+    gap_hint: u64,
+    /// Start of the segment found last.
+    found: u64,
     peak: u64,
 }
 
@@ -228,6 +232,8 @@ impl AddressSpace {
                 brk: 0,
                 // Room for the stack to grow, 128 MiB at least, below the end.
                 mmap_top: USER_END - page_down(limits.stack.clamp(128 << 20, 1 << 40)) - STACK_GAP,
+                gap_hint: USER_END,
+                found: 0,
                 peak: 0,
             },
         ))
@@ -286,6 +292,8 @@ impl AddressSpace {
             brk_start: parent.brk_start,
             brk: parent.brk,
             mmap_top: parent.mmap_top,
+            gap_hint: parent.gap_hint,
+            found: 0,
             peak: 0,
         };
         for (start, segment) in &parent.segments {
@@ -366,7 +374,7 @@ impl AddressSpace {
                 let hint = page_down(hint);
                 match check_range(hint, length) {
                     Ok(end) if hint >= MMAP_MIN && !inner.occupied_with_gap(hint, end) => hint,
-                    _ => inner.find_gap(length, inner.mmap_top).ok_or(VmError::NoRoom)?,
+                    _ => inner.find_room(length).ok_or(VmError::NoRoom)?,
                 }
             }
             Place::Low => inner.find_gap(length, 0x8000_0000).ok_or(VmError::NoRoom)?,
@@ -503,7 +511,7 @@ impl AddressSpace {
         if !may_move {
             return Err(VmError::NoRoom);
         }
-        let target = inner.find_gap(new_length, inner.mmap_top).ok_or(VmError::NoRoom)?;
+        let target = inner.find_room(new_length).ok_or(VmError::NoRoom)?;
         inner.check_growth(0, new_length - old_length, segment.protection.write && !segment.shared)?;
         inner.move_pages(old, old_length, target, new_length, &segment.tail((old - seg_start) / PAGE), zone)?;
         Ok(target)
@@ -806,6 +814,16 @@ impl Inner {
         Ok(())
     }
 
+    /// A free range of `length` bytes for a mapping that may lie anywhere. Goes down from the last one given, as long as
+    /// there is room; a search of everything comes only then.
+    fn find_room(&mut self, length: u64) -> Option<u64> {
+        let top = self.mmap_top;
+        let hinted = if self.gap_hint < top { self.find_gap(length, self.gap_hint) } else { None };
+        let start = hinted.or_else(|| self.find_gap(length, top))?;
+        self.gap_hint = start;
+        Some(start)
+    }
+
     /// Highest free range of `length` bytes that ends at or below `top`.
     fn find_gap(&self, length: u64, top: u64) -> Option<u64> {
         let mut limit = top;
@@ -890,6 +908,7 @@ impl Inner {
             self.mapped -= (segment.end - first) / PAGE;
             self.segments.remove(&first);
         }
+        self.gap_hint = self.gap_hint.max(end);
         // First the translations, then the pages: nobody reaches a freed frame.
         self.table.unmap_range(start, end);
         self.store.remove_range(start >> PAGE_SHIFT, end >> PAGE_SHIFT);
@@ -951,15 +970,16 @@ impl Inner {
         if address >= USER_END {
             return Err(FaultError::NotMapped);
         }
-        if self.find(address).is_none() {
-            self.grow_stack(address)?;
+        // The segment found last is most often the right one, and an exact key is found sooner than a range.
+        let hit = self.segments.get(&self.found).is_some_and(|segment| self.found <= address && address < segment.end);
+        if !hit {
+            if self.find(address).is_none() {
+                self.grow_stack(address)?;
+            }
+            self.found = self.find(address).ok_or(FaultError::NotMapped)?.0;
         }
-        let Self { segments, store, table, peak, .. } = self;
-        let (start, segment) = segments
-            .range(..=address)
-            .next_back()
-            .filter(|(_, segment)| address < segment.end)
-            .ok_or(FaultError::NotMapped)?;
+        let Self { segments, store, table, peak, found: start, .. } = self;
+        let segment = segments.get(start).ok_or(FaultError::NotMapped)?;
         let protection = segment.protection;
         if !force && !protection.allows(write, execute) {
             return Err(FaultError::Protected);
@@ -990,7 +1010,7 @@ impl Inner {
             Slot::Borrowed(frame) => {
                 let (copy, slot): (_, fn(kif::Frame) -> Slot) = match &segment.object {
                     Some(object) if segment.shared => {
-                        (object.backing.page(object.first_page + (at - start) / PAGE, zone, true)?, Slot::Borrowed)
+                        (object.backing.page(object.first_page + (at - *start) / PAGE, zone, true)?, Slot::Borrowed)
                     }
                     _ => (frame.duplicate(zone)?, Slot::Own),
                 };
@@ -1005,7 +1025,7 @@ impl Inner {
                     *peak = (*peak).max(store.resident());
                     return map(pfn, true);
                 };
-                let index = object.first_page + (at - start) / PAGE;
+                let index = object.first_page + (at - *start) / PAGE;
                 let frame = object.backing.page(index, zone, write && segment.shared)?;
                 if write && !segment.shared {
                     let copy = frame.duplicate(zone)?;

@@ -33,7 +33,12 @@ impl Slot {
     }
 }
 
-type Chunk = [Slot; CHUNK];
+/// Some slots side by side, and which of them hold a page.
+#[derive(Debug, Default)]
+struct Chunk {
+    held: u16,
+    slots: [Slot; CHUNK],
+}
 
 /// Slots by virtual page number. Splitting, merging and protecting segments never touches it.
 #[derive(Debug, Default)]
@@ -55,36 +60,38 @@ impl Store {
     /// The slot of `page`, if its chunk exists.
     pub(crate) fn get(&self, page: u64) -> Option<&Slot> {
         let (chunk, index) = split(page);
-        self.chunks.get(&chunk).map(|slots| &slots[index])
+        self.chunks.get(&chunk).map(|chunk| &chunk.slots[index])
     }
 
-    /// Puts `slot` at `page`. Kernel memory for a new chunk is reserved against `zone` first.
+    /// Puts a page at `page`. Kernel memory for a new chunk is reserved against `zone` first.
     pub(crate) fn put(&mut self, page: u64, slot: Slot, zone: ZoneId) -> Result<(), kif::OutOfMemory> {
-        let (chunk, index) = split(page);
-        let added = u64::from(slot.frame().is_some());
-        if let Some(slots) = self.chunks.get_mut(&chunk) {
-            let old = core::mem::replace(&mut slots[index], slot);
-            self.resident += added;
-            self.resident -= u64::from(old.frame().is_some());
+        debug_assert!(slot.frame().is_some(), "slots are emptied by take");
+        let (number, index) = split(page);
+        if let Some(chunk) = self.chunks.get_mut(&number) {
+            self.resident += u64::from(chunk.held >> index & 1 == 0);
+            chunk.held |= 1 << index;
+            chunk.slots[index] = slot;
             return Ok(());
         }
         let reservation = kif::reserve(zone, CHUNK_BYTES)?;
-        let mut slots: Box<Chunk> = Box::default();
-        slots[index] = slot;
-        self.chunks.insert(chunk, slots);
+        let mut chunk: Box<Chunk> = Box::default();
+        chunk.held = 1 << index;
+        chunk.slots[index] = slot;
+        self.chunks.insert(number, chunk);
         drop(reservation);
-        self.resident += added;
+        self.resident += 1;
         Ok(())
     }
 
     /// Takes the slot of `page` out.
     pub(crate) fn take(&mut self, page: u64) -> Slot {
-        let (chunk, index) = split(page);
-        let Some(slots) = self.chunks.get_mut(&chunk) else { return Slot::Empty };
-        let old = core::mem::take(&mut slots[index]);
-        self.resident -= u64::from(old.frame().is_some());
-        if slots.iter().all(|slot| slot.frame().is_none()) {
-            self.chunks.remove(&chunk);
+        let (number, index) = split(page);
+        let Some(chunk) = self.chunks.get_mut(&number) else { return Slot::Empty };
+        self.resident -= u64::from(chunk.held >> index & 1);
+        chunk.held &= !(1 << index);
+        let old = core::mem::take(&mut chunk.slots[index]);
+        if chunk.held == 0 {
+            self.chunks.remove(&number);
         }
         old
     }
@@ -93,35 +100,50 @@ impl Store {
     pub(crate) fn remove_range(&mut self, first: u64, limit: u64) {
         let mut from = first >> CHUNK_SHIFT;
         loop {
-            let Some((&chunk, slots)) = self.chunks.range_mut(from..).next() else { return };
-            let base = chunk << CHUNK_SHIFT;
+            let Some((&number, chunk)) = self.chunks.range_mut(from..).next() else { return };
+            let base = number << CHUNK_SHIFT;
             if base >= limit {
                 return;
             }
-            let mut left = false;
-            for (page, slot) in (base..).zip(slots.iter_mut()) {
-                if slot.frame().is_some() {
-                    if page >= first && page < limit {
-                        *slot = Slot::Empty;
-                        self.resident -= 1;
-                    } else {
-                        left = true;
-                    }
+            let gone = chunk.held & within(base, first, limit);
+            self.resident -= u64::from(gone.count_ones());
+            chunk.held &= !gone;
+            if chunk.held == 0 {
+                self.chunks.remove(&number);
+            } else {
+                for index in bits(gone) {
+                    chunk.slots[index] = Slot::Empty;
                 }
             }
-            if !left {
-                self.chunks.remove(&chunk);
-            }
-            from = chunk + 1;
+            from = number + 1;
         }
     }
 
     /// Every slot that holds a page in `[first, limit)`, in order.
     pub(crate) fn range(&self, first: u64, limit: u64) -> impl Iterator<Item = (u64, &Slot)> {
-        self.chunks
-            .range(first >> CHUNK_SHIFT..)
-            .take_while(move |(chunk, _)| **chunk << CHUNK_SHIFT < limit)
-            .flat_map(|(chunk, slots)| (*chunk << CHUNK_SHIFT..).zip(slots.iter()))
-            .filter(move |(page, slot)| *page >= first && *page < limit && slot.frame().is_some())
+        self.chunks.range(first >> CHUNK_SHIFT..).map(|(number, chunk)| (number << CHUNK_SHIFT, chunk)).take_while(move |(base, _)| *base < limit).flat_map(
+            move |(base, chunk)| bits(chunk.held & within(base, first, limit)).map(move |index| (base + index as u64, &chunk.slots[index])),
+        )
     }
+}
+
+/// The bits of a chunk at `base` whose pages lie in `[first, limit)`.
+fn within(base: u64, first: u64, limit: u64) -> u16 {
+    let low = first.saturating_sub(base).min(CHUNK as u64);
+    let high = limit.saturating_sub(base).min(CHUNK as u64);
+    // Both are at most 16.
+    let below = |bits: u64| u16::try_from((1_u32 << bits) - 1).unwrap_or(u16::MAX);
+    below(high) & !below(low)
+}
+
+/// The positions of the set bits, lowest first.
+fn bits(mut set: u16) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        if set == 0 {
+            return None;
+        }
+        let bit = set.trailing_zeros() as usize;
+        set &= set - 1;
+        Some(bit)
+    })
 }
