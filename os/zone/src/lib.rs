@@ -30,7 +30,8 @@
 //!
 //! # Limits
 //! [`ZONES_MAX`] live zones, ids 1..=9999, names of 63 bytes. Without configuration a tenant gets [`rctl::Defaults`], chosen so that
-//! one hostile tenant cannot take the machine from the others: half of memory, 4096 LWPs, 2048 processes.
+//! one hostile tenant cannot take the machine from the others: half of memory, 4096 LWPs, 2048 processes. Pages of files
+//! that a zone wrote stay charged to the id it had then: after a halt they count against no live zone's cap.
 //!
 //! # Watching
 //! kstat `zones:ID:NAME` (module `stats`), `caps:ID:cpucaps_zone_ID`, `memory_cap:ID:NAME`.

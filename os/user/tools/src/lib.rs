@@ -26,6 +26,7 @@ mod init;
 pub mod kstat;
 mod power;
 pub mod prctl;
+mod prstat;
 mod psrinfo;
 pub mod rctl_value;
 mod relay;
@@ -59,6 +60,7 @@ const TOOLS: &[Tool] = &[
     Tool { name: "zonename", help: zonename::HELP, run: zonename::run },
     Tool { name: "prctl", help: prctl::HELP, run: prctl::run },
     Tool { name: "psrinfo", help: psrinfo::HELP, run: psrinfo::run },
+    Tool { name: "prstat", help: prstat::HELP, run: prstat::run },
     Tool { name: "kstat", help: kstat::HELP, run: kstat::run },
     Tool { name: "failnth", help: failnth::HELP, run: failnth::run },
     Tool { name: "poweroff", help: power::HELP, run: power::poweroff },
