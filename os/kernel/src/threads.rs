@@ -7,7 +7,7 @@
 //! interrupt costs less than programming it at every switch.
 //!
 //! # Structures
-//! [`Thread`] is what the kernel keeps with each `hal` context. `THREADS` finds a context by id. `TIMERS` holds timed parks.
+//! [`Thread`] is what the kernel keeps with each `hal` context. `THREADS` finds a context by the place in its id. `TIMERS` holds timed parks.
 //!
 //! # Locking
 //! `Sched` -> `Threads` -> `Timers`, all spin locks, none held across a switch. A thread's `state` and `token` change under `Sched` only.
@@ -19,7 +19,7 @@
 //! One CPU picks ([`this_cpu`] is the only index used); the calls for others (`Wake::Preempt`, `Decision::also`) would send an interrupt.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -58,10 +58,20 @@ pub struct Thread {
     charged_cycles: AtomicU64,
 }
 
-/// All threads but idle.
-static THREADS: SpinLock<BTreeMap<ThreadId, Arc<Context>>> = SpinLock::new(Class::Threads, BTreeMap::new());
-static NEXT_ID: AtomicU64 = AtomicU64::new(2);
+/// Bits of a thread's id that are its place in the table; the rest count how often places were given out, so that no id comes twice.
+const PLACE_BITS: u32 = 20;
+
+/// All threads but idle, by place.
+struct Table {
+    places: Vec<Option<Arc<Context>>>,
+    free: Vec<u32>,
+    given: u64,
+}
+
+static THREADS: SpinLock<Table> = SpinLock::new(Class::Threads, Table { places: Vec::new(), free: Vec::new(), given: 0 });
 static TIMERS: SpinLock<BTreeSet<(Nanos, ThreadId)>> = SpinLock::new(Class::Timers, BTreeSet::new());
+/// When the first of `TIMERS` is over; `u64::MAX`: there is none.
+static FIRST_TIMER: AtomicU64 = AtomicU64::new(u64::MAX);
 /// When the timer fires; `u64::MAX`: not armed.
 static ARMED: AtomicU64 = AtomicU64::new(u64::MAX);
 /// Threads that ended; freed by the next thread that comes by.
@@ -97,8 +107,42 @@ fn with_current<R>(body: impl FnOnce(&Context, &Thread) -> R) -> Option<R> {
     hal::thread::with_current(|context| body(context, of(context)))
 }
 
+impl Table {
+    const fn place(id: ThreadId) -> usize {
+        // Twenty bits.
+        (id.0 & ((1 << PLACE_BITS) - 1)) as usize
+    }
+
+    /// An id for a new thread, and a place for it; `None` if there are too many.
+    fn claim(&mut self) -> Option<ThreadId> {
+        let place = match self.free.pop() {
+            Some(place) => place,
+            None => {
+                let place = u32::try_from(self.places.len()).ok().filter(|place| *place < 1 << PLACE_BITS)?;
+                self.places.push(None);
+                // So that giving a place back never has to allocate.
+                self.free.reserve(self.places.len());
+                place
+            }
+        };
+        self.given += 1;
+        Some(ThreadId(self.given << PLACE_BITS | u64::from(place)))
+    }
+
+    fn put(&mut self, id: ThreadId, context: Arc<Context>) {
+        self.places[Self::place(id)] = Some(context);
+    }
+
+    /// Gives a place back, with the thread that was there, if any.
+    fn release(&mut self, id: ThreadId) -> Option<Arc<Context>> {
+        self.free.push(u32::try_from(Self::place(id)).expect("twenty bits"));
+        self.places[Self::place(id)].take()
+    }
+}
+
 fn find(id: ThreadId) -> Option<Arc<Context>> {
-    THREADS.lock().get(&id).map(Arc::clone)
+    let table = THREADS.lock();
+    table.places.get(Table::place(id))?.as_ref().filter(|context| context.id() == id).map(Arc::clone)
 }
 
 /// Prints the running thread's name.
@@ -119,15 +163,22 @@ fn charge(dispatcher: &mut Dispatcher, at: Nanos) {
     dispatcher.charge(this_cpu(), at, hal::time::cycles_to_nanos(user));
 }
 
-/// Picks and switches. Interrupts are off; returns when this thread runs again.
+/// Charges, picks and switches. Interrupts are off; returns when this thread runs again.
 fn switch() {
+    switch_at(None);
+}
+
+/// The same at a time up to which the CPU was charged just now.
+fn switch_at(charged: Option<Nanos>) {
     hal::percpu::switch_done();
-    let at = now();
+    let at = charged.unwrap_or_else(now);
     let boost = hal::thread::holds_mutex();
     let (next, deadline) = {
         let mut cpus = CPUS.lock();
         let dispatcher = cpus.dispatcher.as_mut().expect("threads::init made it");
-        charge(dispatcher, at);
+        if charged.is_none() {
+            charge(dispatcher, at);
+        }
         let decision = dispatcher.pick(this_cpu(), at, boost);
         match decision.next {
             Some((_, id)) => (find(id), decision.deadline),
@@ -144,14 +195,19 @@ fn switch() {
 
 /// Arms the timer for `deadline` or the next timed park, whichever is earlier, unless it fires early enough already.
 fn arm(deadline: Option<Nanos>) {
-    let first = TIMERS.lock().first().map(|(at, _)| *at);
-    let wanted = deadline.into_iter().chain(first).min();
-    if let Some(wanted) = wanted
-        && wanted.0 < ARMED.load(Relaxed)
-    {
-        ARMED.store(wanted.0, Relaxed);
-        hal::apic::set_timer(Some(wanted));
+    let wanted = deadline.map_or(u64::MAX, |deadline| deadline.0).min(FIRST_TIMER.load(Relaxed));
+    if wanted < ARMED.load(Relaxed) {
+        ARMED.store(wanted, Relaxed);
+        hal::apic::set_timer(Some(Nanos(wanted)));
     }
+}
+
+/// Changes the timed parks.
+fn with_timers<R>(body: impl FnOnce(&mut BTreeSet<(Nanos, ThreadId)>) -> R) -> R {
+    let mut timers = TIMERS.lock();
+    let out = body(&mut timers);
+    FIRST_TIMER.store(timers.first().map_or(u64::MAX, |(at, _)| at.0), Relaxed);
+    out
 }
 
 /// Acts on what the dispatcher said about a wake-up.
@@ -174,16 +230,12 @@ fn make_ready(dispatcher: &mut Dispatcher, thread: &Thread) -> Wake {
 fn expire() {
     loop {
         let at = now();
-        let due = {
-            let mut timers = TIMERS.lock();
-            match timers.first().copied() {
-                Some(first) if first.0 <= at => {
-                    timers.remove(&first);
-                    first.1
-                }
-                _ => return,
-            }
-        };
+        let due = with_timers(|timers| {
+            let first = timers.first().copied().filter(|first| first.0 <= at)?;
+            timers.remove(&first);
+            Some(first.1)
+        });
+        let Some(due) = due else { return };
         if let Some(context) = find(due) {
             let thread = of(&context);
             let wake = with_dispatcher(|dispatcher| {
@@ -212,11 +264,12 @@ impl hal::Hooks for Hooks {
         {
             let mut cpus = CPUS.lock();
             let dispatcher = cpus.dispatcher.as_mut().expect("threads::init made it");
-            charge(dispatcher, now());
-            dispatcher.block(this_cpu(), now());
-            dispatcher.remove(slot.expect("the idle thread does not end"), now());
+            let at = now();
+            charge(dispatcher, at);
+            dispatcher.block(this_cpu(), at);
+            dispatcher.remove(slot.expect("the idle thread does not end"), at);
         }
-        let context = THREADS.lock().remove(&id);
+        let context = THREADS.lock().release(id);
         ENDED.lock().extend(context);
         ANY_ENDED.store(true, Relaxed);
         switch();
@@ -300,6 +353,7 @@ fn park(context: &Context, thread: &Thread, deadline: Option<Nanos>, interruptib
             None
         }
     };
+    let at = now();
     {
         let mut cpus = CPUS.lock();
         if let Some(parked) = ended(thread) {
@@ -308,15 +362,15 @@ fn park(context: &Context, thread: &Thread, deadline: Option<Nanos>, interruptib
         thread.state.store(if interruptible { PARKED_INTERRUPTIBLE } else { PARKED }, Relaxed);
         thread.boost.store(hal::thread::holds_mutex(), Relaxed);
         if let Some(deadline) = deadline {
-            TIMERS.lock().insert((deadline, thread.id));
+            with_timers(|timers| timers.insert((deadline, thread.id)));
         }
         let dispatcher = cpus.dispatcher.as_mut().expect("threads::init made it");
-        charge(dispatcher, now());
-        dispatcher.block(this_cpu(), now());
+        charge(dispatcher, at);
+        dispatcher.block(this_cpu(), at);
     }
-    switch();
+    switch_at(Some(at));
     if let Some(deadline) = deadline {
-        TIMERS.lock().remove(&(deadline, thread.id));
+        with_timers(|timers| timers.remove(&(deadline, thread.id)));
     }
     let _under = CPUS.lock();
     // Woken by something that is gone again: the caller tests its condition anyway.
@@ -339,17 +393,21 @@ impl Spawner {
             reap();
         }
         HEAP.fallible_call()?;
-        let id = ThreadId(NEXT_ID.fetch_add(1, Relaxed));
-        let slot = with_dispatcher(|dispatcher| dispatcher.add(id, zone, class)).map_err(|_| OutOfMemory)?;
+        let id = THREADS.lock().claim().ok_or(OutOfMemory)?;
+        let Ok(slot) = with_dispatcher(|dispatcher| dispatcher.add(id, zone, class)) else {
+            THREADS.lock().release(id);
+            return Err(OutOfMemory);
+        };
         let thread = new_thread(id, name, zone, Some(slot));
         let context = match Context::new(id, zone, Box::new(thread), body) {
             Ok(context) => context,
             Err(error) => {
                 with_dispatcher(|dispatcher| dispatcher.remove(slot, now()));
+                THREADS.lock().release(id);
                 return Err(error);
             }
         };
-        THREADS.lock().insert(id, context);
+        THREADS.lock().put(id, context);
         let wake = with_dispatcher(|dispatcher| dispatcher.make_runnable(slot, now(), false));
         woke(&wake);
         Ok(id)
@@ -429,17 +487,17 @@ impl heap::CurrentAccount for RunningAccount {
 pub fn init(cpus: u32) -> Result<(), OutOfMemory> {
     hal::install_hooks(&Hooks);
     let mut dispatcher = Dispatcher::new(cpus);
-    let id = ThreadId(1);
+    let id = THREADS.lock().claim().ok_or(OutOfMemory)?;
     // `zone::init_global` sets its real shares.
     dispatcher.zone_add(ZoneId::GLOBAL, 1).map_err(|_| OutOfMemory)?;
     let slot = dispatcher.add(id, ZoneId::GLOBAL, SchedClass::System(KERNEL_PRIORITY)).map_err(|_| OutOfMemory)?;
     let boot = hal::thread::adopt_boot_thread(id, Box::new(new_thread(id, "boot", ZoneId::GLOBAL, Some(slot))));
-    THREADS.lock().insert(id, boot);
+    THREADS.lock().put(id, boot);
     // The dispatcher starts idle: the boot thread is what it picks first.
     woke(&dispatcher.make_runnable(slot, now(), false));
     let picked = dispatcher.pick(CpuId(0), now(), false);
     assert!(picked.next.is_some_and(|(_, first)| first == id), "the dispatcher does not pick the only thread");
-    let idle = ThreadId(NEXT_ID.fetch_add(1, Relaxed));
+    let idle = THREADS.lock().claim().ok_or(OutOfMemory)?;
     let idle = Context::new(idle, ZoneId::GLOBAL, Box::new(new_thread(idle, "idle", ZoneId::GLOBAL, None)), Box::new(idle_loop))?;
     {
         let mut cpus = CPUS.lock();

@@ -39,6 +39,17 @@ pub trait Dispatch: Sync {
     fn lock_taken(&self, class: u8, nests: bool);
     /// Notes the release.
     fn lock_released(&self, class: u8);
+    /// Both at once for a spin lock: interrupts off, lock noted.
+    fn enter_spin(&self, class: u8, nests: bool) -> u64 {
+        let saved = self.irq_save();
+        self.lock_taken(class, nests);
+        saved
+    }
+    /// The reverse.
+    fn leave_spin(&self, class: u8, saved: u64) {
+        self.lock_released(class);
+        self.irq_restore(saved);
+    }
 }
 
 static DISPATCH: OnceBox<&'static dyn Dispatch> = OnceBox::new();

@@ -29,11 +29,7 @@ impl<T> SpinLock<T> {
     /// Takes the lock.
     pub fn lock(&self) -> SpinGuard<'_, T> {
         let dispatch = dispatch::get();
-        let saved = dispatch.map_or(0, |d| {
-            let saved = d.irq_save();
-            d.lock_taken(self.class as u8, self.class.nests());
-            saved
-        });
+        let saved = dispatch.map_or(0, |d| d.enter_spin(self.class as u8, self.class.nests()));
         while self.held.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             core::hint::spin_loop();
         }
@@ -79,8 +75,7 @@ impl<T> Drop for SpinGuard<'_, T> {
     fn drop(&mut self) {
         self.lock.held.store(false, Ordering::Release);
         if self.tracked && let Some(d) = dispatch::get() {
-            d.lock_released(self.lock.class as u8);
-            d.irq_restore(self.saved);
+            d.leave_spin(self.lock.class as u8, self.saved);
         }
     }
 }
