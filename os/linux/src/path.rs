@@ -116,13 +116,16 @@ pub fn statx(task: &mut Task, dir: DirFd, path: OptPath, flags: u32, _mask: u32,
     Ok(0)
 }
 
-fn statfs_of(place: &Place, to: Ptr) -> Result {
+fn statfs_of(task: &Task, place: &Place, to: Ptr) -> Result {
     let space = place.statfs()?;
+    // Files in memory: a zone has what its cap allows, and sees nothing of what others use.
+    let (total, free) = crate::system::memory(&task.zone);
+    let (total, free) = (total / space.block_bytes, free / space.block_bytes);
     let layout = Statfs {
         kind: space.magic,
         block_size: space.block_bytes,
-        blocks: space.blocks,
-        free: space.blocks_free,
+        blocks: space.blocks.min(total),
+        free: space.blocks_free.min(free),
         files: space.files,
         files_free: space.files_free,
         id: place.mount.id(),
@@ -134,10 +137,11 @@ fn statfs_of(place: &Place, to: Ptr) -> Result {
 }
 pub fn statfs(task: &mut Task, path: Path, to: Ptr) -> Result {
     let place = vfs::lookup(&Paths::of(task)?.cx(), None, &path.0, Follow::Yes)?;
-    statfs_of(&place, to)
+    statfs_of(task, &place, to)
 }
 pub fn fstatfs(task: &mut Task, fd: Fd, to: Ptr) -> Result {
-    statfs_of(file(task, fd)?.place(), to)
+    let file = file(task, fd)?;
+    statfs_of(task, file.place(), to)
 }
 
 pub fn access(task: &mut Task, path: Path, want: u32) -> Result {

@@ -155,6 +155,23 @@ fn background_readers_are_stopped_and_orphans_refused() {
 }
 
 #[test]
+fn a_terminal_is_stolen_by_root_but_not_across_zones() {
+    let world = world();
+    let (_master, slave, _) = pair(&world);
+    let owner = CALLER.get();
+    let other = Caller { pid: owner.pid + 50_000, group: owner.pid + 50_000, session: owner.pid + 50_000, ..owner };
+    let take = |caller, steal| {
+        CALLER.set(caller);
+        slave.ioctl(request::TIOCSCTTY, steal, ZoneId::GLOBAL)
+    };
+    assert_eq!(take(other, 0), Err(VfsError::NotPermitted));
+    assert_eq!(take(Caller { zone: kif_host::fresh_zone(), ..other }, 1), Err(VfsError::NotPermitted));
+    assert_eq!(take(Caller { uid: 7, ..other }, 1), Err(VfsError::NotPermitted));
+    assert_eq!(take(other, 1), Ok(0));
+    assert!(tty::controlling(owner.session).is_none() && tty::controlling(other.session).is_some());
+}
+
+#[test]
 fn hangup_ends_the_slave_and_its_session() {
     let world = world();
     let (master, slave, index) = pair(&world);

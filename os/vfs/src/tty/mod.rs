@@ -82,6 +82,8 @@ struct State {
     window: WindowSize,
     /// Session whose controlling terminal this is; 0: none.
     session: i32,
+    /// Zone of that session.
+    session_zone: ZoneId,
     /// Foreground process group; 0: none.
     foreground: i32,
     hung_up: bool,
@@ -131,6 +133,7 @@ impl Tty {
             ldisc: LineDiscipline::default(),
             window: WindowSize::default(),
             session: 0,
+            session_zone: ZoneId::GLOBAL,
             foreground: 0,
             hung_up: false,
             exclusive: false,
@@ -203,12 +206,15 @@ impl Tty {
         }
         let mut state = self.state.lock();
         if state.session != 0 {
-            if !steal || caller.uid != 0 {
+            // Root may take a terminal from another session, but not out of another zone.
+            let reaches = caller.zone == ZoneId::GLOBAL || caller.zone == state.session_zone;
+            if !steal || caller.uid != 0 || !reaches {
                 return Err(VfsError::NotPermitted);
             }
             table.remove(&state.session);
         }
         state.session = caller.session;
+        state.session_zone = caller.zone;
         state.foreground = caller.group;
         drop(state);
         table.insert(caller.session, Arc::clone(self));
