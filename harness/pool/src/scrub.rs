@@ -3,7 +3,7 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use pool_dmu::{DatasetKind, Datasets};
 use pool_phys::blkptr::BlockPointer;
-use pool_spa::Pool;
+use pool_spa::{Pool, Scrubbed};
 
 use crate::Failure;
 use crate::list::{human, print, vdevs};
@@ -17,14 +17,12 @@ pub fn scrub(pool: &Pool) -> Result<(), Failure> {
     let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
     let progress = ProgressBar::new(total).with_style(style);
     let (mut blocks, mut bytes, mut bad, mut damaged) = (0_u64, 0_u64, 0_u64, 0_u64);
-    let mut tally = |pointer: &BlockPointer, wrong: u32| {
+    let mut tally = |pointer: &BlockPointer, found: Scrubbed| {
         blocks += 1;
         bytes += pointer.psize;
         progress.inc(pointer.psize);
-        bad += u64::from(wrong);
-        if wrong > 0 && pointer.copies().count() as u64 == u64::from(wrong) {
-            damaged += 1;
-        }
+        bad += u64::from(found.bad);
+        damaged += u64::from(!found.good);
     };
     progress.set_message("pool metadata");
     datasets.mos().verify(&mut tally).map_err(about)?;
@@ -37,7 +35,7 @@ pub fn scrub(pool: &Pool) -> Result<(), Failure> {
         }
     }
     progress.finish_and_clear();
-    print(&format!("scrubbed {blocks} blocks, {}: {bad} bad copies, {damaged} blocks without a good copy\n", human(bytes)))?;
+    print(&format!("scrubbed {blocks} blocks, {}: {bad} bad places (all but {damaged} blocks can still be read)\n", human(bytes)))?;
     print(&vdevs(pool))?;
     for line in &unreadable {
         print(line)?;

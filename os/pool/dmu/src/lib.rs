@@ -1,9 +1,10 @@
-//! Objects, ZAPs and datasets of a pool: the data management unit and the dataset layer, reading half.
+//! Objects, ZAPs and datasets of a pool: the data management unit and the dataset layer.
 //!
 //! # Theory
 //! An object set is an array of dnodes stored in its own object 0; an object is a tree of blocks under a dnode. [`ObjectSet`]
 //! finds dnodes, [`Object`] reads their data, [`ObjectSet::zap`] and [`ObjectSet::lookup`] read name tables, and [`Datasets`] walks the
-//! pool's tree of datasets and snapshots from the MOS.
+//! pool's tree of datasets and snapshots from the MOS. [`Store`] is a pool open for writing: changes collect in [`edit::Set`]s and become one
+//! transaction group at a commit.
 //!
 //! # Structures
 //! Everything borrows the [`Pool`]; nothing is shared or cached between calls but the path of indirect blocks that an
@@ -17,7 +18,7 @@
 //! file with an unreadable block gives an error for that block, not zeros.
 //!
 //! # Limits
-//! A ZAP of at most 2^20 leaves; dataset trees 64 deep; no writing yet.
+//! A ZAP of at most 2^20 leaves; dataset trees 64 deep. What cannot be written yet: see [`Store`].
 #![no_std]
 extern crate alloc;
 

@@ -7,7 +7,7 @@ use pool_phys::blkptr::{self, BlockPointer};
 use pool_phys::dnode::{self, Dnode};
 use pool_phys::objset::{Objset, ObjsetKind};
 use pool_phys::{BLOCK_MAX, FormatError};
-use pool_spa::Pool;
+use pool_spa::{Pool, Scrubbed};
 
 use crate::Error;
 
@@ -104,12 +104,12 @@ impl<'p> ObjectSet<'p> {
         Ok(())
     }
 
-    /// Reads every copy of every block of this object set on its own, as a scrub does, and calls `tally` with the stored size and the
-    /// number of bad copies of each block. The object set's own root block is left to the caller.
+    /// Reads every copy of every block of this object set on its own, as a scrub does, and calls `tally` with each block
+    /// and what was found. The object set's own root block is left to the caller.
     ///
     /// # Errors
     /// A block without any good copy ends the walk of its subtree only through `tally`; malformed structures end it all.
-    pub fn verify(&self, tally: &mut dyn FnMut(&BlockPointer, u32)) -> Result<(), Error> {
+    pub fn verify(&self, tally: &mut dyn FnMut(&BlockPointer, Scrubbed)) -> Result<(), Error> {
         for pointer in &self.objset.meta.pointers {
             self.verify_tree(pointer, tally)?;
         }
@@ -121,7 +121,7 @@ impl<'p> ObjectSet<'p> {
         })
     }
 
-    fn verify_tree(&self, pointer: &BlockPointer, tally: &mut dyn FnMut(&BlockPointer, u32)) -> Result<(), Error> {
+    fn verify_tree(&self, pointer: &BlockPointer, tally: &mut dyn FnMut(&BlockPointer, Scrubbed)) -> Result<(), Error> {
         if pointer.is_hole() {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! The storage pool allocator's reading half: labels to a vdev tree, block pointers to verified bytes.
+//! The storage pool allocator: labels to a vdev tree, block pointers to verified bytes, free space, the commit.
 //!
 //! # Theory
 //! A pool is a tree of vdevs whose leaves carry labels. [`Pool::import`] finds the newest uberblock that any leaf holds, builds
@@ -16,18 +16,18 @@
 //! config nvlist describes it.
 //!
 //! # Locking
-//! None: reading changes only the atomic error counters.
+//! None: reading changes only the atomic error counters; writing takes `&mut`.
 //!
 //! # Failure
 //! Device errors, wrong checksums on any copy, missing devices up to the redundancy: survived and counted. More: a typed
 //! error names the block. Labels are outside input: damaged ones are skipped, contradictory ones refused by name.
 //!
 //! # Limits
-//! Read-only: allocation, transaction groups and self-healing writes are the next part of this crate. Salted checksums and zstd are refused by
+//! Damage is read around and counted, but not yet written back (self-heal). Writing needs every device: no resilver yet. Salted checksums and zstd are refused by
 //! name. Gang blocks nest up to 8 deep. At most 255 children per vdev, 4096 leaves.
 //!
 //! # Reading order
-//! `config`, `import`, `vdev`, `zio`.
+//! `config`, `import`, `vdev`, `zio`; then `alloc_space`, `commit`, `create`.
 #![no_std]
 extern crate alloc;
 
@@ -43,5 +43,5 @@ pub use alloc_space::{Allocator, DEFER_TXGS, Geometry, Metaslab, NoSpace, Top};
 pub use commit::{Commit, WriteError};
 pub use create::{CreateError, FIRST_ARRAY_OBJECT, Layout, create};
 pub use import::{Found, ImportError, Pool, scan};
-pub use vdev::{LeafCounts, LeafState, LeafStatus, VdevStatus};
+pub use vdev::{LeafCounts, LeafState, LeafStatus, Scrubbed, VdevStatus};
 pub use zio::{ReadError, Reason};

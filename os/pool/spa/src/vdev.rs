@@ -108,7 +108,7 @@ impl Vdev {
                 good
             }
             Body::Mirror(sides) => sides.iter().any(|side| side.read(offset, size, accept)),
-            Body::Raidz { shape, children } => read_raidz(*shape, children, offset, size, accept),
+            Body::Raidz { shape, children } => read_raidz(*shape, children, offset, size, accept, true),
         }
     }
 
@@ -125,6 +125,48 @@ impl Vdev {
         }
     }
 
+    /// Reads every place that holds the block, as a scrub does: each side of a mirror, each column of a raidz. Blames leaves whose bytes are wrong and
+    /// counts places that are wrong or could not be read. `accept` says whether a whole block is right.
+    pub fn scrub(&self, offset: u64, size: usize, accept: &mut dyn FnMut(&[u8]) -> bool) -> Scrubbed {
+        match &self.body {
+            Body::Absent | Body::Leaf(_) => {
+                let good = self.read(offset, size, accept);
+                Scrubbed { good, bad: u32::from(!good) }
+            }
+            Body::Mirror(sides) => sides.iter().map(|side| side.scrub(offset, size, accept)).fold(Scrubbed::default(), |sum, side| Scrubbed {
+                good: sum.good || side.good,
+                bad: sum.bad + side.bad,
+            }),
+            Body::Raidz { shape, children } => {
+                let mut right = None;
+                let mut keep = |data: &[u8]| {
+                    let good = accept(data);
+                    if good {
+                        right = Some(data.to_vec());
+                    }
+                    good
+                };
+                if !read_raidz(*shape, children, offset, size, &mut keep, false) {
+                    return Scrubbed { good: false, bad: 1 };
+                }
+                let columns = shape.columns(offset, size as u64);
+                let wanted = raidz_columns(*shape, &columns, &right.unwrap_or_default());
+                let mut bad = 0;
+                for (column, wanted) in columns.iter().zip(wanted) {
+                    match children[column.child].read_column(column.offset, wanted.len()) {
+                        Some(found) if found == wanted => {}
+                        Some(_) => {
+                            children[column.child].blame();
+                            bad += 1;
+                        }
+                        None => bad += 1,
+                    }
+                }
+                Scrubbed { good: true, bad }
+            }
+        }
+    }
+
     /// Writes a stored block (a multiple of 512 bytes, padded here to the allocation unit) to every place that holds it.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), WriteError> {
         let gone = Err(WriteError::Device { guid: self.config.guid, error: BlockError::Gone });
@@ -134,18 +176,8 @@ impl Vdev {
             Body::Mirror(sides) => sides.iter().try_for_each(|side| side.write(offset, data)),
             Body::Raidz { shape, children } => {
                 let columns = shape.columns(offset, data.len() as u64);
-                let mut padded = data.to_vec();
-                padded.resize(data.len().next_multiple_of(1 << shape.ashift), 0);
-                let mut rest = padded.as_slice();
-                let mut parts: Vec<&[u8]> = Vec::new();
-                for column in &columns[shape.parity..] {
-                    let (part, after) = rest.split_at(usize::try_from(column.size).expect("a column of a block fits memory"));
-                    parts.push(part);
-                    rest = after;
-                }
-                let parity = raidz::generate(&parts, shape.parity);
-                let all = parity.iter().map(Vec::as_slice).chain(parts.iter().copied());
-                columns.iter().zip(all).try_for_each(|(column, bytes)| children[column.child].write(column.offset, bytes))
+                let all = raidz_columns(*shape, &columns, data);
+                columns.iter().zip(all).try_for_each(|(column, bytes)| children[column.child].write(column.offset, &bytes))
             }
         }
     }
@@ -251,9 +283,34 @@ impl Leaf {
     }
 }
 
+/// What a scrub of one block found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// The block can be read, perhaps by rebuilding.
+    pub good: bool,
+    /// Places (sides, columns) that are wrong or could not be read.
+    pub bad: u32,
+}
+
+/// All columns of a stored block, parity first, as they lie on the children.
+fn raidz_columns(shape: Shape, columns: &[raidz::Column], data: &[u8]) -> Vec<Vec<u8>> {
+    let mut padded = data.to_vec();
+    padded.resize(data.len().next_multiple_of(1 << shape.ashift), 0);
+    let mut rest = padded.as_slice();
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for column in &columns[shape.parity..] {
+        let (part, after) = rest.split_at(usize::try_from(column.size).expect("a column of a block fits memory"));
+        parts.push(part);
+        rest = after;
+    }
+    let parity = raidz::generate(&parts, shape.parity);
+    parity.into_iter().chain(parts.into_iter().map(<[u8]>::to_vec)).collect()
+}
+
 /// Reads a block from a raidz: first the data columns as they are; if that is not accepted, every set of at most `parity` columns is
 /// taken for lost in turn (those that did not read are always in it) and rebuilt.
-fn read_raidz(shape: Shape, children: &[Vdev], offset: u64, size: usize, accept: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+/// `blame`: count a checksum error at each leaf whose column a rebuild showed to be wrong.
+fn read_raidz(shape: Shape, children: &[Vdev], offset: u64, size: usize, accept: &mut dyn FnMut(&[u8]) -> bool, blame: bool) -> bool {
     let columns = shape.columns(offset, size as u64);
     let column_size = |index: usize| usize::try_from(columns[index].size).unwrap_or(0);
     let read = |index: usize| {
@@ -296,7 +353,7 @@ fn read_raidz(shape: Shape, children: &[Vdev], offset: u64, size: usize, accept:
                     .filter_map(|index| stored[index].as_deref().map(|bytes| (index, bytes)))
                     .collect();
                 if raidz::rebuild(&mut data, &missing, &rows) && accept(&join(&data)) {
-                    for index in suspects {
+                    for index in suspects.into_iter().filter(|_| blame) {
                         children[columns[index].child].blame();
                     }
                     return true;

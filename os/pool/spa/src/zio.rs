@@ -7,7 +7,7 @@ use core::fmt;
 use pool_phys::blkptr::{BlockPointer, Checksum, Compression, Dva, SIZE, Target};
 use pool_phys::label;
 
-use crate::Pool;
+use crate::{Pool, Scrubbed};
 
 const GANG_DEPTH_MAX: u32 = 8;
 const GANG_HEADER: usize = 512;
@@ -107,20 +107,41 @@ impl Pool {
         Ok(out)
     }
 
-    /// Verifies every copy of a block on its own, as a scrub does. Returns the number of copies that could not be read.
+    /// Reads a block wherever it is stored, as a scrub does: every copy, every side of a mirror, every column of a raidz.
     ///
     /// # Errors
     /// An algorithm that is not supported.
-    pub fn verify(&self, pointer: &BlockPointer) -> Result<u32, ReadError> {
-        let mut bad = 0;
+    pub fn verify(&self, pointer: &BlockPointer) -> Result<Scrubbed, ReadError> {
+        let mut sum = Scrubbed::default();
+        let fail = |reason, dva| ReadError { reason, dva: Some(dva), birth: pointer.birth };
         for dva in pointer.copies() {
-            match self.read_copy(pointer, dva, 0) {
-                Ok(_) => {}
-                Err(Reason::NoGoodCopy) => bad += 1,
-                Err(reason) => return Err(ReadError { reason, dva: Some(dva), birth: pointer.birth }),
+            if dva.gang {
+                // The header and its pieces are read through their own pointers, first good copy each.
+                match self.read_gang(pointer, dva, 0) {
+                    Ok(_) => sum.good = true,
+                    Err(Reason::NoGoodCopy) => sum.bad += 1,
+                    Err(reason) => return Err(fail(reason, dva)),
+                }
+                continue;
             }
+            let size = usize::try_from(pointer.psize).map_err(|_| fail(Reason::Damaged, dva))?;
+            let mut unsupported = None;
+            let found = self.top(dva.vdev).map(|top| {
+                top.scrub(dva.offset, size, &mut |data| {
+                    checksum_ok(pointer.checksum, pointer.words, data).unwrap_or_else(|reason| {
+                        unsupported = Some(reason);
+                        true
+                    })
+                })
+            });
+            if let Some(reason) = unsupported {
+                return Err(fail(reason, dva));
+            }
+            let found = found.unwrap_or(Scrubbed { good: false, bad: 1 });
+            sum = Scrubbed { good: sum.good || found.good, bad: sum.bad + found.bad };
         }
-        Ok(bad)
+        sum.good |= pointer.copies().next().is_none();
+        Ok(sum)
     }
 
     /// The stored (compressed) bytes from the first copy that verifies.

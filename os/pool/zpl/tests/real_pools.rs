@@ -62,6 +62,9 @@ fn unpacked(name: &str) -> Option<PathBuf> {
         eprintln!("ORRERY_POOLS is not set: {name} not tested");
         return None;
     };
+    // Tests run side by side; one of them unpacks.
+    static UNPACKING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _guard = UNPACKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if !target.join("unpacked").exists() {
         std::fs::create_dir_all(&target).expect("make a folder for the images");
@@ -261,9 +264,9 @@ fn every_copy_of_every_block_verifies() {
         let pool = Pool::import(boxed(images(&folder)), None).expect("import");
         let datasets = Datasets::open(&pool).expect("open the dataset tree");
         let (mut blocks, mut bad) = (0, 0);
-        let mut tally = |_: &_, wrong: u32| {
+        let mut tally = |_: &_, found: pool_spa::Scrubbed| {
             blocks += 1;
-            bad += wrong;
+            bad += found.bad + u32::from(!found.good);
         };
         datasets.mos().verify(&mut tally).expect("verify the MOS");
         for info in datasets.list(name).expect("list") {
@@ -271,6 +274,30 @@ fn every_copy_of_every_block_verifies() {
         }
         assert!(blocks > 100, "{name}: only {blocks} blocks");
         assert_eq!(bad, 0, "{name}: bad copies");
+    }
+}
+
+#[test]
+fn a_scrub_finds_rot_on_every_side_and_column() {
+    for (name, rotten) in [("p03mirror", 0), ("p03mirror", 1), ("p07raidz2", 0), ("p07raidz2", 3)] {
+        let Some(folder) = unpacked(name) else { return };
+        let mut devices = images(&folder);
+        devices[rotten].rot_all();
+        let pool = Pool::import(boxed(devices), None).expect("import");
+        let datasets = Datasets::open(&pool).expect("open the dataset tree");
+        let (mut bad, mut lost) = (0, 0);
+        datasets
+            .mos()
+            .verify(&mut |_, found| {
+                bad += found.bad;
+                lost += u32::from(!found.good);
+            })
+            .expect("verify the MOS");
+        assert!(bad > 20 && lost == 0, "{name}: {bad} bad places, {lost} lost blocks");
+        let leaves: Vec<u64> = pool.status()[0].children.iter().filter_map(|leaf| leaf.leaf.as_ref()).map(|leaf| leaf.counts.checksum_errors).collect();
+        for (index, errors) in leaves.iter().enumerate() {
+            assert_eq!(*errors > 0, index == rotten, "{name}: {leaves:?}");
+        }
     }
 }
 
