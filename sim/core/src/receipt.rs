@@ -3,16 +3,10 @@
 use std::fmt;
 
 /// A running hash over what the machine did. Two runs that print the same receipt were the same run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Receipt {
     hash: [u8; 32],
     links: u64,
-}
-
-impl Default for Receipt {
-    fn default() -> Self {
-        Receipt { hash: [0; 32], links: 0 }
-    }
 }
 
 impl Receipt {

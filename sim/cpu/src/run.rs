@@ -221,10 +221,10 @@ impl Cpu {
     fn turn(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus) -> Option<Stop> {
         self.sync(m);
         let core = &mut self.core;
-        if let Some((address, write)) = core.watch_hit.take() {
-            if let Some(stop) = self.watch_stop(address, write) {
-                return Some(stop);
-            }
+        if let Some((address, write)) = core.watch_hit.take()
+            && let Some(stop) = self.watch_stop(address, write)
+        {
+            return Some(stop);
         }
         let core = &mut self.core;
         if core.budget >= 0 {
@@ -260,10 +260,11 @@ impl Cpu {
                 core.sys.nmi_blocked = true;
                 return self.deliver_event(m, b, vector::NMI);
             }
-            if attention.interrupt && interrupts {
-                if let Some(vector) = b.acknowledge(core.at_now()) {
-                    return self.deliver_event(m, b, vector);
-                }
+            if attention.interrupt
+                && interrupts
+                && let Some(vector) = b.acknowledge(core.at_now())
+            {
+                return self.deliver_event(m, b, vector);
             }
         }
         self.sync_debug_registers();
@@ -450,7 +451,7 @@ impl Cpu {
                 break;
             }
             if builder.count > 0 && (!self.breakpoints.is_empty() || self.debug_seen[0] & 0xff != 0) {
-                let here = linear + offset as u64;
+                let here = linear.wrapping_add(offset as u64);
                 if self.breakpoints.contains(&here) || self.guest_breakpoint(here) != 0 {
                     break;
                 }
@@ -568,7 +569,7 @@ impl Cpu {
         let core = &mut self.core;
         let block = &self.cache.blocks[at as usize];
         let ops = &self.cache.ops[first..last];
-        let Some(final_op) = ops.last() else { return None };
+        let final_op = ops.last()?;
         let charged = i64::from(final_op.idx) + if last == block.ops().end { i64::from(block.ticks) - i64::from(final_op.idx) } else { 1 };
         core.block_rip = block.rip;
         core.block_budget = core.budget;
@@ -648,13 +649,11 @@ impl Cpu {
             if link == 2 {
                 // Indirect: guess by address. Both blocks in one page need no look at the translation.
                 let rip = core.rip;
-                if chain {
-                    if let Some(next) = self.cache.guess(rip, rip, core.mode as u16) {
-                        let target = &self.cache.blocks[next as usize];
-                        if (target.linear ^ block.linear) >> 12 == 0 && target.page == block.page {
-                            at = next;
-                            continue;
-                        }
+                if chain && let Some(next) = self.cache.guess(rip, rip, core.mode as u16) {
+                    let target = &self.cache.blocks[next as usize];
+                    if (target.linear ^ block.linear) >> 12 == 0 && target.page == block.page {
+                        at = next;
+                        continue;
                     }
                 }
                 at = match self.next_block(m) {
@@ -668,23 +667,23 @@ impl Cpu {
                 return None;
             }
             let next = block.link[link];
-            if let Some(target) = self.cache.blocks.get(next as usize) {
-                if target.valid {
-                    if (target.linear ^ block.linear) >> 12 == 0 {
+            if let Some(target) = self.cache.blocks.get(next as usize)
+                && target.valid
+            {
+                if (target.linear ^ block.linear) >> 12 == 0 {
+                    at = next;
+                    continue;
+                }
+                let (linear, page, rip) = (target.linear, target.page, target.rip);
+                // RIP must be right if the fetch faults.
+                core.rip = rip;
+                match self.code_page(m, linear) {
+                    Ok(now) if now == page => {
                         at = next;
                         continue;
                     }
-                    let (linear, page, rip) = (target.linear, target.page, target.rip);
-                    // RIP must be right if the fetch faults.
-                    core.rip = rip;
-                    match self.code_page(m, linear) {
-                        Ok(now) if now == page => {
-                            at = next;
-                            continue;
-                        }
-                        Ok(_) => {}
-                        Err(Fault) => return self.fault(m, b),
-                    }
+                    Ok(_) => {}
+                    Err(Fault) => return self.fault(m, b),
                 }
             }
             let block = &self.cache.blocks[at as usize];

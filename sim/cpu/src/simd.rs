@@ -607,7 +607,7 @@ pub(crate) fn lower(insn: &Instruction, op: &mut Op, bits: u32) -> Option<Handle
     if matches!(insn.mnemonic(), M::Crc32) {
         return Some(handler);
     }
-    if bits & mode::EM != 0 || (bits & mode::NO_SSE != 0 && !(mmx && !has_xmm(insn))) {
+    if bits & mode::EM != 0 || (bits & mode::NO_SSE != 0 && (!mmx || has_xmm(insn))) {
         return Some(raise_ud);
     }
     if bits & mode::TS != 0 {

@@ -87,7 +87,7 @@ impl Core {
         };
         let top = usize::from(x87.top());
         for index in 0..8 {
-            x87.regs[(top + index) & 7] = fetch128(bytes, 32 + 16 * index) & (1 << 80) - 1;
+            x87.regs[(top + index) & 7] = fetch128(bytes, 32 + 16 * index) & ((1 << 80) - 1);
         }
         x87.update_summary();
         self.x87 = x87;
