@@ -36,13 +36,14 @@
 //!
 //! # Limits
 //! One CPU is started. What would need more is in one place each: [`tlb`] (no shoot-down: asserts), `PerCpu` (one static area), IPIs (none).
+// Nothing of this links into a host program: stubs, memory functions, the linker script's symbols.
+#![cfg(feature = "metal")]
 #![no_std]
 extern crate alloc;
 
 pub mod apic;
 pub mod cpu;
 pub mod fpu;
-#[cfg(feature = "metal")]
 mod mem;
 pub mod paging;
 pub mod percpu;

@@ -217,7 +217,7 @@ pub struct Registers {
 
 impl Registers {
     fn at(&self, offset: u64, size: u64) -> u64 {
-        assert!(offset % size == 0 && offset + size <= self.len, "register offset {offset:#x} of {:#x}", self.len);
+        assert!(offset.is_multiple_of(size) && offset + size <= self.len, "register offset {offset:#x} of {:#x}", self.len);
         self.base + offset
     }
     /// Reads a 32-bit register.
@@ -310,7 +310,7 @@ impl UserTable {
     }
 
     fn assert_user(address: u64) {
-        assert!(address < USER_LIMIT && address % PAGE_SIZE as u64 == 0, "{address:#x} is not a user page");
+        assert!(address < USER_LIMIT && address.is_multiple_of(PAGE_SIZE as u64), "{address:#x} is not a user page");
     }
 
     /// Clears `start .. end` below the table `at` of `level`, freeing tables that became empty. Returns true if `at` has no entry left.
@@ -326,7 +326,7 @@ impl UserTable {
         let mut slot = first;
         while slot <= last {
             // Tables are sparse: eight absent entries are passed over at once.
-            if slot % 8 == 0 && at[slot..slot + 8].iter().fold(0, |any, entry| any | entry.load(Relaxed)) == 0 {
+            if slot.is_multiple_of(8) && at[slot..slot + 8].iter().fold(0, |any, entry| any | entry.load(Relaxed)) == 0 {
                 slot += 8;
                 continue;
             }

@@ -106,7 +106,7 @@ pub fn report(out: &mut dyn fmt::Write) -> fmt::Result {
     // Frames lie in the thread's stack, ascending; anything else ends the walk.
     let (low, high) = (area.stack_low.get(), area.stack_high.get());
     for _ in 0..40 {
-        if frame_pointer < low || frame_pointer % 8 != 0 || frame_pointer > high.saturating_sub(16) || high == u64::MAX {
+        if frame_pointer < low || !frame_pointer.is_multiple_of(8) || frame_pointer > high.saturating_sub(16) || high == u64::MAX {
             break;
         }
         // SAFETY: two words inside the running thread's mapped stack.

@@ -51,7 +51,6 @@ unsafe impl Send for Context {}
 // SAFETY: the same.
 unsafe impl Sync for Context {}
 
-#[cfg(feature = "metal")]
 global_asm!(
     r#"
     .text

@@ -62,7 +62,6 @@ impl fmt::Display for TrapFrame {
     }
 }
 
-#[cfg(feature = "metal")]
 global_asm!(
     r#"
     .text

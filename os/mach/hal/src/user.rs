@@ -47,7 +47,6 @@ const MXCSR: usize = offset_of!(UserState, fpu) + fpu::MXCSR;
 // The stubs use these offsets as numbers.
 const _: () = assert!(offset_of!(UserRegs, rdi) == 112 && offset_of!(UserRegs, rip) == 128 && offset_of!(UserRegs, rsp) == 152);
 
-#[cfg(feature = "metal")]
 global_asm!(
     r#"
     .text
@@ -524,7 +523,7 @@ impl UserMem for UserCopy {
     }
     fn compare_exchange_u32(&self, address: u64, old: u32, new: u32) -> Result<u32, CopyFault> {
         check(address, 4)?;
-        if address % 4 != 0 {
+        if !address.is_multiple_of(4) {
             return Err(CopyFault);
         }
         thread::assert_may_fault();

@@ -101,8 +101,9 @@ impl Heap {
     /// metadata (nothing can be allocated then).
     ///
     /// # Safety
-    /// 1. Called once, before any other use. 2. `base + p` is readable and writable for every byte `p` of the ranges, for ever, and
-    /// belongs to nobody else. 3. `base` is aligned to 16 MiB.
+    /// 1. Called once, before any other use.
+    /// 2. `base + p` is readable and writable for every byte `p` of the ranges, for ever, and belongs to nobody else.
+    /// 3. `base` is aligned to 16 MiB.
     pub unsafe fn init(&self, base: *mut u8, ranges: impl Iterator<Item = (u64, u64)> + Clone) -> bool {
         self.base.store(base, Relaxed);
         let frames = ranges.clone().map(|(_, end)| end >> PAGE_SHIFT).max().unwrap_or(0);

@@ -223,7 +223,7 @@ impl Heap {
         assert_eq!(usize::from(slab.class), class, "object {object:p} is freed with another layout than it was made with");
         let offset = object as usize - at as usize - shape.first;
         let index = offset / shape.size;
-        assert!(offset % shape.size == 0 && index < usize::from(slab.fresh), "{object:p} is not an object of its slab");
+        assert!(offset.is_multiple_of(shape.size) && index < usize::from(slab.fresh), "{object:p} is not an object of its slab");
         let zones = at.wrapping_add(1).cast::<u16>();
         // SAFETY: entry `index` of the slab's zone table.
         let zone = unsafe { zones.add(index).replace(u16::MAX) };

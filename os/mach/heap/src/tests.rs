@@ -149,7 +149,7 @@ fn alignment_and_size_are_what_was_asked_for() {
             let layout = Layout::from_size_align(size, align).unwrap();
             // SAFETY: a layout that is not empty.
             let object = unsafe { global.alloc(layout) };
-            assert!(!object.is_null() && object as usize % align == 0, "{layout:?} gives {object:p}");
+            assert!(!object.is_null() && (object as usize).is_multiple_of(align), "{layout:?} gives {object:p}");
             // SAFETY: `size` bytes of ours.
             unsafe { object.write_bytes(0xa5, size) };
             // SAFETY: made above with this layout.
