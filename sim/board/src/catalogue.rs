@@ -83,6 +83,7 @@ pub(crate) fn assemble(board: &Board, boot: &Boot<'_>, bus: &mut Bus) -> Result<
     bus.ports.insert(0x4d0, 2, PIC, pic::EDGE_LEVEL)?;
     // The address register answers to 32-bit accesses at 0xcf8; the byte at 0xcf9 is the reset port.
     bus.ports.insert(0xcf8, 1, PCI_PORTS, Region(0))?;
+    bus.ports.insert(0xcfa, 2, PCI_PORTS, Region(2))?;
     bus.ports.insert(0xcfc, 4, PCI_PORTS, Region(4))?;
     bus.mmio.insert(map::IOAPIC, 0x1000, IOAPIC, Region(0))?;
     bus.mmio.insert(map::ECAM, map::ECAM_BYTES, PCI_ECAM, Region(0))?;

@@ -395,6 +395,14 @@ impl Machine {
         self.bus.backends.console(sim_bus::ConsoleId(port.index() as u8)).map_or(0, VecDeque::len)
     }
 
+    /// The content of a disk as the guest left it. `None`: there is no such disk, or it cannot be read.
+    pub fn disk_content(&mut self, index: u8) -> Option<Vec<u8>> {
+        let disk = self.bus.backends.disk_mut(sim_bus::DiskId(index))?;
+        let mut content = vec![0; usize::try_from(disk.sectors()).ok()?.checked_mul(512)?];
+        disk.read(0, &mut content).ok()?;
+        Some(content)
+    }
+
     /// Everything that entered from outside, with its point in time: with board and boot it is the whole run.
     pub fn inputs(&self) -> &[Input] {
         &self.inputs
