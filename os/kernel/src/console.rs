@@ -119,7 +119,7 @@ impl Log for KernelLog {
         let now = hal::time::HalClock.monotonic().0;
         let mut buffer = Buffer { bytes: [0; LINE], len: 0 };
         // The time goes to the ring only: consoles are compared between runs and builds.
-        if write!(buffer, "[{:5}.{:06}] ", now / 1_000_000_000, now / 1000 % 1_000_000).is_err() {}
+        write!(buffer, "[{:5}.{:06}] ", now / 1_000_000_000, now / 1000 % 1_000_000).expect("a stamp is shorter than a line");
         let stamp = buffer.len;
         if buffer.write_fmt(args).is_err() {
             buffer.bytes[LINE - 3..].copy_from_slice(b"...");

@@ -15,7 +15,7 @@ static TABLES: OnceBox<Tables> = OnceBox::new();
 
 /// Remembers what the ACPI tables say about power.
 pub fn configure(tables: &Tables) {
-    if TABLES.set(Box::new(tables.clone())).is_err() {}
+    assert!(TABLES.set(Box::new(tables.clone())).is_ok(), "power is configured once");
     // Sleep and reset registers work only in ACPI mode; SCI_EN is bit 0 of PM1 control (ACPI 6.5, section 4.8.2.1).
     if let (Some((port, value)), Some((control, _))) = (tables.enable, tables.pm1_control) {
         let control = Ports::claim(control, 2);
