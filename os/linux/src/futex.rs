@@ -10,7 +10,7 @@ use crate::args::Ptr;
 use crate::fail::Result;
 
 fn key(task: &Task, address: u64, operation: u32) -> Result<FutexKey> {
-    if address % 4 != 0 {
+    if !address.is_multiple_of(4) {
         return Err(Errno::EINVAL.into());
     }
     if address >= vm::USER_END {

@@ -48,14 +48,9 @@ use linux_abi::Errno;
 use proc::{Outcome, Personality, Task};
 
 use fail::Fail;
-use table::{Class, Reserve};
+use table::{Answer, Ending, Entry};
 
 struct Linux;
-
-/// A result register that says `errno`.
-const fn failed(errno: Errno) -> u64 {
-    (-(errno.number() as i64)).cast_unsigned()
-}
 
 impl Personality for Linux {
     fn call(&self, task: &mut Task) -> Outcome {
@@ -63,34 +58,37 @@ impl Personality for Linux {
         let number = regs.orig_rax;
         let registers = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
         task.zone.stats.syscalls.bump();
-        let Some((row, handler)) = table::row(number).and_then(|row| row.handler.map(|handler| (row, handler))) else {
-            missing(task, number);
-            task.regs().rax = failed(Errno::ENOSYS);
-            return Outcome::Done;
-        };
-        task.note_call(row.number);
-        let outcome = if row.reserve == Reserve::None {
-            handler(task, &registers)
-        } else {
-            // Held to the end of the call: what it allocates infallibly draws on it.
-            match kif::reserve(task.zone.id(), row.reserve.bytes()) {
-                Ok(_reservation) => handler(task, &registers),
-                Err(kif::OutOfMemory) => Err(Fail::Errno(Errno::ENOMEM)),
-            }
-        };
-        task.note_return();
-        match outcome {
-            Ok(value) => task.regs().rax = value,
-            Err(Fail::Errno(errno)) => task.regs().rax = failed(errno),
-            Err(Fail::RegistersSet) => {}
-            Err(Fail::Interrupted) => return Outcome::Interrupted { restartable: row.class == Class::Restartable },
+        let entry = table::entry(number);
+        let outcome = if entry.is_quick { (entry.handler)(task, &registers) } else { serve(task, number, entry, &registers) };
+        match outcome.ending {
+            Ending::Value => task.regs().rax = outcome.value,
+            Ending::Set => {}
+            Ending::Interrupted => return Outcome::Interrupted { restartable: entry.is_restartable },
         }
         Outcome::Done
     }
 }
 
-/// Counts a call that is not there, and names the first program that made it.
-fn missing(task: &Task, number: u64) {
+/// A call that may block or allocate: noted, and with its kernel memory set aside.
+fn serve(task: &mut Task, number: u64, entry: &Entry, registers: &[u64; 6]) -> Answer {
+    // Numbers with an entry are small.
+    task.note_call(u16::try_from(number).unwrap_or(u16::MAX));
+    let outcome = if entry.reserve == 0 {
+        (entry.handler)(task, registers)
+    } else {
+        // Held to the end of the call: what it allocates infallibly draws on it.
+        match kif::reserve(task.zone.id(), entry.reserve.into()) {
+            Ok(_reservation) => (entry.handler)(task, registers),
+            Err(kif::OutOfMemory) => Answer::from(Err(Fail::Errno(Errno::ENOMEM))),
+        }
+    };
+    task.note_return();
+    outcome
+}
+
+/// Answers a number that nobody serves: counts it, and names the first program that used it.
+fn absent(task: &mut Task, _registers: &[u64; 6]) -> Answer {
+    let number = task.regs().orig_rax;
     if table::miss(number) {
         let name = table::row(number).map_or("unknown", |row| row.name);
         kif::log().line(format_args!(
@@ -100,6 +98,7 @@ fn missing(task: &Task, number: u64) {
             task.process.name(),
         ));
     }
+    Answer::from(Err(Fail::Errno(Errno::ENOSYS)))
 }
 
 struct Misses;

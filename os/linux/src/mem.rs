@@ -30,7 +30,7 @@ pub fn mmap(task: &mut Task, address: u64, length: u64, prot: u64, flags: u64, f
         MAP_SHARED_VALIDATE => return Err(Errno::EOPNOTSUPP.into()),
         _ => return Err(Errno::EINVAL.into()),
     };
-    if offset % PAGE != 0 || (flags & MAP_FIXED != 0 && address % PAGE != 0) {
+    if !offset.is_multiple_of(PAGE) || (flags & MAP_FIXED != 0 && !address.is_multiple_of(PAGE)) {
         return Err(Errno::EINVAL.into());
     }
     if flags & MAP_HUGETLB != 0 {
@@ -130,7 +130,7 @@ pub fn msync(task: &mut Task, address: u64, length: u64, flags: u32) -> Result {
 }
 
 pub fn mincore(task: &mut Task, address: u64, length: u64, to: Ptr) -> Result {
-    if address % PAGE != 0 {
+    if !address.is_multiple_of(PAGE) {
         return Err(Errno::EINVAL.into());
     }
     if length == 0 {

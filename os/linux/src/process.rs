@@ -127,7 +127,7 @@ pub fn execveat(task: &mut Task, dir: DirFd, path: Path, argv: Ptr, envp: Ptr, f
 // End.
 
 pub fn exit(task: &mut Task, status: u32) -> Result {
-    task.exiting = Some(status.to_le_bytes()[0]);
+    task.leave(status.to_le_bytes()[0]);
     Ok(0)
 }
 pub fn exit_group(task: &mut Task, status: u32) -> Result {
@@ -574,7 +574,7 @@ pub fn sched_yield(_task: &mut Task) -> Result {
 }
 pub fn sched_getaffinity(task: &mut Task, pid: i32, size: u32, to: Ptr) -> Result {
     named_lwp(task, pid)?;
-    if size < 8 || size % 8 != 0 {
+    if size < 8 || !size.is_multiple_of(8) {
         return Err(Errno::EINVAL.into());
     }
     to.write(&cpu_mask().to_le_bytes())?;
@@ -646,7 +646,7 @@ pub fn rseq(task: &mut Task, at: u64, length: u32, flags: u32, signature: u32) -
     if task.rseq.0 != 0 {
         return Err(if task.rseq == (at, signature) { Errno::EBUSY } else { Errno::EINVAL }.into());
     }
-    if at == 0 || at % 32 != 0 || length < 32 {
+    if at == 0 || !at.is_multiple_of(32) || length < 32 {
         return Err(Errno::EINVAL.into());
     }
     let mut area = Bytes::with_capacity(28);

@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use proc::Task;
 
 use crate::args::{Arg, DirFd, Fd, Len, Offset, OptPath, Path, Ptr, SetSize, Sig, Sig0};
-use crate::fail::Result;
+use crate::fail::{Fail, Result};
 use crate::{futex, io, mem, net, path, poll, process, signal, system, time};
 
 /// Whether a handler with SA_RESTART restarts the call.
@@ -38,7 +38,7 @@ pub enum Reserve {
 impl Reserve {
     /// In bytes.
     #[must_use]
-    pub const fn bytes(self) -> u64 {
+    pub const fn bytes(self) -> u32 {
         match self {
             Self::None => 0,
             Self::Small => 4 << 10,
@@ -58,8 +58,37 @@ pub enum Status {
     Absent,
 }
 
+/// What becomes of the result register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It gets the value of the answer.
+    Value,
+    /// The registers are set already.
+    Set,
+    /// A signal came first.
+    Interrupted,
+}
+
+/// How a call ended, in two registers: this is on the way of every call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub ending: Ending,
+    pub value: u64,
+}
+
+impl From<Result> for Answer {
+    fn from(result: Result) -> Self {
+        match result {
+            Ok(value) => Self { ending: Ending::Value, value },
+            Err(Fail::Errno(errno)) => Self { ending: Ending::Value, value: (-i64::from(errno.number())).cast_unsigned() },
+            Err(Fail::RegistersSet) => Self { ending: Ending::Set, value: 0 },
+            Err(Fail::Interrupted) => Self { ending: Ending::Interrupted, value: 0 },
+        }
+    }
+}
+
 /// Converts the registers and calls the handler.
-pub type Handler = fn(&mut Task, &[u64; 6]) -> Result;
+pub type Handler = fn(&mut Task, &[u64; 6]) -> Answer;
 
 /// One system call.
 #[derive(Clone, Copy)]
@@ -96,10 +125,13 @@ macro_rules! rows {
             name: stringify!($name),
             arguments: &[$((stringify!($argument), <$kind as Arg>::NAME)),*],
             handler: Some({
-                fn call(task: &mut Task, registers: &[u64; 6]) -> Result {
-                    let mut _registers = registers.iter().copied();
-                    $(let $argument = <$kind as Arg>::parse(_registers.next().unwrap_or(0))?;)*
-                    $handler(task, $($argument),*)
+                fn call(task: &mut Task, registers: &[u64; 6]) -> Answer {
+                    fn typed(task: &mut Task, registers: &[u64; 6]) -> Result {
+                        let mut _registers = registers.iter().copied();
+                        $(let $argument = <$kind as Arg>::parse(_registers.next().unwrap_or(0))?;)*
+                        $handler(task, $($argument),*)
+                    }
+                    Answer::from(typed(task, registers))
                 }
                 call
             }),
@@ -490,28 +522,53 @@ pub static ROWS: &[Row] = rows! {
 
 /// One past the highest number.
 pub const NUMBERS: usize = 463;
+
+/// What the way into a call needs of its row, by number.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
+    pub handler: Handler,
+    /// It neither blocks nor allocates: nothing to reserve, nothing to note.
+    pub is_quick: bool,
+    pub is_restartable: bool,
+    pub reserve: u32,
+    /// Index of the row; [`NO_ROW`] for a number Linux has none for.
+    row: u16,
+}
+
 /// Marks a number without a row.
 const NO_ROW: u16 = u16::MAX;
 
-/// Row index by number.
-static INDEX: [u16; NUMBERS] = index();
+/// A number that nobody serves.
+const ABSENT: Entry = Entry { handler: crate::absent, is_quick: true, is_restartable: false, reserve: 0, row: NO_ROW };
 
-const fn index() -> [u16; NUMBERS] {
-    let mut index = [NO_ROW; NUMBERS];
+static ENTRIES: [Entry; NUMBERS] = entries();
+
+const fn entries() -> [Entry; NUMBERS] {
+    let mut entries = [ABSENT; NUMBERS];
     let mut at: u16 = 0;
     while (at as usize) < ROWS.len() {
-        let number = ROWS[at as usize].number as usize;
-        assert!(index[number] == NO_ROW, "a system call has two rows");
-        index[number] = at;
+        let row = &ROWS[at as usize];
+        let number = row.number as usize;
+        assert!(entries[number].row == NO_ROW, "a system call has two rows");
+        entries[number].row = at;
+        if let Some(handler) = row.handler {
+            let is_restartable = matches!(row.class, Class::Restartable);
+            let is_quick = matches!(row.reserve, Reserve::None) && !is_restartable;
+            entries[number] = Entry { handler, is_quick, is_restartable, reserve: row.reserve.bytes(), row: at };
+        }
         at += 1;
     }
-    index
+    entries
+}
+
+/// How to serve a number.
+pub(crate) fn entry(number: u64) -> &'static Entry {
+    usize::try_from(number).ok().and_then(|number| ENTRIES.get(number)).unwrap_or(&ABSENT)
 }
 
 /// The row of a number.
 pub fn row(number: u64) -> Option<&'static Row> {
-    let at = *INDEX.get(usize::try_from(number).ok()?)?;
-    ROWS.get(usize::from(at))
+    ROWS.get(usize::from(entry(number).row))
 }
 
 /// How often each absent call, and (last) each number beyond the table, was made.

@@ -113,7 +113,7 @@ pub fn plan(header: &Header, table: &[u8]) -> Result<Plan, BadImage> {
         match field_u32(entry, 0) {
             PT_LOAD => plan.add(flags, offset, address, file_size, size, header)?,
             PT_INTERP => {
-                if plan.interpreter.is_some() || file_size < 2 || file_size > INTERPRETER_MAX {
+                if plan.interpreter.is_some() || !(2..=INTERPRETER_MAX).contains(&file_size) {
                     return Err(BadImage);
                 }
                 plan.interpreter = Some((offset, file_size));

@@ -16,7 +16,7 @@ use linux_abi::field_u64;
 use once_cell::race::OnceBox;
 use zone::Zone;
 
-use crate::post::{from_kernel, post, tell_parent};
+use crate::post::{from_kernel, notify, tell_parent};
 use crate::process::{Process, Status};
 use crate::task::Task;
 use crate::{futex, table, timer};
@@ -183,7 +183,9 @@ fn disown_children(process: &Arc<Process>) -> Option<Arc<Process>> {
                 _ => table.process(child.zone_init()).filter(|init| !Arc::ptr_eq(init, process)).cloned(),
             };
             let signal = child.death_signal.load(Ordering::Relaxed);
-            if signal != 0 && post(child, None, from_kernel(signal), false).is_err() {}
+            if signal != 0 {
+                notify(child, from_kernel(signal));
+            }
             match heir {
                 Some(heir) => {
                     *child.parent.lock() = Arc::downgrade(&heir);
@@ -227,7 +229,7 @@ fn disown_children(process: &Arc<Process>) -> Option<Arc<Process>> {
         crate::post::post_group(process.zone_id(), group, SIGCONT);
     }
     if zombies && let Some(heir) = &heir {
-        if post(heir, None, from_kernel(SIGCHLD), false).is_err() {}
+        notify(heir, from_kernel(SIGCHLD));
         heir.child_events.wake_all();
     }
     heir
@@ -310,7 +312,7 @@ fn leave_robust_list(task: &mut Task) {
 
 fn abandon(task: &Task, word_at: u64) {
     let mut word = [0; 4];
-    if word_at % 4 != 0 || kif::user().read(word_at, &mut word).is_err() {
+    if !word_at.is_multiple_of(4) || kif::user().read(word_at, &mut word).is_err() {
         return;
     }
     let mut old = u32::from_le_bytes(word);

@@ -57,8 +57,7 @@ impl JobControl for Jobs {
     }
     fn group_session(&self, group: i32) -> Option<i32> {
         let table = table::lock();
-        let found = table.processes().find(|process| process.group() == unid(group)).map(|process| id(process.session()));
-        found
+        table.processes().find(|process| process.group() == unid(group)).map(|process| id(process.session()))
     }
     fn show(&self, raw: i32) -> i32 {
         match table::current() {

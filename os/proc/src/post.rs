@@ -46,7 +46,8 @@ pub fn post(process: &Arc<Process>, target: Option<&Arc<Lwp>>, info: SigInfo, ou
         let unkillable = process.is_zone_init() && !outside;
         // A blocked signal is kept even so: init waits for SIGCHLD with sigtimedwait, and may install a handler meanwhile.
         let is_blocked = state.lwps.first().is_some_and(|lwp| SigSet(lwp.mask.load(Ordering::Relaxed)).has(signal));
-        if unkillable && state.actions.get(signal).handler == SIG_DFL && !(is_blocked && !SigSet::UNBLOCKABLE.has(signal)) {
+        let waits = is_blocked && !SigSet::UNBLOCKABLE.has(signal);
+        if unkillable && !waits && state.actions.get(signal).handler == SIG_DFL {
             return Ok(());
         }
         if signal == SIGKILL {
@@ -75,6 +76,11 @@ pub fn post(process: &Arc<Process>, target: Option<&Arc<Lwp>>, info: SigInfo, ou
         tell_parent(process, code, status);
     }
     outcome
+}
+
+/// Posts a signal whose sender is not told: a standard one always finds room.
+pub(crate) fn notify(process: &Arc<Process>, info: SigInfo) {
+    post(process, None, info, false).unwrap_or_default();
 }
 
 fn discard(state: &mut SigState, set: SigSet) {

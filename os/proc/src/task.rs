@@ -73,7 +73,7 @@ pub struct Task {
     /// Registered `rseq` area (0: none) and its signature.
     pub rseq: (u64, u32),
     /// This LWP alone leaves, with this status.
-    pub exiting: Option<u8>,
+    pub(crate) exiting: Option<u8>,
     /// A system call that was interrupted: whether SA_RESTART applies.
     pub(crate) interrupted: Option<bool>,
 }
@@ -109,7 +109,7 @@ impl Task {
 
     /// Looks at what wants attention; false if the LWP ends.
     fn may_run(&mut self) -> bool {
-        while self.lwp.attention.load(Ordering::Relaxed) != 0 || self.exiting.is_some() {
+        while self.lwp.attention.load(Ordering::Relaxed) != 0 {
             if !self.attend() {
                 return false;
             }
@@ -257,6 +257,12 @@ impl Task {
             ));
         }
         self.end(Status::Killed { signal: info.signal, core: is_crash(info.signal) });
+    }
+
+    /// This LWP alone leaves, at its next look.
+    pub fn leave(&mut self, status: u8) {
+        self.exiting = Some(status);
+        self.lwp.attention.fetch_or(attention::SIGNAL, Ordering::Relaxed);
     }
 
     /// Starts the end of the process.

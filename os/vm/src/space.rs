@@ -11,7 +11,7 @@ use kif::{Access, CopyFault, Fault, FaultHandler, PAGE_SHIFT, PAGE_SIZE, PageTab
 use sync::{Class, Mutex};
 
 use crate::segment::Segment;
-use crate::store::{Slot, Store};
+use crate::store::{Look, Slot, Store};
 use crate::{Backing, BackingError, Label, Object, Protection, Region, SharedAnonymous};
 
 /// First address past the user part (one guard page below the canonical end, as Linux has it).
@@ -178,8 +178,8 @@ struct Inner {
     mmap_top: u64,
     /// Above it no gap is known: searches for room start here. Unmapping raises it.
     gap_hint: u64,
-    /// Start of the segment found last.
-    found: u64,
+    /// Bounds of the segment found last; empty once segments changed.
+    found: (u64, u64),
     peak: u64,
 }
 
@@ -206,7 +206,7 @@ fn page_up(value: u64) -> Option<u64> {
 
 /// Checks that `[start, start + length)` is page-aligned at its start, not empty and within the user part; returns its end.
 fn check_range(start: u64, length: u64) -> Result<u64, VmError> {
-    if start % PAGE != 0 || length == 0 {
+    if !start.is_multiple_of(PAGE) || length == 0 {
         return Err(VmError::Invalid);
     }
     let end = page_up(length).and_then(|length| start.checked_add(length)).ok_or(VmError::NoRoom)?;
@@ -233,7 +233,7 @@ impl AddressSpace {
                 // Room for the stack to grow, 128 MiB at least, below the end.
                 mmap_top: USER_END - page_down(limits.stack.clamp(128 << 20, 1 << 40)) - STACK_GAP,
                 gap_hint: USER_END,
-                found: 0,
+                found: (0, 0),
                 peak: 0,
             },
         ))
@@ -293,7 +293,7 @@ impl AddressSpace {
             brk: parent.brk,
             mmap_top: parent.mmap_top,
             gap_hint: parent.gap_hint,
-            found: 0,
+            found: (0, 0),
             peak: 0,
         };
         for (start, segment) in &parent.segments {
@@ -423,7 +423,7 @@ impl AddressSpace {
     /// # Errors
     /// [`VmError::NoRoom`] for a hole, [`VmError::Denied`] for a forbidden write permission.
     pub fn protect(&self, start: u64, length: u64, protection: Protection) -> Result<(), VmError> {
-        if start % PAGE != 0 {
+        if !start.is_multiple_of(PAGE) {
             return Err(VmError::Invalid);
         }
         if length == 0 {
@@ -463,7 +463,7 @@ impl AddressSpace {
     /// See [`VmError`].
     pub fn remap(&self, old: u64, old_length: u64, new_length: u64, may_move: bool, target: Option<u64>) -> Result<u64, VmError> {
         let zone = self.zone();
-        if old % PAGE != 0 || new_length == 0 {
+        if !old.is_multiple_of(PAGE) || new_length == 0 {
             return Err(VmError::Invalid);
         }
         let old_length = page_up(old_length).ok_or(VmError::Invalid)?;
@@ -564,7 +564,7 @@ impl AddressSpace {
     /// # Errors
     /// A bad range, or [`VmError::NoRoom`] where part of it is not mapped (the rest was done).
     pub fn advise(&self, start: u64, length: u64, advice: Advice) -> Result<(), VmError> {
-        if start % PAGE != 0 {
+        if !start.is_multiple_of(PAGE) {
             return Err(VmError::Invalid);
         }
         if length == 0 {
@@ -598,7 +598,7 @@ impl AddressSpace {
     /// A bad range or [`VmError::NoRoom`] for a hole.
     pub fn check(&self, start: u64, length: u64) -> Result<(), VmError> {
         if length == 0 {
-            return if start % PAGE == 0 { Ok(()) } else { Err(VmError::Invalid) };
+            return if start.is_multiple_of(PAGE) { Ok(()) } else { Err(VmError::Invalid) };
         }
         let end = check_range(start, length)?;
         self.inner.lock().check_mapped(start, end)
@@ -854,6 +854,7 @@ impl Inner {
 
     /// Merges what touches `[start, end)` from either side, and inside it.
     fn merge_around(&mut self, start: u64, end: u64) {
+        self.found = (0, 0);
         let first = self.segments.range(..start).next_back().map_or(start, |(first, _)| *first);
         let mut at = first;
         loop {
@@ -877,6 +878,7 @@ impl Inner {
 
     /// Splits the segment that holds `at`, if `at` is not its start.
     fn split(&mut self, at: u64) {
+        self.found = (0, 0);
         let Some((start, segment)) = self.find(at) else { return };
         if start == at {
             return;
@@ -909,6 +911,7 @@ impl Inner {
             self.segments.remove(&first);
         }
         self.gap_hint = self.gap_hint.max(end);
+        self.found = (0, 0);
         // First the translations, then the pages: nobody reaches a freed frame.
         self.table.unmap_range(start, end);
         self.store.remove_range(start >> PAGE_SHIFT, end >> PAGE_SHIFT);
@@ -955,6 +958,7 @@ impl Inner {
         if new_start < below.saturating_add(STACK_GAP) || self.check_growth(new_start, start, false).is_err() {
             return Err(FaultError::NotMapped);
         }
+        self.found = (0, 0);
         let Some(mut segment) = self.segments.remove(&start) else { return Err(FaultError::NotMapped) };
         let pages = (start - new_start) / PAGE;
         if let Some(object) = &mut segment.object {
@@ -971,14 +975,14 @@ impl Inner {
             return Err(FaultError::NotMapped);
         }
         // The segment found last is most often the right one, and an exact key is found sooner than a range.
-        let hit = self.segments.get(&self.found).is_some_and(|segment| self.found <= address && address < segment.end);
-        if !hit {
+        if address < self.found.0 || address >= self.found.1 {
             if self.find(address).is_none() {
                 self.grow_stack(address)?;
             }
-            self.found = self.find(address).ok_or(FaultError::NotMapped)?.0;
+            let (start, segment) = self.find(address).ok_or(FaultError::NotMapped)?;
+            self.found = (start, segment.end);
         }
-        let Self { segments, store, table, peak, found: start, .. } = self;
+        let Self { segments, store, table, peak, found: (start, _), .. } = self;
         let segment = segments.get(start).ok_or(FaultError::NotMapped)?;
         let protection = segment.protection;
         if !force && !protection.allows(write, execute) {
@@ -995,8 +999,8 @@ impl Inner {
         };
         // A page that takes another's place is mapped first and then stored (the chunk exists, so that cannot fail): the old
         // frame is let go when nothing maps it any more. A new page is stored first: what is mapped is always held.
-        match store.get(page).unwrap_or(&Slot::Empty) {
-            Slot::Own(frame) => {
+        match store.look(page) {
+            Look::Held(Slot::Own(frame)) => {
                 let exclusive = frame.is_exclusive();
                 if write && !exclusive {
                     let copy = frame.duplicate(zone)?;
@@ -1006,8 +1010,8 @@ impl Inner {
                     map(frame.pfn(), exclusive)?;
                 }
             }
-            Slot::Borrowed(frame) if !write => map(frame.pfn(), false)?,
-            Slot::Borrowed(frame) => {
+            Look::Held(Slot::Borrowed(frame)) if !write => map(frame.pfn(), false)?,
+            Look::Held(Slot::Borrowed(frame)) => {
                 let (copy, slot): (_, fn(kif::Frame) -> Slot) = match &segment.object {
                     Some(object) if segment.shared => {
                         (object.backing.page(object.first_page + (at - *start) / PAGE, zone, true)?, Slot::Borrowed)
@@ -1017,11 +1021,15 @@ impl Inner {
                 map(copy.pfn(), true)?;
                 store.put(page, slot(copy), zone)?;
             }
-            Slot::Empty => {
+            Look::Held(Slot::Empty) => unreachable!("page {page:#x} is held and empty"),
+            free @ (Look::Free(_) | Look::NoChunk) => {
                 let Some(object) = &segment.object else {
                     let frame = kif::Frame::allocate(zone)?;
                     let pfn = frame.pfn();
-                    store.put(page, Slot::Own(frame), zone)?;
+                    match free {
+                        Look::Free(vacancy) => vacancy.fill(Slot::Own(frame)),
+                        Look::Held(_) | Look::NoChunk => store.put(page, Slot::Own(frame), zone)?,
+                    }
                     *peak = (*peak).max(store.resident());
                     return map(pfn, true);
                 };

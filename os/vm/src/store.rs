@@ -63,6 +63,16 @@ impl Store {
         self.chunks.get(&chunk).map(|chunk| &chunk.slots[index])
     }
 
+    /// What is at `page`, in one search.
+    pub(crate) fn look(&mut self, page: u64) -> Look<'_> {
+        let (number, index) = split(page);
+        match self.chunks.get_mut(&number) {
+            None => Look::NoChunk,
+            Some(chunk) if chunk.held >> index & 1 != 0 => Look::Held(&chunk.slots[index]),
+            Some(chunk) => Look::Free(Vacancy { chunk, index, resident: &mut self.resident }),
+        }
+    }
+
     /// Puts a page at `page`. Kernel memory for a new chunk is reserved against `zone` first.
     pub(crate) fn put(&mut self, page: u64, slot: Slot, zone: ZoneId) -> Result<(), kif::OutOfMemory> {
         debug_assert!(slot.frame().is_some(), "slots are emptied by take");
@@ -124,6 +134,31 @@ impl Store {
         self.chunks.range(first >> CHUNK_SHIFT..).map(|(number, chunk)| (number << CHUNK_SHIFT, chunk)).take_while(move |(base, _)| *base < limit).flat_map(
             move |(base, chunk)| bits(chunk.held & within(base, first, limit)).map(move |index| (base + index as u64, &chunk.slots[index])),
         )
+    }
+}
+
+/// What [`Store::look`] found.
+pub(crate) enum Look<'a> {
+    Held(&'a Slot),
+    /// Nothing, and room for a page.
+    Free(Vacancy<'a>),
+    /// Nothing, and no chunk to put a page in.
+    NoChunk,
+}
+
+/// A free slot.
+pub(crate) struct Vacancy<'a> {
+    chunk: &'a mut Chunk,
+    index: usize,
+    resident: &'a mut u64,
+}
+
+impl Vacancy<'_> {
+    /// Puts a page here.
+    pub(crate) fn fill(self, slot: Slot) {
+        self.chunk.held |= 1 << self.index;
+        self.chunk.slots[self.index] = slot;
+        *self.resident += 1;
     }
 }
 
