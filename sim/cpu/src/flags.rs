@@ -18,7 +18,7 @@
 //! | BSF BSR, source not 0 | CF OF SF AF PF | of a logic result: 0, PF and SF of the destination; ZF as defined |
 //! | BSF BSR, source 0 | destination | unchanged (32-bit: upper half unchanged too) |
 //! | BT BTS BTR BTC | OF SF AF PF | unchanged |
-//! | LZCNT TZCNT | OF SF AF PF | 0, 0, 0, unchanged is not kept: 0 |
+//! | LZCNT TZCNT | OF SF AF PF | 0 |
 //! | AAA AAS | OF SF ZF PF | SF, ZF, PF of AL; OF 0 |
 //! | DAA DAS | OF | 0 |
 //! | AAM AAD | OF AF CF | 0 |

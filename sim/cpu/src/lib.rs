@@ -31,8 +31,13 @@
 //!
 //! # Limits
 //! 64 instructions or 240 bytes a block; 2 M operations (64 MiB) in the cache, then it starts over; 64K TLB entries. Virtual addresses have 48 bits;
-//! physical ones [`Config::physical_bits`]. MONITOR, MWAIT, SMM, TSX and the store buffer do not exist; task gates and 32-bit task switches are not
-//! there yet and raise #GP.
+//! physical ones [`Config::physical_bits`]. MONITOR, MWAIT, SMM, TSX and the store buffer do not exist. AVX, FMA and SVM are not there yet (CPUID says
+//! so; their instructions raise #UD), nor are task gates and hardware task switches (they raise #GP). Code outside RAM and ROM reads as 0xff bytes.
+//! VME and performance counters do not exist.
+//!
+//! # Tests
+//! `tests/integer.ins` (one line an instruction), `tests/paging.rs` (TLB, faults, debug), `tests/cuts.rs` and `tests/fuzz.rs` (cuts cannot be seen, garbage
+//! cannot panic), `tests/speed.rs` (a measurement); the differential oracle is `sim-cpu-oracle`.
 //!
 //! # Reading order
 //! `state.rs`, `op.rs`, `core.rs`, `flags.rs`, `tlb.rs`, `mmu.rs`, `block.rs`, `run.rs`, `lower.rs`, then `ops/`.
