@@ -11,6 +11,7 @@ mod bench;
 mod boot;
 mod build;
 mod context;
+mod gdb;
 mod goldens;
 mod image;
 mod list;
@@ -48,6 +49,9 @@ enum Verb {
         after_help = "Examples:\n  cargo orrery boot                                 our kernel, with a shell; leave with Ctrl-A x\n  cargo orrery boot vmlinuz --initrd initrd.gz --append 'console=ttyS0'\n  cargo orrery boot hello.elf --limit 1000000000     and the receipt at the end\n\nExit status: 0 powered off or left; (v << 1) | 1 after a write of v to the debug-exit port 0xf4, as QEMU does; 4 triple fault, reset, or halted for ever; 5 the limit was reached; 2 and 3 as everywhere."
     )]
     Boot(boot::BootArgs),
+    /// Starts a scenario's machine halted at its first instruction, for gdb.
+    #[command(after_help = "Examples:\n  cargo orrery gdb scenarios/tenants.toml      then, in another terminal, the line it prints\n  cargo orrery gdb --session gdb/sessions/first-light.session")]
+    Gdb(gdb::GdbArgs),
     /// Makes an ISO image that boots under BIOS and UEFI.
     #[command(after_help = "Examples:\n  cargo orrery image\n  cargo orrery image --test       and boots it in QEMU with SeaBIOS and with OVMF, up to the shell's prompt")]
     Image(image::ImageArgs),
@@ -108,6 +112,7 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::test(&args),
         Verb::Qemu(args) => run::qemu(&args),
         Verb::Boot(args) => boot::boot(&args),
+        Verb::Gdb(args) => gdb::gdb(&args),
         Verb::Image(args) => image::image(&args),
         Verb::Bench(args) => bench::bench(&args),
         Verb::Pool(args) => pool_cli::run(&args).map_err(|error| {

@@ -2,7 +2,7 @@
 //! own tools can be asked the same questions.
 
 use scenario::Carry;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Why files could not be carried.
@@ -53,6 +53,7 @@ impl Carried {
         if root.exists() {
             std::fs::remove_dir_all(root)?;
         }
+        std::fs::create_dir_all(root)?;
         for (path, bytes) in &self.files {
             let at = root.join(path.trim_start_matches('/'));
             if let Some(folder) = at.parent() {
@@ -64,35 +65,30 @@ impl Carried {
     }
 }
 
-/// Takes the files of one `[[carry]]`: regular files (links are followed, then a file that was taken under another name is left out), in
-/// path order, until the next would pass `max_bytes`.
+/// Takes the files of one `[[carry]]`: regular files (links are followed, and no file is taken twice), pattern by pattern, in path order within
+/// each; one that would pass `max_bytes` is left out. So later patterns fill up where the earlier ones find too little.
 pub fn select(carry: &Carry) -> Result<Carried, CarryError> {
-    let mut paths = BTreeMap::new();
+    let mut carried = Carried::default();
+    let mut taken = BTreeSet::new();
+    let mut total = 0;
     for pattern in &carry.from {
         let found = glob::glob(pattern).map_err(|error| CarryError::Pattern { pattern: pattern.clone(), why: error.msg.to_owned() })?;
-        for path in found.flatten() {
-            let Ok(real) = path.canonicalize() else { continue };
-            if real.is_file() {
-                // The shortest name, then the first, of a file that has several.
-                paths.entry(real).and_modify(|name: &mut PathBuf| if (path.as_os_str().len(), &path) < (name.as_os_str().len(), name) { *name = path.clone() }).or_insert(path);
+        let mut names: Vec<PathBuf> = found.flatten().collect();
+        names.sort();
+        for name in names {
+            let Ok(real) = name.canonicalize() else { continue };
+            let size = real.metadata().map_or(u64::MAX, |data| data.len());
+            if !real.is_file() || total.saturating_add(size) > carry.max_bytes || !taken.insert(real.clone()) {
+                continue;
             }
-        }
-    }
-    let mut named: Vec<(PathBuf, PathBuf)> = paths.into_iter().map(|(real, name)| (name, real)).collect();
-    named.sort();
-    let mut carried = Carried::default();
-    let mut total = 0;
-    for (name, real) in named {
-        let bytes = std::fs::read(&real).map_err(|why| CarryError::Unreadable { path: real.clone(), why })?;
-        if total + bytes.len() as u64 > carry.max_bytes {
-            continue;
-        }
-        total += bytes.len() as u64;
-        let shown = name.to_string_lossy();
-        let short = shown.strip_prefix(&carry.strip).unwrap_or(&shown).trim_start_matches('/');
-        let inside = format!("{}/{short}", carry.to);
-        if carried.files.insert(inside.clone(), bytes).is_some() {
-            return Err(CarryError::Clash { name: inside });
+            let bytes = std::fs::read(&real).map_err(|why| CarryError::Unreadable { path: real.clone(), why })?;
+            total += bytes.len() as u64;
+            let shown = name.to_string_lossy();
+            let short = shown.strip_prefix(&carry.strip).unwrap_or(&shown).trim_start_matches('/');
+            let inside = format!("{}/{short}", carry.to);
+            if carried.files.insert(inside.clone(), bytes).is_some() {
+                return Err(CarryError::Clash { name: inside });
+            }
         }
     }
     let enough = |found: u64, needed: u64, unit| {
@@ -101,4 +97,34 @@ pub fn select(carry: &Carry) -> Result<Carried, CarryError> {
     enough(carried.files.len() as u64, carry.min_files, "files")?;
     enough(total, carry.min_bytes, "bytes")?;
     Ok(carried)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_patterns_fill_up_and_no_file_is_taken_twice() {
+        let root = std::env::temp_dir().join(format!("carry-test-{}", std::process::id()));
+        std::fs::create_dir_all(&root).expect("a folder of our own");
+        for (name, size) in [("a.txt", 40), ("b.txt", 40), ("c.doc", 30), ("d.doc", 15)] {
+            std::fs::write(root.join(name), "x".repeat(size)).expect("writes");
+        }
+        std::os::unix::fs::symlink("a.txt", root.join("link.txt")).expect("links");
+        let mut carry = Carry {
+            to: "/in".into(),
+            from: vec![format!("{}/*.txt", root.display()), format!("{}/*.doc", root.display())],
+            strip: root.display().to_string(),
+            min_files: 1,
+            min_bytes: 0,
+            max_bytes: 100,
+            zones: Vec::new(),
+            line: 1,
+        };
+        let carried = select(&carry).expect("enough");
+        assert_eq!(carried.files.keys().collect::<Vec<_>>(), ["/in/a.txt", "/in/b.txt", "/in/d.doc"]);
+        carry.min_files = 4;
+        assert!(matches!(select(&carry), Err(CarryError::TooFew { found: 3, needed: 4, .. })));
+        std::fs::remove_dir_all(root).expect("was made here");
+    }
 }

@@ -140,6 +140,18 @@ impl Bench {
         Ok(Prepared { kernel_path, kernel, initrd_path, initrd, append, folder: folder.to_owned(), staged })
     }
 
+    /// The simulator's machine for a prepared scenario, halted before its first instruction.
+    pub fn machine(&self, scenario: &Scenario, prepared: &Prepared) -> Result<sim_board::Machine, RunError> {
+        Ok(sim::Simulator::new(&sim::board(&scenario.board)?, &prepared.kernel, prepared.initrd.as_deref(), &prepared.append)?.into_machine())
+    }
+
+    /// Runs a prepared scenario on the simulator, and gives what entered the machine, for a replay.
+    pub fn record(&self, scenario: &Scenario, prepared: &Prepared, watcher: &mut dyn Watcher) -> Result<(Transcript, Vec<sim_board::Input>), RunError> {
+        let mut machine = sim::Simulator::new(&sim::board(&scenario.board)?, &prepared.kernel, prepared.initrd.as_deref(), &prepared.append)?;
+        let transcript = driver::drive(scenario, &mut machine, watcher)?;
+        Ok((transcript, machine.into_machine().inputs().to_vec()))
+    }
+
     /// Runs a prepared scenario on the simulator.
     pub fn simulate(&self, scenario: &Scenario, prepared: &Prepared, watcher: &mut dyn Watcher) -> Result<Transcript, RunError> {
         let board = sim::board(&scenario.board)?;

@@ -35,6 +35,12 @@ impl Simulator {
         let machine = Machine::new(board, &Boot::new(kernel, initrd, append)).map_err(|error| TargetError(error.to_string()))?;
         Ok(Self { machine, idle_ns: 0 })
     }
+
+    /// The machine itself.
+    #[must_use]
+    pub fn into_machine(self) -> Machine {
+        self.machine
+    }
 }
 
 fn port(line: Line) -> Port {

@@ -104,7 +104,7 @@ pub struct Carry {
     pub strip: String,
     pub min_files: u64,
     pub min_bytes: u64,
-    /// Files are taken in sorted order until one more would pass this.
+    /// Files are taken in sorted order; one that would pass this is left out.
     pub max_bytes: u64,
     /// Copied into these zones too, at the same path.
     pub zones: Vec<String>,

@@ -24,7 +24,7 @@ struct Job {
     child: Child,
     outputs: Vec<Output>,
     input: Option<(ChildStdin, Vec<u8>)>,
-    /// Its end was seen while an output was still open; how often we looked since.
+    /// Its end was seen while an output was still open; how often we looked at that output since and found nothing.
     ended: Option<(std::process::ExitStatus, u32)>,
 }
 
@@ -116,8 +116,11 @@ impl Jobs {
     /// Does what the last poll found possible, and looks for ends.
     pub fn progress(&mut self, ready: &[libc::pollfd]) -> Vec<Report> {
         let mut reports = Vec::new();
+        // Jobs whose open outputs were looked at this time, and said nothing.
+        let mut silent: Vec<u32> = self.polled.iter().filter(|(_, what)| matches!(what, Polled::Output(_))).map(|(number, _)| *number).collect();
         for (entry, (number, what)) in ready.iter().zip(self.polled.drain(..)) {
             let Some(job) = self.jobs.get_mut(&number).filter(|_| entry.revents != 0) else { continue };
+            silent.retain(|job| *job != number);
             match what {
                 Polled::Output(index) => reports.extend(job.outputs[index].read().map(|(stream, body)| Report::Output { job: number, stream, body })),
                 Polled::Input => job.feed(),
@@ -125,7 +128,7 @@ impl Jobs {
         }
         let mut over = Vec::new();
         for (number, job) in &mut self.jobs {
-            if let Some((status, signal)) = job.end() {
+            if let Some((status, signal)) = job.end(silent.contains(number)) {
                 reports.push(Report::Exit { job: *number, status, signal });
                 over.push(*number);
             }
@@ -167,13 +170,13 @@ impl Job {
     }
 
     /// Exit status and signal, once the job has ended and its output is complete. A background process that keeps the outputs open
-    /// is waited for a few looks long, then left alone.
-    fn end(&mut self) -> Option<(Option<i32>, Option<i32>)> {
+    /// is waited for a few looks long, then left alone; output that waits for room on the line is not looked at, and so never left behind.
+    fn end(&mut self, silent: bool) -> Option<(Option<i32>, Option<i32>)> {
         const LOOKS: u32 = 2;
         let open = self.outputs.iter().any(|output| output.open);
         let (status, looks) = match &mut self.ended {
             Some((status, looks)) => {
-                *looks += 1;
+                *looks += u32::from(silent);
                 (*status, *looks)
             }
             None => {

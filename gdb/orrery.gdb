@@ -1,0 +1,48 @@
+# For gdb at an orrery machine:  gdb -x gdb/orrery.gdb target/kernel/orrery-kernel -ex 'target remote :PORT'
+# (cargo orrery gdb SCENARIO prints the line with the port filled in.)
+
+set architecture i386:x86-64
+set disassembly-flavor intel
+set pagination off
+set confirm off
+set print pretty on
+# The machine answers every packet exactly; a slow host is no reason to give up.
+set remotetimeout 60
+# One instruction at a time costs the machine nothing: no need for gdb to guess.
+set step-mode off
+
+define kernel-log
+  echo what the machine knows:\n
+  monitor help
+end
+document kernel-log
+The machine's own commands (monitor ...).
+end
+
+define frames
+  # Frame pointers are kept everywhere in the kernel: a walk that needs no debug information.
+  set $frame = $rbp
+  set $count = 0
+  printf "  %#lx  ", $rip
+  info symbol $rip
+  while $count < 32 && $frame > 0xffff800000000000
+    set $return = *(unsigned long *)($frame + 8)
+    if $return < 0xffff800000000000
+      loop_break
+    end
+    printf "  %#lx  ", $return
+    info symbol $return
+    set $frame = *(unsigned long *)$frame
+    set $count = $count + 1
+  end
+end
+document frames
+Walks the kernel stack by its frame pointers.
+end
+
+define translate
+  monitor translate $arg0
+end
+document translate
+translate ADDRESS: the physical address behind a linear one, by the page tables of this vCPU.
+end
