@@ -115,16 +115,17 @@ fn image(entry: &[u8], code: &[u8]) -> Result<Vec<u8>, BenchError> {
     put(54, &56u16.to_le_bytes());
     put(56, &2u16.to_le_bytes());
     put(58, &64u16.to_le_bytes());
-    let mut header = |index: usize, kind: u32, flags: u32, offset: u64, address: u64, length: u64| {
+    let mut header = |index: usize, kind: u32, flags: u32, offset: u64, address: u64, length: u64, align: u64| {
         let at = 64 + 56 * index;
         put(at, &kind.to_le_bytes());
         put(at + 4, &flags.to_le_bytes());
-        for (i, value) in [offset, address, address, length, length, 0x1000].iter().enumerate() {
+        for (i, value) in [offset, address, address, length, length, align].iter().enumerate() {
             put(at + 8 + 8 * i, &value.to_le_bytes());
         }
     };
-    header(0, 1, 7, 0x1000, u64::from(BASE), size);
-    header(1, 4, 4, u64::from(NOTE_AT), u64::from(BASE - 0x1000 + NOTE_AT), 24);
+    header(0, 1, 7, 0x1000, u64::from(BASE), size, 0x1000);
+    // QEMU finds the descriptor by this alignment.
+    header(1, 4, 4, u64::from(NOTE_AT), u64::from(BASE - 0x1000 + NOTE_AT), 24, 4);
     // XEN_ELFNOTE_PHYS32_ENTRY.
     put(NOTE_AT as usize, &4u32.to_le_bytes());
     put(NOTE_AT as usize + 4, &8u32.to_le_bytes());
