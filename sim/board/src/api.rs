@@ -51,6 +51,8 @@ pub struct Until {
     pub output: Vec<(Port, Vec<u8>)>,
     /// When any byte is printed on one of these lines.
     pub any_output: Vec<Port>,
+    /// At the next checkpoint, right after it was taken: where snapshots can be taken.
+    pub checkpoint: bool,
     /// When the line has been silent, with all its input taken by the guest, for this many virtual nanoseconds.
     pub quiet: Option<(Port, u64)>,
 }
@@ -94,7 +96,7 @@ impl Until {
 /// Why a run came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The tick or time limit was reached exactly.
+    /// The tick or time limit was reached exactly, or the checkpoint that was asked for was taken.
     Deadline,
     /// The text with this index in [`Until::output`] was printed in full.
     Output(usize),

@@ -45,6 +45,8 @@ pub(crate) struct ConsoleOut {
     pub output: Vec<u8>,
     /// Bytes printed since power-on.
     pub printed: u64,
+    /// Bytes ever handed out: what is printed again after going back is not.
+    shown: u64,
     /// When the last byte was printed.
     pub last_ns: Nanos,
     /// The tail of what was printed since the run began, as long as the longest pattern.
@@ -227,8 +229,11 @@ impl Bus {
     fn print(&mut self, console: ConsoleId, byte: u8, now: Nanos) {
         let index = usize::from(console.0);
         let Some(out) = self.consoles.get_mut(index) else { return };
-        out.output.push(byte);
         out.printed += 1;
+        if out.printed > out.shown {
+            out.shown = out.printed;
+            out.output.push(byte);
+        }
         out.last_ns = now;
         if out.any && self.noticed.is_none() {
             self.noticed = Some(Noticed::Any(index));
@@ -421,6 +426,20 @@ impl Bus {
 
     fn lapic_msr(&self, msr: u32) -> bool {
         matches!(msr, lapic::MSR_APIC_BASE | lapic::MSR_TSC_DEADLINE | lapic::MSR_X2APIC_FIRST..=lapic::MSR_X2APIC_LAST)
+    }
+
+    /// Puts the windows of PCI functions where their BARs say, after a load.
+    pub fn remap(&mut self) {
+        for index in 0..self.nodes.len() {
+            let id = NodeId(index as u16);
+            for (region, base, length) in self.nodes[index].node.windows() {
+                self.mmio.remove(id, region);
+                if let Some(base) = base {
+                    // One that overlapped when the guest placed it overlaps again, and again is not mapped.
+                    self.mmio.insert(base, length, id, region).unwrap_or_default();
+                }
+            }
+        }
     }
 
     /// The walk over all state but nodes.

@@ -36,6 +36,7 @@ mod fabric;
 mod loader;
 mod machine;
 mod map;
+mod snapshot;
 mod trace;
 #[cfg(test)]
 mod tests;
@@ -45,4 +46,5 @@ pub use config::{Board, ConfigError, Disk, DiskModel, TraceKind, parse_size};
 pub use debug::Watchpoint;
 pub use loader::ImageError;
 pub use machine::{BuildError, Machine};
+pub use snapshot::Snapshot;
 pub use trace::{Event, Unimplemented};

@@ -86,6 +86,10 @@ pub struct Machine {
     pub(crate) exit: Option<Outcome>,
     pub(crate) inputs: Vec<Input>,
     pub(crate) replay: VecDeque<Input>,
+    /// Memory as of the last checkpoint, where snapshots are kept.
+    pub(crate) frozen: Option<crate::snapshot::Frozen>,
+    /// The tick of the last checkpoint.
+    pub(crate) checkpointed_at: Option<u64>,
     /// Bytes handed over by the last checkpoint walk, kept to save the allocation.
     pub(crate) scratch: Vec<u8>,
 }
@@ -146,6 +150,8 @@ impl Machine {
             exit: None,
             inputs: Vec::new(),
             replay: VecDeque::new(),
+            frozen: None,
+            checkpointed_at: None,
             scratch: Vec::new(),
         };
         machine.begin_receipt(boot);
@@ -196,6 +202,9 @@ impl Machine {
             }
             if self.bus.ticks == self.next_checkpoint {
                 self.checkpoint();
+                if until.checkpoint {
+                    return Outcome::Deadline;
+                }
             }
             self.replay_due();
             let now = self.now_ns();
@@ -512,14 +521,18 @@ impl Machine {
         let mut receipt = std::mem::take(&mut self.receipt);
         self.link(&mut receipt, "checkpoint");
         self.receipt = receipt;
+        if let Some(frozen) = &mut self.frozen {
+            frozen.update(&self.memory);
+        }
         self.memory.clear_dirty();
+        self.checkpointed_at = Some(self.bus.ticks);
         let read = self.cpus.iter().map(Cpu::code_log_position).min().unwrap_or(0);
         self.memory.trim_code_log(read);
         self.next_checkpoint += self.board.checkpoint_ticks;
     }
 
     /// The walk over everything but CPUs and memory.
-    fn walk(&mut self, fields: &mut dyn Fields) {
+    pub(crate) fn walk(&mut self, fields: &mut dyn Fields) {
         self.bus.state(fields);
         for slot in &mut self.bus.nodes {
             slot.node.state(fields);

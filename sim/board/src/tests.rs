@@ -473,3 +473,38 @@ fn board_tables_are_checked() {
         assert!(message.contains(part), "{text}: {message}");
     }
 }
+
+#[test]
+fn going_back_to_a_snapshot_and_running_on_is_the_same_run() {
+    for vcpus in [1, 2] {
+        let board = Board { checkpoint_ticks: 10_007, vcpus, ..Board::default() };
+        let mut plain = boot(&board, &busy());
+        plain.run_until(35_000);
+        plain.serial_put(Port::Com1, b"x");
+        plain.run_until(70_000);
+
+        let mut machine = boot(&board, &busy());
+        machine.keep_snapshots();
+        let start = machine.snapshot().expect("before the first tick");
+        let mut snapshots = Vec::new();
+        while machine.ticks() < 35_000 {
+            assert_eq!(machine.run(&Until { checkpoint: true, ..Until::ticks(35_000) }), Outcome::Deadline);
+            snapshots.extend(machine.snapshot());
+        }
+        assert_eq!(snapshots.len(), 3);
+        assert!(machine.snapshot().is_none(), "not between checkpoints");
+        machine.serial_put(Port::Com1, b"x");
+        machine.run_until(70_000);
+        assert_eq!(machine.receipt(), plain.receipt(), "taking snapshots changes nothing");
+        let printed = machine.serial_take(Port::Com1);
+        for snapshot in [&snapshots[1], &start, &snapshots[2], &snapshots[0]] {
+            machine.restore(snapshot).expect("own snapshot");
+            assert_eq!(machine.ticks(), snapshot.ticks());
+            machine.run_until(70_000);
+            assert_eq!(machine.receipt(), plain.receipt(), "from tick {}", snapshot.ticks());
+            assert_eq!(machine.inputs(), plain.inputs());
+        }
+        assert_eq!(machine.serial_take(Port::Com1), b"", "nothing is printed twice");
+        assert_eq!(printed, plain.serial_take(Port::Com1));
+    }
+}

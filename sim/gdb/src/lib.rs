@@ -8,7 +8,7 @@
 //! Memory is read and written at linear addresses through the present page tables of the thread's vCPU, without regard to privilege: kernel memory can
 //! be read while the vCPU is in user mode.
 //!
-//! *Backwards.* With a [`History`], checkpoints keep snapshots. A step back restores the nearest one before and runs forward to the tick before; a
+//! *Backwards.* With a [`history::History`], checkpoints keep snapshots. A step back restores the nearest one before and runs forward to the tick before; a
 //! continue back runs forward from each earlier snapshot with the breakpoints set, and goes to the last stop it met.
 //!
 //! # States
@@ -26,6 +26,7 @@
 //! string instruction. Other vCPUs are never held back (gdb's scheduler locking is accepted and has no effect): their turns are part of the run.
 
 mod arch;
+mod history;
 mod link;
 mod monitor;
 mod session;

@@ -16,6 +16,7 @@ const COMMANDS: &[(&str, &str, &str, Command)] = &[
     ("unimplemented", "", "accesses that no device defines", unimplemented),
     ("inputs", "", "what entered from outside, and when", inputs),
     ("console", "[1|2]", "what serial line 1 or 2 printed since the last time", console),
+    ("goto", "TICK", "goes to a tick, back or forth", go_to),
     ("type", "TEXT", "types TEXT and a line end at serial line 1: enters the recording", type_text),
     ("xp", "ADDRESS [COUNT]", "bytes at a guest-physical address", physical),
     ("quit", "", "ends the machine when gdb disconnects", quit),
@@ -84,8 +85,21 @@ fn console(session: &mut Session<'_>, arguments: &[&str]) -> String {
 
 fn type_text(session: &mut Session<'_>, arguments: &[&str]) -> String {
     let text = arguments.join(" ") + "\n";
+    // From here on it is another run than the one that may have been replayed.
+    session.machine.forget_future();
+    session.history.forget_after(session.machine.ticks());
     session.machine.serial_put(Port::Com1, text.as_bytes());
     format!("typed {} bytes at tick {}\n", text.len(), session.machine.ticks())
+}
+
+fn go_to(session: &mut Session<'_>, arguments: &[&str]) -> String {
+    let Some(target) = arguments.first().and_then(|word| number(word)) else { return "usage: monitor goto TICK\n".to_owned() };
+    if session.history.is_empty() {
+        return "no snapshot yet: the machine cannot go back\n".to_owned();
+    }
+    let reached = session.history.go_to(session.machine, target);
+    let at = session.machine.ticks();
+    if reached { format!("at tick {at}; `maintenance flush register-cache` shows its registers\n") } else { format!("not reached: at tick {at}\n") }
 }
 
 fn number(word: &str) -> Option<u64> {

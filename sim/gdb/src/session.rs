@@ -7,6 +7,7 @@ use gdbstub::target::ext::base::multithread::{
     MultiThreadBase, MultiThreadResume, MultiThreadResumeOps, MultiThreadSchedulerLocking, MultiThreadSchedulerLockingOps,
     MultiThreadSingleStep, MultiThreadSingleStepOps,
 };
+use gdbstub::target::ext::base::reverse_exec::{ReplayLogPosition, ReverseCont, ReverseContOps, ReverseStep, ReverseStepOps};
 use gdbstub::target::ext::breakpoints::{
     Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint, SwBreakpointOps, WatchKind,
 };
@@ -18,6 +19,7 @@ use sim_board::{Machine, Outcome, Until, Watchpoint};
 use sim_bus::DebugStop;
 
 use crate::arch::{Regs, X86_64};
+use crate::history::History;
 use crate::{Ended, GdbError, monitor};
 
 /// Ticks between two looks for bytes from gdb: some milliseconds.
@@ -31,12 +33,17 @@ enum Resume {
     Continue,
     /// One tick of a vCPU: until it has retired this many.
     Step { vcpu: usize, until: u64 },
+    /// One tick of a vCPU back.
+    StepBack { vcpu: usize },
+    /// Back to the last stop before `present`; what lies between `limit` and it has been searched.
+    ContinueBack { limit: u64, present: u64 },
 }
 
 /// One gdb's view of the machine.
 #[derive(Debug)]
 pub struct Session<'a> {
     pub(crate) machine: &'a mut Machine,
+    pub(crate) history: History,
     resume: Resume,
     software: Vec<u64>,
     hardware: Vec<u64>,
@@ -62,8 +69,10 @@ fn vcpu(tid: Tid) -> usize {
 impl<'a> Session<'a> {
     /// A session on a machine, halted where it is.
     pub fn new(machine: &'a mut Machine) -> Self {
+        let history = History::new(machine);
         Self {
             machine,
+            history,
             resume: Resume::Continue,
             software: Vec::new(),
             hardware: Vec::new(),
@@ -78,14 +87,20 @@ impl<'a> Session<'a> {
 
     /// Runs a slice. `Some`: the machine stopped for gdb.
     pub(crate) fn advance(&mut self) -> Option<MultiThreadStopReason<u64>> {
+        match self.resume {
+            Resume::StepBack { vcpu } => return Some(self.step_back(vcpu)),
+            Resume::ContinueBack { limit, present } => return self.continue_back(limit, present),
+            Resume::Continue | Resume::Step { .. } => {}
+        }
         if let Some(outcome) = self.machine.exit() {
             return Some(self.show_end(outcome));
         }
-        let mut until = Until { ticks: Some(self.machine.ticks() + SLICE_TICKS), ns: Some(self.machine.now_ns() + SLICE_NS), ..Until::default() };
+        let mut until = Until { checkpoint: true, ticks: Some(self.machine.ticks() + SLICE_TICKS), ns: Some(self.machine.now_ns() + SLICE_NS), ..Until::default() };
         if let Resume::Step { vcpu, until: ticks } = self.resume {
             until.vcpu_ticks = Some((vcpu, ticks));
         }
         let outcome = self.machine.run(&until);
+        self.history.note(self.machine);
         match outcome {
             Outcome::Debug { vcpu, stop } => Some(self.stopped(vcpu as usize, stop)),
             Outcome::DebugExit(_) | Outcome::PowerOff | Outcome::Reset | Outcome::TripleFault { .. } => Some(self.show_end(outcome)),
@@ -94,8 +109,40 @@ impl<'a> Session<'a> {
                     self.stopped_vcpu = vcpu;
                     Some(MultiThreadStopReason::SignalWithThread { tid: tid(vcpu), signal: Signal::SIGTRAP })
                 }
-                Resume::Step { .. } | Resume::Continue => None,
+                Resume::Step { .. } | Resume::Continue | Resume::StepBack { .. } | Resume::ContinueBack { .. } => None,
             },
+        }
+    }
+
+    fn step_back(&mut self, vcpu: usize) -> MultiThreadStopReason<u64> {
+        self.end_shown = false;
+        let present = self.machine.ticks();
+        if self.history.step_back(self.machine, vcpu) {
+            self.stopped_vcpu = vcpu;
+            return MultiThreadStopReason::SignalWithThread { tid: tid(vcpu), signal: Signal::SIGTRAP };
+        }
+        // Nothing before: stay.
+        self.history.go_to(self.machine, present);
+        MultiThreadStopReason::ReplayLog { tid: Some(tid(vcpu)), pos: ReplayLogPosition::Begin }
+    }
+
+    fn continue_back(&mut self, limit: u64, present: u64) -> Option<MultiThreadStopReason<u64>> {
+        self.end_shown = false;
+        match self.history.search(self.machine, limit, present) {
+            Some(Ok(hit)) => {
+                self.history.go_to(self.machine, hit.ticks);
+                Some(self.stopped(hit.vcpu, hit.stop))
+            }
+            Some(Err(start)) => {
+                self.resume = Resume::ContinueBack { limit: start, present };
+                None
+            }
+            None => {
+                let first = self.history.first().unwrap_or(present);
+                self.history.go_to(self.machine, first);
+                self.stopped_vcpu = self.machine.current_vcpu();
+                Some(MultiThreadStopReason::ReplayLog { tid: Some(tid(self.stopped_vcpu)), pos: ReplayLogPosition::Begin })
+            }
         }
     }
 
@@ -157,6 +204,11 @@ impl<'a> Session<'a> {
             None if self.killed || self.quit => Ended::Killed,
             None => Ended::Detached,
         }
+    }
+
+    /// gdb changed something: what was known to come does not come, and the past (of which the change is no part) is left behind.
+    pub(crate) fn diverge(&mut self) {
+        self.history = History::default();
     }
 
     /// Takes all breakpoints out of the machine.
@@ -223,6 +275,7 @@ impl MultiThreadBase for Session<'_> {
         if *regs != Regs::of(&state, self.machine.cr8(vcpu)) {
             regs.apply(&mut state);
             self.machine.set_cpu_state(vcpu, &state);
+            self.diverge();
         }
         Ok(())
     }
@@ -235,7 +288,9 @@ impl MultiThreadBase for Session<'_> {
     }
 
     fn write_addrs(&mut self, start: u64, data: &[u8], tid: Tid) -> TargetResult<(), Self> {
-        if self.machine.write_linear(vcpu(tid), start, data) == data.len() { Ok(()) } else { Err(TargetError::NonFatal) }
+        let written = self.machine.write_linear(vcpu(tid), start, data);
+        self.diverge();
+        if written == data.len() { Ok(()) } else { Err(TargetError::NonFatal) }
     }
 
     fn list_active_threads(&mut self, register: &mut dyn FnMut(Tid)) -> Result<(), GdbError> {
@@ -268,8 +323,29 @@ impl MultiThreadResume for Session<'_> {
     fn support_single_step(&mut self) -> Option<MultiThreadSingleStepOps<'_, Self>> {
         Some(self)
     }
+    fn support_reverse_step(&mut self) -> Option<ReverseStepOps<'_, Tid, Self>> {
+        Some(self)
+    }
+    fn support_reverse_cont(&mut self) -> Option<ReverseContOps<'_, Tid, Self>> {
+        Some(self)
+    }
     fn support_scheduler_locking(&mut self) -> Option<MultiThreadSchedulerLockingOps<'_, Self>> {
         Some(self)
+    }
+}
+
+impl ReverseStep<Tid> for Session<'_> {
+    fn reverse_step(&mut self, tid: Tid) -> Result<(), GdbError> {
+        self.resume = Resume::StepBack { vcpu: vcpu(tid) };
+        Ok(())
+    }
+}
+
+impl ReverseCont<Tid> for Session<'_> {
+    fn reverse_cont(&mut self) -> Result<(), GdbError> {
+        let present = self.machine.ticks();
+        self.resume = Resume::ContinueBack { limit: present, present };
+        Ok(())
     }
 }
 

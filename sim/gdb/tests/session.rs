@@ -179,6 +179,42 @@ fn breakpoints_steps_and_watchpoints_leave_no_trace() {
 }
 
 #[test]
+fn the_machine_goes_back_to_breakpoints_accesses_and_steps() {
+    let mut plain = counter();
+    plain.run(&Until::default());
+    let (mut machine, _) = session(counter(), |gdb| {
+        gdb.ask("qSupported:multiprocess+;swbreak+;hwbreak+;vContSupported+");
+        // To the end first: four snapshots lie on the way.
+        assert!(gdb.ask("vCont;c").starts_with("T0f"));
+        assert_eq!(gdb.ask("m5000,4"), "10270000");
+        // Back over the last store, and the one before it.
+        assert_eq!(gdb.ask("Z2,5000,4"), "OK");
+        assert!(gdb.ask("bc").contains("watch:5000"));
+        assert_eq!(gdb.ask("m5000,4"), "0f270000");
+        assert!(gdb.ask("bc").contains("watch:5000"));
+        assert_eq!(gdb.ask("m5000,4"), "0e270000");
+        assert_eq!(gdb.ask("z2,5000,4"), "OK");
+        // One tick back: from the store to the increment before it.
+        assert_eq!(gdb.rip(), BASE + 6);
+        assert!(gdb.ask("bs").starts_with("T05"));
+        assert_eq!(gdb.rip(), BASE + 5);
+        // Far back, through intervals without a stop.
+        assert!(gdb.monitor("goto 3").contains("at tick 3"));
+        assert_eq!(gdb.ask("m5000,4"), "01000000");
+        assert!(gdb.monitor("goto 30000").contains("at tick 30000"));
+        assert_eq!(gdb.ask(&format!("Z0,{BASE:x},1")), "OK");
+        assert!(gdb.ask("bc").contains("swbreak"));
+        assert_eq!(gdb.rip(), BASE);
+        assert!(gdb.ask("bc").contains("replaylog:begin"));
+        assert_eq!(gdb.ask(&format!("z0,{BASE:x},1")), "OK");
+        // And forward again to the same end.
+        assert!(gdb.ask("vCont;c").starts_with("T0f"));
+        assert!(gdb.ask("vCont;c").starts_with("W07"));
+    });
+    assert_eq!(machine.receipt(), plain.receipt());
+}
+
+#[test]
 fn unmapped_memory_is_an_error_and_writes_are_in_the_log() {
     let (machine, ended) = session(counter(), |gdb| {
         gdb.ask("qSupported:multiprocess+");
