@@ -134,11 +134,11 @@ const QUIET: u32 = ALL_MASKED | soft::PE;
 /// Not denormal, not infinite, not a NaN.
 fn plain64(x: f64) -> bool {
     let magnitude = x.to_bits() << 1;
-    magnitude == 0 || (magnitude >= 2 << 52 && magnitude < 0x7ff << 53)
+    magnitude == 0 || (2 << 52..0x7ff << 53).contains(&magnitude)
 }
 fn plain32(x: f32) -> bool {
     let magnitude = x.to_bits() << 1;
-    magnitude == 0 || (magnitude >= 2 << 23 && magnitude < 0xff << 24)
+    magnitude == 0 || (2 << 23..0xff << 24).contains(&magnitude)
 }
 
 macro_rules! scalar {
