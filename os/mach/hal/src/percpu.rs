@@ -29,6 +29,8 @@ pub(crate) struct PerCpu {
     pub(crate) current: Cell<*const Context>,
     /// The thread that was switched away from, until the next one has taken over.
     pub(crate) previous: Cell<*const Context>,
+    /// The state that user mode may be entered with at once: live, and neither a switch nor an interrupt waits. Null: look first.
+    pub(crate) ready: Cell<*const UserState>,
     /// A switch is due.
     pub(crate) switch_due: Cell<bool>,
     pub(crate) index: Cell<u32>,
@@ -59,6 +61,7 @@ pub(crate) const STACK_HIGH: usize = offset_of!(PerCpu, stack_high);
 const CURRENT: usize = offset_of!(PerCpu, current);
 const SWITCH_DUE: usize = offset_of!(PerCpu, switch_due);
 const INDEX: usize = offset_of!(PerCpu, index);
+const READY_STATE: usize = offset_of!(PerCpu, ready);
 
 /// Selectors: the values Linux has, since programs see them.
 pub(crate) const KERNEL_CS: u16 = 0x10;
@@ -84,6 +87,7 @@ static BOOT_CPU: CpuStatic<PerCpu> = CpuStatic(PerCpu {
     stack_high: Cell::new(u64::MAX),
     current: Cell::new(core::ptr::null()),
     previous: Cell::new(core::ptr::null()),
+    ready: Cell::new(core::ptr::null()),
     switch_due: Cell::new(false),
     index: Cell::new(0),
     loaded_cr3: Cell::new(0),
@@ -127,8 +131,23 @@ pub fn index() -> u32 {
     index
 }
 
+/// Something happened that must be looked at before user mode is entered again.
+pub(crate) fn look_first() {
+    // SAFETY: GS is set up; one instruction.
+    unsafe { asm!("mov qword ptr gs:[{}], 0", const READY_STATE, options(nostack, preserves_flags)) };
+}
+
+/// See [`PerCpu::ready`].
+pub(crate) fn ready() -> *const UserState {
+    let state: *const UserState;
+    // SAFETY: GS is set up.
+    unsafe { asm!("mov {}, gs:[{}]", out(reg) state, const READY_STATE, options(nostack, preserves_flags, readonly)) };
+    state
+}
+
 /// Asks for a switch as soon as one is allowed on this CPU.
 pub fn request_switch() {
+    look_first();
     // SAFETY: GS is set up; one instruction.
     unsafe { asm!("mov byte ptr gs:[{}], 1", const SWITCH_DUE, options(nostack, preserves_flags)) };
 }

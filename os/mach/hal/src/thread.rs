@@ -150,6 +150,8 @@ impl Context {
     /// Sets or clears the sticky interrupt: while set, user mode is not entered.
     pub fn set_interrupted(&self, value: bool) {
         self.interrupted.store(value, Relaxed);
+        // If the thread runs here; elsewhere it would take an interrupt of that CPU.
+        percpu::look_first();
     }
     /// The sticky interrupt.
     #[must_use]
@@ -205,6 +207,7 @@ pub fn switch_to(next: Arc<Context>) {
     let from = unsafe { &*previous };
     assert_eq!(from.held.get() >> FIRST_SPIN, 0, "thread {} switches with a spin lock held: {:#x}", from.id.0, from.held.get());
     assert!(!next.running.swap(true, Ordering::Acquire), "thread {} runs already or has ended", next.id.0);
+    area.ready.set(core::ptr::null());
     let live = from.live.replace(core::ptr::null_mut());
     if !live.is_null() {
         // SAFETY: `live` names an existing state of this thread (its drop clears it).

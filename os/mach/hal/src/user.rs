@@ -294,14 +294,12 @@ impl HalContext {
     }
 
     /// True if the registers can be entered as they are: nothing waits, this state is live, RIP and segment bases are good.
-    fn is_ready(&self, me: &Context, area: &PerCpu) -> bool {
+    fn is_ready(&self, area: &PerCpu) -> bool {
         let regs = &self.state.regs;
-        core::ptr::eq(me.live.get(), &raw const *self.state)
-            && regs.rip < USER_LIMIT
+        core::ptr::eq(percpu::ready(), &raw const *self.state)
+            && regs.rip >> 47 == 0
             && regs.fs_base == area.loaded_fs.get()
             && regs.gs_base == area.loaded_gs.get()
-            && !me.interrupted.load(Relaxed)
-            && !area.switch_due.get()
     }
 
     /// Does what [`HalContext::is_ready`] found missing, or says how user mode ends without having been entered. Interrupts are off.
@@ -330,6 +328,9 @@ impl HalContext {
             self.make_live(me, area);
         }
         self.load_bases(area);
+        if !area.switch_due.get() {
+            area.ready.set(&raw const *self.state);
+        }
         None
     }
 
@@ -371,12 +372,10 @@ impl UserContext for HalContext {
 
     fn run(&mut self) -> UserExit {
         cpu::disable_interrupts();
-        let me = loop {
+        let area = loop {
             let area = percpu::this();
-            // SAFETY: user mode is entered by threads only, and the running thread's context exists.
-            let me = unsafe { &*area.current.get() };
-            if self.is_ready(me, area) {
-                break me;
+            if self.is_ready(area) {
+                break area;
             }
             // Whatever it did may have let another thread run: look again.
             if let Some(exit) = self.prepare() {
@@ -384,10 +383,13 @@ impl UserContext for HalContext {
                 return exit;
             }
         };
+        // SAFETY: user mode is entered by threads only, and the running thread's context exists.
+        let me = unsafe { &*area.current.get() };
         let regs = &mut self.state.regs;
         let flags = regs.rflags & USER_FLAGS | cpu::IF | 2;
         regs.rflags = flags;
-        let by_sysret = regs.rcx == regs.rip && regs.r11 == flags && flags & TRAP_FLAG == 0;
+        // With TF set, R11 as SYSCALL left it has it too and differs.
+        let by_sysret = regs.rcx == regs.rip && regs.r11 == flags & !TRAP_FLAG;
         if !by_sysret && !is_canonical(regs.rsp) {
             cpu::interrupts_on();
             return UserExit::Exception { vector: 12, error: 0 };
@@ -448,6 +450,7 @@ impl UserContext for HalContext {
             assert!(core::ptr::eq(self.state.live_on.get(), percpu::current()), "a live user context is changed by another thread");
             // SAFETY: asserted to be the current thread, whose context exists.
             unsafe { (*percpu::current()).live.set(core::ptr::null_mut()) };
+            percpu::look_first();
             self.state.live_on.set(core::ptr::null());
         }
         match data {
@@ -474,6 +477,7 @@ impl Drop for HalContext {
             assert!(core::ptr::eq(self.state.live_on.get(), percpu::current()), "a live user context is dropped by another thread");
             // SAFETY: as in `load_fpu`.
             unsafe { (*percpu::current()).live.set(core::ptr::null_mut()) };
+            percpu::look_first();
         }
         if flags & cpu::IF != 0 {
             cpu::interrupts_on();
