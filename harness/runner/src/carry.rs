@@ -70,7 +70,7 @@ impl Carried {
 pub fn select(carry: &Carry) -> Result<Carried, CarryError> {
     let mut carried = Carried::default();
     let mut taken = BTreeSet::new();
-    let mut total = 0;
+    let mut total = 0u64;
     for pattern in &carry.from {
         let found = glob::glob(pattern).map_err(|error| CarryError::Pattern { pattern: pattern.clone(), why: error.msg.to_owned() })?;
         let mut names: Vec<PathBuf> = found.flatten().collect();
