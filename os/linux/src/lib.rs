@@ -69,7 +69,9 @@ impl Personality for Linux {
     }
 }
 
-/// A call that may block or allocate: noted, and with its kernel memory set aside.
+/// A call that may block or allocate: noted, and with its kernel memory set aside. Kept apart so that quick calls do not pay for its
+/// registers.
+#[inline(never)]
 fn serve(task: &mut Task, number: u64, entry: &Entry, registers: &[u64; 6]) -> Answer {
     // Numbers with an entry are small.
     task.note_call(u16::try_from(number).unwrap_or(u16::MAX));
@@ -87,6 +89,7 @@ fn serve(task: &mut Task, number: u64, entry: &Entry, registers: &[u64; 6]) -> A
 }
 
 /// Answers a number that nobody serves: counts it, and names the first program that used it.
+#[cold]
 fn absent(task: &mut Task, _registers: &[u64; 6]) -> Answer {
     let number = task.regs().orig_rax;
     if table::miss(number) {
