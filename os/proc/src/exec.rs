@@ -7,7 +7,6 @@
 //! # Limits
 //! Four interpreters deep, 2 MiB of arguments and environment, 128 KiB in one string.
 
-use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -407,10 +406,4 @@ fn become_single(task: &Task) -> Result<()> {
         table.free(own);
     }
     Ok(())
-}
-
-/// A path for messages.
-#[must_use]
-pub fn shown(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
 }
