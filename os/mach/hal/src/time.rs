@@ -8,8 +8,10 @@ use crate::cpu;
 use crate::paging::Registers;
 use crate::port::Ports;
 
-/// Length of the calibration.
+/// Length of one measurement of the calibration.
 const WINDOW_NS: u64 = 2_000_000;
+/// Measurements, of which the median counts: a hypervisor that is not scheduled for a moment between a counter and its time stamp spoils one or two.
+const WINDOWS: usize = 5;
 
 static START: AtomicU64 = AtomicU64::new(0);
 /// Nanoseconds per cycle, 32 binary places; 0 = not calibrated.
@@ -46,14 +48,14 @@ pub fn calibrate(reference: &Reference<'_>) -> (Source, u64) {
         (Source::Cpuid, u64::from(crystal) * u64::from(numerator) / u64::from(denominator))
     } else {
         match reference {
-            Reference::PmTimer(ports) => (Source::PmTimer, against(3_579_545, 0xff_ffff, || u64::from(ports.read32(0)))),
+            Reference::PmTimer(ports) => (Source::PmTimer, median(|| against(3_579_545, 0xff_ffff, || u64::from(ports.read32(0))))),
             Reference::Hpet(registers, femtoseconds) => {
                 // Main counter on.
                 registers.write32(0x10, registers.read32(0x10) | 1);
                 let hz = 1_000_000_000_000_000 / (*femtoseconds).max(1);
-                (Source::Hpet, against(hz, 0xffff_ffff, || u64::from(registers.read32(0xf0))))
+                (Source::Hpet, median(|| against(hz, 0xffff_ffff, || u64::from(registers.read32(0xf0)))))
             }
-            Reference::Pit => (Source::Pit, against_pit()),
+            Reference::Pit => (Source::Pit, median(against_pit)),
         }
     };
     let hz = hz.max(1);
@@ -62,6 +64,15 @@ pub fn calibrate(reference: &Reference<'_>) -> (Source, u64) {
     let scale = (1_000_000_000_u128 << 32) / u128::from(hz);
     SCALE.store(u64::try_from(scale).unwrap_or(u64::MAX), Relaxed);
     (source, hz)
+}
+
+fn median(mut measure: impl FnMut() -> u64) -> u64 {
+    let mut found = [0; WINDOWS];
+    for slot in &mut found {
+        *slot = measure();
+    }
+    found.sort_unstable();
+    found[WINDOWS / 2]
 }
 
 /// Counts cycles between two edges of a counter, [`WINDOW_NS`] apart.
