@@ -11,6 +11,7 @@ pub struct Row(pub &'static str, pub &'static str, pub u8);
 /// All crates that may exist. A new crate gets its row with the commit that makes it.
 pub const CRATES: &[Row] = &[
     Row("os/lib/codec", "codec", 0),
+    Row("os/lib/ds", "ds", 0),
     Row("os/lib/nv", "nv", 0),
     Row("os/abi/linux", "linux-abi", 1),
     Row("os/abi/control", "control-abi", 1),
