@@ -20,9 +20,13 @@ impl std::fmt::Debug for Rule {
 pub const RULES: &[Rule] = &[
     Rule { name: "TIME", why: "a kernel log line opens with the time since boot, which moves with every instruction added", apply: kernel_time },
     Rule { name: "COLUMNS", why: "an event line opens with its tick and its virtual time", apply: event_time },
-    Rule { name: "ADDRESS", why: "a kernel address moves when code is added before it", apply: kernel_address },
+    Rule { name: "ADDRESS", why: "an address in a kernel or a program moves when code is added before it", apply: address },
     Rule { name: "PID", why: "process numbers count everything started before", apply: pid },
-    Rule { name: "KIB", why: "how much memory is free or used depends on the sizes of the kernel and its initrd", apply: memory },
+    Rule { name: "PID", why: "the kernel says which process is a zone's init; the number counts everything started before", apply: init_pid },
+    Rule { name: "KIB", why: "how much memory is free or used depends on the sizes of the kernel and its initrd", apply: kibibytes },
+    Rule { name: "MIB", why: "the same, in larger units", apply: mebibytes },
+    Rule { name: "FILES", why: "how many files the initrd holds depends on the scenario's host and on busybox's applets", apply: initrd_files },
+    Rule { name: "VERSION", why: "busybox is the host's Debian's, and says which", apply: busybox },
 ];
 
 /// Makes text comparable: line ends, terminal control, then all rules. Ends with a line end unless empty.
@@ -76,23 +80,36 @@ fn event_time(line: &str) -> Option<String> {
     (number(words.next()) && number(words.next())).then(|| words.collect::<Vec<_>>().join(" "))
 }
 
-/// `0xffff...`: sixteen digits that open with ffff are the kernel's half.
-fn kernel_address(line: &str) -> Option<String> {
+/// Hexadecimal numbers that are addresses: the kernel's half, and where Linux puts position-independent programs, libraries and stacks. With or without
+/// `0x` for the kernel's (register dumps have none).
+fn address(line: &str) -> Option<String> {
     let mut out = String::new();
     let mut rest = line;
     let mut changed = false;
-    while let Some(at) = rest.find("ffff") {
-        let digits = rest[at..].bytes().take_while(u8::is_ascii_hexdigit).count();
-        let before = rest[..at].chars().next_back();
-        let opens = before.is_none_or(|c| !c.is_ascii_hexdigit());
-        if digits == 16 && opens {
-            out.push_str(rest[..at].trim_end_matches("0x"));
+    while let Some(start) = rest.find(|c: char| c.is_ascii_hexdigit()) {
+        let (head, tail) = rest.split_at(start);
+        let length = tail.bytes().take_while(u8::is_ascii_hexdigit).count();
+        let (mut word, mut after) = tail.split_at(length);
+        let mut prefix = "";
+        if word == "0" && after.starts_with('x') {
+            let digits = after[1..].bytes().take_while(u8::is_ascii_hexdigit).count();
+            (word, after) = after[1..].split_at(digits);
+            prefix = "0x";
+        }
+        let value = u64::from_str_radix(word, 16).unwrap_or(0);
+        let kernel = value >= 0xffff_8000_0000_0000 && word.len() == 16;
+        let user = !prefix.is_empty() && matches!(value >> 40, 0x55 | 0x56 | 0x7f);
+        // A digit that is part of a word ("ffff" in "buffff") opens no number.
+        let opens = head.chars().next_back().is_none_or(|c| !c.is_alphanumeric());
+        out.push_str(head);
+        if opens && (kernel || user) {
             out.push_str("[ADDRESS]");
             changed = true;
         } else {
-            out.push_str(&rest[..at + digits.max(4)]);
+            out.push_str(prefix);
+            out.push_str(word);
         }
-        rest = &rest[at + digits.max(4)..];
+        rest = after;
     }
     out.push_str(rest);
     changed.then_some(out)
@@ -103,21 +120,47 @@ fn pid(line: &str) -> Option<String> {
     number_after(line, "pid ", "[PID]")
 }
 
+/// `init is 123`.
+fn init_pid(line: &str) -> Option<String> {
+    number_after(line, "init is ", "[PID]")
+}
+
 /// `123456 KiB`.
-fn memory(line: &str) -> Option<String> {
+fn kibibytes(line: &str) -> Option<String> {
+    number_before(line, " KiB", "[KIB]")
+}
+
+/// `123 MiB`.
+fn mebibytes(line: &str) -> Option<String> {
+    number_before(line, " MiB", "[MIB]")
+}
+
+/// `initrd: 595 files`.
+fn initrd_files(line: &str) -> Option<String> {
+    number_after(line, "initrd: ", "[FILES]")
+}
+
+/// `BusyBox v1.35.0 (Debian 1:1.35.0-4+deb12u1+b1) built-in shell (ash)`.
+fn busybox(line: &str) -> Option<String> {
+    let (head, tail) = line.split_once("BusyBox v")?;
+    let (_, tail) = tail.split_once(") ")?;
+    Some(format!("{head}BusyBox [VERSION] {tail}"))
+}
+
+fn number_before(line: &str, unit: &str, name: &str) -> Option<String> {
     let mut out = String::new();
     let mut rest = line;
     let mut changed = false;
-    while let Some(at) = rest.find(" KiB") {
+    while let Some(at) = rest.find(unit) {
         let head = rest[..at].trim_end_matches(|c: char| c.is_ascii_digit());
         if head.len() < at {
             out.push_str(head);
-            out.push_str("[KIB]");
+            out.push_str(name);
             changed = true;
         } else {
-            out.push_str(&rest[..at + 4]);
+            out.push_str(&rest[..at + unit.len()]);
         }
-        rest = &rest[at + 4..];
+        rest = &rest[at + unit.len()..];
     }
     out.push_str(rest);
     changed.then_some(out)
@@ -156,9 +199,16 @@ mod tests {
             ("   1234567    1234567 uart com1 reset\n", "uart com1 reset\n"),
             ("at 0xffffffff80001234 in main\n", "at [ADDRESS] in main\n"),
             ("rip=ffff800000001234 rsp=7fffffffe000\n", "rip=[ADDRESS] rsp=7fffffffe000\n"),
+            ("SIGSEGV at 0x5555556bcda9, address 0x328\n", "SIGSEGV at [ADDRESS], address 0x328\n"),
+            ("0xffff800000000000, 0x7ffffffff000\n", "[ADDRESS], [ADDRESS]\n"),
+            ("0x, 0xg, faced 0x8000000000000000\n", "0x, 0xg, faced 0x8000000000000000\n"),
             ("mask 0xffff stays\n", "mask 0xffff stays\n"),
             ("killed pid 17 (sh), rapid 9\n", "killed pid [PID] (sh), rapid 9\n"),
             ("free 123456 KiB of 262144 KiB\n", "free [KIB] of [KIB]\n"),
+            ("memory: 495 MiB, 12 MiB free\n", "memory: [MIB], [MIB] free\n"),
+            ("initrd: 595 files, 3 KiB\n", "initrd: [FILES] files, [KIB]\n"),
+            ("zone alpha (1): booted, init is 7\n", "zone alpha (1): booted, init is [PID]\n"),
+            ("BusyBox v1.35.0 (Debian 1:1.35.0-4) built-in shell (ash)\n", "BusyBox [VERSION] built-in shell (ash)\n"),
             ("\x1b[2Jx\x07\n", "<esc>[2Jx\n"),
         ] {
             assert_eq!(normalise(text), wanted);

@@ -255,8 +255,30 @@ impl Court<'_> {
 pub fn stream_text(run: &Transcript, stream: Stream) -> String {
     match stream {
         Stream::Console => normalise(&run.console_text()),
-        Stream::Events => normalise(&(run.events.join("\n") + "\n")),
+        Stream::Events => events_text(run),
     }
+}
+
+/// What was done, in the order it was begun, and how it ended; then what the machine itself had to report (nothing, as a rule).
+fn events_text(run: &Transcript) -> String {
+    let mut text = String::new();
+    for step in &run.steps {
+        let place = if step.zone.is_empty() { "global" } else { &step.zone };
+        let how = match (&step.failed, step.outcome) {
+            (Some(_), _) => "not started".to_owned(),
+            (None, Some(outcome)) => outcome.to_string(),
+            (None, None) if step.stdout.is_empty() && step.ended_ns.is_none() => "-".to_owned(),
+            (None, None) => "runs on".to_owned(),
+        };
+        let name: String = step.name.split_whitespace().collect::<Vec<_>>().join(" ");
+        text.push_str(&format!("step     {place:8} {how:12} {name}\n"));
+    }
+    let machine: String = run.events.iter().map(|event| format!("{event}\n")).collect();
+    for line in normalise(&machine).lines() {
+        text.push_str(&format!("machine  {line}\n"));
+    }
+    text.push_str(&format!("end      {}\n", run.end));
+    text
 }
 
 /// Writes the goldens of a run; gives the files that changed.
