@@ -54,6 +54,10 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
+        reason: "SHLD and SHRD by an immediate take RIP-relative operands one byte too low (the immediate is not counted)",
+        applies: |case| case.insns.iter().any(|insn| matches!(insn.mnemonic(), M::Shld | M::Shrd) && insn.is_ip_rel_memory_operand()),
+    },
+    Known {
         reason: "LOCK NEG sets flags from another value",
         applies: |case| case.insns.iter().any(|insn| insn.mnemonic() == M::Neg && insn.has_lock_prefix()),
     },
@@ -92,11 +96,13 @@ pub const KNOWN: &[Known] = &[
 ];
 
 /// Opcodes that are not drawn for unicorn: x87 and MMX (the tag word, C1 and the exception rules of QEMU 5 are approximations), TEST by its second
-/// encoding F6 /1 and F7 /1 (#UD in unicorn).
+/// encoding F6 /1 and F7 /1 (#UD in unicorn), DIV and IDIV (after a #DE its state depends on what ran before: the same case twice gives two
+/// answers).
 pub fn unsupported(code: iced_x86::Code) -> bool {
     use iced_x86::{CpuidFeature as F, OpCodeOperandKind as K};
     code.cpuid_features().iter().any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU387 | F::MMX))
         || code.op_code().op_kinds().iter().any(|kind| matches!(kind, K::mm_reg | K::mm_rm | K::mm_or_mem))
+        || matches!(code.mnemonic(), M::Div | M::Idiv)
         || matches!(code, Code::Test_rm8_imm8_F6r1 | Code::Test_rm16_imm16_F7r1 | Code::Test_rm32_imm32_F7r1 | Code::Test_rm64_imm32_F7r1)
 }
 
