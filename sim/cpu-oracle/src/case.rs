@@ -85,16 +85,16 @@ impl Case {
         let mut out = Box::new([0u8; MEMORY_BYTES]);
         let mut rng = Rng::new(self.memory_seed);
         for chunk in out.chunks_exact_mut(8) {
-            let value = match rng.next() >> 60 {
-                0..=7 => rng.next(),
+            let value = match rng.draw() >> 60 {
+                0..=7 => rng.draw(),
                 8 => 0,
                 9 => u64::MAX,
-                10 => DATA + (rng.next() & 0x1fff),
-                11 => STACK + (rng.next() & 0xff8),
-                12 => rng.next() & 0xff,
-                13 => f64::to_bits((rng.next() as i32 as f64) / 64.0),
-                14 => rng.next() & 0x8080_ff00_7fff_0001,
-                _ => rng.next() & 0x7f7f_7f7f_7f7f_7f7f,
+                10 => DATA + (rng.draw() & 0x1fff),
+                11 => STACK + (rng.draw() & 0xff8),
+                12 => rng.draw() & 0xff,
+                13 => f64::to_bits((rng.draw() as i32 as f64) / 64.0),
+                14 => rng.draw() & 0x8080_ff00_7fff_0001,
+                _ => rng.draw() & 0x7f7f_7f7f_7f7f_7f7f,
             };
             chunk.copy_from_slice(&value.to_le_bytes());
         }

@@ -144,7 +144,7 @@ fn memory_operand(rng: &mut Rng, insn: &mut Instruction, operand: u32) {
         0 => {}
         1 => {
             insn.set_memory_displ_size(1);
-            insn.set_memory_displacement64(rng.next() as i8 as i64 as u64 & if insn.memory_base().is_gpr32() { 0xffff_ffff } else { u64::MAX });
+            insn.set_memory_displacement64(rng.draw() as i8 as i64 as u64 & if insn.memory_base().is_gpr32() { 0xffff_ffff } else { u64::MAX });
         }
         _ => {
             insn.set_memory_displ_size(8);
@@ -167,12 +167,12 @@ fn boundary(rng: &mut Rng) -> u64 {
 
 fn immediate(rng: &mut Rng) -> u64 {
     match rng.below(6) {
-        0 => rng.next(),
+        0 => rng.draw(),
         1 => rng.below(64),
         2 => rng.pick(&[0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, u64::MAX]),
-        3 => rng.next() & 0xff,
+        3 => rng.draw() & 0xff,
         4 => 1 << rng.below(64),
-        _ => rng.next() as i32 as i64 as u64,
+        _ => rng.draw() as i32 as i64 as u64,
     }
 }
 
@@ -323,50 +323,50 @@ fn gpr_value(rng: &mut Rng) -> u64 {
         0..=7 => DATA + boundary(rng),
         8 => rng.below(48),
         9 => rng.pick(&[0, 1, u64::MAX, 1 << 63, (1 << 63) - 1, 0x8000_0000, 0x7fff_ffff, 0xffff_ffff, 0x0000_8000_0000_0000, 0xffff_7fff_ffff_ffff]),
-        10 => rng.next() | 0x8000_0000_0000_0000,
-        11 => rng.next() & 0xffff_ffff,
-        12 => rng.next() & 0xffff,
+        10 => rng.draw() | 0x8000_0000_0000_0000,
+        11 => rng.draw() & 0xffff_ffff,
+        12 => rng.draw() & 0xffff,
         13 => STACK + (rng.below(0x1000) & !7),
-        _ => rng.next(),
+        _ => rng.draw(),
     }
 }
 
 fn float_32(rng: &mut Rng) -> u32 {
-    let sign = (rng.next() as u32) & 1 << 31;
+    let sign = (rng.draw() as u32) & 1 << 31;
     sign | match rng.below(8) {
         0 => rng.pick(&[0, 1, 0x7f_ffff, 0x80_0000, 0x7f80_0000, 0x7fc0_0000, 0x7fa0_0001, 0x3f80_0000, 0x7f7f_ffff, 0x4f00_0000]),
-        1 => rng.next() as u32 & 0x7f_ffff,
-        2 => rng.next() as u32 & 0x7fff_ffff,
-        _ => (119 + rng.below(18) as u32) << 23 | rng.next() as u32 & 0x7f_ffff,
+        1 => rng.draw() as u32 & 0x7f_ffff,
+        2 => rng.draw() as u32 & 0x7fff_ffff,
+        _ => (119 + rng.below(18) as u32) << 23 | rng.draw() as u32 & 0x7f_ffff,
     }
 }
 
 fn float_64(rng: &mut Rng) -> u64 {
-    let sign = rng.next() & 1 << 63;
+    let sign = rng.draw() & 1 << 63;
     sign | match rng.below(8) {
         0 => rng.pick(&[0, 1, 0xf_ffff_ffff_ffff, 0x10_0000_0000_0000, 0x7ff0 << 48, 0x7ff8 << 48, 0x7ff4_0000_0000_0001, 0x3ff0 << 48, 0x7fef_ffff_ffff_ffff, 0x43e0 << 48]),
-        1 => rng.next() & 0xf_ffff_ffff_ffff,
-        2 => rng.next() & !(1 << 63),
-        _ => (1013 + rng.below(22)) << 52 | rng.next() >> 12,
+        1 => rng.draw() & 0xf_ffff_ffff_ffff,
+        2 => rng.draw() & !(1 << 63),
+        _ => (1013 + rng.below(22)) << 52 | rng.draw() >> 12,
     }
 }
 
 fn xmm_value(rng: &mut Rng) -> u128 {
     match rng.below(4) {
-        0 => u128::from(rng.next()) << 64 | u128::from(rng.next()),
+        0 => u128::from(rng.draw()) << 64 | u128::from(rng.draw()),
         1 => (0..4).fold(0, |acc, i| acc | u128::from(float_32(rng)) << (32 * i)),
         2 => u128::from(float_64(rng)) << 64 | u128::from(float_64(rng)),
-        _ => (u128::from(rng.next()) << 64 | u128::from(rng.next())) & 0x00ff_7f80_ffff_0001_0100_8000_7fff_ff00_u128.rotate_left(rng.below(128) as u32),
+        _ => (u128::from(rng.draw()) << 64 | u128::from(rng.draw())) & 0x00ff_7f80_ffff_0001_0100_8000_7fff_ff00_u128.rotate_left(rng.below(128) as u32),
     }
 }
 
 fn x87_value(rng: &mut Rng) -> u128 {
-    let sign = u128::from(rng.next() & 1) << 79;
-    let sig = rng.next() | 1 << 63;
+    let sign = u128::from(rng.draw() & 1) << 79;
+    let sig = rng.draw() | 1 << 63;
     sign | match rng.below(10) {
         0 => rng.pick(&[0, 1, 1 << 63, 0x7fff << 64 | 1 << 63, 0x7fff << 64 | 3 << 62, 0x7fff << 64 | 5 << 61, 0x3fff << 64 | 1 << 63, 1 << 64]),
-        1 => u128::from(rng.next()),
-        2 => u128::from(rng.next() & 0x7fff) << 64 | u128::from(sig),
+        1 => u128::from(rng.draw()),
+        2 => u128::from(rng.draw() & 0x7fff) << 64 | u128::from(sig),
         3 => u128::from(16383 + rng.below(64)) << 64 | u128::from(sig & !((1 << rng.below(63)) - 1)),
         _ => u128::from(16370 + rng.below(30)) << 64 | u128::from(sig),
     }
@@ -380,19 +380,19 @@ fn start(rng: &mut Rng) -> Start {
         gpr[1] = rng.below(40);
     }
     let xmm: [u128; 16] = std::array::from_fn(|_| xmm_value(rng));
-    let masks = if rng.one_in(4) { rng.next() as u32 & 0x1f80 } else { 0x1f80 };
-    let mxcsr = masks | if rng.one_in(2) { rng.next() as u32 & 0xe07f } else { 0 };
+    let masks = if rng.one_in(4) { rng.draw() as u32 & 0x1f80 } else { 0x1f80 };
+    let mxcsr = masks | if rng.one_in(2) { rng.draw() as u32 & 0xe07f } else { 0 };
     let mut x87 = X87 { control: 0x37f, ..X87::default() };
     for n in 0..8 {
         x87.regs[n] = x87_value(rng);
     }
-    x87.in_use = if rng.one_in(2) { rng.next() as u8 } else { 0x3c };
-    x87.status = (rng.next() as u16) & 0x7f00;
+    x87.in_use = if rng.one_in(2) { rng.draw() as u8 } else { 0x3c };
+    x87.status = (rng.draw() as u16) & 0x7f00;
     if rng.one_in(2) {
         let precision = rng.pick(&[0, 2, 3]);
-        x87.control = 0x40 | rng.next() as u16 & 0xc00 | precision << 8 | if rng.one_in(3) { rng.next() as u16 & 0x3f } else { 0x3f };
+        x87.control = 0x40 | rng.draw() as u16 & 0xc00 | precision << 8 | if rng.one_in(3) { rng.draw() as u16 & 0x3f } else { 0x3f };
     }
-    Start { gpr, rflags: 0x202 | rng.next() & 0xcd5, xmm, mxcsr, x87 }
+    Start { gpr, rflags: 0x202 | rng.draw() & 0xcd5, xmm, mxcsr, x87 }
 }
 
 /// The case of a seed.
@@ -431,7 +431,7 @@ pub fn case(seed: u64, ring: Ring, codes: &[Code]) -> Case {
     let start = start(&mut rng);
     // Mostly inside the first page, at times across its end.
     let origin = if rng.one_in(8) { CODE + 0x1000 - 1 - rng.below(24) } else { CODE + 0x800 + rng.below(16) };
-    let memory_seed = rng.next();
+    let memory_seed = rng.draw();
     Case { seed, ring, insns, start, origin, memory_seed }
 }
 

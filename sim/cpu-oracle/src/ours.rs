@@ -95,7 +95,7 @@ impl Ours {
         const NX: u64 = 1 << 63;
         let mut map = |linear: u64, bytes: u64, physical: u64, flags: u64| {
             for page in 0..bytes / 0x1000 {
-                put(TABLE + 8 * index(linear + page * 0x1000, 0), physical + page * 0x1000 | flags);
+                put(TABLE + 8 * index(linear + page * 0x1000, 0), (physical + page * 0x1000) | flags);
             }
         };
         // Accessed and dirty are set beforehand: the host's page tables are the kernel's business.
@@ -166,7 +166,7 @@ impl Ours {
         self.memory.write(PHYS_DATA, arena).expect("inside RAM");
         self.memory.write(PHYS_STACK, stack).expect("inside RAM");
         self.cases += 1;
-        if self.cases % 512 == 0 {
+        if self.cases.is_multiple_of(512) {
             // Every case is new code at old addresses.
             self.cpu.flush_blocks();
         }

@@ -12,7 +12,7 @@ impl Rng {
         z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         Rng((z ^ z >> 31) | 1)
     }
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -20,7 +20,7 @@ impl Rng {
     }
     /// Below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
+        ((u128::from(self.draw()) * u128::from(limit)) >> 64) as u64
     }
     pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0

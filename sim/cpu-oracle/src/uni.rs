@@ -58,6 +58,14 @@ pub const KNOWN: &[Known] = &[
         applies: |case| case.insns.iter().any(|insn| matches!(insn.mnemonic(), M::Shld | M::Shrd) && insn.is_ip_rel_memory_operand()),
     },
     Known {
+        reason: "BSF and BSR of zero clear the upper half of a 32-bit destination (hardware leaves all of it)",
+        applies: |case| case.insns.iter().any(|insn| matches!(insn.code(), Code::Bsf_r32_rm32 | Code::Bsr_r32_rm32)),
+    },
+    Known {
+        reason: "LOOPE and LOOPNE counting in ECX lose pending flags",
+        applies: |case| any(case, |m| matches!(m, M::Loope | M::Loopne)),
+    },
+    Known {
         reason: "LOCK NEG sets flags from another value",
         applies: |case| case.insns.iter().any(|insn| insn.mnemonic() == M::Neg && insn.has_lock_prefix()),
     },
