@@ -37,8 +37,6 @@ fn excluded(mnemonic: M) -> bool {
         | M::Wbinvd | M::Invd
         // The environment images hold instruction pointers, which AMD and Intel keep differently.
         | M::Fnstenv | M::Fnsave | M::Fldenv | M::Frstor | M::Fxsave | M::Fxrstor | M::Fxsave64 | M::Fxrstor64
-        // Digits above nine give what they like.
-        | M::Fbld
         // Undefined by name; vendors differ in which of the reserved NOPs they know.
         | M::Ud0 | M::Ud1 | M::Reservednop | M::Prefetchw | M::Prefetch
     )

@@ -621,7 +621,7 @@ fn memory_operand(operand: Operand, load: u128) -> Num {
         Operand::I32 => Num::from_i64(i64::from(load as i32)),
         Operand::I64 => Num::from_i64(load as i64),
         Operand::Bcd => {
-            let digits = (0..18).rev().fold(0i64, |acc, i| acc * 10 + (load >> (4 * i)) as i64 % 16);
+            let digits = (0..18).rev().fold(0i64, |acc, i| acc * 10 + (load >> (4 * i) & 15) as i64);
             Num { sign: load >> 79 & 1 == 1, ..Num::from_i64(digits) }
         }
     }
