@@ -566,7 +566,7 @@ fn record_lock(task: &Task, file: &Arc<File>, command: u32, at: Ptr) -> Result {
         if matches!(command, F_GETLK | F_OFD_GETLK) {
             return Err(Errno::EINVAL.into());
         }
-        vfs::clear_record(id, owner, first, last);
+        vfs::clear_record(id, owner, first, last)?;
         return Ok(0);
     };
     let wanted = Record { kind, first, last, owner };

@@ -149,7 +149,9 @@ pub fn mount(task: &mut Task, source: OptPath, target: Path, kind: OptPath, flag
         return if flags & MS_SHARED != 0 { Err(Errno::EINVAL.into()) } else { Ok(0) };
     }
     if flags & MS_REMOUNT != 0 {
-        vfs::mount::remount(&at, wanted)?;
+        // A zone may only add restrictions: what the operator mounted read-only for it stays so.
+        let kept = if task.zone.is_global() { wanted } else { wanted | at.mount.flags() };
+        vfs::mount::remount(&at, kept)?;
         return Ok(0);
     }
     if flags & MS_MOVE != 0 {

@@ -8,6 +8,8 @@
 //! The table has one mutex of class `Vnode`. Waiters sleep on one queue for all files: locks are rare.
 //!
 //! # Limits
+//! [`RECORDS_MAX`] record locks on one file, and as many waiters.
+//!
 //! Deadlock is found for two owners waiting for each other through record locks of the same file only; longer circles end by a
 //! signal.
 
@@ -18,6 +20,9 @@ use sync::{Class, Mutex, WaitQueue};
 
 use crate::vnode::NodeId;
 use crate::{Result, VfsError};
+
+/// Most record locks on one file, and most waiters for them.
+const RECORDS_MAX: usize = 4096;
 
 /// Shared or exclusive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +92,10 @@ impl FileLocks {
     fn take_record(&mut self, wanted: &Record) -> Result<()> {
         if self.records.iter().any(|held| held.conflicts(wanted)) {
             return Err(VfsError::WouldBlock);
+        }
+        // Taking one may cut another in two.
+        if self.records.len() + 2 > RECORDS_MAX {
+            return Err(VfsError::NoMemory);
         }
         self.cut(wanted.owner, wanted.first, wanted.last);
         self.records.push(*wanted);
@@ -159,16 +168,16 @@ pub fn set_record(id: NodeId, wanted: Record, wait: bool) -> Result<()> {
         WAITERS.wake_all();
         return done;
     }
-    let deadlock = with(id, |locks| {
+    with(id, |locks| {
         if locks.would_deadlock(&wanted) {
-            return true;
+            return Err(VfsError::Deadlock);
+        }
+        if locks.waiting.len() >= RECORDS_MAX {
+            return Err(VfsError::NoMemory);
         }
         locks.waiting.push(wanted);
-        false
-    });
-    if deadlock {
-        return Err(VfsError::Deadlock);
-    }
+        Ok(())
+    })?;
     let outcome = WAITERS.wait_interruptible(None::<Nanos>, attempt);
     with(id, |locks| {
         if let Some(index) = locks.waiting.iter().position(|waiter| *waiter == wanted) {
@@ -181,9 +190,21 @@ pub fn set_record(id: NodeId, wanted: Record, wait: bool) -> Result<()> {
 
 /// Drops record locks of `owner` in `first..=last` (`F_UNLCK`; with the whole range also when the process closes any
 /// descriptor of the file).
-pub fn clear_record(id: NodeId, owner: u64, first: u64, last: u64) {
-    with(id, |locks| locks.cut(owner, first, last));
+///
+/// # Errors
+/// Too many records to cut one in two. The whole range never fails.
+pub fn clear_record(id: NodeId, owner: u64, first: u64, last: u64) -> Result<()> {
+    let outcome = with(id, |locks| {
+        // Only a hole in the middle of a record needs one more.
+        let splits = locks.records.iter().any(|held| held.owner == owner && held.first < first && last < held.last);
+        if splits && locks.records.len() >= RECORDS_MAX {
+            return Err(VfsError::NoMemory);
+        }
+        locks.cut(owner, first, last);
+        Ok(())
+    });
     WAITERS.wake_all();
+    outcome
 }
 
 /// A record lock that conflicts with `wanted` (`F_GETLK`).

@@ -189,10 +189,14 @@ impl Mount {
         if !lazy && Arc::strong_count(self) > holders + 1 {
             return Err(VfsError::Busy);
         }
+        // Somebody else may have detached it, and mounted another there, since it was looked up.
+        if !children.get(&id).is_some_and(|mount| Arc::ptr_eq(mount, self)) {
+            return Err(VfsError::Invalid);
+        }
         let removed = children.remove(&id);
         place.mount.child_count.store(children.len(), Ordering::Release);
         drop(children);
-        assert!(removed.is_some_and(|mount| Arc::ptr_eq(&mount, self)), "mount {} is not where it says it is", self.id);
+        drop(removed);
         let covered = self.covered.lock().take();
         drop(covered);
         Ok(())

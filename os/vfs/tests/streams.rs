@@ -222,7 +222,7 @@ fn record_locks_split_merge_and_find_deadlocks() {
     let (shared, exclusive) = (LockKind::Shared, LockKind::Exclusive);
     vfs::set_record(id, record(1, 0, 99, exclusive), false).expect("first");
     assert_eq!(vfs::set_record(id, record(2, 50, 60, shared), false), Err(VfsError::WouldBlock));
-    vfs::clear_record(id, 1, 40, 69);
+    vfs::clear_record(id, 1, 40, 69).expect("few records");
     vfs::set_record(id, record(2, 50, 60, shared), false).expect("in the gap");
     assert_eq!(vfs::test_record(id, &record(2, 0, 45, shared)), Some(record(1, 0, 39, exclusive)));
     assert_eq!(vfs::test_record(id, &record(3, 61, 69, exclusive)), None);
@@ -230,7 +230,25 @@ fn record_locks_split_merge_and_find_deadlocks() {
     let waiter = std::thread::spawn(move || vfs::set_record(id, record(2, 0, 10, exclusive), true));
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(vfs::set_record(id, record(1, 55, 55, exclusive), true), Err(VfsError::Deadlock));
-    vfs::clear_record(id, 1, 0, u64::MAX);
+    vfs::clear_record(id, 1, 0, u64::MAX).expect("few records");
     waiter.join().expect("waiter").expect("granted");
-    vfs::clear_record(id, 2, 0, u64::MAX);
+    vfs::clear_record(id, 2, 0, u64::MAX).expect("few records");
+}
+
+#[test]
+fn record_locks_are_bounded_and_say_so() {
+    let world = World::new();
+    world.write("/many", b"").expect("file");
+    let (id, mut held) = (world.stat("/many").expect("many").id, 0_u64);
+    let lock = |at: u64| vfs::set_record(id, Record { kind: LockKind::Exclusive, first: at * 2, last: at * 2, owner: 1 }, false);
+    while lock(held).is_ok() {
+        held += 1;
+        assert!(held < 10_000, "a process may lock without end");
+    }
+    assert_eq!(lock(held), Err(VfsError::NoMemory));
+    // What is held stays held, and dropping all of it always works.
+    assert!(vfs::test_record(id, &Record { kind: LockKind::Exclusive, first: 0, last: 0, owner: 2 }).is_some());
+    vfs::clear_record(id, 1, 0, u64::MAX).expect("the whole range cuts nothing");
+    assert!(lock(0).is_ok());
+    vfs::clear_record(id, 1, 0, u64::MAX).expect("the whole range cuts nothing");
 }

@@ -578,6 +578,9 @@ impl AddressSpace {
                 inner.table.unmap_range(start, end);
                 inner.store.remove_range(start >> PAGE_SHIFT, end >> PAGE_SHIFT);
             }
+            Advice::DontFork | Advice::DoFork | Advice::WipeOnFork | Advice::KeepOnFork if inner.segments.len() + 2 > MAX_SEGMENTS => {
+                return Err(VmError::NoRoom);
+            }
             Advice::DontFork => inner.change(start, end, |segment| segment.dont_fork = true),
             Advice::DoFork => inner.change(start, end, |segment| segment.dont_fork = false),
             Advice::WipeOnFork => {

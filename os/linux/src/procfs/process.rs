@@ -61,6 +61,23 @@ const RLIMIT_RSS: u32 = 5;
 /// Size of the NUL-padded name.
 const NAME_BYTES: usize = 16;
 
+/// Most text of a file with a line for each mapping, in bytes.
+const MAPPINGS_TEXT_MAX: usize = 4 << 20;
+
+/// Writes a part of the text for each mapping. A process decides how many there are: the text grows fallibly and ends in an error at
+/// [`MAPPINGS_TEXT_MAX`].
+fn for_each_mapping(regions: &[vm::Region], mut part: impl FnMut(&mut String, &vm::Region) -> core::fmt::Result) -> Result<Vec<u8>> {
+    let mut text = String::new();
+    for region in regions {
+        let more = region.name.len() + 1024;
+        if text.len() + more > MAPPINGS_TEXT_MAX || text.try_reserve(more).is_err() {
+            return Err(VfsError::NoMemory);
+        }
+        part(&mut text, region).expect("a string takes everything");
+    }
+    Ok(text.into_bytes())
+}
+
 fn write(body: impl FnOnce(&mut String) -> core::fmt::Result) -> Vec<u8> {
     let mut text = String::new();
     body(&mut text).expect("a string takes everything");
@@ -105,7 +122,7 @@ fn set_comm(owner: &Owner, data: &[u8]) -> Result<()> {
 
 fn maps(_view: &View, owner: &Owner) -> Result<Vec<u8>> {
     let regions = owner.process()?.space().map_or_else(Vec::new, |space| space.regions());
-    Ok(write(|text| regions.iter().try_for_each(|region| map_line(text, region))))
+    for_each_mapping(&regions, map_line)
 }
 
 fn map_line(text: &mut String, region: &vm::Region) -> core::fmt::Result {
@@ -137,18 +154,15 @@ fn map_line(text: &mut String, region: &vm::Region) -> core::fmt::Result {
 
 fn smaps(_view: &View, owner: &Owner) -> Result<Vec<u8>> {
     let regions = owner.process()?.space().map_or_else(Vec::new, |space| space.regions());
-    Ok(write(|text| {
-        for region in &regions {
-            map_line(text, region)?;
-            let (size, resident) = ((region.end - region.start) / 1024, region.resident * 4);
-            let (shared, private) = if region.shared { (resident, 0) } else { (0, resident) };
-            writeln!(text, "Size:           {size:>8} kB\nRss:            {resident:>8} kB\nPss:            {resident:>8} kB")?;
-            writeln!(text, "Shared_Clean:   {:>8} kB\nShared_Dirty:   {shared:>8} kB", 0)?;
-            writeln!(text, "Private_Clean:  {:>8} kB\nPrivate_Dirty:  {private:>8} kB", 0)?;
-            writeln!(text, "Referenced:     {resident:>8} kB\nAnonymous:      {private:>8} kB\nSwap:           {:>8} kB", 0)?;
-        }
-        Ok(())
-    }))
+    for_each_mapping(&regions, |text, region| {
+        map_line(text, region)?;
+        let (size, resident) = ((region.end - region.start) / 1024, region.resident * 4);
+        let (shared, private) = if region.shared { (resident, 0) } else { (0, resident) };
+        writeln!(text, "Size:           {size:>8} kB\nRss:            {resident:>8} kB\nPss:            {resident:>8} kB")?;
+        writeln!(text, "Shared_Clean:   {:>8} kB\nShared_Dirty:   {shared:>8} kB", 0)?;
+        writeln!(text, "Private_Clean:  {:>8} kB\nPrivate_Dirty:  {private:>8} kB", 0)?;
+        writeln!(text, "Referenced:     {resident:>8} kB\nAnonymous:      {private:>8} kB\nSwap:           {:>8} kB", 0)
+    })
 }
 
 fn stat(view: &View, owner: &Owner) -> Result<Vec<u8>> {
