@@ -8,6 +8,9 @@ const BARS: usize = 0x10;
 const CAPABILITIES: usize = 0x34;
 const COMMAND_MEMORY: u8 = 1 << 1;
 const COMMAND_MASTER: u8 = 1 << 2;
+/// In the command register's second byte.
+const COMMAND_INTX_DISABLE: u8 = 1 << 2;
+const STATUS_INTERRUPT: u8 = 1 << 3;
 
 /// What never changes about a function.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,15 +24,31 @@ pub struct Identity {
     pub subsystem: u16,
 }
 
-/// A 64-bit memory BAR.
+/// A memory BAR, not prefetchable (PCI 3.0 §6.2.5.1).
 #[derive(Clone, Copy, Debug)]
 pub struct Bar {
-    /// Register index, even: 0, 2 or 4.
+    /// Register index, 0 to 5; even for a 64-bit one, which takes two registers.
     pub index: usize,
     /// Power of two, at least 4096.
     pub size: u64,
     /// The node's region behind it.
     pub region: Region,
+    /// Whether it is 64 bits wide.
+    pub wide: bool,
+}
+
+impl Bar {
+    /// A 64-bit BAR.
+    pub fn wide(index: usize, size: u64, region: Region) -> Self {
+        Self { index, size, region, wide: true }
+    }
+    /// A 32-bit BAR.
+    pub fn narrow(index: usize, size: u64, region: Region) -> Self {
+        Self { index, size, region, wide: false }
+    }
+    fn bytes(self) -> usize {
+        if self.wide { 8 } else { 4 }
+    }
 }
 
 /// The configuration space.
@@ -61,7 +80,7 @@ impl Function {
         function.set(0x2e, &identity.subsystem.to_le_bytes());
         // Memory decode, bus master, INTx disable; cache line size and interrupt line are scratch.
         function.mask[COMMAND] = COMMAND_MEMORY | COMMAND_MASTER;
-        function.mask[COMMAND + 1] = 0x04;
+        function.mask[COMMAND + 1] = COMMAND_INTX_DISABLE;
         function.mask[0x0c] = 0xff;
         function.mask[0x3c] = 0xff;
         function.initial = function.bytes.clone();
@@ -74,11 +93,12 @@ impl Function {
 
     /// Adds a BAR.
     pub fn with_bar(mut self, bar: Bar) -> Self {
-        assert!(bar.size.is_power_of_two() && bar.size >= 4096 && bar.index.is_multiple_of(2) && bar.index < 6, "bad BAR {bar:?}");
+        let fits = bar.index < 6 && (!bar.wide || bar.index.is_multiple_of(2)) && (bar.wide || bar.size <= 1 << 31);
+        assert!(bar.size.is_power_of_two() && bar.size >= 4096 && fits, "bad BAR {bar:?}");
         let at = BARS + 4 * bar.index;
-        self.set(at, &[0x04]); // 64-bit memory, not prefetchable
+        self.set(at, &[if bar.wide { 0x04 } else { 0 }]);
         let mask = !(bar.size - 1);
-        self.mask[at..at + 8].copy_from_slice(&mask.to_le_bytes());
+        self.mask[at..at + bar.bytes()].copy_from_slice(&mask.to_le_bytes()[..bar.bytes()]);
         self.bars.push(bar);
         self.initial = self.bytes.clone();
         self
@@ -99,6 +119,38 @@ impl Function {
         self.next_free = at + length;
         self.initial = self.bytes.clone();
         at
+    }
+
+    /// Adds the power-management capability (PCI PM 1.2 §3.2): D0 and D3hot, state kept, no PME.
+    pub fn with_power_management(mut self) -> Self {
+        // Version 3; control: no soft reset, power state writable.
+        self.add_capability(0x01, &[3, 0, 8, 0, 0, 0], &[0, 0, 3, 0, 0, 0]);
+        self
+    }
+
+    /// Adds the PCI Express capability of an endpoint on a x1 link of 2.5 GT/s (PCIe base 4.0 §7.5.3), root-complex integrated: there is no bridge above.
+    pub fn with_express(mut self) -> Self {
+        let mut body = vec![0u8; 58];
+        let mut mask = vec![0u8; 58];
+        // Offsets are from the capability's start, two bytes before the body's.
+        body[0..2].copy_from_slice(&0x0092u16.to_le_bytes()); // version 2, root-complex integrated endpoint
+        body[2..6].copy_from_slice(&(1u32 << 15).to_le_bytes()); // role-based error reporting, payload 128
+        mask[6..8].copy_from_slice(&0x78ffu16.to_le_bytes()); // device control, without function-level reset
+        self.add_capability(0x10, &body, &mask);
+        self
+    }
+
+    /// Gives the function the pin INTA#.
+    pub fn with_pin(mut self) -> Self {
+        self.set(0x3d, &[1]);
+        self.initial = self.bytes.clone();
+        self
+    }
+
+    /// Drives INTA# on the node's pin 0, unless software has disabled it (PCI 3.0 §6.2.2, command bit 10), and shows it in the status register.
+    pub fn interrupt(&mut self, level: bool, cx: &mut Cx<'_>) {
+        self.bytes[STATUS] = self.bytes[STATUS] & !STATUS_INTERRUPT | if level { STATUS_INTERRUPT } else { 0 };
+        cx.irq(0, level && self.bytes[COMMAND + 1] & COMMAND_INTX_DISABLE == 0);
     }
 
     /// A byte as it stands.
@@ -124,7 +176,7 @@ impl Function {
     fn bar_base(&self, bar: Bar) -> u64 {
         let at = BARS + 4 * bar.index;
         let mut bytes = [0; 8];
-        bytes.copy_from_slice(&self.bytes[at..at + 8]);
+        bytes[..bar.bytes()].copy_from_slice(&self.bytes[at..at + bar.bytes()]);
         u64::from_le_bytes(bytes) & !(bar.size - 1)
     }
 
@@ -133,7 +185,7 @@ impl Function {
         if let Some(&bar) = self.bars.iter().find(|bar| bar.index == index) {
             let at = BARS + 4 * index;
             let low = u64::from(self.bytes[at] & 0xf);
-            self.set(at, &(base & !(bar.size - 1) | low).to_le_bytes());
+            self.set(at, &(base & !(bar.size - 1) | low).to_le_bytes()[..bar.bytes()]);
             self.bytes[COMMAND] |= COMMAND_MEMORY;
             self.initial = self.bytes.clone();
         }
@@ -159,6 +211,9 @@ impl Function {
         }
         if moved {
             self.announce(cx);
+            if self.bytes[0x3d] != 0 {
+                self.interrupt(self.bytes[STATUS] & STATUS_INTERRUPT != 0, cx);
+            }
         }
     }
 
@@ -173,6 +228,9 @@ impl Function {
     pub fn reset(&mut self, cx: &mut Cx<'_>) {
         self.bytes.clone_from(&self.initial);
         self.announce(cx);
+        if self.bytes[0x3d] != 0 {
+            self.interrupt(false, cx);
+        }
     }
 
     pub fn state(&mut self, fields: &mut dyn Fields) {

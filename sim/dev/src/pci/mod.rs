@@ -1,15 +1,16 @@
 //! PCI Express: access to configuration space, and what all functions share.
 //!
 //! # Theory
-//! PCI Local Bus 3.0 §3.2.2.3 (mechanism #1), §6 (configuration space) and §6.8.2 (MSI-X); PCI Express base 4.0 §7.2.2 (ECAM). A
+//! PCI Local Bus 3.0 §3.2.2.3 (mechanism #1), §6 (configuration space) and §6.8 (MSI, MSI-X); PCI Express base 4.0 §7.2.2 (ECAM). A
 //! function's configuration space is a [`Function`] inside its node; the board decodes the address ([`ConfigPorts`], [`ecam`]) and calls the
 //! node's `config_read` and `config_write`. A change of a BAR or of the command register becomes an [`sim_bus::Effect::Window`].
 //!
 //! # Limits
-//! Bus 0, function 0 of 32 devices. No expansion ROMs, no INTx pins: functions interrupt by MSI-X. BARs are placed by the board as firmware
+//! Bus 0, function 0 of 32 devices. No expansion ROMs, no I/O BARs. Functions interrupt by MSI-X, MSI or INTA#, as each has them. BARs are placed by the board as firmware
 //! would; guests may move them.
 
 mod config;
+mod msi;
 mod msix;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ mod tests;
 use sim_bus::{Access, Cx, Fields, Node, Region, Reset, Token};
 
 pub use config::{Bar, Function, Identity};
+pub use msi::Msi;
 pub use msix::{MsiX, TABLE_BYTES};
 
 /// Where a configuration access goes.

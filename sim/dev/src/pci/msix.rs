@@ -72,6 +72,11 @@ impl MsiX {
         }
     }
 
+    /// Whether software has turned MSI-X on.
+    pub fn is_enabled(&self, function: &Function) -> bool {
+        self.control(function) & CONTROL_ENABLE != 0
+    }
+
     /// How many vectors there are.
     pub fn vectors(&self) -> u16 {
         self.entries.len() as u16

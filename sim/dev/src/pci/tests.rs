@@ -57,7 +57,7 @@ impl Node for Probe {
 
 fn probe() -> Bench<Probe> {
     let mut function =
-        Function::new(Identity { vendor: 1, device: 2, ..Identity::default() }).with_bar(Bar { index: 0, size: 0x4000, region: Region(5) });
+        Function::new(Identity { vendor: 1, device: 2, ..Identity::default() }).with_bar(Bar::wide(0, 0x4000, Region(5)));
     let msix = MsiX::new(&mut function, 0, 3);
     Bench::new(Probe(function, msix))
 }
@@ -94,4 +94,44 @@ fn msix_sends_or_pends() {
     assert_eq!(bench.read(5, 0x800, 4), 0);
     bench.call(|node, cx| node.event(sim_bus::Token(9), cx));
     assert!(bench.take().is_empty(), "no such vector");
+}
+
+#[test]
+fn narrow_bars_and_the_single_message() {
+    let mut function = Function::new(Identity { vendor: 1, device: 2, ..Identity::default() })
+        .with_bar(Bar::narrow(0, 0x2_0000, Region(0)))
+        .with_bar(Bar::narrow(3, 0x4000, Region(3)))
+        .with_power_management()
+        .with_express()
+        .with_pin();
+    let msi = super::Msi::new(&mut function);
+    let mut bench = Bench::new(Probe(function.clone(), MsiX::new(&mut function, 3, 1)));
+    for (register, seen) in [(0x10u16, 0xfffe_0000u64), (0x14, 0), (0x18, 0), (0x1c, 0xffff_c000), (0x20, 0)] {
+        bench.call(|node, cx| node.config_write(register, 4, 0xffff_ffff, cx));
+        assert_eq!(bench.call(|node, cx| node.config_read(register, 4, cx)), seen, "register {register:#x}");
+    }
+    let mut ids = Vec::new();
+    let mut at = bench.call(|node, cx| node.config_read(0x34, 1, cx)) as u16;
+    while at != 0 {
+        ids.push((bench.call(|node, cx| node.config_read(at, 1, cx)), at));
+        at = bench.call(|node, cx| node.config_read(at + 1, 1, cx)) as u16;
+    }
+    assert_eq!(ids.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 0x10, 5]);
+    let capability = ids[2].1;
+    bench.call(|node, cx| node.config_write(capability + 4, 4, 0xfee0_1003, cx));
+    bench.call(|node, cx| node.config_write(capability + 12, 2, 0x31, cx));
+    bench.call(|node, cx| node.config_write(4, 2, 4, cx));
+    bench.take();
+    bench.call(|node, cx| msi.raise(&node.0, cx));
+    assert!(bench.take().is_empty(), "not enabled");
+    bench.call(|node, cx| node.config_write(capability + 2, 2, 1, cx));
+    bench.call(|node, cx| msi.raise(&node.0, cx));
+    assert_eq!(bench.take().last(), Some(&Effect::Message { address: 0xfee0_1000, data: 0x31 }));
+    // INTA# follows the condition and the disable bit.
+    bench.call(|node, cx| node.0.interrupt(true, cx));
+    assert!(bench.pins[0]);
+    bench.call(|node, cx| node.config_write(4, 2, 0x404, cx));
+    assert!(!bench.pins[0], "disabled");
+    bench.call(|node, cx| node.config_write(4, 2, 4, cx));
+    assert!(bench.pins[0], "still asserted");
 }

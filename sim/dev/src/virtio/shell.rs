@@ -67,8 +67,8 @@ impl<P: Personality> Virtio<P> {
             subsystem: 0x1100,
         };
         let mut function = Function::new(identity)
-            .with_bar(Bar { index: 0, size: BAR_BYTES, region: STRUCTURES })
-            .with_bar(Bar { index: 2, size: TABLE_BYTES, region: TABLE });
+            .with_bar(Bar::wide(0, BAR_BYTES, STRUCTURES))
+            .with_bar(Bar::wide(2, TABLE_BYTES, TABLE));
         let msix = MsiX::new(&mut function, 2, P::QUEUES + 1);
         // Vendor capabilities (§4.1.4): length, type, BAR, identifier, offset, length; notify adds the distance between queues.
         for (kind, offset, extra) in [(1u8, COMMON, None), (2, NOTIFY, Some(4u32)), (3, ISR, None), (4, DEVICE, None)] {
