@@ -4,7 +4,7 @@ use std::fmt;
 
 use sim_bus::{
     Access, AddressMap, At, Attention, Backends, ConsoleId, CpuBus, Cx, Effect, Ending, Fields, Nanos, Node, NodeId, Region, Reset,
-    Timers,
+    Point, Timers, Token,
 };
 use sim_core::{Clock, Rng, Streams};
 use sim_dev::lapic::{self, tsc_at};
@@ -20,6 +20,8 @@ pub(crate) const PIC: NodeId = NodeId(0x7000);
 pub(crate) const IOAPIC: NodeId = NodeId(0x7001);
 pub(crate) const PCI_PORTS: NodeId = NodeId(0x7002);
 pub(crate) const PCI_ECAM: NodeId = NodeId(0x7003);
+/// The network's clock.
+pub(crate) const NET: NodeId = NodeId(0x7004);
 pub(crate) const LAPIC: NodeId = NodeId(0x7100);
 
 /// A node in its place.
@@ -85,6 +87,8 @@ pub(crate) struct Bus {
     /// Node of each PCI device.
     pub pci_slots: [Option<NodeId>; 32],
     pub backends: Backends,
+    /// The NIC at each port of the network.
+    pub nics: Vec<NodeId>,
     pub consoles: Vec<ConsoleOut>,
     pub trace: Trace,
     pub ending: Option<Ending>,
@@ -116,6 +120,7 @@ impl Bus {
             pci: ConfigPorts::default(),
             pci_slots: [None; 32],
             backends: Backends::new(board.seed),
+            nics: Vec::new(),
             consoles: Vec::new(),
             trace: Trace::default(),
             ending: None,
@@ -218,6 +223,7 @@ impl Bus {
                         self.note(source, "a20", "masked by the guest: has no effect here".to_owned(), now);
                     }
                 }
+                Effect::Sent => self.schedule_network(),
                 Effect::Note { what, value } => self.note(source, "note", format!("{what}: {value:#x}"), now),
             }
         }
@@ -271,6 +277,7 @@ impl Bus {
             PIC => "pic",
             IOAPIC => "ioapic",
             PCI_PORTS | PCI_ECAM => "pci",
+            NET => "network",
             NodeId(number) if number >= LAPIC.0 => "lapic",
             NodeId(number) => self.nodes.get(usize::from(number)).map_or("board", |slot| slot.name),
         }
@@ -302,7 +309,9 @@ impl Bus {
     pub fn fire(&mut self, memory: &mut GuestMemory) -> bool {
         let now = self.clock.ns();
         let Some((id, token)) = self.timers.pop(now) else { return false };
-        if id.0 >= LAPIC.0 {
+        if id == NET {
+            self.advance_network(now);
+        } else if id.0 >= LAPIC.0 {
             let vcpu = usize::from(id.0 - LAPIC.0);
             if vcpu < self.fabric.lapics.len() && token == lapic::TIMER {
                 self.fabric(id, now, |fabric, cx| {
@@ -314,6 +323,31 @@ impl Bus {
             self.call(id, now, Some(memory), |node, cx| node.event(token, cx));
         }
         true
+    }
+
+    /// Asks for the network's next turn.
+    pub fn schedule_network(&mut self) {
+        match self.backends.network().and_then(|network| network.next_event()) {
+            Some(at) => {
+                self.timers.set(NET, Token(0), at);
+                if at < self.horizon {
+                    self.stop = true;
+                }
+            }
+            None => self.timers.cancel(NET, Token(0)),
+        }
+    }
+
+    /// Lets the network do what is due, and NICs see what came of it.
+    fn advance_network(&mut self, now: Nanos) {
+        let at = Point { ns: now, ..self.backends.point() };
+        let Some(network) = self.backends.network_mut() else { return };
+        for wire in network.advance(at) {
+            if let Some(&nic) = self.nics.get(usize::from(wire.0)) {
+                self.input(nic);
+            }
+        }
+        self.schedule_network();
     }
 
     /// Tells a node that its backend has input.

@@ -50,6 +50,7 @@ impl<N: Node> Bench<N> {
                 | Effect::A20(_)
                 | Effect::Eoi(_)
                 | Effect::Ipi(_)
+                | Effect::Sent
                 | Effect::Note { .. } => self.effects.push(effect),
             }
         }

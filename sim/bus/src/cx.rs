@@ -1,8 +1,10 @@
 //! What a device can reach while it is called.
 
+use std::sync::Arc;
+
 use crate::backend::{Backends, ConsoleId};
 use crate::device::{Region, Token};
-use crate::{DiskBackend, DiskId, Nanos, WireBackend, WireId};
+use crate::{DiskBackend, DiskId, Nanos, Point, WireId};
 
 /// An access that nobody defines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub enum Effect {
     Eoi(u8),
     /// An inter-processor interrupt (from a local APIC): the command register as written.
     Ipi(u64),
+    /// A frame went into the network: its next event may have moved.
+    Sent,
     /// A line for the event log.
     Note { what: &'static str, value: u64 },
 }
@@ -189,9 +193,29 @@ impl<'a> Cx<'a> {
     pub fn disk(&mut self, disk: DiskId) -> Option<&mut (dyn DiskBackend + '_)> {
         self.backends.disk_mut(disk)
     }
-    /// The wire behind the device.
-    pub fn wire(&mut self, wire: WireId) -> Option<&mut (dyn WireBackend + '_)> {
-        self.backends.wire_mut(wire)
+    /// Sends a frame. Returns when its last bit has left; at once where there is no network.
+    pub fn send_frame(&mut self, wire: WireId, frame: &[u8]) -> Nanos {
+        let at = Point { ns: self.now, ..self.backends.point() };
+        match self.backends.network_mut() {
+            Some(network) => {
+                let done = network.send(at, wire, frame);
+                self.effects.push(Effect::Sent);
+                done
+            }
+            None => self.now,
+        }
+    }
+    /// Takes the next frame that has arrived.
+    pub fn receive_frame(&mut self, wire: WireId) -> Option<Arc<[u8]>> {
+        self.backends.network_mut()?.receive(wire)
+    }
+    /// Whether a frame waits.
+    pub fn has_frame(&self, wire: WireId) -> bool {
+        self.backends.network().is_some_and(|network| network.has_frame(wire))
+    }
+    /// Whether the port has a link.
+    pub fn has_link(&self, wire: WireId) -> bool {
+        self.backends.network().is_some_and(|network| network.is_up(wire))
     }
     /// The next value of a named random stream.
     pub fn random(&mut self) -> u64 {

@@ -32,17 +32,19 @@ mod cpu;
 mod cx;
 mod device;
 mod map;
+mod network;
 mod regmap;
 mod state;
 mod timers;
 
 pub mod bench;
 
-pub use backend::{ConsoleId, DiskError, DiskId, DiskBackend, WireBackend, WireId, Backends};
+pub use backend::{Backends, ConsoleId, DiskBackend, DiskError, DiskId, Marks, Point, Report};
 pub use cpu::{At, Attention, CpuBus, DebugStop, Stop};
 pub use cx::{Access, Cx, DmaRefused, DmaTarget, Effect, Ending};
 pub use device::{Device, Node, NodeId, Region, Reset, Token};
 pub use map::{AddressMap, MapError, Target};
+pub use network::{Network, WireId};
 pub use regmap::{RegMap, Row};
 pub use state::{Fields, HashFields, LoadFields, SaveFields, load};
 pub use timers::{Timers, NEVER};

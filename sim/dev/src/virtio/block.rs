@@ -57,7 +57,7 @@ fn word64(bytes: &[u8], at: usize) -> u64 {
 
 fn refusal(error: DiskError) -> u8 {
     match error {
-        DiskError::Range | DiskError::ReadOnly | DiskError::Medium | DiskError::Host => IO_ERROR,
+        DiskError::Range | DiskError::ReadOnly | DiskError::Medium | DiskError::Host | DiskError::Gone => IO_ERROR,
     }
 }
 
