@@ -10,7 +10,7 @@ use kif::OutOfMemory;
 
 use crate::machine::{LOG, Machine, RANDOM};
 use crate::threads::ZoneShares;
-use crate::{HEAP, console, power, stats, threads, userland};
+use crate::{HEAP, console, disks, power, stats, threads, userland};
 
 /// The kernel's first function, on the boot stack, interrupts off.
 pub fn start(boot: Result<BootInfo, BootError>) -> ! {
@@ -31,6 +31,7 @@ pub fn start(boot: Result<BootInfo, BootError>) -> ! {
     userland::mount_root(&boot);
     userland::mount_system();
     console::start_terminals(&tables).expect("memory for terminals at boot");
+    disks::start();
     userland::start_processes().expect("memory for the process layer at boot");
     userland::describe_machine(&boot);
     stats::register(1);

@@ -15,6 +15,7 @@
 extern crate alloc;
 
 mod console;
+mod disks;
 mod init;
 mod machine;
 mod panic;

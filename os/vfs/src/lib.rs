@@ -33,6 +33,7 @@
 #![no_std]
 extern crate alloc;
 
+pub mod block;
 pub mod cpio;
 mod cred;
 pub mod devfs;

@@ -220,15 +220,38 @@ impl Registers {
         assert!(offset.is_multiple_of(size) && offset + size <= self.len, "register offset {offset:#x} of {:#x}", self.len);
         self.base + offset
     }
+    /// Reads an 8-bit register.
+    #[must_use]
+    pub fn read8(&self, offset: u64) -> u8 {
+        // SAFETY: inside the mapping; device memory.
+        unsafe { (self.at(offset, 1) as *const u8).read_volatile() }
+    }
+    /// Reads a 16-bit register.
+    #[must_use]
+    pub fn read16(&self, offset: u64) -> u16 {
+        // SAFETY: inside the mapping, aligned; device memory.
+        unsafe { (self.at(offset, 2) as *const u16).read_volatile() }
+    }
     /// Reads a 32-bit register.
     #[must_use]
     pub fn read32(&self, offset: u64) -> u32 {
         // SAFETY: inside the mapping, aligned; device memory.
         unsafe { (self.at(offset, 4) as *const u32).read_volatile() }
     }
+    /// Writes an 8-bit register.
+    pub fn write8(&self, offset: u64, value: u8) {
+        // SAFETY: as for `write32`.
+        unsafe { (self.at(offset, 1) as *mut u8).write_volatile(value) };
+    }
+    /// Writes a 16-bit register.
+    pub fn write16(&self, offset: u64, value: u16) {
+        // SAFETY: as for `write32`.
+        unsafe { (self.at(offset, 2) as *mut u16).write_volatile(value) };
+    }
     /// Writes a 32-bit register.
     pub fn write32(&self, offset: u64, value: u32) {
-        // SAFETY: as for `read32`; what the device does with it is its driver's business (no device here does DMA).
+        // SAFETY: inside the mapping, aligned; device memory. What the device does with it is its driver's business: drivers give devices
+        // only the addresses of page frames they hold.
         unsafe { (self.at(offset, 4) as *mut u32).write_volatile(value) };
     }
     /// Reads a 64-bit register.

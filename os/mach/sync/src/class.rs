@@ -38,6 +38,8 @@ pub enum Class {
     MountTree,
     /// Input ring of a serial line (filled by the interrupt).
     TtyInput,
+    /// A disk's queue and requests.
+    Disk,
     /// Epoll objects that hear of an object's events.
     Listeners,
     WaitQueue,

@@ -19,7 +19,8 @@ pub enum Woken {
 
 /// Threads waiting for a condition that others make true and announce with [`WaitQueue::wake_all`].
 ///
-/// The waiter registers *before* it tests the condition, so an announcement between test and park is not lost.
+/// The waiter registers *before* it tests the condition, so an announcement between test and park is not lost. An announcement to all
+/// takes them off the queue: who waits on registers again, who is done finds the queue empty and has nothing to undo.
 #[allow(missing_debug_implementations, reason = "printing would take the lock")]
 pub struct WaitQueue {
     waiters: SpinLock<Vec<ThreadId>>,
@@ -40,7 +41,8 @@ impl WaitQueue {
         Self { waiters: SpinLock::new(Class::WaitQueue, Vec::new()), count: AtomicUsize::new(0) }
     }
 
-    /// Registers the calling thread (for `poll`, which waits on several queues: register on all, test, park, remove from all).
+    /// Registers the calling thread until the next [`WaitQueue::wake_all`] (for `poll`, which waits on several queues: register on all, test,
+    /// [`park`], unregister from all, and again).
     pub fn register(&self) {
         let mut waiters = self.waiters.lock();
         waiters.push(dispatch::current());
@@ -50,6 +52,10 @@ impl WaitQueue {
 
     /// Removes the calling thread's registrations.
     pub fn unregister(&self) {
+        // The count is the list's length whenever its lock is free, and after this thread's own registration it saw at least that one.
+        if self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
         let me = dispatch::current();
         let mut waiters = self.waiters.lock();
         waiters.retain(|thread| *thread != me);
@@ -62,6 +68,14 @@ impl WaitQueue {
             Ok(value) => value,
             Err(woken) => unreachable!("uninterruptible wait without deadline ended with {woken:?}"),
         }
+    }
+
+    /// Waits until `condition` gives a value or `deadline` (monotonic) passes. Not interruptible: for waits on devices.
+    ///
+    /// # Errors
+    /// [`Woken::TimedOut`]. The condition is tested once more before giving up.
+    pub fn wait_until<R>(&self, deadline: Nanos, condition: impl FnMut() -> Option<R>) -> Result<R, Woken> {
+        self.wait_inner(Some(deadline), false, condition)
     }
 
     /// Waits until `condition` gives a value, a signal is pending, or `deadline` (monotonic) passes.
@@ -87,16 +101,12 @@ impl WaitQueue {
                 self.unregister();
                 return Ok(value);
             }
-            let parked = dispatch::get().expect("blocking before the dispatcher exists").park(deadline, interruptible);
+            let parked = park_inner(deadline, interruptible);
             self.unregister();
             if let Some(value) = condition() {
                 return Ok(value);
             }
-            match parked {
-                Parked::Woken => {}
-                Parked::TimedOut => return Err(Woken::TimedOut),
-                Parked::Interrupted => return Err(Woken::Interrupted),
-            }
+            parked?;
         }
     }
 
@@ -112,10 +122,12 @@ impl WaitQueue {
         if self.is_empty() {
             return;
         }
-        let waiters = self.waiters.lock();
+        let mut waiters = self.waiters.lock();
         for thread in waiters.iter() {
             dispatch::unpark(*thread);
         }
+        waiters.clear();
+        self.count.store(0, Ordering::Release);
     }
 
     /// Wakes the longest waiter only.
@@ -128,6 +140,22 @@ impl WaitQueue {
             dispatch::unpark(*thread);
         }
     }
+}
+
+fn park_inner(deadline: Option<Nanos>, interruptible: bool) -> Result<(), Woken> {
+    match dispatch::get().expect("blocking before the dispatcher exists").park(deadline, interruptible) {
+        Parked::Woken => Ok(()),
+        Parked::TimedOut => Err(Woken::TimedOut),
+        Parked::Interrupted => Err(Woken::Interrupted),
+    }
+}
+
+/// Blocks until a queue wakes the calling thread (or spuriously), a signal is pending, or `deadline` passes.
+///
+/// # Errors
+/// Which of the latter two it was.
+pub fn park(deadline: Option<Nanos>) -> Result<(), Woken> {
+    park_inner(deadline, true)
 }
 
 /// Sleeps until `deadline` (monotonic).
