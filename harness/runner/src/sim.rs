@@ -66,6 +66,7 @@ impl Target for Simulator {
             Outcome::DebugExit(status) => Some(End::DebugExit(status)),
             Outcome::PowerOff => Some(End::PowerOff),
             Outcome::Reset => Some(End::Reset),
+            Outcome::PowerCut => Some(End::PowerCut),
             Outcome::TripleFault { .. } => Some(End::TripleFault),
         })
     }

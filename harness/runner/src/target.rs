@@ -16,6 +16,8 @@ pub enum End {
     DebugExit(u32),
     PowerOff,
     Reset,
+    /// The fault plan cut the power.
+    PowerCut,
     TripleFault,
     /// All CPUs halted with nothing that could wake them.
     Stuck,
@@ -31,6 +33,7 @@ impl std::fmt::Display for End {
             Self::DebugExit(status) => write!(f, "debug exit, status {status}"),
             Self::PowerOff => f.write_str("powered off"),
             Self::Reset => f.write_str("reset itself"),
+            Self::PowerCut => f.write_str("power cut"),
             Self::TripleFault => f.write_str("triple fault"),
             Self::Stuck => f.write_str("all CPUs halted and nothing could wake them"),
             Self::Stopped => f.write_str("all steps done"),

@@ -110,6 +110,8 @@ pub enum Outcome {
     PowerOff,
     /// The guest asked for a reset.
     Reset,
+    /// The fault plan cut the power.
+    PowerCut,
     /// A vCPU met an exception while delivering #DF.
     TripleFault { vcpu: u32 },
     /// Every vCPU is halted and nothing is pending that could wake one: only input can.
@@ -122,7 +124,7 @@ impl Outcome {
     /// Whether the machine has come to its end: running on is not possible.
     pub fn is_final(self) -> bool {
         match self {
-            Outcome::DebugExit(_) | Outcome::PowerOff | Outcome::Reset | Outcome::TripleFault { .. } => true,
+            Outcome::DebugExit(_) | Outcome::PowerOff | Outcome::Reset | Outcome::PowerCut | Outcome::TripleFault { .. } => true,
             Outcome::Deadline
             | Outcome::Output(_)
             | Outcome::AnyOutput(_)
@@ -152,4 +154,6 @@ pub enum InputKind {
     PowerButton,
     /// A non-maskable interrupt to vCPU 0.
     Nmi,
+    /// From here on the vCPUs take turns by another seed, adversarial or not ([`crate::Board::chaos`]).
+    Turns { chaos: bool, seed: u64 },
 }

@@ -13,6 +13,7 @@ use sim_mem::GuestMemory;
 
 use crate::config::{Board, TraceKind};
 use crate::fabric::{Fabric, Line};
+use crate::faults::Faults;
 use crate::trace::{Event, Trace, Unimplemented};
 
 /// Targets that are no nodes in the list. Local APIC timers are `LAPIC + vcpu`.
@@ -23,6 +24,9 @@ pub(crate) const PCI_ECAM: NodeId = NodeId(0x7003);
 /// The network's clock.
 pub(crate) const NET: NodeId = NodeId(0x7004);
 pub(crate) const LAPIC: NodeId = NodeId(0x7100);
+
+/// What is done with each part of the machine: it gets the part's name and the walk over its fields.
+pub(crate) type Visit<'v> = dyn FnMut(&str, &mut dyn FnMut(&mut dyn Fields)) + 'v;
 
 /// A node in its place.
 pub(crate) struct Slot {
@@ -87,6 +91,7 @@ pub(crate) struct Bus {
     /// Node of each PCI device.
     pub pci_slots: [Option<NodeId>; 32],
     pub backends: Backends,
+    pub faults: Faults,
     /// The NIC at each port of the network.
     pub nics: Vec<NodeId>,
     pub consoles: Vec<ConsoleOut>,
@@ -120,6 +125,7 @@ impl Bus {
             pci: ConfigPorts::default(),
             pci_slots: [None; 32],
             backends: Backends::new(board.seed),
+            faults: Faults::new(&board.faults.clone().into(), board.seed, board.vcpus),
             nics: Vec::new(),
             consoles: Vec::new(),
             trace: Trace::default(),
@@ -148,6 +154,7 @@ impl Bus {
         memory: Option<&mut GuestMemory>,
         work: impl FnOnce(&mut dyn Node, &mut Cx<'_>) -> R,
     ) -> Option<R> {
+        self.backends.set_point(self.ticks + self.offset, now);
         let slot = self.nodes.get_mut(usize::from(id.0))?;
         let mut effects = std::mem::take(&mut self.scratch);
         let memory = memory.map(|memory| memory as &mut dyn sim_bus::DmaTarget);
@@ -236,6 +243,10 @@ impl Bus {
         let index = usize::from(console.0);
         let Some(out) = self.consoles.get_mut(index) else { return };
         out.printed += 1;
+        if index == 0 && self.backends.printed(byte) {
+            // A fault plan waits for this.
+            self.stop = true;
+        }
         if out.printed > out.shown {
             out.shown = out.printed;
             out.output.push(byte);
@@ -362,6 +373,13 @@ impl Bus {
         self.call(id, now, None, work);
     }
 
+    /// An interrupt message to one vCPU from nowhere.
+    pub fn interrupt(&mut self, vcpu: u32, vector: u8) {
+        let now = self.clock.ns();
+        let address = 0xfee0_0000 | u64::from(vcpu & 0xff) << 12;
+        self.fabric(IOAPIC, now, |fabric, cx| fabric.message(address, u32::from(vector), cx));
+    }
+
     /// INIT of a local APIC.
     pub fn init_lapic(&mut self, vcpu: usize) {
         let now = self.clock.ns();
@@ -476,31 +494,38 @@ impl Bus {
         }
     }
 
-    /// The walk over all state but nodes.
-    pub fn state(&mut self, fields: &mut dyn Fields) {
-        let raw = self.clock.raw();
-        let (mut low, mut high) = (raw as u64, (raw >> 64) as u64);
-        fields.u64("clock_low", &mut low);
-        fields.u64("clock_high", &mut high);
-        self.clock.set_raw(u128::from(high) << 64 | u128::from(low));
-        fields.u64("ticks", &mut self.ticks);
-        fields.u32("vcpu", &mut self.vcpu);
-        self.timers.state(fields);
-        self.fabric.state(fields);
-        self.pci.state(fields);
-        self.backends.state(fields);
-        for out in &mut self.consoles {
-            fields.u64("printed", &mut out.printed);
-            fields.u64("last_ns", &mut out.last_ns);
-        }
-        let mut words = self.random.state();
-        for word in &mut words {
-            fields.u64("rdrand", word);
-        }
-        match Rng::from_state(words) {
-            Some(random) => self.random = random,
-            None => fields.refuse("rdrand"),
-        }
+    /// All state but nodes, part by part.
+    pub fn parts(&mut self, visit: &mut Visit<'_>) {
+        visit("clock", &mut |fields| {
+            let raw = self.clock.raw();
+            let (mut low, mut high) = (raw as u64, (raw >> 64) as u64);
+            fields.u64("low", &mut low);
+            fields.u64("high", &mut high);
+            self.clock.set_raw(u128::from(high) << 64 | u128::from(low));
+            fields.u64("ticks", &mut self.ticks);
+            fields.u32("vcpu", &mut self.vcpu);
+        });
+        visit("timers", &mut |fields| self.timers.state(fields));
+        self.fabric.parts(visit);
+        visit("pci", &mut |fields| self.pci.state(fields));
+        visit("backends", &mut |fields| self.backends.state(fields));
+        visit("faults", &mut |fields| self.faults.state(fields));
+        visit("consoles", &mut |fields| {
+            for out in &mut self.consoles {
+                fields.u64("printed", &mut out.printed);
+                fields.u64("last_ns", &mut out.last_ns);
+            }
+        });
+        visit("rdrand", &mut |fields| {
+            let mut words = self.random.state();
+            for word in &mut words {
+                fields.u64("state", word);
+            }
+            match Rng::from_state(words) {
+                Some(random) => self.random = random,
+                None => fields.refuse("state"),
+            }
+        });
     }
 }
 

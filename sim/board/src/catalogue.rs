@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use sim_bus::{MapError, Node, NodeId, Region};
+use sim_core::Streams;
 use sim_dev::acpi::Acpi;
 use sim_dev::debug::DebugExit;
 use sim_dev::fwcfg::FwCfg;
@@ -15,6 +16,7 @@ use sim_dev::rtc::Rtc;
 use sim_dev::uart::Uart;
 use sim_dev::virtio::{Block, Entropy, Personality, Virtio};
 use sim_dev::{acpi, pic};
+use sim_fault::{Fault, FaultDisk};
 use sim_host::{MemoryDisk, SECTOR};
 
 use crate::api::Boot;
@@ -122,6 +124,8 @@ pub(crate) fn assemble(board: &Board, boot: &Boot<'_>, bus: &mut Bus) -> Result<
     if boot.disks.len() > board.disks.len() {
         return Err(BuildError::Disk { index: board.disks.len(), why: "an image is given, but the board has no such disk" });
     }
+    let plan: Arc<[Fault]> = board.faults.clone().into();
+    builder.bus.backends.watch_marks(sim_fault::marker_texts(&plan));
     let mut device = 1;
     for (index, disk) in board.disks.iter().enumerate() {
         let image: Arc<[u8]> = boot.disks.get(index).map_or(&[][..], Vec::as_slice).into();
@@ -132,7 +136,9 @@ pub(crate) fn assemble(board: &Board, boot: &Boot<'_>, bus: &mut Bus) -> Result<
         if sectors == 0 {
             return Err(BuildError::Disk { index, why: "neither an image nor a size is given" });
         }
-        let id = builder.bus.backends.add_disk(Box::new(MemoryDisk::new(image, sectors, disk.read_only)));
+        let medium = Box::new(MemoryDisk::new(image, sectors, disk.read_only));
+        let broken = FaultDisk::new(medium, index as u8, &plan, &Streams::new(board.seed), board.disk_journal);
+        let id = builder.bus.backends.add_disk(Box::new(broken));
         match disk.model {
             DiskModel::VirtioBlk => builder.virtio("virtio-blk", device, Block::new(id, sectors, disk.read_only))?,
         }

@@ -2,13 +2,14 @@
 
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use sim_fault::{Fault, Keep};
 
 /// The most vCPUs a board may have (xAPIC flat addressing ends at 8, cluster and physical at 255; the design asks for 32).
 pub const VCPUS_MAX: u32 = 32;
 
 /// A machine's description. `Board::default()` is the board `default`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Board {
     pub name: String,
@@ -31,6 +32,8 @@ pub struct Board {
     pub quantum: [u64; 2],
     /// Whether PAUSE ends a vCPU's turn (with several vCPUs).
     pub pause_ends_turn: bool,
+    /// Adversarial turns instead of those of `quantum`: of wildly different lengths, in any order, PAUSE always ending one. All by the seed.
+    pub chaos: bool,
     /// Whether serial lines take as long for a byte as their baud rate says.
     pub serial_timing: bool,
     /// Wall-clock time of day at power-on, as Unix seconds.
@@ -42,10 +45,15 @@ pub struct Board {
     pub disks: Vec<Disk>,
     /// Whether there is a virtio entropy device.
     pub rng: bool,
+    /// What breaks, and when.
+    #[serde(rename = "fault")]
+    pub faults: Vec<Fault>,
+    /// What is kept of the disks' operations: `"nothing"`, `"operations"`, or `"data"` (power cuts can be made).
+    pub disk_journal: Keep,
 }
 
 /// Kinds of events that are logged on request, because there are many of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TraceKind {
     /// Every interrupt taken by a CPU.
@@ -57,7 +65,7 @@ pub enum TraceKind {
 }
 
 /// A disk of the board.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Disk {
     /// What the guest sees.
@@ -70,7 +78,7 @@ pub struct Disk {
 }
 
 /// Disk controllers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DiskModel {
     VirtioBlk,
@@ -89,11 +97,14 @@ impl Default for Board {
             checkpoint_ticks: 10_000_000,
             quantum: [2_000, 20_000],
             pause_ends_turn: true,
+            chaos: false,
             serial_timing: false,
             rtc_unix_seconds: 1_767_225_600, // 2026-01-01
             trace: Vec::new(),
             disks: Vec::new(),
             rng: false,
+            faults: Vec::new(),
+            disk_journal: Keep::Nothing,
         }
     }
 }
@@ -124,6 +135,11 @@ impl Board {
         let board: Board = toml::from_str(text).map_err(|error| ConfigError::Toml(error.to_string()))?;
         board.check()?;
         Ok(board)
+    }
+
+    /// The table as text: what [`Board::from_toml`] reads back to the same board.
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        toml::to_string(self).map_err(|error| ConfigError::Toml(error.to_string()))
     }
 
     /// Checks the ranges of all values.

@@ -3,10 +3,12 @@
 //! A line is an ISA interrupt (0 to 15: both an 8259 input and an I/O APIC input, with IRQ 0 on input 2) or an I/O APIC input alone. Several devices may
 //! drive one line: it is the OR of them.
 
-use sim_bus::{Attention, Cx, Effect, Fields, NodeId};
+use sim_bus::{Attention, Cx, Effect, NodeId};
 use sim_dev::ioapic::{INPUTS, IoApic};
 use sim_dev::lapic::{Delivery, Lapic};
 use sim_dev::pic::PicPair;
+
+use crate::bus::Visit;
 
 /// Where a device's pin is wired to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +28,9 @@ pub(crate) enum Request {
     Startup(u8),
 }
 
+/// Index of "any vector" in [`Fabric::lost`].
+const ANY_VECTOR: usize = 256;
+
 /// The fabric.
 #[derive(Clone, Debug)]
 pub(crate) struct Fabric {
@@ -39,6 +44,8 @@ pub(crate) struct Fabric {
     gsi_sources: [u64; INPUTS],
     isa_sources: [u64; 16],
     legacy_replacement: bool,
+    /// Interrupt messages that will not arrive, by fault: how many of each vector, and of any.
+    lost: [u8; 257],
     /// Set when a vCPU other than the running one may have to wake, or a request came in.
     pub woke: bool,
 }
@@ -54,6 +61,7 @@ impl Fabric {
             gsi_sources: [0; INPUTS],
             isa_sources: [0; 16],
             legacy_replacement: false,
+            lost: [0; 257],
             woke: false,
         }
     }
@@ -153,6 +161,12 @@ impl Fabric {
         self.refresh_all();
     }
 
+    /// The next message of a vector, or of any, will not arrive.
+    pub fn lose(&mut self, vector: Option<u8>) {
+        let slot = &mut self.lost[vector.map_or(ANY_VECTOR, usize::from)];
+        *slot = slot.saturating_add(1);
+    }
+
     /// A message in MSI form arrives (SDM vol. 3 §11.11). `false`: no interrupt address.
     pub fn message(&mut self, address: u64, data: u32, cx: &mut Cx<'_>) -> bool {
         if address >> 20 != 0xfee {
@@ -161,6 +175,15 @@ impl Fabric {
         let destination = (address >> 12 & 0xff) as u32;
         let logical = address >> 2 & 1 != 0;
         let Some(delivery) = Delivery::decode(data >> 8) else { return true };
+        if matches!(delivery, Delivery::Fixed | Delivery::LowestPriority) {
+            for slot in [usize::from(data as u8), ANY_VECTOR] {
+                if self.lost[slot] > 0 {
+                    self.lost[slot] -= 1;
+                    cx.push(Effect::Note { what: "interrupt lost by fault", value: u64::from(data & 0xff) });
+                    return true;
+                }
+            }
+        }
         self.deliver(destination, logical, false, delivery, data as u8, data >> 15 & 1 != 0, cx);
         true
     }
@@ -230,19 +253,23 @@ impl Fabric {
         }
     }
 
-    pub fn state(&mut self, fields: &mut dyn Fields) {
-        self.pic.state(fields);
-        self.ioapic.state(fields);
-        for lapic in &mut self.lapics {
-            lapic.state(fields);
+    /// All state, part by part.
+    pub fn parts(&mut self, visit: &mut Visit<'_>) {
+        visit("pic", &mut |fields| self.pic.state(fields));
+        visit("ioapic", &mut |fields| self.ioapic.state(fields));
+        for (vcpu, lapic) in self.lapics.iter_mut().enumerate() {
+            visit(&format!("lapic{vcpu}"), &mut |fields| lapic.state(fields));
         }
-        for attention in &mut self.attention {
-            fields.flag("nmi_pending", &mut attention.nmi);
-        }
-        for sources in self.gsi_sources.iter_mut().chain(&mut self.isa_sources) {
-            fields.u64("line_sources", sources);
-        }
-        fields.flag("legacy_replacement", &mut self.legacy_replacement);
+        visit("interrupt-lines", &mut |fields| {
+            for attention in &mut self.attention {
+                fields.flag("nmi_pending", &mut attention.nmi);
+            }
+            for sources in self.gsi_sources.iter_mut().chain(&mut self.isa_sources) {
+                fields.u64("sources", sources);
+            }
+            fields.flag("legacy_replacement", &mut self.legacy_replacement);
+            fields.array("lost", &mut self.lost);
+        });
         self.refresh_all();
     }
 }

@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use sim_bus::{Ending, Fields, HashFields, MapError, NEVER, Stop};
+use sim_bus::{DiskBackend, Ending, HashFields, MapError, NEVER, Stop};
 use sim_core::{Receipt, Rng, Streams};
 use sim_cpu::{Activity, Config, Cpu, CpuState, CpuidTable};
 use sim_mem::{GuestMemory, MapRange, PAGE_SIZE};
 
 use crate::acpi;
 use crate::api::{Boot, Input, InputKind, Outcome, Port, Until};
-use crate::bus::{Bus, Noticed};
+use crate::bus::{Bus, Noticed, Visit};
 use crate::catalogue::{self, Named};
 use crate::config::{Board, ConfigError};
 use crate::fabric::Request;
@@ -68,6 +68,7 @@ pub(crate) struct Turn {
     /// Ticks left of the turn; with one vCPU there are no turns.
     left: u64,
     random: Rng,
+    chaos: bool,
 }
 
 /// The machine.
@@ -97,10 +98,8 @@ pub struct Machine {
 impl Machine {
     /// Builds the machine and loads the image: ready to run its first instruction.
     pub fn new(board: &Board, boot: &Boot<'_>) -> Result<Machine, BuildError> {
-        board.check()?;
-        let mut bus = Bus::new(board);
-        let named = catalogue::assemble(board, boot, &mut bus)?;
-        let mut memory = ram(board.ram);
+        let mut machine = Self::assemble(board, boot)?;
+        let memory = &mut machine.memory;
         let (rsdp, tables) = acpi::tables(board.vcpus);
         let mut rsdp_bytes = Vec::new();
         for (address, bytes) in tables {
@@ -112,20 +111,42 @@ impl Machine {
         }
         let low_end = board.ram.min(map::LOW_RAM_LIMIT) & !(PAGE_SIZE - 1);
         let firmware = Firmware { map: memory_map(board.ram), rsdp, rsdp_bytes, low_end };
-        let entry = loader::load(&mut memory, boot, &firmware)?;
+        let entry = loader::load(memory, boot, &firmware)?;
         memory.clear_dirty();
+        machine.cpus[0].set_state(&entry);
+        machine.bus.power_on();
+        // What firmware leaves behind on the bootstrap processor.
+        machine.bus.fabric.lapics[0].virtual_wire();
+        machine.bus.fabric.refresh_all();
+        machine.begin_receipt(boot);
+        Ok(machine)
+    }
 
+    /// A machine without an image, for a snapshot to be loaded into. `disks` are the sizes of its disks in bytes.
+    pub(crate) fn bare(board: &Board, disks: &[u64]) -> Result<Machine, BuildError> {
+        let mut sized = board.clone();
+        for (disk, size) in sized.disks.iter_mut().zip(disks) {
+            disk.size = *size;
+        }
+        let mut machine = Self::assemble(&sized, &Boot::new(&[], None, ""))?;
+        machine.board = board.clone();
+        Ok(machine)
+    }
+
+    /// Devices, memory and CPUs, without power.
+    fn assemble(board: &Board, boot: &Boot<'_>) -> Result<Machine, BuildError> {
+        board.check()?;
+        let mut bus = Bus::new(board);
+        let named = catalogue::assemble(board, boot, &mut bus)?;
         let cpus = (0..board.vcpus)
             .map(|vcpu| {
                 let mut cpu = Cpu::new(Config {
                     vcpu,
                     cpuid: CpuidTable::v2(vcpu, board.vcpus),
-                    pause_ends_turn: board.pause_ends_turn && board.vcpus > 1,
+                    pause_ends_turn: (board.pause_ends_turn || board.chaos) && board.vcpus > 1,
                     ..Config::default()
                 });
-                if vcpu == 0 {
-                    cpu.set_state(&entry);
-                } else {
+                if vcpu != 0 {
                     let mut state = CpuState::reset();
                     state.sys.activity = Activity::WaitForSipi;
                     cpu.set_state(&state);
@@ -133,17 +154,13 @@ impl Machine {
                 cpu
             })
             .collect();
-        bus.power_on();
-        // What firmware leaves behind on the bootstrap processor.
-        bus.fabric.lapics[0].virtual_wire();
-        bus.fabric.refresh_all();
-        let mut machine = Machine {
+        Ok(Machine {
             board: board.clone(),
             cpus,
-            memory,
+            memory: ram(board.ram),
             bus,
             named,
-            turn: Turn { vcpu: 0, left: 0, random: Streams::new(board.seed).stream("turns") },
+            turn: Turn { vcpu: 0, left: 0, random: Streams::new(board.seed).stream("turns"), chaos: board.chaos },
             next_checkpoint: board.checkpoint_ticks,
             last_tick_ns: 0,
             receipt: Receipt::new(),
@@ -153,9 +170,7 @@ impl Machine {
             frozen: None,
             checkpointed_at: None,
             scratch: Vec::new(),
-        };
-        machine.begin_receipt(boot);
-        Ok(machine)
+        })
     }
 
     /// The chain starts from what was put in: board, image, initial RAM disk, command line, disks.
@@ -192,12 +207,14 @@ impl Machine {
         loop {
             // A tick boundary. What happens here depends on ticks and virtual time alone, never on where runs were cut.
             while self.bus.fire(&mut self.memory) {}
+            self.strike_faults();
             self.serve_requests();
             if let Some(ending) = self.bus.ending {
                 return match ending {
                     Ending::DebugExit(status) => Outcome::DebugExit(status),
                     Ending::PowerOff => Outcome::PowerOff,
                     Ending::Reset => Outcome::Reset,
+                    Ending::PowerCut => Outcome::PowerCut,
                 };
             }
             if self.bus.ticks == self.next_checkpoint {
@@ -229,12 +246,14 @@ impl Machine {
 
             // Times at which the loop must look again.
             let replay_ns = self.replay.front().map_or(NEVER, |input| input.ns);
+            let point = self.fault_point();
+            let (fault_ns, fault_tick) = self.bus.faults.next(point);
             let look_ns = until.ns.unwrap_or(NEVER).min(quiet_at.unwrap_or(NEVER));
             let running = self.count_running();
             if running == 0 {
-                let next = self.bus.timers.earliest().min(look_ns).min(replay_ns);
+                let next = self.bus.timers.earliest().min(look_ns).min(replay_ns).min(fault_ns);
                 let endless = until.ns.is_none() && now.saturating_sub(self.last_tick_ns) > IDLE_LIMIT_NS;
-                if next == NEVER || endless || look_ns == NEVER && replay_ns == NEVER && self.deaf() {
+                if next == NEVER || endless || look_ns == NEVER && replay_ns == NEVER && fault_ns == NEVER && self.deaf() {
                     return Outcome::Stuck;
                 }
                 self.bus.clock.jump_to(next);
@@ -256,7 +275,10 @@ impl Machine {
                 budget = budget.min(ticks - self.cpus[vcpu].ticks());
             }
             let horizon = self.bus.timers.earliest();
-            for at in [horizon, look_ns] {
+            if let Some(tick) = fault_tick {
+                budget = budget.min(tick - self.bus.ticks);
+            }
+            for at in [horizon, look_ns, fault_ns] {
                 if at != NEVER {
                     budget = budget.min(clock.ticks_until(at, running));
                 }
@@ -297,6 +319,9 @@ impl Machine {
 
     /// Whether a vCPU would execute now.
     fn is_runnable(&self, vcpu: usize) -> bool {
+        if self.bus.faults.is_stalled(vcpu, self.bus.clock.ns()) {
+            return false;
+        }
         match self.cpus[vcpu].activity() {
             Activity::Running => true,
             Activity::Halted => self.cpus[vcpu].wakes(self.bus.fabric.attention(vcpu)),
@@ -324,10 +349,25 @@ impl Machine {
             return;
         }
         let count = self.cpus.len();
-        let next = (1..=count).map(|step| (self.turn.vcpu + step) % count).find(|&vcpu| self.is_runnable(vcpu));
+        // Chaos lets anybody be next, also the one whose turn has just ended.
+        let from = if self.turn.chaos { self.turn.random.below(count as u64) as usize } else { self.turn.vcpu };
+        let next = (1..=count).map(|step| (from + step) % count).find(|&vcpu| self.is_runnable(vcpu));
         self.turn.vcpu = next.expect("some vCPU is runnable");
-        let [shortest, longest] = self.board.quantum;
+        let [shortest, longest] = if self.turn.chaos { self.chaotic_quantum() } else { self.board.quantum };
         self.turn.left = shortest + self.turn.random.below(longest - shortest + 1);
+    }
+
+    /// Bounds of a turn that is meant to hurt. Races are windows of a few instructions: most turns are short enough to end inside one, some long
+    /// enough for another vCPU to do all of its work in the meantime.
+    fn chaotic_quantum(&mut self) -> [u64; 2] {
+        let longest = self.board.quantum[1];
+        match self.turn.random.below(8) {
+            0 | 1 => [1, 12],
+            2 | 3 => [12, 150],
+            4 | 5 => [150, 2_000],
+            6 => [1, longest],
+            _ => [longest, 8 * longest],
+        }
     }
 
     fn serve_requests(&mut self) {
@@ -370,6 +410,11 @@ impl Machine {
         self.enter(InputKind::Nmi);
     }
 
+    /// Lets the vCPUs take turns by another seed from now on: another interleaving of what is left open.
+    pub fn set_turns(&mut self, chaos: bool, seed: u64) {
+        self.enter(InputKind::Turns { chaos, seed });
+    }
+
     /// Lets an input in at this very point and records it.
     fn enter(&mut self, what: InputKind) {
         let (ticks, ns) = (self.ticks(), self.now_ns());
@@ -391,6 +436,11 @@ impl Machine {
                 self.bus.poke(id, |node, cx| node.input(cx));
             }
             InputKind::Nmi => self.bus.fabric.nmi(0),
+            InputKind::Turns { chaos, seed } => {
+                self.turn.chaos = *chaos;
+                self.turn.left = 0;
+                self.turn.random = Streams::new(*seed).stream("turns");
+            }
         }
     }
 
@@ -410,6 +460,18 @@ impl Machine {
         let mut content = vec![0; usize::try_from(disk.sectors()).ok()?.checked_mul(512)?];
         disk.read(0, &mut content).ok()?;
         Some(content)
+    }
+
+    /// A disk as it is now.
+    pub fn disk(&self, index: u8) -> Option<&(dyn DiskBackend + '_)> {
+        self.bus.backends.disk(sim_bus::DiskId(index))
+    }
+
+    /// Puts another medium in the place of a disk's, as if it had been swapped while nobody looked: what the guest has cached of the old one it still has. It is
+    /// not recorded. `false`: there is no such disk, or the sizes differ.
+    pub fn set_disk(&mut self, index: u8, disk: Box<dyn DiskBackend>) -> bool {
+        let fits = self.disk(index).is_some_and(|old| old.sectors() == disk.sectors());
+        fits && crate::snapshot::set_medium(&mut self.bus.backends, sim_bus::DiskId(index), disk)
     }
 
     /// Everything that entered from outside, with its point in time: with board and boot it is the whole run.
@@ -495,7 +557,7 @@ impl Machine {
     fn link(&mut self, receipt: &mut Receipt, label: &str) {
         let mut fields = HashFields { bytes: std::mem::take(&mut self.scratch) };
         fields.bytes.clear();
-        self.walk(&mut fields);
+        self.parts(&mut |_, walk| walk(&mut fields));
         for cpu in &self.cpus {
             fields.bytes.extend_from_slice(&cpu.state().save().encode());
         }
@@ -531,29 +593,39 @@ impl Machine {
         self.next_checkpoint += self.board.checkpoint_ticks;
     }
 
-    /// The walk over everything but CPUs and memory.
-    pub(crate) fn walk(&mut self, fields: &mut dyn Fields) {
-        self.bus.state(fields);
-        for slot in &mut self.bus.nodes {
-            slot.node.state(fields);
+    /// Everything but CPUs and memory, part by part: devices by their names, the rest of the board beside them.
+    pub(crate) fn parts(&mut self, visit: &mut Visit<'_>) {
+        self.bus.parts(visit);
+        for index in 0..self.bus.nodes.len() {
+            let (before, rest) = self.bus.nodes.split_at_mut(index);
+            let slot = &mut rest[0];
+            // A name that repeats (disks) gets its number.
+            let name = match before.iter().filter(|other| other.name == slot.name).count() {
+                0 => slot.name.to_owned(),
+                earlier => format!("{}{}", slot.name, earlier + 1),
+            };
+            visit(&name, &mut |fields| slot.node.state(fields));
         }
-        let mut vcpu = self.turn.vcpu as u64;
-        fields.u64("turn_vcpu", &mut vcpu);
-        match usize::try_from(vcpu) {
-            Ok(vcpu) if vcpu < self.cpus.len() => self.turn.vcpu = vcpu,
-            Ok(_) | Err(_) => fields.refuse("turn_vcpu"),
-        }
-        fields.u64("turn_left", &mut self.turn.left);
-        let mut words = self.turn.random.state();
-        for word in &mut words {
-            fields.u64("turn_random", word);
-        }
-        match Rng::from_state(words) {
-            Some(random) => self.turn.random = random,
-            None => fields.refuse("turn_random"),
-        }
-        fields.u64("next_checkpoint", &mut self.next_checkpoint);
-        fields.u64("last_tick_ns", &mut self.last_tick_ns);
+        visit("turns", &mut |fields| {
+            let mut vcpu = self.turn.vcpu as u64;
+            fields.u64("vcpu", &mut vcpu);
+            match usize::try_from(vcpu) {
+                Ok(vcpu) if vcpu < self.cpus.len() => self.turn.vcpu = vcpu,
+                Ok(_) | Err(_) => fields.refuse("vcpu"),
+            }
+            fields.u64("left", &mut self.turn.left);
+            fields.flag("chaos", &mut self.turn.chaos);
+            let mut words = self.turn.random.state();
+            for word in &mut words {
+                fields.u64("random", word);
+            }
+            match Rng::from_state(words) {
+                Some(random) => self.turn.random = random,
+                None => fields.refuse("random"),
+            }
+            fields.u64("next_checkpoint", &mut self.next_checkpoint);
+            fields.u64("last_tick_ns", &mut self.last_tick_ns);
+        });
     }
 }
 

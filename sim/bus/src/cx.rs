@@ -34,6 +34,8 @@ pub enum Ending {
     PowerOff,
     /// A reset request: 8042, port 0xcf9, ACPI reset register.
     Reset,
+    /// The power went away (a fault plan).
+    PowerCut,
 }
 
 /// What a device asks of the board. Carried out in order after the device call.

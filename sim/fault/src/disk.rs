@@ -103,9 +103,16 @@ impl FaultDisk {
     pub fn base(&self) -> Option<Box<dyn DiskBackend>> {
         self.base.as_ref().map(|base| base.fork())
     }
-    /// The disk inside, as the medium and its cache are now.
+    /// The disk inside, as the medium and its cache are now: no faults, no counting.
     pub fn inner(&self) -> &dyn DiskBackend {
         self.inner.as_ref()
+    }
+    /// Puts another medium in, of the same size; the journal begins anew with it.
+    pub fn set_medium(&mut self, medium: Box<dyn DiskBackend>) {
+        self.inner = medium;
+        self.bad.clear();
+        self.gone_until = 0;
+        self.keep(self.keep);
     }
 
     /// Which fault strikes this operation; the first of the plan wins. Alarms for the board are raised on the way.
@@ -131,7 +138,7 @@ impl FaultDisk {
         if let Some((index, _)) = struck {
             let number = self.watchers[index].number;
             let fault = &self.plan[usize::from(number)];
-            self.reports.push_back(Report::Note(format!("{}: {} sector {sector} +{sectors}", fault.name, word(on))));
+            self.reports.push_back(Report::Note(format!("{}: {} sector {sector} +{sectors}", fault.name, on.word())));
         }
         struck
     }
@@ -309,15 +316,6 @@ impl FaultDisk {
         }
         self.record(op, target, count, result, watcher, void, Some(bytes));
         result
-    }
-}
-
-fn word(on: On) -> &'static str {
-    match on {
-        On::Read => "read",
-        On::Write => "write",
-        On::Flush => "flush",
-        On::Any => "any",
     }
 }
 

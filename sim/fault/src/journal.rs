@@ -12,7 +12,7 @@ use sim_core::{Rng, Streams};
 use crate::SECTOR;
 
 /// How much a journal keeps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Keep {
     #[default]

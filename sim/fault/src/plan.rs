@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sim_bus::Nanos;
 
 /// A fault as the `[[fault]]` table of a board or scenario spells it. [`Fault::try_from`] checks it.
@@ -16,7 +16,7 @@ use sim_bus::Nanos;
 /// strikes = 0                            # 0: without limit; default 1
 /// survives = "nothing that was synced is lost"
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FaultTable {
     /// Names the fault in the event log and its random stream.
@@ -74,7 +74,7 @@ pub struct FaultTable {
 }
 
 /// A time span: nanoseconds, or a number with `ns`, `us`, `ms`, `s`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Span(pub Nanos);
 
 impl<'de> Deserialize<'de> for Span {
@@ -206,8 +206,8 @@ pub enum Effect {
 }
 
 /// A fault of the plan.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "FaultTable")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "FaultTable", into = "FaultTable")]
 pub struct Fault {
     pub name: String,
     pub effect: Effect,
@@ -386,6 +386,121 @@ impl TryFrom<FaultTable> for Fault {
             },
             survives: table.survives,
         })
+    }
+}
+
+impl From<Fault> for FaultTable {
+    /// The table that reads back as the same fault.
+    fn from(fault: Fault) -> Self {
+        let trigger = fault.trigger;
+        let span = |ns: Nanos| (ns != sim_bus::NEVER).then_some(Span(ns));
+        let mut table = FaultTable {
+            name: fault.name,
+            survives: fault.survives,
+            at: trigger.at_ns.map(Span),
+            tick: trigger.tick,
+            marker: trigger.marker,
+            operation: trigger.operation,
+            every: trigger.every,
+            sectors: trigger.sectors,
+            probability: trigger.chance.map(|chance| f64::from(chance) / 1e9),
+            period: Some(Span(trigger.period_ns)),
+            strikes: Some(fault.strikes.unwrap_or(0)),
+            ..FaultTable::default()
+        };
+        let kind = match fault.effect {
+            Effect::Disk { disk, kind } => {
+                table.disk = Some(disk);
+                // Kinds of the machine without a disk may not say which operations count.
+                table.on = Some(trigger.on.word().to_owned());
+                match kind {
+                    Kind::ReadError => "read-error",
+                    Kind::WriteError => "write-error",
+                    Kind::BadSector => "bad-sector",
+                    Kind::BitRot { bits } => {
+                        table.bits = Some(bits);
+                        "bit-rot"
+                    }
+                    Kind::CorruptRead { bits } => {
+                        table.bits = Some(bits);
+                        "corrupt-read"
+                    }
+                    Kind::CorruptWrite { bits } => {
+                        table.bits = Some(bits);
+                        "corrupt-write"
+                    }
+                    Kind::TornWrite => "torn-write",
+                    Kind::MisdirectedWrite { by } => {
+                        table.by = Some(by);
+                        "misdirected-write"
+                    }
+                    Kind::LostWrite => "lost-write",
+                    Kind::IgnoredFlush => "ignored-flush",
+                    Kind::Slow { ns } => {
+                        table.duration = span(ns);
+                        "slow"
+                    }
+                    Kind::Stuck => "stuck",
+                    Kind::Removed { ns } => {
+                        table.duration = span(ns);
+                        "removed"
+                    }
+                    Kind::StaleRead => "stale-read",
+                }
+            }
+            Effect::Machine { disk, kind } => {
+                table.disk = disk;
+                table.on = disk.map(|_| trigger.on.word().to_owned());
+                match kind {
+                    MachineKind::PowerCut => "power-cut",
+                    MachineKind::Nmi { vcpu } => {
+                        table.vcpu = Some(vcpu);
+                        "nmi"
+                    }
+                    MachineKind::MachineCheck(check) => {
+                        table.vcpu = Some(check.vcpu);
+                        table.bank = Some(check.bank);
+                        table.code = Some(check.code);
+                        table.address = check.address;
+                        table.uncorrected = check.uncorrected;
+                        "machine-check"
+                    }
+                    MachineKind::BitFlip { address, bit } => {
+                        table.address = address;
+                        table.bit = bit;
+                        "bit-flip"
+                    }
+                    MachineKind::Stall { vcpu, ns } => {
+                        table.vcpu = Some(vcpu);
+                        table.duration = span(ns);
+                        "stall"
+                    }
+                    MachineKind::SpuriousInterrupt { vcpu, vector } => {
+                        table.vcpu = Some(vcpu);
+                        table.vector = Some(vector);
+                        "spurious-interrupt"
+                    }
+                    MachineKind::LostInterrupt { vector } => {
+                        table.vector = vector;
+                        "lost-interrupt"
+                    }
+                }
+            }
+        };
+        table.kind = kind.to_owned();
+        table
+    }
+}
+
+impl On {
+    /// The word tables use.
+    pub fn word(self) -> &'static str {
+        match self {
+            On::Read => "read",
+            On::Write => "write",
+            On::Flush => "flush",
+            On::Any => "any",
+        }
     }
 }
 

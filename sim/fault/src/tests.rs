@@ -37,7 +37,7 @@ impl DiskBackend for Plain {
     }
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Debug, serde::Deserialize, serde::Serialize, PartialEq)]
 struct File {
     fault: Vec<Fault>,
 }
@@ -237,4 +237,16 @@ fn requests_past_the_end_are_refused_whatever_the_plan_says() {
         assert_eq!(disk.write(64, &[0; SECTOR]), Err(DiskError::Range));
         assert_eq!(disk.write(u64::MAX, &[0; SECTOR]), Err(DiskError::Range));
     }
+}
+
+#[test]
+fn a_plan_is_written_and_read_back_the_same() {
+    let mut texts = String::new();
+    for kind in crate::KINDS {
+        texts.push_str(&format!("[[fault]]\nname='x'\nkind='{kind}'\ndisk=1\nsectors=[1,2]\nduration='3ms'\nby=4\nvector=33\nat='1s'\nprobability=0.25\nstrikes=0\n"));
+    }
+    let file: File = toml::from_str(&texts).expect("sound");
+    assert_eq!(file.fault.len(), crate::KINDS.len());
+    let written = toml::to_string(&file).expect("writes");
+    assert_eq!(toml::from_str::<File>(&written).expect("reads"), file);
 }

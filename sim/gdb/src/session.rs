@@ -103,7 +103,7 @@ impl<'a> Session<'a> {
         self.history.note(self.machine);
         match outcome {
             Outcome::Debug { vcpu, stop } => Some(self.stopped(vcpu as usize, stop)),
-            Outcome::DebugExit(_) | Outcome::PowerOff | Outcome::Reset | Outcome::TripleFault { .. } => Some(self.show_end(outcome)),
+            Outcome::DebugExit(_) | Outcome::PowerOff | Outcome::Reset | Outcome::PowerCut | Outcome::TripleFault { .. } => Some(self.show_end(outcome)),
             Outcome::Deadline | Outcome::Output(_) | Outcome::AnyOutput(_) | Outcome::Quiet | Outcome::Stuck => match self.resume {
                 Resume::Step { vcpu, until } if self.machine.vcpu_ticks(vcpu) >= until => {
                     self.stopped_vcpu = vcpu;
