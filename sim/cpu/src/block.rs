@@ -23,8 +23,8 @@ pub(crate) struct Block {
     /// Linear address, RIP and mode the block was decoded for.
     pub linear: u64,
     pub rip: u64,
-    /// RIP of the direct branch target.
-    pub taken: u64,
+    /// RIP after the block: falling through, taking the branch.
+    pub target: [u64; 2],
     /// Flat page index of the code.
     pub page: u32,
     /// Of the second page, if the block's only instruction crosses into it.
@@ -40,15 +40,15 @@ pub(crate) struct Block {
     /// Blocks last found there: fall, taken.
     pub link: [u32; 2],
     next_in_bucket: u32,
-    next_in_page: u32,
 }
 
 pub(crate) struct Cache {
     pub blocks: Vec<Block>,
     pub ops: Vec<Op>,
     buckets: Vec<u32>,
-    /// First block of each flat page.
+    /// First block of each flat page, and for each block the next one of its page.
     pages: Vec<u32>,
+    next_in_page: Vec<u32>,
     jumps: Vec<u32>,
     /// Blocks whose instruction crosses into a second page: few.
     crossing: Vec<u32>,
@@ -69,7 +69,7 @@ fn jump_slot(linear: u64) -> usize {
 
 impl Cache {
     pub fn new() -> Cache {
-        Cache { blocks: Vec::new(), ops: Vec::new(), buckets: vec![NONE; BUCKETS], pages: Vec::new(), jumps: vec![NONE; JUMPS], crossing: Vec::new(), generation: 0 }
+        Cache { blocks: Vec::new(), ops: Vec::new(), buckets: vec![NONE; BUCKETS], pages: Vec::new(), next_in_page: Vec::new(), jumps: vec![NONE; JUMPS], crossing: Vec::new(), generation: 0 }
     }
 
     /// Forgets everything.
@@ -78,6 +78,7 @@ impl Cache {
         self.ops.clear();
         self.buckets.fill(NONE);
         self.pages.fill(NONE);
+        self.next_in_page.clear();
         self.jumps.fill(NONE);
         self.crossing.clear();
         self.generation += 1;
@@ -99,6 +100,15 @@ impl Cache {
             at = block.next_in_bucket;
         }
         None
+    }
+
+    /// The valid block that link `L` of block `at` leads to, and whether it is on the same page of addresses.
+    #[inline(always)]
+    pub fn follow<const L: usize>(&self, at: u32) -> Option<(u32, bool)> {
+        let block = &self.blocks[at as usize];
+        let next = block.link[L];
+        let target = self.blocks.get(next as usize)?;
+        target.valid.then_some((next, target.linear >> 12 == block.linear >> 12))
     }
 
     /// Guesses the block at `linear` for an indirect jump; the caller checks the page.
@@ -131,7 +141,7 @@ impl Cache {
         if self.pages.len() <= top {
             self.pages.resize(top + 1, NONE);
         }
-        block.next_in_page = self.pages[block.page as usize];
+        self.next_in_page.push(self.pages[block.page as usize]);
         self.pages[block.page as usize] = at;
         self.blocks.push(block);
         at
@@ -143,9 +153,8 @@ impl Cache {
         let Some(slot) = self.pages.get_mut(page as usize) else { return };
         let mut at = std::mem::replace(slot, NONE);
         while at != NONE {
-            let block = &mut self.blocks[at as usize];
-            block.valid = false;
-            at = block.next_in_page;
+            self.blocks[at as usize].valid = false;
+            at = self.next_in_page[at as usize];
         }
         self.drop_crossing(page);
     }
@@ -172,7 +181,7 @@ impl Block {
         Block {
             linear,
             rip,
-            taken: 0,
+            target: [0; 2],
             page,
             second_page: NONE,
             start: 0,
@@ -184,7 +193,6 @@ impl Block {
             valid: true,
             link: [NONE; 2],
             next_in_bucket: NONE,
-            next_in_page: NONE,
         }
     }
 }

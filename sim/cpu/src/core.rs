@@ -3,7 +3,7 @@
 use crate::op::{EA_ADDR16, EA_ADDR32, Flow, Op};
 use crate::state::{CS, CpuState, SS, System, attr, rflags};
 use crate::tlb::{self, ENTRIES, Tlb};
-use crate::{Config, flags};
+use crate::{Config, flags, svm};
 use sim_bus::{At, CpuBus};
 use sim_fp::x87::X87;
 use sim_mem::GuestMemory;
@@ -108,6 +108,8 @@ pub(crate) struct Core {
     pub flags_rest: u64,
     /// What a handler that touched memory returns when done: `Next`, or `Break` after a slow access.
     pub brk: Flow,
+    /// Operations of the block not begun when a chain stopped early.
+    pub left: usize,
     /// `view * ENTRIES` of the running code.
     pub view: usize,
     pub mode: u32,
@@ -134,6 +136,14 @@ pub(crate) struct Core {
     pub watch_hit: Option<(u64, bool)>,
     /// A PAUSE that ends the turn ran.
     pub pause_seen: bool,
+    /// The running instruction is in an interrupt shadow.
+    pub shadow_before: bool,
+    /// A #VMEXIT on its way; then what [`Core::fault`] says does not count.
+    pub svm_exit: Option<svm::Exit>,
+    /// The event being delivered, as EXITINTINFO has it; 0 outside delivery.
+    pub delivering: u64,
+    /// The TLB of the world that is not running (host or guest), once there are two.
+    pub other_world: Option<Box<svm::OtherWorld>>,
     /// The running instruction is single-stepped: a #DB is due after it.
     pub single_trap: bool,
 }
@@ -152,6 +162,7 @@ impl Core {
             cc_src: 0,
             flags_rest: 0,
             brk: Flow::Next,
+            left: 0,
             view: 0,
             mode: 0,
             pcid: 0,
@@ -172,6 +183,10 @@ impl Core {
             watches: Vec::new(),
             watch_hit: None,
             pause_seen: false,
+            shadow_before: false,
+            svm_exit: None,
+            delivering: 0,
+            other_world: None,
             single_trap: false,
         };
         core.set_state(&reset);
@@ -393,6 +408,66 @@ impl Core {
     }
 
     // ---- guest memory, explicit accesses of the running code ------------------------------------------------------------
+
+    /// Linear address of the memory operand in 64-bit mode; elsewhere the plain handler must see to it.
+    #[inline(always)]
+    pub fn linear64(&self, op: &Op) -> Result<u64, Fault> {
+        if self.mode & mode::SIZE != mode::CODE64 {
+            return Err(Fault);
+        }
+        let seg = op.seg();
+        let offset = self.offset(op);
+        Ok(if seg >= crate::state::FS { self.sys.seg[seg & 7].base.wrapping_add(offset) } else { offset })
+    }
+
+    /// [`Core::load`]; with `F` only if the fast tags have it.
+    #[inline(always)]
+    pub fn try_load<const F: bool, const N: usize>(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, address: u64) -> Result<u64, Fault> {
+        if !F {
+            return self.load::<N>(m, b, op, address);
+        }
+        let index = tlb::index(address);
+        if address.wrapping_add(self.tlb.read[(self.view | index) & (4 * ENTRIES - 1)]) <= 4096 - N as u64 {
+            let at = self.tlb.addend[index].wrapping_add(address) as usize;
+            if let Some(bytes) = m.ram().get(at..at.wrapping_add(N)) {
+                return Ok(number::<N>(bytes));
+            }
+        }
+        Err(Fault)
+    }
+
+    /// [`Core::store`]; with `F` only if the fast tags have it.
+    #[inline(always)]
+    pub fn try_store<const F: bool, const N: usize>(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, address: u64, value: u64) -> Result<(), Fault> {
+        if F { self.store_fast::<N>(m, address, |_, _| value) } else { self.store::<N>(m, b, op, address, value) }
+    }
+
+    /// [`Core::modify`]; with `F` only if the fast tags have it.
+    #[inline(always)]
+    pub fn try_modify<const F: bool, const N: usize>(
+        &mut self,
+        m: &mut GuestMemory,
+        b: &mut dyn CpuBus,
+        op: &Op,
+        address: u64,
+        change: impl FnOnce(&mut Core, u64) -> u64,
+    ) -> Result<(), Fault> {
+        if F { self.store_fast::<N>(m, address, |c, bytes| change(c, number::<N>(bytes))) } else { self.modify::<N>(m, b, op, address, change) }
+    }
+
+    #[inline(always)]
+    fn store_fast<const N: usize>(&mut self, m: &mut GuestMemory, address: u64, value: impl FnOnce(&mut Core, &[u8]) -> u64) -> Result<(), Fault> {
+        let index = tlb::index(address);
+        if address.wrapping_add(self.tlb.write[(self.view | index) & (4 * ENTRIES - 1)]) <= 4096 - N as u64 {
+            let at = self.tlb.addend[index].wrapping_add(address) as usize;
+            if let Some(bytes) = m.ram_mut().get_mut(at..at.wrapping_add(N)) {
+                let value = value(self, bytes);
+                bytes.copy_from_slice(&value.to_le_bytes()[..N]);
+                return Ok(());
+            }
+        }
+        Err(Fault)
+    }
 
     /// Loads `N` bytes (1, 2, 4, 8), zero-extended.
     #[inline(always)]

@@ -37,8 +37,10 @@ const F1_ECX: u32 = 1 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 17 | 1 << 19 | 1 << 20 
 const F7_EBX: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 24;
 /// Leaf 7 ECX: UMIP RDPID.
 const F7_ECX: u32 = 1 << 2 | 1 << 22;
-/// Leaf 0x80000001 ECX: LAHF CR8 ABM.
-const X1_ECX: u32 = 1 | 1 << 4 | 1 << 5;
+/// Leaf 0x80000001 ECX: LAHF SVM CR8 ABM.
+const X1_ECX: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 5;
+/// Leaf 0x8000000a EDX: NPT, NRIPS, flush by ASID, decode assists, PAUSE filter and its threshold, virtual GIF.
+const SVM_EDX: u32 = 1 | 1 << 3 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 12 | 1 << 16;
 /// Leaf 0x80000001 EDX: as leaf 1, with SYSCALL NX 1G pages RDTSCP LM.
 const X1_EDX: u32 = (F1_EDX & 0x0183_f3ff) | 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29;
 
@@ -77,6 +79,7 @@ impl CpuidTable {
         row(0x8000_0007, None, [0, 0, 0, 1 << 8]);
         // XSAVEERPTR: the x87 error pointers are always saved.
         row(0x8000_0008, None, [48 << 8 | 40, 1 << 2, log2 << 12 | (count - 1), 0]);
+        row(0x8000_000a, None, [1, crate::svm::ASIDS, 0, SVM_EDX]);
         // A null selector clears the base.
         row(0x8000_0021, None, [1 << 6, 0, 0, 0]);
         CpuidTable { rows }
@@ -99,6 +102,11 @@ impl CpuidTable {
     pub fn xcr0_mask(&self) -> u64 {
         let [low, _, _, high] = self.get(0xd, 0);
         u64::from(high) << 32 | u64::from(low)
+    }
+
+    /// Whether SVM exists.
+    pub fn has_svm(&self) -> bool {
+        self.get(0x8000_0001, 0)[2] & 4 != 0
     }
 
     /// Whether XSAVES exists (and with it IA32_XSS).

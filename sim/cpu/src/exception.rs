@@ -9,6 +9,7 @@ use crate::core::{Core, Exception, Fault, mode, vector};
 use crate::op::{Flow, Op};
 use crate::ops::tri;
 use crate::state::{Activity, CS, DS, ES, FS, GS, LDTR, RSP, SS, Segment, TR, attr, cr0, efer, rflags};
+use crate::svm::{Exit, event, exit};
 use crate::tlb;
 use sim_bus::CpuBus;
 use sim_mem::GuestMemory;
@@ -104,7 +105,8 @@ impl Core {
 
     /// Delivers an external interrupt or NMI.
     pub fn deliver_external(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, number: u8) -> Result<(), Fault> {
-        match self.interrupt(m, b, number, Origin::Event, None) {
+        let kind = if number == vector::NMI { event::NMI } else { event::EXTERNAL };
+        match self.interrupt(m, b, number, Origin::Event, None, kind) {
             Ok(()) => Ok(()),
             Err(Fault) => {
                 self.flags_rest |= rflags::RF;
@@ -117,14 +119,33 @@ impl Core {
     pub fn deliver_fault(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus) -> Result<(), Fault> {
         let mut current = self.fault;
         loop {
+            // What was being delivered when this came up.
+            let earlier = std::mem::take(&mut self.delivering);
+            if let Some(exit) = self.svm_exit.take() {
+                return self.vm_exit(m, exit, earlier);
+            }
+            if current.vector < 32 && self.intercepts(exit::EXCEPTION + u32::from(current.vector)) {
+                let info2 = if current.vector == vector::PF { current.address } else { 0 };
+                let exit = Exit { code: u64::from(exit::EXCEPTION) + u64::from(current.vector), info1: u64::from(current.code.unwrap_or(0)), info2, next: 0 };
+                return self.vm_exit(m, exit, earlier);
+            }
             if current.vector == vector::PF {
                 self.sys.cr2 = current.address;
             }
-            if self.interrupt(m, b, current.vector, Origin::Event, current.code).is_ok() {
+            if self.interrupt(m, b, current.vector, Origin::Event, current.code, event::EXCEPTION).is_ok() {
                 return Ok(());
             }
             let next = self.fault;
+            if self.svm_exit.is_some() || self.intercepts(exit::EXCEPTION + u32::from(next.vector & 31)) {
+                // The exit comes before the two combine (APM vol. 2 §15.12).
+                current = next;
+                continue;
+            }
             if current.vector == vector::DF {
+                if self.intercepts(exit::SHUTDOWN) {
+                    self.delivering = 0;
+                    return self.vm_exit(m, Exit { code: u64::from(exit::SHUTDOWN), info1: 0, info2: 0, next: 0 }, 0);
+                }
                 self.sys.activity = Activity::Shutdown;
                 return Err(Fault);
             }
@@ -140,8 +161,34 @@ impl Core {
         }
     }
 
-    /// One attempt to enter a handler.
-    fn interrupt(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, number: u8, origin: Origin, code: Option<u32>) -> Result<(), Fault> {
+    /// Delivers what VMRUN was told to inject (§15.20).
+    pub fn deliver_injected(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus) -> Result<(), Fault> {
+        let info = std::mem::take(&mut self.sys.svm.inject);
+        let number = info as u8;
+        let code = (info & event::HAS_CODE != 0).then_some((info >> 32) as u32);
+        let kind = info & 0x700;
+        if kind == event::NMI {
+            self.sys.nmi_blocked = true;
+        }
+        let number = if kind == event::NMI { vector::NMI } else { number };
+        let origin = if kind == event::SOFTWARE { Origin::Software } else { Origin::Event };
+        let code = if kind == event::EXCEPTION { code } else { None };
+        match self.interrupt(m, b, number, origin, code, kind) {
+            Ok(()) => Ok(()),
+            Err(Fault) => self.deliver_fault(m, b),
+        }
+    }
+
+    /// One attempt to enter a handler. `kind` is the event's type as EXITINTINFO has it.
+    #[expect(clippy::too_many_arguments, reason = "an event is described by all of them")]
+    fn interrupt(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, number: u8, origin: Origin, code: Option<u32>, kind: u64) -> Result<(), Fault> {
+        self.delivering = event::VALID | kind | u64::from(number) | code.map_or(0, |code| event::HAS_CODE | u64::from(code) << 32);
+        self.enter_handler(m, b, number, origin, code)?;
+        self.delivering = 0;
+        Ok(())
+    }
+
+    fn enter_handler(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, number: u8, origin: Origin, code: Option<u32>) -> Result<(), Fault> {
         if self.real_mode() {
             return self.interrupt_real(m, b, number);
         }
@@ -852,10 +899,20 @@ pub(crate) fn software_interrupt(c: &mut Core, m: &mut GuestMemory, b: &mut dyn 
         c.gp0();
         return Flow::Fault;
     }
+    match op.b {
+        1 => tri!(c.vm_check(op, exit::ICEBP)),
+        2 => tri!(c.vm_check_info(op, exit::SWINT, op.imm & 0xff)),
+        // INT3 and INTO are exceptions to a hypervisor (APM vol. 2 §15.12.4).
+        _ => tri!(c.vm_check(op, exit::EXCEPTION + op.imm as u32)),
+    }
     let start = c.rip;
     c.rip = c.cut_rip(c.rip_after(op));
-    let origin = if op.b == 1 { Origin::Event } else { Origin::Software };
-    let result = c.interrupt(m, b, op.imm as u8, origin, None);
+    let (origin, kind) = match op.b {
+        1 => (Origin::Event, event::EXCEPTION),
+        2 => (Origin::Software, event::SOFTWARE),
+        _ => (Origin::Software, event::EXCEPTION),
+    };
+    let result = c.interrupt(m, b, op.imm as u8, origin, None, kind);
     if result.is_err() {
         c.rip = start;
     }

@@ -55,6 +55,7 @@ mod ops;
 mod run;
 mod simd;
 mod state;
+mod svm;
 mod tlb;
 
 pub use crate::core::Watch;
@@ -62,6 +63,7 @@ pub use cpuid::{CpuidLeaf, CpuidTable};
 pub use run::Cpu;
 pub use sim_bus::{At, Attention, CpuBus, DebugStop, Stop};
 pub use state::{Activity, CpuState, Segment, System, TableRegister, attr, cr0, cr4, efer, rflags};
+pub use svm::Svm;
 pub use state::{CS, DS, ES, FS, GS, LDTR, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, SS, TR};
 
 /// What a vCPU is like.

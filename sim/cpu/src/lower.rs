@@ -2,10 +2,10 @@
 
 use crate::block::Block;
 use crate::core::mode;
-use crate::op::{EA_ADDR16, EA_ADDR32, EA_SEG_SHIFT, Handler, NO_REG, Op};
-use crate::ops::{IMM, MB, MI, MS, REG, bits, flow, int, nop, string, system, xsave};
+use crate::op::{EA_ADDR16, EA_ADDR32, EA_SEG_SHIFT, Handler, NO_REG, Op, Run};
+use crate::ops::{IMM, MB, MI, MS, REG, bits, flow, int, nop, run, string, system, xsave};
 use crate::state::{CS, DS, ES, FS, GS, RBX, SS};
-use crate::{exception, fpu, simd};
+use crate::{exception, fpu, simd, svm};
 use iced_x86::{Code, ConditionCode, Instruction, Mnemonic, OpKind, Register};
 
 /// Builds the operations of one block.
@@ -174,22 +174,10 @@ impl Builder {
 
     /// Adds one instruction. `bytes` starts at it. Returns whether the block must end here.
     pub fn add(&mut self, insn: &Instruction, bytes: &[u8], ops: &mut Vec<Op>) -> bool {
-        let mut op = Op {
-            f: nop,
-            imm: 0,
-            disp: 0,
-            a: 0,
-            b: 0,
-            base: NO_REG,
-            index: NO_REG,
-            ea: 0,
-            len: insn.len() as u8,
-            off: self.offset as u8,
-            idx: self.count as u8,
-        };
+        let mut op = Op { len: insn.len() as u8, off: self.offset as u8, idx: self.count as u8, ..Op::bare(nop) };
         let end = if insn.is_invalid() {
             let prefixes = bytes.iter().take_while(|&&byte| self.is_prefix(byte)).count();
-            op.f = if prefixes >= 15 { system::protection } else { system::undefined };
+            op.set(Run::plain(if prefixes >= 15 { system::protection } else { system::undefined }));
             End::Yes
         } else if let Some(fused) = self.fuse(insn, ops) {
             self.offset += insn.len() as u64;
@@ -219,7 +207,7 @@ impl Builder {
         let cc = condition_number(code)?;
         let op = ops.last_mut()?;
         let handler = if last.to_memory { int::fused_mem_handler(last.kind, last.size, last.place, cc) } else { int::fused_handler(last.kind, last.size, last.place, cc) }?;
-        op.f = handler;
+        op.set(handler);
         op.len += insn.len() as u8;
         self.taken = insn.near_branch_target();
         Some(true)
@@ -229,7 +217,13 @@ impl Builder {
     pub fn finish(&mut self, block: &mut Block, ops: &mut [Op]) {
         block.ticks = self.count as u8;
         block.bytes = self.offset as u8;
-        block.taken = self.taken;
+        let end = block.rip.wrapping_add(self.offset);
+        let end = match self.bits & mode::SIZE {
+            mode::CODE64 => end,
+            mode::CODE32 => end & 0xffff_ffff,
+            _ => end & 0xffff,
+        };
+        block.target = [end, self.taken];
         debug_assert!(!ops.is_empty());
     }
 
@@ -258,14 +252,22 @@ impl Builder {
         }
     }
 
-    fn set(op: &mut Op, handler: Handler) -> End {
-        op.f = handler;
+    fn set(op: &mut Op, run: Run) -> End {
+        op.set(run);
         End::No
     }
 
-    fn end(op: &mut Op, handler: Handler) -> End {
-        op.f = handler;
+    fn end(op: &mut Op, run: Run) -> End {
+        op.set(run);
         End::Yes
+    }
+
+    fn set_plain(op: &mut Op, handler: Handler) -> End {
+        Self::set(op, Run::plain(handler))
+    }
+
+    fn end_plain(op: &mut Op, handler: Handler) -> End {
+        Self::end(op, Run::plain(handler))
     }
 
     fn lower(&mut self, insn: &Instruction, op: &mut Op) -> End {
@@ -290,12 +292,12 @@ impl Builder {
             return end;
         }
         if let Some(handler) = simd::lower(insn, op, self.bits) {
-            return Self::set(op, handler);
+            return Self::set_plain(op, handler);
         }
         if let Some(handler) = fpu::lower(insn, op, self.bits) {
-            return Self::set(op, handler);
+            return Self::set_plain(op, handler);
         }
-        Self::end(op, system::undefined)
+        Self::end_plain(op, system::undefined)
     }
 
     fn alu(&mut self, insn: &Instruction, op: &mut Op, kind: u8) -> End {
@@ -304,11 +306,11 @@ impl Builder {
         if place == REG {
             // XOR r, r and SUB r, r need no special case: flags come out right.
             let source = self.source(insn, 1, op);
-            op.f = int::alu_reg_handler(kind, size, source);
+            op.set(int::alu_reg_handler(kind, size, source));
             self.last_alu = Some(LastAlu { kind, size, place: source, to_memory: false });
         } else {
             let source = self.source_beside_memory(insn, op);
-            op.f = int::alu_mem_handler(kind, size, place, source == IMM);
+            op.set(int::alu_mem_handler(kind, size, place, source == IMM));
             if source == IMM {
                 self.last_alu = Some(LastAlu { kind, size, place, to_memory: true });
             }
@@ -378,11 +380,11 @@ impl Builder {
             }
             Mnemonic::Cmpxchg8b => {
                 memory_operand(insn, op, self.bits);
-                Self::set(op, int::cmpxchg8b)
+                Self::set_plain(op, int::cmpxchg8b)
             }
             Mnemonic::Cmpxchg16b => {
                 memory_operand(insn, op, self.bits);
-                Self::set(op, int::cmpxchg16b)
+                Self::set_plain(op, int::cmpxchg16b)
             }
             Mnemonic::Bswap => {
                 op.a = register_number(insn.op0_register());
@@ -409,7 +411,7 @@ impl Builder {
                 op.base = RBX as u8;
                 op.index = NO_REG;
                 op.ea &= !3;
-                Self::set(op, int::xlat)
+                Self::set_plain(op, int::xlat)
             }
             Mnemonic::Push => {
                 let size = self.stack_size(insn);
@@ -417,7 +419,7 @@ impl Builder {
                 if insn.op0_kind() == OpKind::Register && insn.op0_register().is_segment_register() {
                     op.a = segment_number(insn.op0_register()) as u8;
                     op.b = size as u8;
-                    Self::set(op, system::push_seg)
+                    Self::set_plain(op, system::push_seg)
                 } else {
                     let place = self.source(insn, 0, op);
                     Self::set(op, flow::push_handler(size, place))
@@ -429,7 +431,7 @@ impl Builder {
                 if insn.op0_kind() == OpKind::Register && insn.op0_register().is_segment_register() {
                     op.a = segment_number(insn.op0_register()) as u8;
                     op.b = size as u8;
-                    Self::end(op, system::pop_seg)
+                    Self::end_plain(op, system::pop_seg)
                 } else {
                     let place = self.destination(insn, op);
                     Self::set(op, flow::pop_handler(size, place))
@@ -441,7 +443,7 @@ impl Builder {
                     Mnemonic::Pushfd => 4,
                     _ => 8,
                 };
-                Self::set(op, flow::pushf)
+                Self::set_plain(op, flow::pushf)
             }
             Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq => {
                 op.b = match insn.mnemonic() {
@@ -449,15 +451,15 @@ impl Builder {
                     Mnemonic::Popfd => 4,
                     _ => 8,
                 };
-                Self::set(op, flow::popf)
+                Self::set_plain(op, flow::popf)
             }
             Mnemonic::Pusha | Mnemonic::Pushad => {
                 op.b = if insn.mnemonic() == Mnemonic::Pusha { 2 } else { 4 };
-                Self::set(op, flow::pusha)
+                Self::set_plain(op, flow::pusha)
             }
             Mnemonic::Popa | Mnemonic::Popad => {
                 op.b = if insn.mnemonic() == Mnemonic::Popa { 2 } else { 4 };
-                Self::set(op, flow::popa)
+                Self::set_plain(op, flow::popa)
             }
             Mnemonic::Leave => {
                 op.ea = flow::STACK_EA;
@@ -475,7 +477,7 @@ impl Builder {
                     Code::Enterd_imm16_imm8 => 4,
                     _ => 8,
                 };
-                Self::set(op, flow::enter)
+                Self::set_plain(op, flow::enter)
             }
             _ => {
                 let cc = condition_number(insn.condition_code())?;
@@ -505,21 +507,21 @@ impl Builder {
             op.imm = u64::from(to.number() as u8);
             op.a = register_number(from);
             if to.is_cr() && !matches!(op.imm, 0 | 2 | 3 | 4 | 8) {
-                return Self::end(op, system::undefined);
+                return Self::end_plain(op, system::undefined);
             }
-            return if to.is_cr() { Self::end(op, system::mov_to_cr) } else { Self::end(op, system::mov_to_dr) };
+            return if to.is_cr() { Self::end_plain(op, system::mov_to_cr) } else { Self::end_plain(op, system::mov_to_dr) };
         }
         if insn.op1_kind() == OpKind::Register && (from.is_cr() || from.is_dr()) {
             op.imm = u64::from(from.number() as u8);
             op.a = register_number(to);
             if from.is_cr() && !matches!(op.imm, 0 | 2 | 3 | 4 | 8) {
-                return Self::end(op, system::undefined);
+                return Self::end_plain(op, system::undefined);
             }
-            return if from.is_cr() { Self::set(op, system::mov_from_cr) } else { Self::set(op, system::mov_from_dr) };
+            return if from.is_cr() { Self::set_plain(op, system::mov_from_cr) } else { Self::set_plain(op, system::mov_from_dr) };
         }
         if insn.op0_kind() == OpKind::Register && to.is_segment_register() {
             if to == Register::CS {
-                return Self::end(op, system::undefined);
+                return Self::end_plain(op, system::undefined);
             }
             if insn.op1_kind() == OpKind::Memory {
                 memory_operand(insn, op, self.bits);
@@ -528,7 +530,7 @@ impl Builder {
                 op.b = register_number(from);
             }
             op.a = segment_number(to) as u8;
-            return Self::end(op, system::mov_to_seg);
+            return Self::end_plain(op, system::mov_to_seg);
         }
         if insn.op1_kind() == OpKind::Register && from.is_segment_register() {
             op.imm = (segment_number(from) as u64) << 4;
@@ -539,7 +541,7 @@ impl Builder {
                 op.a = register_number(to);
                 op.b = to.size() as u8;
             }
-            return Self::set(op, system::mov_from_seg);
+            return Self::set_plain(op, system::mov_from_seg);
         }
         let size = operand_size(insn, 0);
         if insn.op0_kind() == OpKind::Register {
@@ -566,7 +568,7 @@ impl Builder {
                             let size = if insn.op0_kind() == OpKind::NearBranch16 { 2 } else { native };
                             Self::end(op, flow::call_handler(size))
                         } else {
-                            Self::end(op, flow::jmp)
+                            Self::end(op, run!(flow::jmp))
                         }
                     }
                     OpKind::FarBranch16 | OpKind::FarBranch32 => {
@@ -574,7 +576,7 @@ impl Builder {
                         op.imm = if wide { u64::from(insn.far_branch32()) } else { u64::from(insn.far_branch16()) };
                         op.disp = u64::from(insn.far_branch_selector());
                         op.b = if wide { 4 } else { 2 };
-                        if is_call { Self::end(op, system::far_direct::<true>) } else { Self::end(op, system::far_direct::<false>) }
+                        if is_call { Self::end_plain(op, system::far_direct::<true>) } else { Self::end_plain(op, system::far_direct::<false>) }
                     }
                     _ => {
                         if insn.is_jmp_far_indirect() || insn.is_call_far_indirect() {
@@ -584,7 +586,7 @@ impl Builder {
                                 Code::Jmp_m1632 | Code::Call_m1632 => 4,
                                 _ => 8,
                             };
-                            return Some(if is_call { Self::end(op, system::far_indirect::<true>) } else { Self::end(op, system::far_indirect::<false>) });
+                            return Some(if is_call { Self::end_plain(op, system::far_indirect::<true>) } else { Self::end_plain(op, system::far_indirect::<false>) });
                         }
                         let size = operand_size(insn, 0);
                         op.ea = flow::STACK_EA;
@@ -610,7 +612,7 @@ impl Builder {
                     Code::Retfd | Code::Retfd_imm16 => 4,
                     _ => 8,
                 };
-                Self::end(op, system::far_ret)
+                Self::end_plain(op, system::far_ret)
             }
             Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq => {
                 op.b = match insn.mnemonic() {
@@ -618,7 +620,7 @@ impl Builder {
                     Mnemonic::Iretd => 4,
                     _ => 8,
                 };
-                Self::end(op, system::iret)
+                Self::end_plain(op, system::iret)
             }
             Mnemonic::Loop | Mnemonic::Loope | Mnemonic::Loopne | Mnemonic::Jcxz | Mnemonic::Jecxz | Mnemonic::Jrcxz => {
                 self.taken = insn.near_branch_target();
@@ -776,22 +778,22 @@ impl Builder {
                 let place = self.source(insn, 1, op);
                 Self::set(op, bits::crc32_handler(operand_size(insn, 1), place))
             }
-            Mnemonic::Daa => Self::set(op, int::daa::<false>),
-            Mnemonic::Das => Self::set(op, int::daa::<true>),
-            Mnemonic::Aaa => Self::set(op, int::aaa::<false>),
-            Mnemonic::Aas => Self::set(op, int::aaa::<true>),
+            Mnemonic::Daa => Self::set_plain(op, int::daa::<false>),
+            Mnemonic::Das => Self::set_plain(op, int::daa::<true>),
+            Mnemonic::Aaa => Self::set_plain(op, int::aaa::<false>),
+            Mnemonic::Aas => Self::set_plain(op, int::aaa::<true>),
             Mnemonic::Aam | Mnemonic::Aad => {
                 op.imm = insn.immediate(0);
-                Self::set(op, if mnemonic == Mnemonic::Aam { int::aam } else { int::aad })
+                Self::set_plain(op, if mnemonic == Mnemonic::Aam { int::aam } else { int::aad })
             }
-            Mnemonic::Clc => Self::set(op, int::set_carry::<false>),
-            Mnemonic::Stc => Self::set(op, int::set_carry::<true>),
-            Mnemonic::Cmc => Self::set(op, int::cmc),
-            Mnemonic::Cld => Self::set(op, int::set_direction::<false>),
-            Mnemonic::Std => Self::set(op, int::set_direction::<true>),
-            Mnemonic::Lahf => Self::set(op, int::lahf),
-            Mnemonic::Sahf => Self::set(op, int::sahf),
-            Mnemonic::Salc => Self::set(op, int::salc),
+            Mnemonic::Clc => Self::set_plain(op, int::set_carry::<false>),
+            Mnemonic::Stc => Self::set_plain(op, int::set_carry::<true>),
+            Mnemonic::Cmc => Self::set_plain(op, int::cmc),
+            Mnemonic::Cld => Self::set_plain(op, int::set_direction::<false>),
+            Mnemonic::Std => Self::set_plain(op, int::set_direction::<true>),
+            Mnemonic::Lahf => Self::set_plain(op, int::lahf),
+            Mnemonic::Sahf => Self::set_plain(op, int::sahf),
+            Mnemonic::Salc => Self::set_plain(op, int::salc),
             _ => return None,
         })
     }
@@ -851,7 +853,7 @@ impl Builder {
         } else {
             string::ONCE
         };
-        op.f = string::string_handler(kind, size);
+        op.set(Run::plain(string::string_handler(kind, size)));
         // A REP instruction works on the budget, so it is always the last of its block.
         Some(if op.imm == string::ONCE { End::No } else { End::Yes })
     }
@@ -894,127 +896,148 @@ impl Builder {
             | Mnemonic::Prefetch
             | Mnemonic::Rdsspd
             | Mnemonic::Rdsspq
-            | Mnemonic::Reservednop => Self::set(op, nop),
-            Mnemonic::Pause => Self::set(op, system::pause),
+            | Mnemonic::Reservednop => Self::set(op, run!(nop)),
+            Mnemonic::Pause => Self::set_plain(op, system::pause),
             Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => {
                 memory_operand(insn, op, self.bits);
-                Self::set(op, system::touch)
+                Self::set_plain(op, system::touch)
             }
-            Mnemonic::Hlt => Self::end(op, system::hlt),
-            Mnemonic::Cli => Self::set(op, system::cli),
-            Mnemonic::Sti => Self::end(op, system::sti),
+            Mnemonic::Hlt => Self::end_plain(op, system::hlt),
+            Mnemonic::Cli => Self::set_plain(op, system::cli),
+            Mnemonic::Sti => Self::end_plain(op, system::sti),
             Mnemonic::Int3 => {
                 op.imm = 3;
-                Self::end(op, exception::software_interrupt)
+                Self::end_plain(op, exception::software_interrupt)
             }
             Mnemonic::Int1 => {
                 op.imm = 1;
                 op.b = 1;
-                Self::end(op, exception::software_interrupt)
+                Self::end_plain(op, exception::software_interrupt)
             }
             Mnemonic::Int => {
                 op.imm = insn.immediate(0);
                 op.b = 2;
-                Self::end(op, exception::software_interrupt)
+                Self::end_plain(op, exception::software_interrupt)
             }
             Mnemonic::Into => {
                 op.imm = 4;
-                Self::end(op, system::into)
+                Self::end_plain(op, system::into)
             }
             Mnemonic::Bound => {
                 op.a = register_number(insn.op0_register());
                 op.b = insn.op0_register().size() as u8;
                 memory_operand(insn, op, self.bits);
-                Self::set(op, system::bound)
+                Self::set_plain(op, system::bound)
             }
             Mnemonic::In => {
                 op.imm = if insn.op1_kind() == OpKind::Register { 1 << 16 } else { insn.immediate(1) & 0xff };
                 match insn.op0_register().size() {
-                    1 => Self::set(op, system::port_in::<1>),
-                    2 => Self::set(op, system::port_in::<2>),
-                    _ => Self::set(op, system::port_in::<4>),
+                    1 => Self::set_plain(op, system::port_in::<1>),
+                    2 => Self::set_plain(op, system::port_in::<2>),
+                    _ => Self::set_plain(op, system::port_in::<4>),
                 }
             }
             Mnemonic::Out => {
                 op.imm = if insn.op0_kind() == OpKind::Register { 1 << 16 } else { insn.immediate(0) & 0xff };
                 match insn.op1_register().size() {
-                    1 => Self::set(op, system::port_out::<1>),
-                    2 => Self::set(op, system::port_out::<2>),
-                    _ => Self::set(op, system::port_out::<4>),
+                    1 => Self::set_plain(op, system::port_out::<1>),
+                    2 => Self::set_plain(op, system::port_out::<2>),
+                    _ => Self::set_plain(op, system::port_out::<4>),
                 }
             }
-            Mnemonic::Syscall => Self::end(op, system::syscall),
+            Mnemonic::Syscall => Self::end_plain(op, system::syscall),
             Mnemonic::Sysret | Mnemonic::Sysretq => {
                 op.b = if insn.mnemonic() == Mnemonic::Sysretq { 8 } else { 4 };
-                Self::end(op, system::sysret)
+                Self::end_plain(op, system::sysret)
             }
-            Mnemonic::Sysenter => Self::end(op, system::sysenter),
+            Mnemonic::Sysenter => Self::end_plain(op, system::sysenter),
             Mnemonic::Sysexit | Mnemonic::Sysexitq => {
                 op.b = if insn.mnemonic() == Mnemonic::Sysexitq { 8 } else { 4 };
-                Self::end(op, system::sysexit)
+                Self::end_plain(op, system::sysexit)
             }
-            Mnemonic::Swapgs => Self::set(op, system::swapgs),
-            Mnemonic::Cpuid => Self::set(op, system::cpuid),
-            Mnemonic::Rdtsc => Self::set(op, system::rdtsc::<false>),
-            Mnemonic::Rdtscp => Self::set(op, system::rdtsc::<true>),
-            Mnemonic::Rdpmc => Self::set(op, system::rdpmc),
+            Mnemonic::Swapgs => Self::set_plain(op, system::swapgs),
+            Mnemonic::Cpuid => Self::set_plain(op, system::cpuid),
+            Mnemonic::Rdtsc => Self::set_plain(op, system::rdtsc::<false>),
+            Mnemonic::Rdtscp => Self::set_plain(op, system::rdtsc::<true>),
+            Mnemonic::Rdpmc => Self::set_plain(op, system::rdpmc),
             Mnemonic::Rdpid => {
                 op.a = register_number(insn.op0_register());
-                Self::set(op, system::rdpid)
+                Self::set_plain(op, system::rdpid)
             }
             Mnemonic::Rdrand | Mnemonic::Rdseed => {
                 op.a = register_number(insn.op0_register());
                 match insn.op0_register().size() {
-                    2 => Self::set(op, system::random::<2>),
-                    4 => Self::set(op, system::random::<4>),
-                    _ => Self::set(op, system::random::<8>),
+                    2 => Self::set_plain(op, system::random::<2>),
+                    4 => Self::set_plain(op, system::random::<4>),
+                    _ => Self::set_plain(op, system::random::<8>),
                 }
             }
-            Mnemonic::Rdmsr => Self::end(op, system::rdmsr),
-            Mnemonic::Wrmsr => Self::end(op, system::wrmsr),
-            Mnemonic::Xgetbv => Self::set(op, system::xgetbv),
-            Mnemonic::Xsetbv => Self::end(op, system::xsetbv),
-            Mnemonic::Clts => Self::end(op, system::clts),
-            Mnemonic::Wbinvd | Mnemonic::Invd | Mnemonic::Wbnoinvd => Self::set(op, system::privileged_nop),
-            Mnemonic::Stac => Self::end(op, system::set_ac::<true>),
-            Mnemonic::Clac => Self::end(op, system::set_ac::<false>),
+            Mnemonic::Rdmsr => Self::end_plain(op, system::rdmsr),
+            Mnemonic::Wrmsr => Self::end_plain(op, system::wrmsr),
+            Mnemonic::Xgetbv => Self::set_plain(op, system::xgetbv),
+            Mnemonic::Xsetbv => Self::end_plain(op, system::xsetbv),
+            Mnemonic::Clts => Self::end_plain(op, system::clts),
+            Mnemonic::Wbinvd | Mnemonic::Invd | Mnemonic::Wbnoinvd => {
+                op.imm = u64::from(if insn.mnemonic() == Mnemonic::Invd { svm::exit::INVD } else { svm::exit::WBINVD });
+                Self::set_plain(op, system::privileged_nop)
+            }
+            Mnemonic::Vmrun | Mnemonic::Vmload | Mnemonic::Vmsave | Mnemonic::Invlpga => {
+                op.b = insn.op0_register().size() as u8;
+                match insn.mnemonic() {
+                    Mnemonic::Vmrun => Self::end_plain(op, svm::vmrun),
+                    Mnemonic::Vmload => Self::end_plain(op, svm::vm_transfer::<true>),
+                    Mnemonic::Vmsave => Self::end_plain(op, svm::vm_transfer::<false>),
+                    _ => Self::end_plain(op, svm::invlpga),
+                }
+            }
+            Mnemonic::Vmmcall => Self::end_plain(op, svm::vmmcall),
+            Mnemonic::Stgi => Self::end_plain(op, svm::global_interrupts::<true>),
+            Mnemonic::Clgi => Self::end_plain(op, svm::global_interrupts::<false>),
+            Mnemonic::Monitor => {
+                op.b = insn.op0_register().size() as u8;
+                op.ea = (segment_number(insn.segment_prefix()) as u8) << EA_SEG_SHIFT;
+                Self::end_plain(op, system::monitor)
+            }
+            Mnemonic::Mwait => Self::end_plain(op, system::mwait),
+            Mnemonic::Stac => Self::end_plain(op, system::set_ac::<true>),
+            Mnemonic::Clac => Self::end_plain(op, system::set_ac::<false>),
             Mnemonic::Invlpg => {
                 memory_operand(insn, op, self.bits);
-                Self::end(op, system::invlpg)
+                Self::end_plain(op, system::invlpg)
             }
             Mnemonic::Invpcid => {
                 op.a = register_number(insn.op0_register());
                 memory_operand(insn, op, self.bits);
-                Self::end(op, system::invpcid)
+                Self::end_plain(op, system::invpcid)
             }
             Mnemonic::Lgdt | Mnemonic::Lidt => {
                 memory_operand(insn, op, self.bits);
                 op.imm = if insn.mnemonic() == Mnemonic::Lidt { 2 } else { 0 };
                 op.b = if matches!(insn.code(), Code::Lgdt_m1632_16 | Code::Lidt_m1632_16) { 2 } else { 4 };
-                Self::set(op, system::load_table)
+                Self::set_plain(op, system::load_table)
             }
             Mnemonic::Sgdt | Mnemonic::Sidt => {
                 memory_operand(insn, op, self.bits);
                 op.imm = if insn.mnemonic() == Mnemonic::Sidt { 2 } else { 0 };
-                Self::set(op, system::store_table)
+                Self::set_plain(op, system::store_table)
             }
             Mnemonic::Lldt | Mnemonic::Ltr => {
                 op.imm = if insn.mnemonic() == Mnemonic::Ltr { 2 } else { 0 };
                 self.source16(insn, 0, op);
-                Self::set(op, system::load_selector)
+                Self::set_plain(op, system::load_selector)
             }
             Mnemonic::Sldt | Mnemonic::Str if protected => {
                 op.imm = if insn.mnemonic() == Mnemonic::Str { 2 } else { 0 };
                 self.target16(insn, op);
-                Self::set(op, system::store_selector)
+                Self::set_plain(op, system::store_selector)
             }
             Mnemonic::Lmsw => {
                 self.source16(insn, 0, op);
-                Self::end(op, system::lmsw)
+                Self::end_plain(op, system::lmsw)
             }
             Mnemonic::Smsw => {
                 self.target16(insn, op);
-                Self::set(op, system::smsw)
+                Self::set_plain(op, system::smsw)
             }
             Mnemonic::Lar | Mnemonic::Lsl => {
                 op.a = register_number(insn.op0_register());
@@ -1028,11 +1051,11 @@ impl Builder {
                     (true, 4) => system::load_rights::<true, 4>,
                     (true, _) => system::load_rights::<true, 8>,
                 };
-                Self::set(op, handler)
+                Self::set_plain(op, handler)
             }
             Mnemonic::Verr | Mnemonic::Verw => {
                 self.source16(insn, 0, op);
-                Self::set(op, if insn.mnemonic() == Mnemonic::Verr { system::verify::<false> } else { system::verify::<true> })
+                Self::set_plain(op, if insn.mnemonic() == Mnemonic::Verr { system::verify::<false> } else { system::verify::<true> })
             }
             Mnemonic::Arpl => {
                 if insn.op0_kind() == OpKind::Memory {
@@ -1042,7 +1065,7 @@ impl Builder {
                     op.a = register_number(insn.op0_register());
                 }
                 op.b = register_number(insn.op1_register());
-                Self::set(op, system::arpl)
+                Self::set_plain(op, system::arpl)
             }
             Mnemonic::Lds | Mnemonic::Les | Mnemonic::Lss | Mnemonic::Lfs | Mnemonic::Lgs => {
                 op.a = register_number(insn.op0_register());
@@ -1055,18 +1078,18 @@ impl Builder {
                     Mnemonic::Lfs => FS,
                     _ => GS,
                 } as u64;
-                Self::end(op, system::load_far_pointer)
+                Self::end_plain(op, system::load_far_pointer)
             }
             Mnemonic::Rdfsbase | Mnemonic::Rdgsbase | Mnemonic::Wrfsbase | Mnemonic::Wrgsbase => {
                 op.a = register_number(insn.op0_register());
                 op.b = if matches!(insn.mnemonic(), Mnemonic::Rdfsbase | Mnemonic::Wrfsbase) { FS as u8 } else { GS as u8 };
                 op.imm = u64::from(matches!(insn.mnemonic(), Mnemonic::Wrfsbase | Mnemonic::Wrgsbase));
-                if insn.op0_register().size() == 4 { Self::set(op, system::segment_base::<4>) } else { Self::set(op, system::segment_base::<8>) }
+                if insn.op0_register().size() == 4 { Self::set_plain(op, system::segment_base::<4>) } else { Self::set_plain(op, system::segment_base::<8>) }
             }
             Mnemonic::Fxsave | Mnemonic::Fxsave64 | Mnemonic::Fxrstor | Mnemonic::Fxrstor64 => {
                 memory_operand(insn, op, self.bits);
                 op.b = if matches!(insn.mnemonic(), Mnemonic::Fxsave64 | Mnemonic::Fxrstor64) { 8 } else { 4 };
-                Self::set(op, if matches!(insn.mnemonic(), Mnemonic::Fxsave | Mnemonic::Fxsave64) { xsave::fxsave } else { xsave::fxrstor })
+                Self::set_plain(op, if matches!(insn.mnemonic(), Mnemonic::Fxsave | Mnemonic::Fxsave64) { xsave::fxsave } else { xsave::fxrstor })
             }
             Mnemonic::Xsave | Mnemonic::Xsave64 | Mnemonic::Xsaveopt | Mnemonic::Xsaveopt64 | Mnemonic::Xsavec | Mnemonic::Xsavec64 => {
                 memory_operand(insn, op, self.bits);
@@ -1076,12 +1099,12 @@ impl Builder {
                     Mnemonic::Xsaveopt | Mnemonic::Xsaveopt64 => xsave::OPTIMISED,
                     _ => xsave::COMPACT,
                 };
-                Self::set(op, xsave::xsave)
+                Self::set_plain(op, xsave::xsave)
             }
             Mnemonic::Xrstor | Mnemonic::Xrstor64 => {
                 memory_operand(insn, op, self.bits);
                 op.b = if insn.mnemonic() == Mnemonic::Xrstor64 { 8 } else { 4 };
-                Self::set(op, xsave::xrstor)
+                Self::set_plain(op, xsave::xrstor)
             }
             _ => return None,
         })

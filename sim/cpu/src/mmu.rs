@@ -3,7 +3,7 @@
 use crate::core::{Access, Core, Exception, Fault, Watch, mode, vector};
 use crate::op::{Flow, Op};
 use crate::state::{SS, cr0, cr4, efer};
-use crate::tlb::{self, ENTRIES, LEAF_DIRTY, LEAF_FRAME, LEAF_GLOBAL, LEAF_LARGE, LEAF_NX, LEAF_RAM, LEAF_USER, LEAF_WRITE};
+use crate::tlb::{self, ENTRIES, LEAF_DIRTY, LEAF_FRAME, LEAF_GLOBAL, LEAF_LARGE, LEAF_NESTED_NX, LEAF_NESTED_RO, LEAF_NX, LEAF_RAM, LEAF_USER, LEAF_WRITE};
 use sim_bus::CpuBus;
 use sim_mem::GuestMemory;
 
@@ -32,6 +32,34 @@ struct Walk {
 enum WalkError {
     NotPresent,
     Reserved,
+    /// A table of the guest is not where its nested tables allow: EXITINFO1 and the guest-physical address.
+    Nested(u64, u64),
+}
+
+/// What a walk goes by.
+struct Tables {
+    root: u64,
+    cr4: u64,
+    efer: u64,
+}
+
+/// EXITINFO1 of nested page faults: the fault was on the final address, or on a table of the guest (APM vol. 2 §15.25.6).
+const NPF_FINAL: u64 = 1 << 32;
+const NPF_TABLE: u64 = 1 << 33;
+
+/// A guest's leaf and what its nested tables make of the frame.
+fn combine(leaf: u64, nested: u64) -> u64 {
+    let mut out = leaf & !LEAF_FRAME | nested & LEAF_FRAME | nested & LEAF_LARGE;
+    if nested & LEAF_DIRTY == 0 {
+        out &= !LEAF_DIRTY;
+    }
+    if nested & LEAF_WRITE == 0 {
+        out |= LEAF_NESTED_RO;
+    }
+    if nested & LEAF_NX != 0 {
+        out |= LEAF_NESTED_NX;
+    }
+    out
 }
 
 impl Core {
@@ -74,6 +102,8 @@ impl Core {
         }
         match access {
             Access::Read => true,
+            Access::Write if leaf & LEAF_NESTED_RO != 0 => false,
+            Access::Fetch if leaf & LEAF_NESTED_NX != 0 => false,
             Access::Write => leaf & LEAF_WRITE != 0 || (view != tlb::USER && self.sys.cr0 & cr0::WP == 0),
             Access::Fetch => leaf & LEAF_NX == 0,
         }
@@ -81,11 +111,17 @@ impl Core {
 
     /// Translates through the TLB, walking and filling as the processor does. `view` without the factor [`ENTRIES`].
     pub fn translate(&mut self, m: &mut GuestMemory, address: u64, access: Access, view: usize) -> Result<u64, Fault> {
-        if self.sys.cr0 & cr0::PG == 0 {
+        if self.sys.cr0 & cr0::PG == 0 && !self.sys.svm.nested {
             return Ok(self.unpaged_leaf(m, address));
         }
         if let Some(leaf) = self.tlb.find(address, self.pcid) {
             if !self.permits(leaf, access, view) {
+                if self.sys.svm.nested {
+                    // Whose fault it is takes both tables to say.
+                    let pcid = self.pcid;
+                    self.tlb.flush_page(address, pcid);
+                    return self.walk_and_fill(m, address, access, view);
+                }
                 // A fault drops the entry it came from (SDM vol. 3 §4.10.4.1), so that a stale entry faults once.
                 let pcid = self.pcid;
                 self.tlb.flush_page(address, pcid);
@@ -120,13 +156,27 @@ impl Core {
             Ok(walk) => walk,
             Err(WalkError::NotPresent) => return Err(self.page_fault(address, 0, access, view)),
             Err(WalkError::Reserved) => return Err(self.page_fault(address, ERR_P | ERR_RSVD, access, view)),
+            Err(WalkError::Nested(code, gpa)) => return Err(self.nested_fault(code, gpa)),
         };
         if !self.permits(walk.leaf, access, view) {
             return Err(self.page_fault(address, ERR_P, access, view));
         }
+        if self.sys.svm.nested {
+            let gpa = walk.leaf & LEAF_FRAME | address & 0xfff;
+            if let Err((code, gpa)) = self.nested_walk(m, gpa, access, NPF_FINAL, None) {
+                return Err(self.nested_fault(code, gpa));
+            }
+        }
         let Ok(Walk { mut leaf }) = self.walk(m, address, Some(access == Access::Write)) else {
             return Err(self.page_fault(address, 0, access, view));
         };
+        if self.sys.svm.nested {
+            let gpa = leaf & LEAF_FRAME | address & 0xfff;
+            match self.nested_walk(m, gpa, access, NPF_FINAL, Some(access == Access::Write)) {
+                Ok(nested) => leaf = combine(leaf, nested),
+                Err((code, gpa)) => return Err(self.nested_fault(code, gpa)),
+            }
+        }
         let mut addend = 0;
         if let Some(offset) = m.offset_of(leaf & LEAF_FRAME) {
             leaf |= LEAF_RAM;
@@ -140,22 +190,69 @@ impl Core {
         0x000f_ffff_ffff_ffff & !((1 << self.config.physical_bits) - 1)
     }
 
-    /// Walks the page tables. `mark`: set accessed bits, and the dirty bit if `Some(true)`. Without it nothing changes (debugger).
+    /// Walks the page tables of the running code. `mark`: set accessed bits, and the dirty bit if `Some(true)`. Without it nothing changes (debugger).
     fn walk(&self, m: &mut GuestMemory, address: u64, mark: Option<bool>) -> Result<Walk, WalkError> {
-        if self.sys.cr4 & cr4::PAE == 0 {
-            return self.walk32(m, address, mark);
+        let tables = Tables { root: self.sys.cr3, cr4: self.sys.cr4, efer: self.sys.efer };
+        if !self.sys.svm.nested {
+            return self.walk_tables::<false>(m, &tables, address, mark);
         }
-        let long = self.sys.efer & efer::LMA != 0;
-        let nx_on = self.sys.efer & efer::NXE != 0;
+        if self.sys.cr0 & cr0::PG == 0 {
+            // What the guest takes for physical.
+            return Ok(Walk { leaf: address & 0xffff_f000 | LEAF_WRITE | LEAF_USER | LEAF_DIRTY });
+        }
+        self.walk_tables::<true>(m, &tables, address, mark)
+    }
+
+    /// Walks the nested tables for a guest-physical address; every access counts as the user's (§15.25.5). `stage` is the bit of EXITINFO1
+    /// that says what for. The error is EXITINFO1 and EXITINFO2.
+    fn nested_walk(&self, m: &mut GuestMemory, gpa: u64, access: Access, stage: u64, mark: Option<bool>) -> Result<u64, (u64, u64)> {
+        let svm = &self.sys.svm;
+        let tables = Tables { root: svm.n_cr3, cr4: svm.host_cr4, efer: svm.host_efer };
+        let mut code = stage | u64::from(ERR_USER);
+        match access {
+            Access::Read => {}
+            Access::Write => code |= u64::from(ERR_WRITE),
+            Access::Fetch => code |= u64::from(ERR_FETCH),
+        }
+        let present = u64::from(ERR_P);
+        if svm.host_efer & efer::LMA == 0 && gpa >> 32 != 0 {
+            return Err((code, gpa));
+        }
+        let leaf = match self.walk_tables::<false>(m, &tables, gpa, mark) {
+            Ok(walk) => walk.leaf,
+            Err(WalkError::Reserved) => return Err((code | present | u64::from(ERR_RSVD), gpa)),
+            Err(WalkError::NotPresent | WalkError::Nested(..)) => return Err((code, gpa)),
+        };
+        let refused = leaf & LEAF_USER == 0 || access == Access::Write && leaf & LEAF_WRITE == 0 || access == Access::Fetch && leaf & LEAF_NX != 0;
+        if refused { Err((code | present, gpa)) } else { Ok(leaf) }
+    }
+
+    /// Where a table entry is: for a guest's table, through the nested tables, as a write (it may have to be marked: §15.25.5).
+    fn table_entry<const NESTED: bool>(&self, m: &mut GuestMemory, at: u64, mark: Option<bool>) -> Result<u64, WalkError> {
+        if !NESTED {
+            return Ok(at);
+        }
+        match self.nested_walk(m, at, Access::Write, NPF_TABLE, mark.map(|_| true)) {
+            Ok(leaf) => Ok(leaf & LEAF_FRAME | at & 0xfff),
+            Err((code, gpa)) => Err(WalkError::Nested(code, gpa)),
+        }
+    }
+
+    fn walk_tables<const NESTED: bool>(&self, m: &mut GuestMemory, tables: &Tables, address: u64, mark: Option<bool>) -> Result<Walk, WalkError> {
+        if tables.cr4 & cr4::PAE == 0 {
+            return self.walk32::<NESTED>(m, tables, address, mark);
+        }
+        let long = tables.efer & efer::LMA != 0;
+        let nx_on = tables.efer & efer::NXE != 0;
         let high = self.reserved_high();
-        let mut table = self.sys.cr3 & if long { LEAF_FRAME } else { 0xffff_ffe0 };
+        let mut table = tables.root & if long { LEAF_FRAME } else { 0xffff_ffe0 };
         let mut level = if long { 4 } else { 3 };
         let mut rights = RW | US;
         let mut nx = 0;
         loop {
             let shift = 12 + 9 * (level - 1);
             let slots = if level == 3 && !long { 3 } else { 0x1ff };
-            let at = table + (address >> shift & slots) * 8;
+            let at = self.table_entry::<NESTED>(m, table + (address >> shift & slots) * 8, mark)?;
             let entry = m.read_u64(at, 8).unwrap_or(0);
             if entry & P == 0 {
                 return Err(WalkError::NotPresent);
@@ -207,17 +304,17 @@ impl Core {
     }
 
     /// Two-level paging (APM vol. 2 §5.2.1), with 4 MiB pages if CR4.PSE.
-    fn walk32(&self, m: &mut GuestMemory, address: u64, mark: Option<bool>) -> Result<Walk, WalkError> {
+    fn walk32<const NESTED: bool>(&self, m: &mut GuestMemory, tables: &Tables, address: u64, mark: Option<bool>) -> Result<Walk, WalkError> {
         let mut rights = RW | US;
-        let mut table = self.sys.cr3 & 0xffff_f000;
+        let mut table = tables.root & 0xffff_f000;
         for level in [2u32, 1] {
             let shift = 12 + 10 * (level - 1);
-            let at = table + (address >> shift & 0x3ff) * 4;
+            let at = self.table_entry::<NESTED>(m, table + (address >> shift & 0x3ff) * 4, mark)?;
             let entry = m.read_u64(at, 4).unwrap_or(0);
             if entry & P == 0 {
                 return Err(WalkError::NotPresent);
             }
-            let large = level == 2 && entry & PS != 0 && self.sys.cr4 & cr4::PSE != 0;
+            let large = level == 2 && entry & PS != 0 && tables.cr4 & cr4::PSE != 0;
             if large && entry & 1 << 21 != 0 {
                 return Err(WalkError::Reserved);
             }
@@ -257,14 +354,15 @@ impl Core {
 
     /// Translates for a debugger: no TLB use, no A/D bits, no permissions.
     pub fn probe(&self, m: &mut GuestMemory, address: u64) -> Option<u64> {
-        if self.sys.cr0 & cr0::PG == 0 {
+        if self.sys.cr0 & cr0::PG == 0 && !self.sys.svm.nested {
             return Some(address & 0xffff_ffff);
         }
         if !self.canonical(address) {
             return None;
         }
-        let walk = self.walk(m, address, None).ok()?;
-        Some(walk.leaf & LEAF_FRAME | address & 0xfff)
+        let leaf = self.walk(m, address, None).ok()?.leaf;
+        let leaf = if self.sys.svm.nested { self.nested_walk(m, leaf & LEAF_FRAME, Access::Read, NPF_FINAL, None).ok()? } else { leaf };
+        Some(leaf & LEAF_FRAME | address & 0xfff)
     }
 
     fn watched(&self, page: u64) -> bool {

@@ -5,6 +5,7 @@ use crate::block::{self, BLOCK_BYTES_MAX, BLOCK_INSNS_MAX, Block, CROSSES, Cache
 use crate::core::{Core, Fault, Watch, mode, vector};
 use crate::lower;
 use crate::op::{Flow, Op};
+use crate::svm::{Due, Exit};
 use crate::state::{Activity, CS, CpuState, rflags};
 use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction};
 use sim_bus::{Attention, CpuBus, DebugStop, Stop};
@@ -97,13 +98,23 @@ impl Cpu {
 
     /// Whether `attention` ends the vCPU's HLT.
     pub fn wakes(&self, attention: Attention) -> bool {
-        let sys = &self.core.sys;
-        sys.activity == Activity::Halted && (attention.nmi && !sys.nmi_blocked || attention.interrupt && self.core.flags_rest & rflags::IF != 0)
+        self.core.sys.activity == Activity::Halted && self.core.due(attention) != Due::Nothing
     }
 
     /// INIT: registers to their reset values, TSC and FPU state kept (APM vol. 2 table 14-1); then waits for SIPI unless it is the bootstrap
     /// processor.
+    ///
+    /// With the global interrupt flag off, in a guest, or redirected (VM_CR.R_INIT), it waits for a turn that can deal with it.
     pub fn init(&mut self, bootstrap: bool) {
+        let svm = &self.core.sys.svm;
+        if svm.guest || !svm.gif || self.core.init_becomes_exception().is_some() {
+            self.core.sys.svm.init_pending = true;
+            return;
+        }
+        self.reset_by_init(bootstrap);
+    }
+
+    fn reset_by_init(&mut self, bootstrap: bool) {
         let old = self.core.state();
         let mut state = CpuState::reset();
         state.ticks = old.ticks;
@@ -135,8 +146,7 @@ impl Cpu {
 
     /// Empties the TLB: at checkpoint ticks, and after restoring a snapshot.
     pub fn flush_tlb(&mut self) {
-        self.core.tlb.flush();
-        self.core.code_vpage = 0;
+        self.core.flush_worlds();
     }
 
     /// Forgets all decoded code. Never visible to the guest; needed after memory was replaced without [`GuestMemory`] noticing.
@@ -191,6 +201,9 @@ impl Cpu {
             }
         }
         self.core.tlb.drop_all_fast();
+        if let Some(other) = &mut self.core.other_world {
+            other.tlb.drop_all_fast();
+        }
     }
 
     /// The TLB's entries (tag, leaf, PCID), for tests of cut invariance.
@@ -235,6 +248,13 @@ impl Cpu {
             Activity::WaitForSipi => return Some(Stop::Halted),
             Activity::Shutdown => return Some(Stop::TripleFault),
         }
+        if core.sys.svm.inject != 0 {
+            core.block_budget = core.budget;
+            core.budget += 1;
+            let triple = core.deliver_injected(m, b).is_err();
+            core.brk = Flow::Next;
+            return triple.then_some(Stop::TripleFault);
+        }
         if core.sys.pending_db != 0 && !core.sys.shadow {
             // A stepped HLT is left by its trap.
             core.sys.activity = Activity::Running;
@@ -246,25 +266,41 @@ impl Cpu {
         if attention.stop {
             return Some(Stop::Requested);
         }
-        let interrupts = core.flags_rest & rflags::IF != 0;
-        let nmi = attention.nmi && !core.sys.nmi_blocked;
+        let due = core.due(attention);
         if core.sys.activity == Activity::Halted {
-            if !(nmi || attention.interrupt && interrupts) {
+            if due == Due::Nothing {
                 return Some(Stop::Halted);
             }
             core.sys.activity = Activity::Running;
         }
-        if !core.sys.shadow {
-            if nmi {
+        match due {
+            Due::Nothing => {}
+            Due::Nmi => {
                 b.take_nmi(core.at_now());
                 core.sys.nmi_blocked = true;
                 return self.deliver_event(m, b, vector::NMI);
             }
-            if attention.interrupt
-                && interrupts
-                && let Some(vector) = b.acknowledge(core.at_now())
-            {
+            Due::Interrupt => {
+                if let Some(vector) = b.acknowledge(core.at_now()) {
+                    return self.deliver_event(m, b, vector);
+                }
+            }
+            Due::Virtual(vector) => {
+                core.take_virtual();
                 return self.deliver_event(m, b, vector);
+            }
+            Due::Exit(code) => {
+                core.svm_exit = Some(Exit { code: u64::from(code), info1: 0, info2: 0, next: 0 });
+                return self.deliver_trap(m, b);
+            }
+            Due::Init => {
+                core.sys.svm.init_pending = false;
+                if let Some(vector) = core.init_becomes_exception() {
+                    core.raise_code(vector, 1);
+                    return self.deliver_trap(m, b);
+                }
+                self.reset_by_init(false);
+                return None;
             }
         }
         self.sync_debug_registers();
@@ -520,11 +556,12 @@ impl Cpu {
                 return stop;
             }
         }
-        self.core.sys.shadow = false;
+        self.core.shadow_before = std::mem::take(&mut self.core.sys.shadow);
         self.core.flags_rest &= !rflags::RF;
         self.core.single_trap = step;
         let ops = self.cache.blocks[at as usize].ops();
         let stop = self.run_ops(m, b, at, ops.start, ops.end);
+        self.core.shadow_before = false;
         if self.core.single_trap {
             self.core.single_trap = false;
             self.core.sys.pending_db |= DR6_BS;
@@ -559,6 +596,11 @@ impl Cpu {
         self.core.brk = Flow::Next;
         self.core.single_trap = false;
         self.core.sys.shadow = false;
+        if self.core.svm_exit.is_some() {
+            // The instruction did not run: what held interrupts off for it still does.
+            self.core.sys.shadow = self.core.shadow_before;
+            return self.deliver_trap(m, b);
+        }
         // Faults push RF set, so that an instruction breakpoint does not hit twice (SDM vol. 3 §18.3.1.1).
         self.core.flags_rest |= rflags::RF;
         self.deliver_trap(m, b)
@@ -574,11 +616,9 @@ impl Cpu {
         core.block_rip = block.rip;
         core.block_budget = core.budget;
         core.budget += charged;
-        for op in ops {
-            let flow = (op.f)(core, m, b, op);
-            if flow == Flow::Next {
-                continue;
-            }
+        let flow = (ops[0].f)(core, m, b, ops);
+        if flow != Flow::Next {
+            let op = &ops[ops.len() - 1 - core.left];
             let undo = charged - i64::from(op.idx) - 1;
             match flow {
                 Flow::Next => {}
@@ -586,8 +626,8 @@ impl Cpu {
                     core.budget -= undo;
                     core.rip = core.cut_rip(core.rip_after(op));
                 }
-                Flow::Taken => core.rip = block.taken,
-                Flow::Fall => core.rip = core.cut_rip(block.rip.wrapping_add(u64::from(block.bytes))),
+                Flow::Taken => core.rip = block.target[1],
+                Flow::Fall => core.rip = block.target[0],
                 Flow::Indirect | Flow::Exit | Flow::Again => core.budget -= undo,
                 Flow::Fault => {
                     core.budget -= undo + 1;
@@ -621,33 +661,21 @@ impl Cpu {
             core.block_rip = block.rip;
             core.block_budget = core.budget;
             core.budget += ticks;
-            let mut flow = Flow::Fall;
             let ops = &self.cache.ops[block.ops()];
-            for op in ops {
-                flow = (op.f)(core, m, b, op);
-                if flow != Flow::Next {
-                    if (flow as u8).wrapping_sub(Flow::Taken as u8) > 2 {
-                        return self.leave(m, b, at, *op, flow);
-                    }
-                    break;
-                }
+            let [first, ..] = ops else { return None };
+            let flow = (first.f)(core, m, b, ops);
+            if (flow as u8).wrapping_sub(Flow::Taken as u8) > 2 && flow != Flow::Next {
+                return self.leave(m, b, at, flow);
             }
-            let link = match flow {
-                Flow::Taken => 1,
-                Flow::Indirect => 2,
-                _ => 0,
-            };
             if core.brk != Flow::Next {
-                if link == 1 {
-                    core.rip = block.taken;
-                } else if link == 0 {
-                    core.rip = core.cut_rip(block.rip.wrapping_add(u64::from(block.bytes)));
+                if flow != Flow::Indirect {
+                    core.rip = block.target[usize::from(flow == Flow::Taken)];
                 }
                 core.brk = Flow::Next;
                 return None;
             }
-            if link == 2 {
-                // Indirect: guess by address. Both blocks in one page need no look at the translation.
+            if flow == Flow::Indirect {
+                // Guess by address. Both blocks in one page need no look at the translation.
                 let rip = core.rip;
                 if chain && let Some(next) = self.cache.guess(rip, rip, core.mode as u16) {
                     let target = &self.cache.blocks[next as usize];
@@ -662,21 +690,18 @@ impl Cpu {
                 };
                 continue;
             }
-            if !chain {
-                core.rip = if link == 1 { block.taken } else { core.cut_rip(block.rip.wrapping_add(u64::from(block.bytes))) };
-                return None;
-            }
-            let next = block.link[link];
-            if let Some(target) = self.cache.blocks.get(next as usize)
-                && target.valid
-            {
-                if (target.linear ^ block.linear) >> 12 == 0 {
+            // Two branches instead of an index: the host predicts the way, and need not wait for the link's content.
+            let link = usize::from(flow == Flow::Taken);
+            let known = if flow == Flow::Taken { self.cache.follow::<1>(at) } else { self.cache.follow::<0>(at) };
+            if let Some((next, near)) = known {
+                if near {
                     at = next;
                     continue;
                 }
+                let target = &self.cache.blocks[next as usize];
                 let (linear, page, rip) = (target.linear, target.page, target.rip);
                 // RIP must be right if the fetch faults.
-                core.rip = rip;
+                self.core.rip = rip;
                 match self.code_page(m, linear) {
                     Ok(now) if now == page => {
                         at = next;
@@ -686,8 +711,10 @@ impl Cpu {
                     Err(Fault) => return self.fault(m, b),
                 }
             }
-            let block = &self.cache.blocks[at as usize];
-            self.core.rip = if link == 1 { block.taken } else { self.core.cut_rip(block.rip.wrapping_add(u64::from(block.bytes))) };
+            self.core.rip = self.cache.blocks[at as usize].target[link];
+            if !chain {
+                return None;
+            }
             let generation = self.cache.generation;
             match self.block_at_rip(m, 0) {
                 Ok(next) => {
@@ -703,8 +730,9 @@ impl Cpu {
 
     /// Leaves the block loop for anything but an ordinary end of block.
     #[cold]
-    fn leave(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, at: u32, op: Op, flow: Flow) -> Option<Stop> {
+    fn leave(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, at: u32, flow: Flow) -> Option<Stop> {
         let core = &mut self.core;
+        let op = self.cache.ops[self.cache.blocks[at as usize].ops().end - 1 - core.left];
         let undo = i64::from(self.cache.blocks[at as usize].ticks) - i64::from(op.idx) - 1;
         core.budget -= undo;
         match flow {

@@ -1,5 +1,6 @@
 //! The architectural state of one vCPU, as plain data.
 
+use crate::svm::Svm;
 use sim_core::{LoadError, Payload, Value};
 use sim_fp::x87::X87;
 
@@ -92,7 +93,9 @@ pub mod efer {
     pub const LME: u64 = 1 << 8;
     pub const LMA: u64 = 1 << 10;
     pub const NXE: u64 = 1 << 11;
+    pub const SVME: u64 = 1 << 12;
     pub const FFXSR: u64 = 1 << 14;
+    /// Those every processor has.
     pub const ALL: u64 = SCE | LME | LMA | NXE;
 }
 
@@ -191,6 +194,7 @@ pub struct System {
     pub mc_banks: [[u64; 4]; 6],
     pub hwcr: u64,
     pub vm_hsave_pa: u64,
+    pub svm: Svm,
     /// Current privilege level.
     pub cpl: u8,
     pub activity: Activity,
@@ -272,6 +276,7 @@ impl CpuState {
                 mc_banks: [[0; 4]; 6],
                 hwcr: 0,
                 vm_hsave_pa: 0,
+                svm: Svm::default(),
                 cpl: 0,
                 activity: Activity::Running,
                 shadow: false,
@@ -348,7 +353,7 @@ impl CpuState {
 
     /// Turns the state into named fields.
     pub fn save(&self) -> Payload {
-        let mut out = Payload::new("cpu", 1);
+        let mut out = Payload::new("cpu", 2);
         out.put("gpr", Value::Numbers(self.gpr.to_vec()));
         out.number("rip", self.rip).number("rflags", self.rflags).number("ticks", self.ticks);
         out.put("xmm", wide(&self.xmm)).put("ymm_high", wide(&self.ymm_high)).number("mxcsr", u64::from(self.mxcsr));
@@ -360,6 +365,7 @@ impl CpuState {
         out.put("mtrr_fixed", Value::Numbers(sys.mtrr_fixed.to_vec()));
         out.put("mtrr_variable", Value::Numbers(sys.mtrr_variable.to_vec()));
         out.put("mc_banks", Value::Numbers(sys.mc_banks.iter().flatten().copied().collect()));
+        out.put("svm", Value::Numbers(sys.svm.to_words()));
         let mut copy = self.clone();
         for (name, field) in copy.sys.numbers() {
             out.number(name, *field);
@@ -371,7 +377,7 @@ impl CpuState {
 
     /// Reads a state that [`CpuState::save`] wrote.
     pub fn load(from: &Payload) -> Result<CpuState, LoadError> {
-        from.expect("cpu", 1)?;
+        from.expect("cpu", 2)?;
         let mut state = CpuState::reset();
         fill(from, "gpr", &mut state.gpr)?;
         state.rip = from.get_number("rip")?;
@@ -399,6 +405,7 @@ impl CpuState {
         for (bank, words) in sys.mc_banks.iter_mut().zip(banks.chunks_exact(4)) {
             bank.copy_from_slice(words);
         }
+        sys.svm = Svm::from_words(from.get_numbers("svm")?).ok_or_else(|| from.refused("svm"))?;
         for (name, field) in sys.numbers() {
             *field = from.get_number(name)?;
         }

@@ -23,6 +23,9 @@ const VIEWS: usize = 4;
 /// `leaf` bits beside the frame address.
 pub(crate) const LEAF_WRITE: u64 = 2;
 pub(crate) const LEAF_USER: u64 = 4;
+/// Nested tables refuse writes, or execution, whatever the guest's say.
+pub(crate) const LEAF_NESTED_RO: u64 = 1 << 3;
+pub(crate) const LEAF_NESTED_NX: u64 = 1 << 4;
 pub(crate) const LEAF_DIRTY: u64 = 1 << 6;
 pub(crate) const LEAF_GLOBAL: u64 = 1 << 8;
 /// Fragment of a large page.

@@ -3,7 +3,7 @@
 use super::{IMM, MB, MI, MS, REG, done, ea, get, pick, pick_rm, set, source, tri};
 use crate::core::Core;
 use crate::flags::{self, log2, sext, trunc};
-use crate::op::{Flow, Handler, Op};
+use crate::op::{Flow, Op, Run};
 use crate::state::RCX;
 use crate::state::rflags::{CF, OF, ZF};
 use sim_bus::CpuBus;
@@ -91,7 +91,8 @@ fn shift<const K: u8, const N: usize>(c: &mut Core, value: u64, count: u64) -> u
 }
 
 /// Shift by immediate (`S` = IMM) or by CL (`S` = REG).
-fn shift_reg<const K: u8, const S: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+#[inline(always)]
+fn shift_reg<const F: bool, const K: u8, const S: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let count = if S == IMM { op.imm } else { c.r[RCX] };
     if M == REG {
         let value = get::<N>(c, op.a);
@@ -99,12 +100,12 @@ fn shift_reg<const K: u8, const S: u8, const N: usize, const M: u8>(c: &mut Core
         set::<N>(c, op.a, res);
         return Flow::Next;
     }
-    let address = tri!(ea::<M>(c, op, N as u64, true));
-    tri!(c.modify::<N>(m, b, op, address, |c, value| shift::<K, N>(c, value, count)));
-    c.brk
+    let address = tri!(ea::<F, M>(c, op, N as u64, true));
+    tri!(c.try_modify::<F, N>(m, b, op, address, |c, value| shift::<K, N>(c, value, count)));
+    done::<F, MS>(c)
 }
 
-pub(crate) fn shift_handler(kind: u8, imm: bool, size: usize, place: u8) -> Handler {
+pub(crate) fn shift_handler(kind: u8, imm: bool, size: usize, place: u8) -> Run {
     macro_rules! by_kind {
         ($s:tt) => {
             match kind {
@@ -147,7 +148,8 @@ fn double_shift<const R: bool, const N: usize>(c: &mut Core, dst: u64, fill: u64
     res
 }
 
-fn double<const R: bool, const S: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+#[inline(always)]
+fn double<const F: bool, const R: bool, const S: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let count = if S == IMM { op.imm } else { c.r[RCX] };
     let fill = get::<N>(c, op.b);
     if M == REG {
@@ -156,12 +158,12 @@ fn double<const R: bool, const S: u8, const N: usize, const M: u8>(c: &mut Core,
         set::<N>(c, op.a, res);
         return Flow::Next;
     }
-    let address = tri!(ea::<M>(c, op, N as u64, true));
-    tri!(c.modify::<N>(m, b, op, address, |c, value| double_shift::<R, N>(c, value, fill, count)));
-    c.brk
+    let address = tri!(ea::<F, M>(c, op, N as u64, true));
+    tri!(c.try_modify::<F, N>(m, b, op, address, |c, value| double_shift::<R, N>(c, value, fill, count)));
+    done::<F, MS>(c)
 }
 
-pub(crate) fn double_shift_handler(right: bool, imm: bool, size: usize, place: u8) -> Handler {
+pub(crate) fn double_shift_handler(right: bool, imm: bool, size: usize, place: u8) -> Run {
     match (right, imm) {
         (false, false) => pick_rm!(double [false, REG,], size, place),
         (false, true) => pick_rm!(double [false, IMM,], size, place),
@@ -186,7 +188,8 @@ fn bit_change<const K: u8>(value: u64, bit: u64) -> u64 {
 }
 
 /// BT and friends. `S` = IMM or REG for the bit offset; a register offset reaches beyond a memory operand.
-fn bit_test<const K: u8, const S: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+#[inline(always)]
+fn bit_test<const F: bool, const K: u8, const S: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let bits = 8 * N as u64;
     let offset = if S == IMM { op.imm & (bits - 1) } else { get::<N>(c, op.b) };
     let bit = offset & (bits - 1);
@@ -202,20 +205,20 @@ fn bit_test<const K: u8, const S: u8, const N: usize, const M: u8>(c: &mut Core,
     if S == REG {
         moved.disp = op.disp.wrapping_add(((sext::<N>(offset) >> log2(N) >> 3) * N as i64) as u64);
     }
-    let address = tri!(ea::<M>(c, &moved, N as u64, K != BT));
+    let address = tri!(ea::<F, M>(c, &moved, N as u64, K != BT));
     if K == BT {
-        let value = tri!(c.load::<N>(m, b, &moved, address));
+        let value = tri!(c.try_load::<F, N>(m, b, &moved, address));
         c.set_some(CF, value >> bit & 1);
     } else {
-        tri!(c.modify::<N>(m, b, &moved, address, |c, value| {
+        tri!(c.try_modify::<F, N>(m, b, &moved, address, |c, value| {
             c.set_some(CF, value >> bit & 1);
             bit_change::<K>(value, bit)
         }));
     }
-    c.brk
+    done::<F, MS>(c)
 }
 
-pub(crate) fn bit_test_handler(kind: u8, imm: bool, size: usize, place: u8) -> Handler {
+pub(crate) fn bit_test_handler(kind: u8, imm: bool, size: usize, place: u8) -> Run {
     macro_rules! by_kind {
         ($s:tt) => {
             match kind {
@@ -236,14 +239,15 @@ pub(crate) const TZCNT: u8 = 2;
 pub(crate) const LZCNT: u8 = 3;
 pub(crate) const POPCNT: u8 = 4;
 
-fn scan<const K: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+#[inline(always)]
+fn scan<const F: bool, const K: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let bits = 8 * N as u64;
-    let src = tri!(source::<N, M>(c, m, b, op));
+    let src = tri!(source::<F, N, M>(c, m, b, op));
     let res = match K {
         BSF | BSR if src == 0 => {
             // The destination stays (APM vol. 3), in all its bits.
             c.set_cc::<N>(flags::LOGIC, 0, 0);
-            return done::<M>(c);
+            return done::<F, M>(c);
         }
         BSF => u64::from(src.trailing_zeros()),
         BSR => 63 - u64::from(src.leading_zeros()),
@@ -261,10 +265,10 @@ fn scan<const K: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMem
         _ => c.set_arith(if src == 0 { ZF } else { 0 }),
     }
     set::<N>(c, op.a, res);
-    done::<M>(c)
+    done::<F, M>(c)
 }
 
-pub(crate) fn scan_handler(kind: u8, size: usize, place: u8) -> Handler {
+pub(crate) fn scan_handler(kind: u8, size: usize, place: u8) -> Run {
     match kind {
         BSF => pick_rm!(scan [BSF,], size, place),
         BSR => pick_rm!(scan [BSR,], size, place),
@@ -289,9 +293,10 @@ pub(crate) const SHRX: u8 = 10;
 pub(crate) const RORX: u8 = 11;
 pub(crate) const MULX: u8 = 12;
 
-fn bmi<const K: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+#[inline(always)]
+fn bmi<const F: bool, const K: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let bits = 8 * N as u64;
-    let src = tri!(source::<N, M>(c, m, b, op));
+    let src = tri!(source::<F, N, M>(c, m, b, op));
     let other = if K == RORX { op.imm } else { get::<N>(c, op.imm as u8 & 31) };
     let res = match K {
         ANDN => {
@@ -339,7 +344,7 @@ fn bmi<const K: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemo
         }
     };
     set::<N>(c, op.a, res);
-    done::<M>(c)
+    done::<F, M>(c)
 }
 
 fn deposit(mut value: u64, mask: u64) -> u64 {
@@ -368,14 +373,14 @@ fn extract(value: u64, mask: u64) -> u64 {
     res
 }
 
-pub(crate) fn bmi_handler(kind: u8, size: usize, place: u8) -> Handler {
+pub(crate) fn bmi_handler(kind: u8, size: usize, place: u8) -> Run {
     macro_rules! row {
         ($k:tt) => {
             match (size, place) {
-                (8, REG) => bmi::<$k, 8, REG> as Handler,
-                (_, REG) => bmi::<$k, 4, REG>,
-                (8, _) => bmi::<$k, 8, MS>,
-                (_, _) => bmi::<$k, 4, MS>,
+                (8, REG) => super::run!(bmi [$k, 8, REG]),
+                (_, REG) => super::run!(bmi [$k, 4, REG]),
+                (8, _) => super::run!(bmi [$k, 8, MS]),
+                (_, _) => super::run!(bmi [$k, 4, MS]),
             }
         };
     }
@@ -397,32 +402,34 @@ pub(crate) fn bmi_handler(kind: u8, size: usize, place: u8) -> Handler {
 }
 
 /// ADCX (`O` false), ADOX.
-fn adx<const O: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let src = tri!(source::<N, M>(c, m, b, op));
+#[inline(always)]
+fn adx<const F: bool, const O: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let src = tri!(source::<F, N, M>(c, m, b, op));
     let flag = if O { OF } else { CF };
     let carry = if O { c.of() } else { c.cf() };
     let sum = u128::from(get::<N>(c, op.a)) + u128::from(src) + u128::from(carry);
     c.set_some(flag, if sum >> (8 * N) != 0 { flag } else { 0 });
     set::<N>(c, op.a, sum as u64);
-    done::<M>(c)
+    done::<F, M>(c)
 }
 
-pub(crate) fn adx_handler(overflow: bool, size: usize, place: u8) -> Handler {
+pub(crate) fn adx_handler(overflow: bool, size: usize, place: u8) -> Run {
     match (overflow, size, place) {
-        (false, 8, REG) => adx::<false, 8, REG>,
-        (false, 8, _) => adx::<false, 8, MS>,
-        (false, _, REG) => adx::<false, 4, REG>,
-        (false, _, _) => adx::<false, 4, MS>,
-        (true, 8, REG) => adx::<true, 8, REG>,
-        (true, 8, _) => adx::<true, 8, MS>,
-        (true, _, REG) => adx::<true, 4, REG>,
-        (true, _, _) => adx::<true, 4, MS>,
+        (false, 8, REG) => super::run!(adx [false, 8, REG]),
+        (false, 8, _) => super::run!(adx [false, 8, MS]),
+        (false, _, REG) => super::run!(adx [false, 4, REG]),
+        (false, _, _) => super::run!(adx [false, 4, MS]),
+        (true, 8, REG) => super::run!(adx [true, 8, REG]),
+        (true, 8, _) => super::run!(adx [true, 8, MS]),
+        (true, _, REG) => super::run!(adx [true, 4, REG]),
+        (true, _, _) => super::run!(adx [true, 4, MS]),
     }
 }
 
 /// CRC32 (SSE4.2).
-fn crc32<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let src = tri!(source::<N, M>(c, m, b, op));
+#[inline(always)]
+fn crc32<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let src = tri!(source::<F, N, M>(c, m, b, op));
     let mut crc = c.r[usize::from(op.a & 15)] as u32;
     for index in 0..N {
         crc ^= (src >> (8 * index)) as u32 & 0xff;
@@ -431,9 +438,9 @@ fn crc32<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut
         }
     }
     c.r[usize::from(op.a & 15)] = u64::from(crc);
-    done::<M>(c)
+    done::<F, M>(c)
 }
 
-pub(crate) fn crc32_handler(size: usize, place: u8) -> Handler {
+pub(crate) fn crc32_handler(size: usize, place: u8) -> Run {
     pick!(crc32[], size, place)
 }

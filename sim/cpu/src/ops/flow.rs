@@ -1,8 +1,8 @@
 //! Near transfers of control and the stack.
 
-use super::{IMM, MB, MI, MS, REG, ea, get, pick_rm, set, source, tri};
+use super::{IMM, MB, MI, MS, REG, done, ea, get, pick_rm, set, source, tri};
 use crate::core::{Core, Fault, mode};
-use crate::op::{EA_SEG_SHIFT, Flow, Handler, Op};
+use crate::op::{EA_SEG_SHIFT, Flow, Op, Run};
 use crate::state::{RBP, RCX, RSP, SS, rflags};
 use sim_bus::CpuBus;
 use sim_mem::GuestMemory;
@@ -38,12 +38,15 @@ impl Core {
 
     /// Pushes `N` bytes.
     #[inline(always)]
-    pub fn push<const N: usize>(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, value: u64) -> Result<(), Fault> {
+    pub fn push<const F: bool, const N: usize>(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, value: u64) -> Result<(), Fault> {
         if self.mode & mode::SIZE == mode::CODE64 {
             let address = self.r[RSP].wrapping_sub(N as u64);
-            self.store::<N>(m, b, op, address, value)?;
+            self.try_store::<F, N>(m, b, op, address, value)?;
             self.r[RSP] = address;
             return Ok(());
+        }
+        if F {
+            return Err(Fault);
         }
         let sp = self.r[RSP].wrapping_sub(N as u64) & self.stack_mask();
         let address = self.linear_at(SS, sp, N as u64, true)?;
@@ -54,10 +57,13 @@ impl Core {
 
     /// Reads `N` bytes at `skip` above the top of the stack.
     #[inline(always)]
-    pub fn peek<const N: usize>(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, skip: u64) -> Result<u64, Fault> {
+    pub fn peek<const F: bool, const N: usize>(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, skip: u64) -> Result<u64, Fault> {
         let sp = self.r[RSP].wrapping_add(skip);
         if self.mode & mode::SIZE == mode::CODE64 {
-            return self.load::<N>(m, b, op, sp);
+            return self.try_load::<F, N>(m, b, op, sp);
+        }
+        if F {
+            return Err(Fault);
         }
         let sp = sp & self.stack_mask();
         let address = self.linear_at(SS, sp, N as u64, false)?;
@@ -74,9 +80,9 @@ impl Core {
     pub fn push_sized(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, size: usize, value: u64) -> Result<(), Fault> {
         let op = Core::stack_op(op);
         match size {
-            2 => self.push::<2>(m, b, &op, value),
-            4 => self.push::<4>(m, b, &op, value),
-            _ => self.push::<8>(m, b, &op, value),
+            2 => self.push::<false, 2>(m, b, &op, value),
+            4 => self.push::<false, 4>(m, b, &op, value),
+            _ => self.push::<false, 8>(m, b, &op, value),
         }
     }
 
@@ -84,9 +90,9 @@ impl Core {
     pub fn peek_sized(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, size: usize, skip: u64) -> Result<u64, Fault> {
         let op = Core::stack_op(op);
         match size {
-            2 => self.peek::<2>(m, b, &op, skip),
-            4 => self.peek::<4>(m, b, &op, skip),
-            _ => self.peek::<8>(m, b, &op, skip),
+            2 => self.peek::<false, 2>(m, b, &op, skip),
+            4 => self.peek::<false, 4>(m, b, &op, skip),
+            _ => self.peek::<false, 8>(m, b, &op, skip),
         }
     }
 
@@ -104,45 +110,48 @@ impl Core {
 }
 
 /// `push src`.
-fn push_op<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let value = tri!(source::<N, M>(c, m, b, op));
-    if M == MS {
+#[inline(always)]
+fn push_op<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let value = tri!(source::<F, N, M>(c, m, b, op));
+    if M == MS && !F {
         tri!(c.push_sized(m, b, op, N, value));
     } else {
-        tri!(c.push::<N>(m, b, op, value));
+        tri!(c.push::<F, N>(m, b, op, value));
     }
-    c.brk
+    done::<F, MS>(c)
 }
 
-pub(crate) fn push_handler(size: usize, place: u8) -> Handler {
+pub(crate) fn push_handler(size: usize, place: u8) -> Run {
     super::pick!(push_op[], size, if place == MB || place == MI { MS } else { place })
 }
 
 /// `pop reg`.
-fn pop_reg<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let value = tri!(c.peek::<N>(m, b, op, 0));
+#[inline(always)]
+fn pop_reg<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let value = tri!(c.peek::<F, N>(m, b, op, 0));
     c.drop_stack(N as u64);
     set::<N>(c, op.a, value);
-    c.brk
+    done::<F, MS>(c)
 }
 
 /// `pop mem`: an address with RSP sees it already incremented.
-fn pop_mem<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let value = tri!(c.peek_sized(m, b, op, N, 0));
+#[inline(always)]
+fn pop_mem<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let value = if F { tri!(c.peek::<F, N>(m, b, op, 0)) } else { tri!(c.peek_sized(m, b, op, N, 0)) };
     let old = c.r[RSP];
     c.drop_stack(N as u64);
-    let result = match ea::<M>(c, op, N as u64, true) {
-        Ok(address) => c.store::<N>(m, b, op, address, value),
+    let result = match ea::<F, M>(c, op, N as u64, true) {
+        Ok(address) => c.try_store::<F, N>(m, b, op, address, value),
         Err(fault) => Err(fault),
     };
     if result.is_err() {
         c.r[RSP] = old;
         return Flow::Fault;
     }
-    c.brk
+    done::<F, MS>(c)
 }
 
-pub(crate) fn pop_handler(size: usize, place: u8) -> Handler {
+pub(crate) fn pop_handler(size: usize, place: u8) -> Run {
     if place == REG { super::pick_size!(pop_reg[], size, REG) } else { super::pick_size!(pop_mem[], size, MS) }
 }
 
@@ -152,57 +161,66 @@ pub(crate) fn jmp(_c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, _op:
 }
 
 /// Direct `call`; the target is the block's.
-fn call<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+#[inline(always)]
+fn call<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let next = c.cut_rip(c.rip_after(op));
-    tri!(c.push::<N>(m, b, op, next));
+    tri!(c.push::<F, N>(m, b, op, next));
     Flow::Taken
 }
 
-pub(crate) fn call_handler(size: usize) -> Handler {
+pub(crate) fn call_handler(size: usize) -> Run {
     super::pick_size!(call[], size, REG)
 }
 
 /// Indirect `jmp`.
-fn jmp_indirect<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let target = tri!(source::<N, M>(c, m, b, op));
+#[inline(always)]
+fn jmp_indirect<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let target = tri!(source::<F, N, M>(c, m, b, op));
     tri!(c.check_target(target));
     c.rip = target;
     Flow::Indirect
 }
 
-pub(crate) fn jmp_indirect_handler(size: usize, place: u8) -> Handler {
+pub(crate) fn jmp_indirect_handler(size: usize, place: u8) -> Run {
     super::pick!(jmp_indirect[], size, place)
 }
 
 /// Indirect `call`.
-fn call_indirect<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let target = tri!(source::<N, M>(c, m, b, op));
+#[inline(always)]
+fn call_indirect<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let target = tri!(source::<F, N, M>(c, m, b, op));
     tri!(c.check_target(target));
     let next = c.cut_rip(c.rip_after(op));
-    tri!(c.push_sized(m, b, op, N, next));
+    if F {
+        tri!(c.push::<F, N>(m, b, op, next));
+    } else {
+        tri!(c.push_sized(m, b, op, N, next));
+    }
     c.rip = target;
     Flow::Indirect
 }
 
-pub(crate) fn call_indirect_handler(size: usize, place: u8) -> Handler {
+pub(crate) fn call_indirect_handler(size: usize, place: u8) -> Run {
     pick_rm!(call_indirect[], size, place)
 }
 
 /// Near `ret`; `imm` more bytes are dropped.
-fn ret<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let target = tri!(c.peek::<N>(m, b, op, 0));
+#[inline(always)]
+fn ret<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let target = tri!(c.peek::<F, N>(m, b, op, 0));
     tri!(c.check_target(target));
     c.drop_stack(N as u64 + op.imm);
     c.rip = target;
     Flow::Indirect
 }
 
-pub(crate) fn ret_handler(size: usize) -> Handler {
+pub(crate) fn ret_handler(size: usize) -> Run {
     super::pick_size!(ret[], size, REG)
 }
 
 /// LOOP (0), LOOPE (1), LOOPNE (2), JCXZ (3) with an `N`-byte counter.
-fn counted<const N: usize, const M: u8>(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
+#[inline(always)]
+fn counted<const F: bool, const N: usize, const M: u8>(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
     let count = get::<N>(c, RCX as u8);
     if op.imm == 3 {
         return if count == 0 { Flow::Taken } else { Flow::Fall };
@@ -218,24 +236,25 @@ fn counted<const N: usize, const M: u8>(c: &mut Core, _m: &mut GuestMemory, _b: 
     if left && wanted { Flow::Taken } else { Flow::Fall }
 }
 
-pub(crate) fn counted_handler(counter_size: usize) -> Handler {
+pub(crate) fn counted_handler(counter_size: usize) -> Run {
     super::pick_size!(counted[], counter_size, REG)
 }
 
 /// LEAVE.
-fn leave<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+#[inline(always)]
+fn leave<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let old = c.r[RSP];
     c.set_sp(c.r[RBP]);
-    let Ok(value) = c.peek::<N>(m, b, op, 0) else {
+    let Ok(value) = c.peek::<F, N>(m, b, op, 0) else {
         c.r[RSP] = old;
         return Flow::Fault;
     };
     c.drop_stack(N as u64);
     set::<N>(c, RBP as u8, value);
-    c.brk
+    done::<F, MS>(c)
 }
 
-pub(crate) fn leave_handler(size: usize) -> Handler {
+pub(crate) fn leave_handler(size: usize) -> Run {
     super::pick_size!(leave[], size, REG)
 }
 
@@ -314,6 +333,7 @@ pub(crate) fn pushf(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &
         c.gp0();
         return Flow::Fault;
     }
+    tri!(c.vm_check(op, crate::svm::exit::PUSHF));
     let image = c.rflags() & !(rflags::RF | rflags::VM);
     tri!(c.push_sized(m, b, op, usize::from(op.b), image));
     c.brk
@@ -328,6 +348,7 @@ pub(crate) fn popf(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &O
         c.gp0();
         return Flow::Fault;
     }
+    tri!(c.vm_check(op, crate::svm::exit::POPF));
     let image = tri!(c.peek_sized(m, b, op, size, 0));
     c.drop_stack(size as u64);
     let mut change = ARITH | TF | DF | NT;

@@ -3,7 +3,7 @@
 use super::{IMM, MB, MI, MS, REG, done, ea, get, pick, pick_mem, pick_rm, set, source, tri};
 use crate::core::{Core, vector};
 use crate::flags::{self, log2, sext, trunc};
-use crate::op::{Flow, Handler, Op};
+use crate::op::{Flow, Op, Run};
 use crate::state::rflags::{CF, OF, PF, SF, ZF};
 use crate::state::{RAX, RBX, RCX, RDX};
 use sim_bus::CpuBus;
@@ -85,38 +85,41 @@ const fn keeps_destination(kind: u8) -> bool {
 }
 
 /// `op reg, src`.
-fn alu_reg<const K: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let src = tri!(source::<N, M>(c, m, b, op));
+#[inline(always)]
+fn alu_reg<const F: bool, const K: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let src = tri!(source::<F, N, M>(c, m, b, op));
     let dst = get::<N>(c, op.a);
     let res = alu::<K, N>(c, dst, src);
     if !keeps_destination(K) {
         set::<N>(c, op.a, res);
     }
-    done::<M>(c)
+    done::<F, M>(c)
 }
 
 /// `op mem, reg`.
-fn alu_mem_reg<const K: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+#[inline(always)]
+fn alu_mem_reg<const F: bool, const K: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let src = get::<N>(c, op.b);
-    alu_mem::<K, N, M>(c, m, b, op, src)
+    alu_mem::<F, K, N, M>(c, m, b, op, src)
 }
 
 /// `op mem, imm`, and `op mem`.
-fn alu_mem_imm<const K: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    alu_mem::<K, N, M>(c, m, b, op, trunc::<N>(op.imm))
+#[inline(always)]
+fn alu_mem_imm<const F: bool, const K: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    alu_mem::<F, K, N, M>(c, m, b, op, trunc::<N>(op.imm))
 }
 
 #[inline(always)]
-fn alu_mem<const K: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, src: u64) -> Flow {
+fn alu_mem<const F: bool, const K: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, src: u64) -> Flow {
     if keeps_destination(K) {
-        let address = tri!(ea::<M>(c, op, N as u64, false));
-        let dst = tri!(c.load::<N>(m, b, op, address));
+        let address = tri!(ea::<F, M>(c, op, N as u64, false));
+        let dst = tri!(c.try_load::<F, N>(m, b, op, address));
         alu::<K, N>(c, dst, src);
     } else {
-        let address = tri!(ea::<M>(c, op, N as u64, true));
-        tri!(c.modify::<N>(m, b, op, address, |c, dst| alu::<K, N>(c, dst, src)));
+        let address = tri!(ea::<F, M>(c, op, N as u64, true));
+        tri!(c.try_modify::<F, N>(m, b, op, address, |c, dst| alu::<K, N>(c, dst, src)));
     }
-    c.brk
+    done::<F, MS>(c)
 }
 
 macro_rules! by_kind {
@@ -136,24 +139,25 @@ macro_rules! by_kind {
 }
 
 /// Handler for `op reg, (reg|imm|mem)`.
-pub(crate) fn alu_reg_handler(kind: u8, size: usize, place: u8) -> Handler {
+pub(crate) fn alu_reg_handler(kind: u8, size: usize, place: u8) -> Run {
     by_kind!(alu_reg, pick, kind, size, place)
 }
 
 /// Handler for `op mem, (reg|imm)`.
-pub(crate) fn alu_mem_handler(kind: u8, size: usize, place: u8, imm: bool) -> Handler {
+pub(crate) fn alu_mem_handler(kind: u8, size: usize, place: u8, imm: bool) -> Run {
     if imm { by_kind!(alu_mem_imm, pick_mem, kind, size, place) } else { by_kind!(alu_mem_reg, pick_mem, kind, size, place) }
 }
 
 /// INC, DEC, NEG, NOT of a register.
-fn unary_reg<const K: u8, const N: usize, const M: u8>(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
+#[inline(always)]
+fn unary_reg<const F: bool, const K: u8, const N: usize, const M: u8>(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
     let dst = get::<N>(c, op.a);
     let res = alu::<K, N>(c, dst, 0);
     set::<N>(c, op.a, res);
     Flow::Next
 }
 
-pub(crate) fn unary_handler(kind: u8, size: usize, place: u8) -> Handler {
+pub(crate) fn unary_handler(kind: u8, size: usize, place: u8) -> Run {
     if place == REG {
         match kind {
             INC => super::pick_size!(unary_reg[INC,], size, REG),
@@ -174,50 +178,55 @@ pub(crate) fn unary_handler(kind: u8, size: usize, place: u8) -> Handler {
 // ---- moves -----------------------------------------------------------------------------------------------------------------
 
 /// `mov reg, src`.
-fn mov_reg<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let value = tri!(source::<N, M>(c, m, b, op));
+#[inline(always)]
+fn mov_reg<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let value = tri!(source::<F, N, M>(c, m, b, op));
     set::<N>(c, op.a, value);
-    done::<M>(c)
+    done::<F, M>(c)
 }
 
-pub(crate) fn mov_reg_handler(size: usize, place: u8) -> Handler {
+pub(crate) fn mov_reg_handler(size: usize, place: u8) -> Run {
     pick!(mov_reg[], size, place)
 }
 
 /// `mov mem, reg`.
-fn mov_mem_reg<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let address = tri!(ea::<M>(c, op, N as u64, true));
+#[inline(always)]
+fn mov_mem_reg<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let address = tri!(ea::<F, M>(c, op, N as u64, true));
     let value = get::<N>(c, op.b);
-    tri!(c.store::<N>(m, b, op, address, value));
-    c.brk
+    tri!(c.try_store::<F, N>(m, b, op, address, value));
+    done::<F, MS>(c)
 }
 
 /// `mov mem, imm`.
-fn mov_mem_imm<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let address = tri!(ea::<M>(c, op, N as u64, true));
-    tri!(c.store::<N>(m, b, op, address, op.imm));
-    c.brk
+#[inline(always)]
+fn mov_mem_imm<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let address = tri!(ea::<F, M>(c, op, N as u64, true));
+    tri!(c.try_store::<F, N>(m, b, op, address, op.imm));
+    done::<F, MS>(c)
 }
 
-pub(crate) fn mov_mem_handler(size: usize, place: u8, imm: bool) -> Handler {
+pub(crate) fn mov_mem_handler(size: usize, place: u8, imm: bool) -> Run {
     if imm { pick_mem!(mov_mem_imm[], size, place) } else { pick_mem!(mov_mem_reg[], size, place) }
 }
 
 /// `movzx reg, src`: the destination is written as 8 bytes (32 and 64 bits) or 2.
-fn movzx<const D: usize, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let value = tri!(source::<N, M>(c, m, b, op));
+#[inline(always)]
+fn movzx<const F: bool, const D: usize, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let value = tri!(source::<F, N, M>(c, m, b, op));
     set::<D>(c, op.a, value);
-    done::<M>(c)
+    done::<F, M>(c)
 }
 
 /// `movsx reg, src`, `movsxd`.
-fn movsx<const D: usize, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let value = tri!(source::<N, M>(c, m, b, op));
+#[inline(always)]
+fn movsx<const F: bool, const D: usize, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let value = tri!(source::<F, N, M>(c, m, b, op));
     set::<D>(c, op.a, sext::<N>(value) as u64);
-    done::<M>(c)
+    done::<F, M>(c)
 }
 
-pub(crate) fn extend_handler(signed: bool, dst: usize, src: usize, place: u8) -> Handler {
+pub(crate) fn extend_handler(signed: bool, dst: usize, src: usize, place: u8) -> Run {
     match (signed, dst) {
         (false, 2) => pick!(movzx[2,], src, place),
         (false, _) => pick!(movzx[8,], src, place),
@@ -228,7 +237,8 @@ pub(crate) fn extend_handler(signed: bool, dst: usize, src: usize, place: u8) ->
 }
 
 /// `lea`: the offset, not the linear address.
-fn lea<const N: usize, const M: u8>(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
+#[inline(always)]
+fn lea<const F: bool, const N: usize, const M: u8>(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
     let value = match M {
         MB => c.r[usize::from(op.base & 31)].wrapping_add(op.disp),
         MI => c.r[usize::from(op.base & 31)].wrapping_add(c.r[usize::from(op.index & 31)] << (op.ea & 3)).wrapping_add(op.disp),
@@ -238,12 +248,13 @@ fn lea<const N: usize, const M: u8>(c: &mut Core, _m: &mut GuestMemory, _b: &mut
     Flow::Next
 }
 
-pub(crate) fn lea_handler(size: usize, place: u8) -> Handler {
+pub(crate) fn lea_handler(size: usize, place: u8) -> Run {
     pick_mem!(lea[], size, place)
 }
 
 /// `xchg`.
-fn xchg<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+#[inline(always)]
+fn xchg<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let new = get::<N>(c, op.a);
     if M == REG {
         let old = get::<N>(c, op.b);
@@ -251,22 +262,23 @@ fn xchg<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut 
         set::<N>(c, op.b, new);
         return Flow::Next;
     }
-    let address = tri!(ea::<M>(c, op, N as u64, true));
+    let address = tri!(ea::<F, M>(c, op, N as u64, true));
     let mut old = 0;
-    tri!(c.modify::<N>(m, b, op, address, |_, value| {
+    tri!(c.try_modify::<F, N>(m, b, op, address, |_, value| {
         old = value;
         new
     }));
     set::<N>(c, op.a, old);
-    c.brk
+    done::<F, MS>(c)
 }
 
-pub(crate) fn xchg_handler(size: usize, place: u8) -> Handler {
+pub(crate) fn xchg_handler(size: usize, place: u8) -> Run {
     pick_rm!(xchg[], size, place)
 }
 
 /// `xadd dst, reg b`.
-fn xadd<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+#[inline(always)]
+fn xadd<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let add = get::<N>(c, op.b);
     if M == REG {
         let old = get::<N>(c, op.a);
@@ -275,22 +287,23 @@ fn xadd<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut 
         set::<N>(c, op.a, res);
         return Flow::Next;
     }
-    let address = tri!(ea::<M>(c, op, N as u64, true));
+    let address = tri!(ea::<F, M>(c, op, N as u64, true));
     let mut old = 0;
-    tri!(c.modify::<N>(m, b, op, address, |c, value| {
+    tri!(c.try_modify::<F, N>(m, b, op, address, |c, value| {
         old = value;
         alu::<ADD, N>(c, value, add)
     }));
     set::<N>(c, op.b, old);
-    c.brk
+    done::<F, MS>(c)
 }
 
-pub(crate) fn xadd_handler(size: usize, place: u8) -> Handler {
+pub(crate) fn xadd_handler(size: usize, place: u8) -> Run {
     pick_rm!(xadd[], size, place)
 }
 
 /// `cmpxchg dst, reg b`. The destination is always written in memory, as on hardware.
-fn cmpxchg<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+#[inline(always)]
+fn cmpxchg<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let new = get::<N>(c, op.b);
     let expected = get::<N>(c, 0);
     let mut old = 0;
@@ -304,8 +317,8 @@ fn cmpxchg<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &m
         }
         return Flow::Next;
     }
-    let address = tri!(ea::<M>(c, op, N as u64, true));
-    tri!(c.modify::<N>(m, b, op, address, |c, value| {
+    let address = tri!(ea::<F, M>(c, op, N as u64, true));
+    tri!(c.try_modify::<F, N>(m, b, op, address, |c, value| {
         old = value;
         alu::<CMP, N>(c, expected, value);
         if value == expected { new } else { value }
@@ -313,10 +326,10 @@ fn cmpxchg<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &m
     if old != expected {
         set::<N>(c, 0, old);
     }
-    c.brk
+    done::<F, MS>(c)
 }
 
-pub(crate) fn cmpxchg_handler(size: usize, place: u8) -> Handler {
+pub(crate) fn cmpxchg_handler(size: usize, place: u8) -> Run {
     pick_rm!(cmpxchg[], size, place)
 }
 
@@ -363,7 +376,8 @@ pub(crate) fn cmpxchg16b(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, 
 }
 
 /// BSWAP; 16-bit operands give zero, as on AMD and Intel processors.
-pub(crate) fn bswap<const N: usize, const M: u8>(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
+#[inline(always)]
+pub(crate) fn bswap<const F: bool, const N: usize, const M: u8>(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
     let value = get::<N>(c, op.a);
     let res = match N {
         8 => value.swap_bytes(),
@@ -374,7 +388,7 @@ pub(crate) fn bswap<const N: usize, const M: u8>(c: &mut Core, _m: &mut GuestMem
     Flow::Next
 }
 
-pub(crate) fn bswap_handler(size: usize) -> Handler {
+pub(crate) fn bswap_handler(size: usize) -> Run {
     super::pick_size!(bswap[], size, REG)
 }
 
@@ -387,26 +401,29 @@ fn swap<const N: usize>(value: u64) -> u64 {
 }
 
 /// MOVBE reg, mem.
-fn movbe_load<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let value = tri!(source::<N, M>(c, m, b, op));
+#[inline(always)]
+fn movbe_load<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let value = tri!(source::<F, N, M>(c, m, b, op));
     set::<N>(c, op.a, swap::<N>(value));
-    c.brk
+    done::<F, MS>(c)
 }
 
 /// MOVBE mem, reg.
-fn movbe_store<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let address = tri!(ea::<M>(c, op, N as u64, true));
+#[inline(always)]
+fn movbe_store<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let address = tri!(ea::<F, M>(c, op, N as u64, true));
     let value = swap::<N>(get::<N>(c, op.b));
-    tri!(c.store::<N>(m, b, op, address, value));
-    c.brk
+    tri!(c.try_store::<F, N>(m, b, op, address, value));
+    done::<F, MS>(c)
 }
 
-pub(crate) fn movbe_handler(size: usize, store: bool) -> Handler {
+pub(crate) fn movbe_handler(size: usize, store: bool) -> Run {
     if store { super::pick_size!(movbe_store[], size, MS) } else { super::pick_size!(movbe_load[], size, MS) }
 }
 
 /// CBW, CWDE, CDQE: `imm` is the destination size.
-pub(crate) fn convert_a<const N: usize, const M: u8>(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, _op: &Op) -> Flow {
+#[inline(always)]
+pub(crate) fn convert_a<const F: bool, const N: usize, const M: u8>(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, _op: &Op) -> Flow {
     let a = c.r[RAX];
     match N {
         2 => set::<2>(c, 0, sext::<1>(a) as u64),
@@ -417,13 +434,14 @@ pub(crate) fn convert_a<const N: usize, const M: u8>(c: &mut Core, _m: &mut Gues
 }
 
 /// CWD, CDQ, CQO.
-pub(crate) fn convert_d<const N: usize, const M: u8>(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, _op: &Op) -> Flow {
+#[inline(always)]
+pub(crate) fn convert_d<const F: bool, const N: usize, const M: u8>(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, _op: &Op) -> Flow {
     let sign = (sext::<N>(c.r[RAX]) >> 63) as u64;
     set::<N>(c, RDX as u8, sign);
     Flow::Next
 }
 
-pub(crate) fn convert_handler(size: usize, d: bool) -> Handler {
+pub(crate) fn convert_handler(size: usize, d: bool) -> Run {
     if d { super::pick_size!(convert_d[], size, REG) } else { super::pick_size!(convert_a[], size, REG) }
 }
 
@@ -436,8 +454,9 @@ fn multiply_flags<const N: usize>(c: &mut Core, low: u64, overflow: bool) {
 }
 
 /// MUL, IMUL with one operand.
-fn mul1<const S: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let src = tri!(source::<N, M>(c, m, b, op));
+#[inline(always)]
+fn mul1<const F: bool, const S: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let src = tri!(source::<F, N, M>(c, m, b, op));
     let a = get::<N>(c, 0);
     let (low, high, overflow) = if S {
         let product = i128::from(sext::<N>(a)) * i128::from(sext::<N>(src));
@@ -456,19 +475,20 @@ fn mul1<const S: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestM
         set::<N>(c, RDX as u8, high);
     }
     multiply_flags::<N>(c, low, overflow);
-    done::<M>(c)
+    done::<F, M>(c)
 }
 
-pub(crate) fn mul1_handler(signed: bool, size: usize, place: u8) -> Handler {
+pub(crate) fn mul1_handler(signed: bool, size: usize, place: u8) -> Run {
     if signed { pick_rm!(mul1[true,], size, place) } else { pick_rm!(mul1[false,], size, place) }
 }
 
 /// IMUL reg, src.
-fn imul2<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let src = tri!(source::<N, M>(c, m, b, op));
+#[inline(always)]
+fn imul2<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let src = tri!(source::<F, N, M>(c, m, b, op));
     let dst = get::<N>(c, op.a);
     imul_into::<N>(c, op.a, dst, src);
-    done::<M>(c)
+    done::<F, M>(c)
 }
 
 #[inline(always)]
@@ -485,24 +505,26 @@ fn imul_into<const N: usize>(c: &mut Core, reg: u8, left: u64, right: u64) {
     multiply_flags::<N>(c, low, overflow);
 }
 
-pub(crate) fn imul2_handler(size: usize, place: u8) -> Handler {
+pub(crate) fn imul2_handler(size: usize, place: u8) -> Run {
     pick!(imul2[], size, place)
 }
 
 /// IMUL reg, src, imm.
-fn imul3<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let src = tri!(source::<N, M>(c, m, b, op));
+#[inline(always)]
+fn imul3<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let src = tri!(source::<F, N, M>(c, m, b, op));
     imul_into::<N>(c, op.a, src, trunc::<N>(op.imm));
-    done::<M>(c)
+    done::<F, M>(c)
 }
 
-pub(crate) fn imul3_handler(size: usize, place: u8) -> Handler {
+pub(crate) fn imul3_handler(size: usize, place: u8) -> Run {
     pick!(imul3[], size, place)
 }
 
 /// DIV, IDIV.
-fn div<const S: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let divisor = tri!(source::<N, M>(c, m, b, op));
+#[inline(always)]
+fn div<const F: bool, const S: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let divisor = tri!(source::<F, N, M>(c, m, b, op));
     if divisor == 0 {
         c.raise(vector::DE);
         return Flow::Fault;
@@ -511,7 +533,7 @@ fn div<const S: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMe
         let a = c.r[RAX];
         c.r[RAX] = a / divisor;
         c.r[RDX] = a % divisor;
-        return done::<M>(c);
+        return done::<F, M>(c);
     }
     let low = get::<N>(c, RAX as u8);
     let high = if N == 1 { c.r[RAX] >> 8 & 0xff } else { get::<N>(c, RDX as u8) };
@@ -544,10 +566,10 @@ fn div<const S: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMe
         set::<N>(c, RAX as u8, quotient);
         set::<N>(c, RDX as u8, remainder);
     }
-    done::<M>(c)
+    done::<F, M>(c)
 }
 
-pub(crate) fn div_handler(signed: bool, size: usize, place: u8) -> Handler {
+pub(crate) fn div_handler(signed: bool, size: usize, place: u8) -> Run {
     if signed { pick_rm!(div[true,], size, place) } else { pick_rm!(div[false,], size, place) }
 }
 
@@ -683,8 +705,9 @@ pub(crate) fn xlat(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &O
 // ---- compare and branch ------------------------------------------------------------------------------------------------------
 
 /// Compare (or any flag-setting ALU operation on a register) and branch, fused.
-fn fused<const K: u8, const CC: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let src = if K == INC || K == DEC { 0 } else { tri!(source::<N, M>(c, m, b, op)) };
+#[inline(always)]
+fn fused<const F: bool, const K: u8, const CC: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let src = if K == INC || K == DEC { 0 } else { tri!(source::<F, N, M>(c, m, b, op)) };
     let dst = get::<N>(c, op.a);
     let res = alu::<K, N>(c, dst, src);
     if !keeps_destination(K) {
@@ -694,9 +717,10 @@ fn fused<const K: u8, const CC: u8, const N: usize, const M: u8>(c: &mut Core, m
 }
 
 /// `cmp mem, imm` (or `test`) and branch, fused.
-fn fused_mem<const K: u8, const CC: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let address = tri!(ea::<M>(c, op, N as u64, false));
-    let dst = tri!(c.load::<N>(m, b, op, address));
+#[inline(always)]
+fn fused_mem<const F: bool, const K: u8, const CC: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let address = tri!(ea::<F, M>(c, op, N as u64, false));
+    let dst = tri!(c.try_load::<F, N>(m, b, op, address));
     alu::<K, N>(c, dst, trunc::<N>(op.imm));
     if c.condition::<CC>() { Flow::Taken } else { Flow::Fall }
 }
@@ -704,28 +728,28 @@ fn fused_mem<const K: u8, const CC: u8, const N: usize, const M: u8>(c: &mut Cor
 macro_rules! by_condition {
     ($f:ident [$k:tt], $cc:expr, $n:tt, $m:tt) => {
         match $cc {
-            0 => $f::<$k, 0, $n, $m> as Handler,
-            1 => $f::<$k, 1, $n, $m>,
-            2 => $f::<$k, 2, $n, $m>,
-            3 => $f::<$k, 3, $n, $m>,
-            4 => $f::<$k, 4, $n, $m>,
-            5 => $f::<$k, 5, $n, $m>,
-            6 => $f::<$k, 6, $n, $m>,
-            7 => $f::<$k, 7, $n, $m>,
-            8 => $f::<$k, 8, $n, $m>,
-            9 => $f::<$k, 9, $n, $m>,
-            10 => $f::<$k, 10, $n, $m>,
-            11 => $f::<$k, 11, $n, $m>,
-            12 => $f::<$k, 12, $n, $m>,
-            13 => $f::<$k, 13, $n, $m>,
-            14 => $f::<$k, 14, $n, $m>,
-            _ => $f::<$k, 15, $n, $m>,
+            0 => super::run!($f [$k, 0, $n, $m]),
+            1 => super::run!($f [$k, 1, $n, $m]),
+            2 => super::run!($f [$k, 2, $n, $m]),
+            3 => super::run!($f [$k, 3, $n, $m]),
+            4 => super::run!($f [$k, 4, $n, $m]),
+            5 => super::run!($f [$k, 5, $n, $m]),
+            6 => super::run!($f [$k, 6, $n, $m]),
+            7 => super::run!($f [$k, 7, $n, $m]),
+            8 => super::run!($f [$k, 8, $n, $m]),
+            9 => super::run!($f [$k, 9, $n, $m]),
+            10 => super::run!($f [$k, 10, $n, $m]),
+            11 => super::run!($f [$k, 11, $n, $m]),
+            12 => super::run!($f [$k, 12, $n, $m]),
+            13 => super::run!($f [$k, 13, $n, $m]),
+            14 => super::run!($f [$k, 14, $n, $m]),
+            _ => super::run!($f [$k, 15, $n, $m]),
         }
     };
 }
 
 /// The fused handler for an ALU operation with destination register and `place` source, followed by Jcc; `None` if there is none.
-pub(crate) fn fused_handler(kind: u8, size: usize, place: u8, cc: u8) -> Option<Handler> {
+pub(crate) fn fused_handler(kind: u8, size: usize, place: u8, cc: u8) -> Option<Run> {
     Some(match (kind, size, place) {
         (CMP, 1, REG) => by_condition!(fused[CMP], cc, 1, REG),
         (CMP, 1, IMM) => by_condition!(fused[CMP], cc, 1, IMM),
@@ -755,7 +779,7 @@ pub(crate) fn fused_handler(kind: u8, size: usize, place: u8, cc: u8) -> Option<
 }
 
 /// As [`fused_handler`], for a memory destination and an immediate.
-pub(crate) fn fused_mem_handler(kind: u8, size: usize, place: u8, cc: u8) -> Option<Handler> {
+pub(crate) fn fused_mem_handler(kind: u8, size: usize, place: u8, cc: u8) -> Option<Run> {
     Some(match (kind, size, place) {
         (CMP, 1, MB) => by_condition!(fused_mem[CMP], cc, 1, MB),
         (CMP, 1, MI) => by_condition!(fused_mem[CMP], cc, 1, MI),
@@ -767,39 +791,42 @@ pub(crate) fn fused_mem_handler(kind: u8, size: usize, place: u8, cc: u8) -> Opt
 }
 
 /// Jcc alone.
-fn jcc<const K: u8, const CC: u8, const N: usize, const M: u8>(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, _op: &Op) -> Flow {
+#[inline(always)]
+fn jcc<const F: bool, const K: u8, const CC: u8, const N: usize, const M: u8>(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, _op: &Op) -> Flow {
     if c.condition::<CC>() { Flow::Taken } else { Flow::Fall }
 }
 
-pub(crate) fn jcc_handler(cc: u8) -> Handler {
+pub(crate) fn jcc_handler(cc: u8) -> Run {
     by_condition!(jcc[0], cc, 8, REG)
 }
 
 /// SETcc.
-fn setcc<const K: u8, const CC: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+#[inline(always)]
+fn setcc<const F: bool, const K: u8, const CC: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let value = u64::from(c.condition::<CC>());
     if M == REG {
         set::<1>(c, op.a, value);
         return Flow::Next;
     }
-    let address = tri!(ea::<M>(c, op, 1, true));
-    tri!(c.store::<1>(m, b, op, address, value));
-    c.brk
+    let address = tri!(ea::<F, M>(c, op, 1, true));
+    tri!(c.try_store::<F, 1>(m, b, op, address, value));
+    done::<F, MS>(c)
 }
 
-pub(crate) fn setcc_handler(cc: u8, place: u8) -> Handler {
+pub(crate) fn setcc_handler(cc: u8, place: u8) -> Run {
     if place == REG { by_condition!(setcc[0], cc, 1, REG) } else { by_condition!(setcc[0], cc, 1, MS) }
 }
 
 /// CMOVcc: the source is read in any case, and a 32-bit destination is zero-extended in any case.
-fn cmov<const K: u8, const CC: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let src = tri!(source::<N, M>(c, m, b, op));
+#[inline(always)]
+fn cmov<const F: bool, const K: u8, const CC: u8, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let src = tri!(source::<F, N, M>(c, m, b, op));
     let value = if c.condition::<CC>() { src } else { get::<N>(c, op.a) };
     set::<N>(c, op.a, value);
-    done::<M>(c)
+    done::<F, M>(c)
 }
 
-pub(crate) fn cmov_handler(cc: u8, size: usize, place: u8) -> Handler {
+pub(crate) fn cmov_handler(cc: u8, size: usize, place: u8) -> Run {
     match (size, place) {
         (2, REG) => by_condition!(cmov[0], cc, 2, REG),
         (4, REG) => by_condition!(cmov[0], cc, 4, REG),

@@ -9,7 +9,7 @@ pub(crate) mod xsave;
 
 use crate::core::{Core, Fault};
 use crate::flags::trunc;
-use crate::op::{Flow, NO_REG, Op};
+use crate::op::{Flow, Op};
 use sim_bus::CpuBus;
 use sim_mem::GuestMemory;
 
@@ -34,14 +34,26 @@ macro_rules! tri {
 }
 pub(crate) use tri;
 
+/// Both forms of a handler. With `[...]` it is one whose first const parameter `F` is set in the chained form: there it does only what needs no
+/// call (memory through fast tags, 64-bit stack) and returns [`Flow::Fault`] where that is not enough, after which the other form runs.
+macro_rules! run {
+    ($f:ident [$($k:tt)*]) => {
+        $crate::op::Run { f: |c, m, b, ops| $crate::op::chain(c, m, b, ops, |c, m, b, op| $f::<true, $($k)*>(c, m, b, op)), plain: $f::<false, $($k)*> }
+    };
+    ($f:expr) => {
+        $crate::op::Run { f: |c, m, b, ops| $crate::op::chain(c, m, b, ops, |c, m, b, op| $f(c, m, b, op)), plain: $f }
+    };
+}
+pub(crate) use run;
+
 /// Picks a handler by operand size and place: `pick!(f, n, m)` or with leading const arguments `pick!(f [K], n, m)`.
 macro_rules! pick_size {
     ($f:ident [$($k:tt)*], $n:expr, $m:tt) => {
         match $n {
-            1 => $f::<$($k)* 1, $m> as $crate::op::Handler,
-            2 => $f::<$($k)* 2, $m>,
-            4 => $f::<$($k)* 4, $m>,
-            _ => $f::<$($k)* 8, $m>,
+            1 => $crate::ops::run!($f [$($k)* 1, $m]),
+            2 => $crate::ops::run!($f [$($k)* 2, $m]),
+            4 => $crate::ops::run!($f [$($k)* 4, $m]),
+            _ => $crate::ops::run!($f [$($k)* 8, $m]),
         }
     };
 }
@@ -115,36 +127,37 @@ pub(crate) fn set<const N: usize>(c: &mut Core, reg: u8, value: u64) {
 
 /// The address of a memory operand.
 #[inline(always)]
-pub(crate) fn ea<const M: u8>(c: &mut Core, op: &Op, size: u64, write: bool) -> Result<u64, Fault> {
+pub(crate) fn ea<const F: bool, const M: u8>(c: &mut Core, op: &Op, size: u64, write: bool) -> Result<u64, Fault> {
     match M {
         MB => Ok(c.r[usize::from(op.base & 31)].wrapping_add(op.disp)),
         MI => Ok(c.r[usize::from(op.base & 31)].wrapping_add(c.r[usize::from(op.index & 31)] << (op.ea & 3)).wrapping_add(op.disp)),
+        _ if F => c.linear64(op),
         _ => c.linear(op, size, write),
     }
 }
 
 /// The source operand: register `b`, immediate or memory.
 #[inline(always)]
-pub(crate) fn source<const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Result<u64, Fault> {
+pub(crate) fn source<const F: bool, const N: usize, const M: u8>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Result<u64, Fault> {
     match M {
         REG => Ok(get::<N>(c, op.b)),
         IMM => Ok(trunc::<N>(op.imm)),
         _ => {
-            let address = ea::<M>(c, op, N as u64, false)?;
-            c.load::<N>(m, b, op, address)
+            let address = ea::<F, M>(c, op, N as u64, false)?;
+            c.try_load::<F, N>(m, b, op, address)
         }
     }
 }
 
 /// What a handler that may have touched memory returns.
 #[inline(always)]
-pub(crate) fn done<const M: u8>(c: &Core) -> Flow {
-    if M == REG || M == IMM { Flow::Next } else { c.brk }
+pub(crate) fn done<const F: bool, const M: u8>(c: &Core) -> Flow {
+    if F || M == REG || M == IMM { Flow::Next } else { c.brk }
 }
 
 /// An operation that stands for "between instructions".
 pub(crate) fn boundary_op() -> Op {
-    Op { f: nop, imm: 0, disp: 0, a: 0, b: 0, base: NO_REG, index: NO_REG, ea: 0, len: 0, off: 0, idx: 0 }
+    Op::bare(nop)
 }
 
 /// Does nothing.

@@ -34,6 +34,18 @@ fn address_mask(op: &Op) -> u64 {
     }
 }
 
+/// EXITINFO1 of INS and OUTS: segment, address size, REP, string (APM vol. 2 §15.10.2).
+fn port_info(op: &Op, segment: usize) -> u64 {
+    let size = if op.ea & EA_ADDR32 != 0 {
+        1 << 8
+    } else if op.ea & EA_ADDR16 != 0 {
+        1 << 7
+    } else {
+        1 << 9
+    };
+    (segment as u64) << 10 | size | u64::from(op.imm != ONCE) << 3 | 1 << 2
+}
+
 /// Advances a pointer or counter register within the address size.
 #[inline(always)]
 fn bump(c: &mut Core, reg: usize, by: u64, mask: u64) {
@@ -84,6 +96,7 @@ fn iterate<const K: u8, const N: usize>(c: &mut Core, m: &mut GuestMemory, b: &m
         INS => {
             let port = c.r[RDX] as u16;
             c.check_port(m, b, port, N as u64)?;
+            c.vm_check_port(m, op, port, N as u64, port_info(op, ES) | 1)?;
             let to = c.linear_at(ES, c.r[RDI] & mask, N as u64, true)?;
             c.check_write(m, b, op, to, N as u64)?;
             let at = c.at(op);
@@ -95,6 +108,7 @@ fn iterate<const K: u8, const N: usize>(c: &mut Core, m: &mut GuestMemory, b: &m
         _ => {
             let port = c.r[RDX] as u16;
             c.check_port(m, b, port, N as u64)?;
+            c.vm_check_port(m, op, port, N as u64, port_info(op, op.seg()))?;
             let from = c.linear_at(op.seg(), c.r[RSI] & mask, N as u64, false)?;
             let value = c.load::<N>(m, b, op, from)?;
             let at = c.at(op);

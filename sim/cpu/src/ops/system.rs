@@ -3,12 +3,15 @@
 use super::{get, set, tri};
 use crate::core::{Core, Fault, mode, vector};
 use crate::op::{Flow, Op};
+use crate::svm::exit;
 use crate::state::{Activity, CS, FS, GS, LDTR, RAX, RBX, RCX, RDX, RSP, SS, Segment, TR, TableRegister, attr, cr0, cr4, efer, rflags};
 use sim_bus::CpuBus;
 use sim_mem::GuestMemory;
 
 /// Debug register 7 bits that read as one.
 const DR7_FIXED: u64 = 0x400;
+/// Decode assist for CR accesses by MOV (APM vol. 2 §15.8.1).
+const MOV_CR: u64 = 1 << 63;
 /// DR6 bits that read as one.
 const DR6_FIXED: u64 = 0xffff_0ff0;
 
@@ -17,7 +20,7 @@ fn canonical(address: u64) -> bool {
 }
 
 /// Ends the block after this instruction so that everything is looked at again.
-fn exit(c: &mut Core, op: &Op) -> Flow {
+fn end(c: &mut Core, op: &Op) -> Flow {
     c.rip = c.cut_rip(c.rip_after(op));
     Flow::Exit
 }
@@ -107,6 +110,11 @@ impl Core {
         Ok(())
     }
 
+    /// CR0 selective write: anything but TS and MP changes (APM vol. 2 §15.9).
+    fn check_selective(&mut self, op: &Op, new: u64, info: u64) -> Result<(), Fault> {
+        if (self.sys.cr0 ^ new) & !(cr0::TS | cr0::MP) != 0 { self.vm_check_info(op, exit::CR0_SELECTIVE, info) } else { Ok(()) }
+    }
+
     fn check_pae_roots(&mut self, m: &mut GuestMemory, cr3: u64) -> Result<(), Fault> {
         let reserved = 0xfff0_0000_0000_01e6 | 0x000f_ffff_ffff_ffff & !((1 << self.config.physical_bits) - 1);
         for index in 0..4 {
@@ -182,11 +190,13 @@ impl Core {
 /// MOV from CRn: `a` = register, `imm` = number.
 pub(crate) fn mov_from_cr(c: &mut Core, _m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     tri!(c.need_cpl0());
+    tri!(c.vm_check_info(op, exit::CR_READ + op.imm as u32, MOV_CR | u64::from(op.a & 15)));
     let value = match op.imm {
         0 => c.sys.cr0,
         2 => c.sys.cr2,
         3 => c.sys.cr3,
         4 => c.sys.cr4,
+        _ if c.virtual_interrupts() => u64::from(c.virtual_tpr()),
         _ => {
             let at = c.at(op);
             u64::from(b.cr8(at) & 15)
@@ -200,8 +210,12 @@ pub(crate) fn mov_from_cr(c: &mut Core, _m: &mut GuestMemory, b: &mut dyn CpuBus
 pub(crate) fn mov_to_cr(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     tri!(c.need_cpl0());
     let value = if c.mode & mode::SIZE == mode::CODE64 { c.r[usize::from(op.a & 15)] } else { get::<4>(c, op.a) };
+    tri!(c.vm_check_info(op, exit::CR_WRITE + op.imm as u32, MOV_CR | u64::from(op.a & 15)));
     match op.imm {
-        0 => tri!(c.write_cr0(m, value)),
+        0 => {
+            tri!(c.check_selective(op, value, MOV_CR | u64::from(op.a & 15)));
+            tri!(c.write_cr0(m, value));
+        }
         2 => c.sys.cr2 = value,
         3 => tri!(c.write_cr3(m, value)),
         4 => tri!(c.write_cr4(m, value)),
@@ -210,19 +224,24 @@ pub(crate) fn mov_to_cr(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, o
                 c.gp0();
                 return Flow::Fault;
             }
-            let at = c.at(op);
-            b.set_cr8(at, value as u8);
+            // Unless interrupts are virtual, both TPRs follow CR8 (§15.21.2).
+            c.set_virtual_tpr(value as u8);
+            if !c.virtual_interrupts() {
+                let at = c.at(op);
+                b.set_cr8(at, value as u8);
+            }
         }
     }
-    exit(c, op)
+    end(c, op)
 }
 
 /// CLTS.
 pub(crate) fn clts(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
     tri!(c.need_cpl0());
+    tri!(c.vm_check(op, exit::CR_WRITE));
     c.sys.cr0 &= !cr0::TS;
     c.update_mode();
-    exit(c, op)
+    end(c, op)
 }
 
 /// LMSW: sets PE, MP, EM, TS; cannot clear PE.
@@ -230,8 +249,10 @@ pub(crate) fn lmsw(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &O
     tri!(c.need_cpl0());
     let value = tri!(operand16(c, m, b, op));
     let new = c.sys.cr0 & !(cr0::MP | cr0::EM | cr0::TS) | value & 0xf;
+    tri!(c.vm_check(op, exit::CR_WRITE));
+    tri!(c.check_selective(op, new, 0));
     tri!(c.write_cr0(m, new));
-    exit(c, op)
+    end(c, op)
 }
 
 /// A 16-bit source: register `b` or memory, told apart by `imm` bit 0.
@@ -265,6 +286,7 @@ fn umip(c: &mut Core) -> Result<(), Fault> {
 /// SMSW.
 pub(crate) fn smsw(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     tri!(umip(c));
+    tri!(c.vm_check(op, exit::CR_READ));
     let value = c.sys.cr0;
     store16(c, m, b, op, value)
 }
@@ -272,13 +294,14 @@ pub(crate) fn smsw(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &O
 /// STR, SLDT: `imm` bit 1 tells which.
 pub(crate) fn store_selector(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     tri!(umip(c));
+    tri!(c.vm_check(op, if op.imm & 2 != 0 { exit::TR_READ } else { exit::LDTR_READ }));
     let value = u64::from(c.sys.seg[if op.imm & 2 != 0 { TR } else { LDTR }].selector);
     store16(c, m, b, op, value)
 }
 
 /// MOV from DRn.
 pub(crate) fn mov_from_dr(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
-    tri!(debug_access(c, op));
+    tri!(debug_access(c, op, exit::DR_READ));
     let value = match op.imm {
         0..=3 => c.sys.dr[op.imm as usize],
         4 | 6 => c.sys.dr6,
@@ -290,7 +313,7 @@ pub(crate) fn mov_from_dr(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBu
 
 /// MOV to DRn.
 pub(crate) fn mov_to_dr(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
-    tri!(debug_access(c, op));
+    tri!(debug_access(c, op, exit::DR_WRITE));
     let value = if c.mode & mode::SIZE == mode::CODE64 { c.r[usize::from(op.a & 15)] } else { get::<4>(c, op.a) };
     match op.imm {
         0..=3 => c.sys.dr[op.imm as usize] = value,
@@ -306,15 +329,16 @@ pub(crate) fn mov_to_dr(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus,
             }
         }
     }
-    exit(c, op)
+    end(c, op)
 }
 
 /// DR4 and DR5 are DR6 and DR7 unless CR4.DE; DR7.GD traps every access.
-fn debug_access(c: &mut Core, op: &Op) -> Result<(), Fault> {
+fn debug_access(c: &mut Core, op: &Op, code: u32) -> Result<(), Fault> {
     if (op.imm == 4 || op.imm == 5) && c.sys.cr4 & cr4::DE != 0 {
         return Err(c.ud());
     }
     c.need_cpl0()?;
+    c.vm_check_info(op, code + op.imm as u32, u64::from(op.a & 15))?;
     if c.sys.dr7 & 1 << 13 != 0 {
         c.sys.dr6 |= 1 << 13;
         c.sys.dr7 &= !(1 << 13);
@@ -328,6 +352,7 @@ fn debug_access(c: &mut Core, op: &Op) -> Result<(), Fault> {
 /// LGDT, LIDT (`imm` bit 1): operand size in `b`.
 pub(crate) fn load_table(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     tri!(c.need_cpl0());
+    tri!(c.vm_check(op, if op.imm & 2 != 0 { exit::IDTR_WRITE } else { exit::GDTR_WRITE }));
     let long = c.mode & mode::SIZE == mode::CODE64;
     let address = tri!(c.linear(op, if long { 10 } else { 6 }, false));
     let limit = tri!(c.load::<2>(m, b, op, address));
@@ -347,6 +372,7 @@ pub(crate) fn load_table(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, 
 /// SGDT, SIDT (`imm` bit 1).
 pub(crate) fn store_table(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     tri!(umip(c));
+    tri!(c.vm_check(op, if op.imm & 2 != 0 { exit::IDTR_READ } else { exit::GDTR_READ }));
     let long = c.mode & mode::SIZE == mode::CODE64;
     let table = if op.imm & 2 != 0 { c.sys.idtr } else { c.sys.gdtr };
     let size = if long { 10 } else { 6 };
@@ -365,6 +391,7 @@ pub(crate) fn load_selector(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBu
         return Flow::Fault;
     }
     tri!(c.need_cpl0());
+    tri!(c.vm_check(op, if op.imm & 2 != 0 { exit::TR_WRITE } else { exit::LDTR_WRITE }));
     let selector = tri!(operand16(c, m, b, op)) as u16;
     if op.imm & 2 != 0 { tri!(c.load_task(m, b, selector)) } else { tri!(c.load_ldt(m, b, selector)) }
     c.brk
@@ -441,7 +468,7 @@ fn after_segment(c: &mut Core, op: &Op, index: usize) -> Flow {
     if index == SS {
         c.sys.shadow = true;
     }
-    exit(c, op)
+    end(c, op)
 }
 
 /// MOV Sreg, r/m: `a` = segment.
@@ -492,7 +519,7 @@ pub(crate) fn load_far_pointer(c: &mut Core, m: &mut GuestMemory, b: &mut dyn Cp
         4 => set::<4>(c, op.a, offset),
         _ => set::<8>(c, op.a, offset),
     }
-    exit(c, op)
+    end(c, op)
 }
 
 // ---- far transfers -------------------------------------------------------------------------------------------------------------
@@ -525,6 +552,7 @@ pub(crate) fn far_ret(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op:
 
 /// IRET: `b` = operand size.
 pub(crate) fn iret(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    tri!(c.vm_check(op, exit::IRET));
     tri!(c.interrupt_return(m, b, op, usize::from(op.b)));
     Flow::Exit
 }
@@ -694,6 +722,7 @@ pub(crate) fn segment_base<const N: usize>(c: &mut Core, _m: &mut GuestMemory, _
 pub(crate) fn port_in<const N: usize>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let port = if op.imm >> 16 != 0 { c.r[RDX] as u16 } else { op.imm as u16 };
     tri!(c.check_port(m, b, port, N as u64));
+    tri!(c.vm_check_port(m, op, port, N as u64, 1));
     let at = c.at(op);
     let value = b.port_in(at, port, N as u8);
     set::<N>(c, RAX as u8, u64::from(value));
@@ -704,6 +733,7 @@ pub(crate) fn port_in<const N: usize>(c: &mut Core, m: &mut GuestMemory, b: &mut
 pub(crate) fn port_out<const N: usize>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let port = if op.imm >> 16 != 0 { c.r[RDX] as u16 } else { op.imm as u16 };
     tri!(c.check_port(m, b, port, N as u64));
+    tri!(c.vm_check_port(m, op, port, N as u64, 0));
     let value = get::<N>(c, RAX as u8);
     let at = c.at(op);
     b.port_out(at, port, N as u8, value as u32);
@@ -731,28 +761,72 @@ pub(crate) fn sti(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &
     }
     c.flags_rest |= rflags::IF;
     c.sys.shadow = true;
-    exit(c, op)
+    end(c, op)
 }
 
 /// HLT.
 pub(crate) fn hlt(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
     tri!(c.need_cpl0());
+    tri!(c.vm_check(op, exit::HLT));
     c.sys.activity = Activity::Halted;
-    exit(c, op)
+    end(c, op)
 }
 
 /// PAUSE: may end the turn.
-pub(crate) fn pause(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
+pub(crate) fn pause(c: &mut Core, _m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    if c.intercepts(exit::PAUSE) {
+        let at = c.at(op);
+        let now = b.tsc(at);
+        tri!(c.vm_check_pause(op, now));
+    }
     if !c.config.pause_ends_turn {
         return Flow::Next;
     }
     c.pause_seen = true;
-    exit(c, op)
+    end(c, op)
 }
 
-/// CPL-0 instructions without effect here: WBINVD, INVD, WBNOINVD.
-pub(crate) fn privileged_nop(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, _op: &Op) -> Flow {
+fn has_monitor(c: &mut Core) -> Result<(), Fault> {
+    if c.config.cpuid.get(1, 0)[2] & 8 == 0 {
+        return Err(c.ud());
+    }
+    if c.sys.cpl != 0 { Err(c.ud()) } else { Ok(()) }
+}
+
+/// MONITOR: reads the byte at rAX and watches nothing. `b` = address size.
+pub(crate) fn monitor(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    tri!(has_monitor(c));
+    if c.r[RCX] as u32 != 0 {
+        c.gp0();
+        return Flow::Fault;
+    }
+    tri!(c.vm_check(op, exit::MONITOR));
+    let offset = match op.b {
+        2 => c.r[RAX] & 0xffff,
+        4 => c.r[RAX] & 0xffff_ffff,
+        _ => c.r[RAX],
+    };
+    let address = tri!(c.linear_at(op.seg(), offset, 1, false));
+    tri!(c.load::<1>(m, b, op, address));
+    end(c, op)
+}
+
+/// MWAIT: may end at any time (APM vol. 3), so it ends at once, and the turn with it.
+pub(crate) fn mwait(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
+    tri!(has_monitor(c));
+    if c.r[RCX] as u32 > 1 {
+        c.gp0();
+        return Flow::Fault;
+    }
+    tri!(c.vm_check(op, exit::MWAIT));
+    c.pause_seen = c.config.pause_ends_turn;
+    end(c, op)
+}
+
+/// CPL-0 instructions without effect here: WBINVD, WBNOINVD, INVD; `imm` is their exit code.
+pub(crate) fn privileged_nop(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
     tri!(c.need_cpl0());
+    tri!(c.vm_check(op, op.imm as u32));
     Flow::Next
 }
 
@@ -764,7 +838,7 @@ pub(crate) fn set_ac<const ON: bool>(c: &mut Core, _m: &mut GuestMemory, _b: &mu
     }
     c.flags_rest = if ON { c.flags_rest | rflags::AC } else { c.flags_rest & !rflags::AC };
     c.update_mode();
-    exit(c, op)
+    end(c, op)
 }
 
 /// CLFLUSH and relatives: checks the address as a read of one byte does.
@@ -783,17 +857,19 @@ pub(crate) fn invlpg(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op
     } else {
         c.sys.seg[op.seg()].base.wrapping_add(offset) & 0xffff_ffff
     };
+    tri!(c.vm_check_info(op, exit::INVLPG, address));
     if c.canonical(address) {
         let pcid = c.pcid;
         c.tlb.flush_page(address, pcid);
         c.code_vpage = 0;
     }
-    exit(c, op)
+    end(c, op)
 }
 
 /// INVPCID: `a` = type register.
 pub(crate) fn invpcid(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     tri!(c.need_cpl0());
+    tri!(c.vm_check(op, exit::INVPCID));
     let kind = if c.mode & mode::SIZE == mode::CODE64 { c.r[usize::from(op.a & 15)] } else { get::<4>(c, op.a) };
     let address = tri!(c.linear(op, 16, false));
     let descriptor = tri!(c.load128(m, b, op, address));
@@ -813,13 +889,14 @@ pub(crate) fn invpcid(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op:
         _ => c.tlb.flush_if(|_, leaf, _| leaf & crate::tlb::LEAF_GLOBAL == 0),
     }
     c.code_vpage = 0;
-    exit(c, op)
+    end(c, op)
 }
 
 // ---- identification, counters, random -----------------------------------------------------------------------------------------
 
 /// CPUID.
-pub(crate) fn cpuid(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, _op: &Op) -> Flow {
+pub(crate) fn cpuid(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
+    tri!(c.vm_check(op, exit::CPUID));
     let (leaf, subleaf) = (c.r[RAX] as u32, c.r[RCX] as u32);
     let [a, bx, cx, d] = c.cpuid(leaf, subleaf);
     c.r[RAX] = u64::from(a);
@@ -829,17 +906,18 @@ pub(crate) fn cpuid(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, _op
     Flow::Next
 }
 
-fn time_stamp(c: &mut Core, b: &mut dyn CpuBus, op: &Op) -> Result<u64, Fault> {
+fn time_stamp(c: &mut Core, b: &mut dyn CpuBus, op: &Op, code: u32) -> Result<u64, Fault> {
     if c.sys.cr4 & cr4::TSD != 0 && c.sys.cpl > 0 {
         return Err(c.gp0());
     }
+    c.vm_check(op, code)?;
     let at = c.at(op);
-    Ok(b.tsc(at).wrapping_add(c.sys.tsc_offset))
+    Ok(b.tsc(at).wrapping_add(c.sys.tsc_offset).wrapping_add(c.sys.svm.tsc_offset))
 }
 
 /// RDTSC, RDTSCP (`P`).
 pub(crate) fn rdtsc<const P: bool>(c: &mut Core, _m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let tsc = tri!(time_stamp(c, b, op));
+    let tsc = tri!(time_stamp(c, b, op, if P { exit::RDTSCP } else { exit::RDTSC }));
     c.r[RAX] = tsc & 0xffff_ffff;
     c.r[RDX] = tsc >> 32;
     if P {
@@ -849,7 +927,10 @@ pub(crate) fn rdtsc<const P: bool>(c: &mut Core, _m: &mut GuestMemory, b: &mut d
 }
 
 /// RDPMC: there are no counters.
-pub(crate) fn rdpmc(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, _op: &Op) -> Flow {
+pub(crate) fn rdpmc(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
+    if c.sys.cpl == 0 || c.sys.cr4 & cr4::PCE != 0 {
+        tri!(c.vm_check(op, exit::RDPMC));
+    }
     c.gp0();
     Flow::Fault
 }
@@ -895,6 +976,7 @@ pub(crate) fn xsetbv(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op
         return Flow::Fault;
     }
     tri!(c.need_cpl0());
+    tri!(c.vm_check(op, exit::XSETBV));
     let value = c.r[RDX] << 32 | c.r[RAX] & 0xffff_ffff;
     let known = c.config.cpuid.xcr0_mask();
     if c.r[RCX] as u32 != 0 || value & 1 == 0 || value & !known != 0 || value & 6 == 4 {
@@ -903,14 +985,15 @@ pub(crate) fn xsetbv(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op
     }
     c.sys.xcr0 = value;
     c.update_mode();
-    exit(c, op)
+    end(c, op)
 }
 
 /// RDMSR.
-pub(crate) fn rdmsr(c: &mut Core, _m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+pub(crate) fn rdmsr(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     tri!(c.need_cpl0());
     let at = c.at(op);
     let number = c.r[RCX] as u32;
+    tri!(c.vm_check_msr(m, op, number, false));
     let value = match c.read_msr(number, b, at) {
         Some(value) => value,
         None => {
@@ -924,16 +1007,17 @@ pub(crate) fn rdmsr(c: &mut Core, _m: &mut GuestMemory, b: &mut dyn CpuBus, op: 
 }
 
 /// WRMSR.
-pub(crate) fn wrmsr(c: &mut Core, _m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+pub(crate) fn wrmsr(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     tri!(c.need_cpl0());
     let at = c.at(op);
     let number = c.r[RCX] as u32;
+    tri!(c.vm_check_msr(m, op, number, true));
     let value = c.r[RDX] << 32 | c.r[RAX] & 0xffff_ffff;
     if !c.write_msr(number, value, b, at) {
         c.gp0();
         return Flow::Fault;
     }
-    exit(c, op)
+    end(c, op)
 }
 
 impl Core {
@@ -952,7 +1036,7 @@ impl Core {
     fn read_msr(&mut self, number: u32, b: &mut dyn CpuBus, at: sim_bus::At) -> Option<u64> {
         let sys = &self.sys;
         Some(match number {
-            0x10 => b.tsc(at).wrapping_add(sys.tsc_offset),
+            0x10 => b.tsc(at).wrapping_add(sys.tsc_offset).wrapping_add(sys.svm.tsc_offset),
             0x3b => sys.tsc_offset,
             0x48 => sys.spec_ctrl,
             0x8b => 0x0100_0065,
@@ -986,7 +1070,12 @@ impl Core {
             0xc000_0103 => sys.tsc_aux,
             0xc001_0015 => sys.hwcr,
             // SYSCFG, TOP_MEM, TOP_MEM2, patch level and relatives that AMD kernels read: nothing set.
-            0xc001_0010 | 0xc001_001a | 0xc001_001d | 0xc001_001f | 0xc001_0055 | 0xc001_0058 | 0xc001_0114 | 0xc001_1020..=0xc001_102d => 0,
+            0xc001_0010 | 0xc001_001a | 0xc001_001d | 0xc001_001f | 0xc001_0055 | 0xc001_0058 | 0xc001_1020..=0xc001_102d => 0,
+            0xc001_0114..=0xc001_0118 if !self.config.cpuid.has_svm() => return b.msr_read(at, number),
+            0xc001_0114 => sys.svm.vm_cr,
+            0xc001_0117 => sys.vm_hsave_pa,
+            // IGNNE, SVM_KEY; SMM_CTL (0xc001_0116) is write-only.
+            0xc001_0115 | 0xc001_0118 => 0,
             _ => return b.msr_read(at, number),
         })
     }
@@ -1033,9 +1122,13 @@ impl Core {
             0xc000_0102 if canonical(value) => self.sys.kernel_gs_base = value,
             0xc000_0103 if value >> 32 == 0 => self.sys.tsc_aux = value,
             0xc001_0015 => self.sys.hwcr = value,
+            0xc001_0114..=0xc001_0118 if !self.config.cpuid.has_svm() => return b.msr_write(at, number, value),
+            0xc001_0114 => return self.write_vm_cr(value),
+            0xc001_0115 | 0xc001_0116 | 0xc001_0118 => {}
+            0xc001_0117 if value & 0xfff == 0 && value >> self.config.physical_bits == 0 => self.sys.vm_hsave_pa = value,
             0xc001_0010 | 0xc001_001f | 0xc001_0055 | 0xc001_1020..=0xc001_102d => {}
             // The remaining ones of ours that were refused above.
-            0x175 | 0x176 | 0xda0 | 0xc000_0082 | 0xc000_0083 | 0xc000_0100..=0xc000_0103 => return false,
+            0x175 | 0x176 | 0xda0 | 0xc001_0117 | 0xc000_0082 | 0xc000_0083 | 0xc000_0100..=0xc000_0103 => return false,
             _ => return b.msr_write(at, number, value),
         }
         true
@@ -1043,7 +1136,10 @@ impl Core {
 
     fn write_efer(&mut self, value: u64) -> bool {
         let old = self.sys.efer;
-        if value & !efer::ALL != 0 || (self.sys.cr0 & cr0::PG != 0 && (old ^ value) & efer::LME != 0) {
+        if value & efer::SVME != 0 && self.sys.svm.vm_cr & crate::svm::VM_CR_SVMDIS != 0 {
+            return false;
+        }
+        if value & !self.efer_mask() != 0 || (self.sys.cr0 & cr0::PG != 0 && (old ^ value) & efer::LME != 0) {
             return false;
         }
         self.sys.efer = value & !efer::LMA | old & efer::LMA;
