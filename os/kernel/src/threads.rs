@@ -7,10 +7,11 @@
 //! interrupt costs less than programming it at every switch.
 //!
 //! # Structures
-//! [`Thread`] is what the kernel keeps with each `hal` context. `THREADS` finds a context by the place in its id. `TIMERS` holds timed parks.
+//! [`Thread`] is what the kernel keeps with each `hal` context. [`Cpus`] holds the dispatcher and the table that finds a thread by the place in its
+//! id, under one lock: whoever parks, wakes or switches needs both. `TIMERS` holds timed parks.
 //!
 //! # Locking
-//! `Sched` -> `Threads` -> `Timers`, all spin locks, none held across a switch. A thread's `state` and `token` change under `Sched` only.
+//! `Sched` -> `Timers`, and `Threads` (those that ended): all spin locks, none held across a switch.
 //!
 //! # Failure
 //! Unparking a thread that is gone does nothing. Out of memory is possible only in [`Spawner`].
@@ -24,7 +25,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use hal::thread::Context;
 use heap::Account;
@@ -37,38 +38,60 @@ use crate::HEAP;
 /// Priority of kernel threads within the system class.
 const KERNEL_PRIORITY: u8 = 10;
 
-/// States of a thread as parking sees it; `sched` has its own.
-const READY: u8 = 0;
-const PARKED: u8 = 1;
-const PARKED_INTERRUPTIBLE: u8 = 2;
-
-/// What the kernel keeps with a thread.
+/// What the kernel keeps with a context.
 pub struct Thread {
-    id: ThreadId,
     name: String,
     /// `None`: the idle thread.
     slot: Option<Slot>,
     account: Account,
     zone: AtomicU32,
-    state: AtomicU8,
-    token: AtomicBool,
-    /// It parked holding a sleeping lock, so it is wanted back soon.
-    boost: AtomicBool,
-    /// User-mode cycles that were charged already.
-    charged_cycles: AtomicU64,
 }
+
+/// How a thread stands to parking; `sched` knows whether it is runnable otherwise.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parking {
+    Ready,
+    Parked,
+    ParkedInterruptible,
+}
+
+/// Why a parked thread runs again: the note left in its context.
+const WOKEN: u8 = 0;
+const TIMED_OUT: u8 = 1;
+const INTERRUPTED: u8 = 2;
 
 /// Bits of a thread's id that are its place in the table; the rest count how often places were given out, so that no id comes twice.
 const PLACE_BITS: u32 = 20;
 
+/// A thread that can be found by its id.
+struct Entry {
+    context: Arc<Context>,
+    slot: Slot,
+    parking: Parking,
+    /// An unpark came before the park.
+    token: bool,
+    /// It parked holding a mutex, so it is wanted back soon.
+    boost: bool,
+}
+
 /// All threads but idle, by place.
 struct Table {
-    places: Vec<Option<Arc<Context>>>,
+    places: Vec<Option<Entry>>,
     free: Vec<u32>,
     given: u64,
 }
 
-static THREADS: SpinLock<Table> = SpinLock::new(Class::Threads, Table { places: Vec::new(), free: Vec::new(), given: 0 });
+/// The dispatcher and all that changes with it.
+struct Cpus {
+    dispatcher: Option<Dispatcher>,
+    threads: Table,
+    idle: Option<Arc<Context>>,
+}
+
+static CPUS: SpinLock<Cpus> = SpinLock::new(
+    Class::Sched,
+    Cpus { dispatcher: None, threads: Table { places: Vec::new(), free: Vec::new(), given: 0 }, idle: None },
+);
 static TIMERS: SpinLock<BTreeSet<(Nanos, ThreadId)>> = SpinLock::new(Class::Timers, BTreeSet::new());
 /// When the first of `TIMERS` is over; `u64::MAX`: there is none.
 static FIRST_TIMER: AtomicU64 = AtomicU64::new(u64::MAX);
@@ -78,13 +101,6 @@ static ARMED: AtomicU64 = AtomicU64::new(u64::MAX);
 static ENDED: SpinLock<Vec<Arc<Context>>> = SpinLock::new(Class::Threads, Vec::new());
 static ANY_ENDED: AtomicBool = AtomicBool::new(false);
 
-/// The dispatcher and the idle thread, made at start-up.
-struct Cpus {
-    dispatcher: Option<Dispatcher>,
-    idle: Option<Arc<Context>>,
-}
-static CPUS: SpinLock<Cpus> = SpinLock::new(Class::Sched, Cpus { dispatcher: None, idle: None });
-
 fn now() -> Nanos {
     hal::time::HalClock.monotonic()
 }
@@ -93,9 +109,42 @@ fn this_cpu() -> CpuId {
     CpuId(hal::percpu::index())
 }
 
+impl Cpus {
+    const fn dispatcher(&mut self) -> &mut Dispatcher {
+        self.dispatcher.as_mut().expect("threads::init made it")
+    }
+
+    /// The running thread's entry. Not for the idle thread, which has none.
+    fn current(&mut self) -> &mut Entry {
+        self.threads.find(hal::thread::current_id()).expect("a running thread is in the table")
+    }
+
+    /// Makes a parked thread runnable; does nothing if it is.
+    fn make_ready(&mut self, id: ThreadId, why: u8, only_interruptible: bool) -> Wake {
+        let Some(entry) = self.threads.find(id) else { return Wake::Nothing };
+        if entry.parking == Parking::Ready || only_interruptible && entry.parking != Parking::ParkedInterruptible {
+            return Wake::Nothing;
+        }
+        entry.parking = Parking::Ready;
+        entry.context.set_note(why);
+        let (slot, boost) = (entry.slot, entry.boost);
+        self.dispatcher().make_runnable(slot, now(), boost)
+    }
+
+    /// Lets the dispatcher decide: the thread to run, and until when.
+    fn pick(&mut self, at: Nanos, boost: bool) -> (Arc<Context>, Option<Nanos>) {
+        let decision = self.dispatcher().pick(this_cpu(), at, boost);
+        let next = match decision.next {
+            Some((_, id)) => self.threads.find(id).map(|entry| &entry.context),
+            None => self.idle.as_ref(),
+        };
+        (Arc::clone(next.expect("a picked thread is in the table, and the idle thread always exists")), decision.deadline)
+    }
+}
+
 /// Calls `body` with the dispatcher, `Sched` held.
 fn with_dispatcher<R>(body: impl FnOnce(&mut Dispatcher) -> R) -> R {
-    body(CPUS.lock().dispatcher.as_mut().expect("threads::init made it"))
+    body(CPUS.lock().dispatcher())
 }
 
 fn of(context: &Context) -> &Thread {
@@ -129,20 +178,23 @@ impl Table {
         Some(ThreadId(self.given << PLACE_BITS | u64::from(place)))
     }
 
-    fn put(&mut self, id: ThreadId, context: Arc<Context>) {
-        self.places[Self::place(id)] = Some(context);
+    fn put(&mut self, id: ThreadId, context: Arc<Context>, slot: Slot) {
+        self.places[Self::place(id)] = Some(Entry { context, slot, parking: Parking::Ready, token: false, boost: false });
+    }
+
+    fn find(&mut self, id: ThreadId) -> Option<&mut Entry> {
+        self.places.get_mut(Self::place(id))?.as_mut().filter(|entry| entry.context.id() == id)
     }
 
     /// Gives a place back, with the thread that was there, if any.
     fn release(&mut self, id: ThreadId) -> Option<Arc<Context>> {
         self.free.push(u32::try_from(Self::place(id)).expect("twenty bits"));
-        self.places[Self::place(id)].take()
+        self.places[Self::place(id)].take().map(|entry| entry.context)
     }
 }
 
 fn find(id: ThreadId) -> Option<Arc<Context>> {
-    let table = THREADS.lock();
-    table.places.get(Table::place(id))?.as_ref().filter(|context| context.id() == id).map(Arc::clone)
+    CPUS.lock().threads.find(id).map(|entry| Arc::clone(&entry.context))
 }
 
 /// Prints the running thread's name.
@@ -158,35 +210,25 @@ impl fmt::Display for CurrentName {
 
 /// Charges the running thread up to now.
 fn charge(dispatcher: &mut Dispatcher, at: Nanos) {
-    let cycles = hal::thread::current_user_cycles();
-    let user = with_current(|_, thread| cycles.wrapping_sub(thread.charged_cycles.swap(cycles, Relaxed))).unwrap_or(0);
-    dispatcher.charge(this_cpu(), at, hal::time::cycles_to_nanos(user));
+    dispatcher.charge(this_cpu(), at, hal::time::cycles_to_nanos(hal::thread::take_user_cycles()));
 }
 
 /// Charges, picks and switches. Interrupts are off; returns when this thread runs again.
 fn switch() {
-    switch_at(None);
-}
-
-/// The same at a time up to which the CPU was charged just now.
-fn switch_at(charged: Option<Nanos>) {
     hal::percpu::switch_done();
-    let at = charged.unwrap_or_else(now);
+    let at = now();
     let boost = hal::thread::holds_mutex();
     let (next, deadline) = {
         let mut cpus = CPUS.lock();
-        let dispatcher = cpus.dispatcher.as_mut().expect("threads::init made it");
-        if charged.is_none() {
-            charge(dispatcher, at);
-        }
-        let decision = dispatcher.pick(this_cpu(), at, boost);
-        match decision.next {
-            Some((_, id)) => (find(id), decision.deadline),
-            None => (cpus.idle.clone(), decision.deadline),
-        }
+        charge(cpus.dispatcher(), at);
+        cpus.pick(at, boost)
     };
+    run(next, deadline);
+}
+
+/// Runs what was picked, until the calling thread is picked again.
+fn run(next: Arc<Context>, deadline: Option<Nanos>) {
     arm(deadline);
-    let next = next.expect("a picked thread is in the table, and the idle thread always exists");
     hal::thread::switch_to(next);
     if ANY_ENDED.load(Relaxed) {
         reap();
@@ -219,13 +261,6 @@ fn woke(wake: &Wake) {
     }
 }
 
-/// Makes a parked thread runnable. `Sched` is held by the caller, who passes the dispatcher.
-fn make_ready(dispatcher: &mut Dispatcher, thread: &Thread) -> Wake {
-    thread.state.store(READY, Relaxed);
-    let slot = thread.slot.expect("the idle thread never parks");
-    dispatcher.make_runnable(slot, now(), thread.boost.load(Relaxed))
-}
-
 /// Wakes threads whose timed park is over.
 fn expire() {
     loop {
@@ -236,13 +271,8 @@ fn expire() {
             Some(first.1)
         });
         let Some(due) = due else { return };
-        if let Some(context) = find(due) {
-            let thread = of(&context);
-            let wake = with_dispatcher(|dispatcher| {
-                if thread.state.load(Relaxed) == READY { Wake::Nothing } else { make_ready(dispatcher, thread) }
-            });
-            woke(&wake);
-        }
+        let wake = CPUS.lock().make_ready(due, TIMED_OUT, false);
+        woke(&wake);
     }
 }
 
@@ -261,15 +291,15 @@ impl hal::Hooks for Hooks {
     fn thread_end(&self) -> ! {
         hal::thread::retire_current();
         let (id, slot) = with_current(|context, thread| (context.id(), thread.slot)).expect("a thread ends");
-        {
+        let context = {
             let mut cpus = CPUS.lock();
-            let dispatcher = cpus.dispatcher.as_mut().expect("threads::init made it");
+            let dispatcher = cpus.dispatcher();
             let at = now();
             charge(dispatcher, at);
             dispatcher.block(this_cpu(), at);
             dispatcher.remove(slot.expect("the idle thread does not end"), at);
-        }
-        let context = THREADS.lock().release(id);
+            cpus.threads.release(id)
+        };
         ENDED.lock().extend(context);
         ANY_ENDED.store(true, Relaxed);
         switch();
@@ -292,89 +322,79 @@ fn reap() {
 struct Threads;
 
 impl Dispatch for Threads {
-    fn current(&self) -> ThreadId {
-        hal::thread::current_id()
-    }
-    fn cpu(&self) -> CpuId {
-        this_cpu()
-    }
     fn park(&self, deadline: Option<Nanos>, interruptible: bool) -> Parked {
         hal::thread::assert_may_block();
-        let saved = self.irq_save();
-        let parked = with_current(|context, thread| park(context, thread, deadline, interruptible)).expect("a thread parks");
-        self.irq_restore(saved);
+        let saved = hal::cpu::interrupts_off();
+        let parked = park(deadline, interruptible);
+        hal::trap::restore(saved);
         parked
     }
     fn unpark(&self, id: ThreadId) {
-        let Some(context) = find(id) else { return };
-        let thread = of(&context);
-        let wake = with_dispatcher(|dispatcher| {
-            thread.token.store(true, Relaxed);
-            if thread.state.load(Relaxed) == READY { Wake::Nothing } else { make_ready(dispatcher, thread) }
-        });
+        let wake = {
+            let mut cpus = CPUS.lock();
+            match cpus.threads.find(id) {
+                None => return,
+                Some(entry) if entry.parking == Parking::Ready => {
+                    entry.token = true;
+                    return;
+                }
+                Some(_) => cpus.make_ready(id, WOKEN, false),
+            }
+        };
         woke(&wake);
     }
     fn interrupt(&self, id: ThreadId) {
-        let Some(context) = find(id) else { return };
-        let thread = of(&context);
-        let wake = with_dispatcher(|dispatcher| {
-            context.set_interrupted(true);
-            if thread.state.load(Relaxed) == PARKED_INTERRUPTIBLE { make_ready(dispatcher, thread) } else { Wake::Nothing }
-        });
+        let wake = {
+            let mut cpus = CPUS.lock();
+            let Some(entry) = cpus.threads.find(id) else { return };
+            entry.context.set_interrupted(true);
+            cpus.make_ready(id, INTERRUPTED, true)
+        };
         woke(&wake);
     }
     fn clear_interrupt(&self) {
         hal::thread::with_current(|context| context.set_interrupted(false));
     }
-    fn irq_save(&self) -> u64 {
-        hal::cpu::interrupts_off()
-    }
-    fn irq_restore(&self, saved: u64) {
-        hal::trap::restore(saved);
-    }
-    fn lock_taken(&self, class: u8, nests: bool) {
-        hal::thread::lock_taken(class, nests);
-    }
-    fn lock_released(&self, class: u8) {
-        hal::thread::lock_released(class);
-    }
 }
 
 /// Parks the running thread. Interrupts are off.
-fn park(context: &Context, thread: &Thread, deadline: Option<Nanos>, interruptible: bool) -> Parked {
-    let ended = |thread: &Thread| {
-        if thread.token.swap(false, Relaxed) {
-            Some(Parked::Woken)
-        } else if interruptible && context.is_interrupted() {
-            Some(Parked::Interrupted)
-        } else if deadline.is_some_and(|deadline| deadline <= now()) {
-            Some(Parked::TimedOut)
-        } else {
-            None
-        }
-    };
+fn park(deadline: Option<Nanos>, interruptible: bool) -> Parked {
     let at = now();
-    {
+    let (next, until) = {
         let mut cpus = CPUS.lock();
-        if let Some(parked) = ended(thread) {
-            return parked;
+        let entry = cpus.current();
+        if entry.token {
+            entry.token = false;
+            return Parked::Woken;
         }
-        thread.state.store(if interruptible { PARKED_INTERRUPTIBLE } else { PARKED }, Relaxed);
-        thread.boost.store(hal::thread::holds_mutex(), Relaxed);
+        if interruptible && entry.context.is_interrupted() {
+            return Parked::Interrupted;
+        }
         if let Some(deadline) = deadline {
-            with_timers(|timers| timers.insert((deadline, thread.id)));
+            if deadline <= at {
+                return Parked::TimedOut;
+            }
+            let id = entry.context.id();
+            with_timers(|timers| timers.insert((deadline, id)));
         }
-        let dispatcher = cpus.dispatcher.as_mut().expect("threads::init made it");
+        entry.parking = if interruptible { Parking::ParkedInterruptible } else { Parking::Parked };
+        entry.boost = hal::thread::holds_mutex();
+        let dispatcher = cpus.dispatcher();
         charge(dispatcher, at);
         dispatcher.block(this_cpu(), at);
-    }
-    switch_at(Some(at));
+        cpus.pick(at, false)
+    };
+    hal::percpu::switch_done();
+    run(next, until);
     if let Some(deadline) = deadline {
-        with_timers(|timers| timers.remove(&(deadline, thread.id)));
+        with_timers(|timers| timers.remove(&(deadline, hal::thread::current_id())));
     }
-    let _under = CPUS.lock();
-    // Woken by something that is gone again: the caller tests its condition anyway.
-    ended(thread).unwrap_or(Parked::Woken)
+    match hal::thread::with_current(Context::note).expect("a thread parked") {
+        TIMED_OUT => Parked::TimedOut,
+        INTERRUPTED => Parked::Interrupted,
+        // Woken, perhaps by something that is gone again: the caller tests its condition anyway.
+        _ => Parked::Woken,
+    }
 }
 
 // ---- making threads --------------------------------------------------------------------------------------------------------------
@@ -393,39 +413,37 @@ impl Spawner {
             reap();
         }
         HEAP.fallible_call()?;
-        let id = THREADS.lock().claim().ok_or(OutOfMemory)?;
-        let Ok(slot) = with_dispatcher(|dispatcher| dispatcher.add(id, zone, class)) else {
-            THREADS.lock().release(id);
-            return Err(OutOfMemory);
+        let (id, slot) = {
+            let mut cpus = CPUS.lock();
+            let id = cpus.threads.claim().ok_or(OutOfMemory)?;
+            let Ok(slot) = cpus.dispatcher().add(id, zone, class) else {
+                cpus.threads.release(id);
+                return Err(OutOfMemory);
+            };
+            (id, slot)
         };
-        let thread = new_thread(id, name, zone, Some(slot));
+        let thread = new_thread(name, zone, Some(slot));
         let context = match Context::new(id, zone, Box::new(thread), body) {
             Ok(context) => context,
             Err(error) => {
-                with_dispatcher(|dispatcher| dispatcher.remove(slot, now()));
-                THREADS.lock().release(id);
+                let mut cpus = CPUS.lock();
+                cpus.dispatcher().remove(slot, now());
+                cpus.threads.release(id);
                 return Err(error);
             }
         };
-        THREADS.lock().put(id, context);
-        let wake = with_dispatcher(|dispatcher| dispatcher.make_runnable(slot, now(), false));
+        let wake = {
+            let mut cpus = CPUS.lock();
+            cpus.threads.put(id, context, slot);
+            cpus.dispatcher().make_runnable(slot, now(), false)
+        };
         woke(&wake);
         Ok(id)
     }
 }
 
-fn new_thread(id: ThreadId, name: &str, zone: ZoneId, slot: Option<Slot>) -> Thread {
-    Thread {
-        id,
-        name: String::from(name),
-        slot,
-        account: Account::new(zone),
-        zone: AtomicU32::new(zone.0),
-        state: AtomicU8::new(READY),
-        token: AtomicBool::new(false),
-        boost: AtomicBool::new(false),
-        charged_cycles: AtomicU64::new(0),
-    }
+fn new_thread(name: &str, zone: ZoneId, slot: Option<Slot>) -> Thread {
+    Thread { name: String::from(name), slot, account: Account::new(zone), zone: AtomicU32::new(zone.0) }
 }
 
 impl Spawn for Spawner {
@@ -487,18 +505,18 @@ impl heap::CurrentAccount for RunningAccount {
 pub fn init(cpus: u32) -> Result<(), OutOfMemory> {
     hal::install_hooks(&Hooks);
     let mut dispatcher = Dispatcher::new(cpus);
-    let id = THREADS.lock().claim().ok_or(OutOfMemory)?;
+    let id = CPUS.lock().threads.claim().ok_or(OutOfMemory)?;
     // `zone::init_global` sets its real shares.
     dispatcher.zone_add(ZoneId::GLOBAL, 1).map_err(|_| OutOfMemory)?;
     let slot = dispatcher.add(id, ZoneId::GLOBAL, SchedClass::System(KERNEL_PRIORITY)).map_err(|_| OutOfMemory)?;
-    let boot = hal::thread::adopt_boot_thread(id, Box::new(new_thread(id, "boot", ZoneId::GLOBAL, Some(slot))));
-    THREADS.lock().put(id, boot);
+    let boot = hal::thread::adopt_boot_thread(id, Box::new(new_thread("boot", ZoneId::GLOBAL, Some(slot))));
+    CPUS.lock().threads.put(id, boot, slot);
     // The dispatcher starts idle: the boot thread is what it picks first.
     woke(&dispatcher.make_runnable(slot, now(), false));
     let picked = dispatcher.pick(CpuId(0), now(), false);
     assert!(picked.next.is_some_and(|(_, first)| first == id), "the dispatcher does not pick the only thread");
-    let idle = THREADS.lock().claim().ok_or(OutOfMemory)?;
-    let idle = Context::new(idle, ZoneId::GLOBAL, Box::new(new_thread(idle, "idle", ZoneId::GLOBAL, None)), Box::new(idle_loop))?;
+    let idle = CPUS.lock().threads.claim().ok_or(OutOfMemory)?;
+    let idle = Context::new(idle, ZoneId::GLOBAL, Box::new(new_thread("idle", ZoneId::GLOBAL, None)), Box::new(idle_loop))?;
     {
         let mut cpus = CPUS.lock();
         cpus.dispatcher = Some(dispatcher);

@@ -22,10 +22,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use kif::{
-    Access, Clock, CopyFault, CpuId, Fault, FaultHandler, Frames, Log, Mmu, Nanos, OutOfMemory, PAGE_SIZE, PageTable, Pfn,
+    Access, Clock, CopyFault, Fault, FaultHandler, Frames, Log, Mmu, Nanos, OutOfMemory, PAGE_SIZE, PageTable, Pfn,
     Platform, Rng, Spawn, ThreadId, UserContext, UserExit, UserMem, UserRegs, ZoneId,
 };
-use sync::{Dispatch, Parked};
+use sync::{Dispatch, Parked, Processor};
 
 /// Frames of the fake machine (64 MiB).
 const FRAMES: usize = 16_384;
@@ -41,7 +41,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Installs the host platform and dispatcher. Idempotent.
 pub fn start() {
     kif::install(host());
-    sync::install(host());
+    sync::install(host(), host());
 }
 
 /// A zone number that no other test of this process uses.
@@ -533,12 +533,6 @@ fn assert_no_locks(what: &str) {
 }
 
 impl Dispatch for Host {
-    fn current(&self) -> ThreadId {
-        ThreadId(self.me())
-    }
-    fn cpu(&self) -> CpuId {
-        CpuId(0)
-    }
     fn park(&self, deadline: Option<Nanos>, interruptible: bool) -> Parked {
         HELD.with_borrow(|held| {
             let spin = held.iter().find(|class| **class >= sync::Class::FIRST_SPIN);
@@ -584,10 +578,19 @@ impl Dispatch for Host {
             lock(&parker.state).interrupt = false;
         }
     }
-    fn irq_save(&self) -> u64 {
+}
+
+impl Processor for Host {
+    fn current(&self) -> ThreadId {
+        ThreadId(self.me())
+    }
+    fn enter_spin(&self, class: u8) -> u64 {
+        self.lock_taken(class, false);
         0
     }
-    fn irq_restore(&self, _saved: u64) {}
+    fn leave_spin(&self, class: u8, _saved: u64) {
+        self.lock_released(class);
+    }
     fn lock_taken(&self, class: u8, nests: bool) {
         HELD.with_borrow_mut(|held| {
             if let Some(top) = held.iter().max() {

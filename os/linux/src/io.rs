@@ -18,6 +18,8 @@ use crate::fail::{Fail, Result};
 const TINY: usize = 64;
 /// The longer one.
 const SMALL: usize = 1024;
+/// Kernel memory that a write to a file may take besides pages.
+const WRITE_MEMORY: u64 = 4 << 10;
 /// Bytes that go through a kernel buffer at once.
 const CHUNK: usize = 64 << 10;
 
@@ -71,7 +73,7 @@ fn read_to(task: &Task, file: &File, at: At, to: Ptr, length: usize) -> Result<u
     if length <= SMALL {
         return small(&mut [0; SMALL][..length]);
     }
-    let whole = file.object().is_seekable();
+    let whole = file.is_seekable();
     let mut chunk = buffer(length.min(CHUNK))?;
     let mut done = 0;
     while done < length {
@@ -96,6 +98,12 @@ fn read_to(task: &Task, file: &File, at: At, to: Ptr, length: usize) -> Result<u
 
 /// Writes from user memory, all of it if the object takes it.
 fn write_from(task: &Task, file: &File, at: At, from: Ptr, length: usize) -> Result<usize> {
+    // Held to the end.
+    let _reservation = if file.needs_memory() {
+        Some(kif::reserve(task.zone.id(), WRITE_MEMORY).map_err(|kif::OutOfMemory| Errno::ENOMEM)?)
+    } else {
+        None
+    };
     let small = |buffer: &mut [u8]| {
         kif::user().read(from.0, buffer)?;
         write_all(task, file, at, buffer)
@@ -304,7 +312,7 @@ fn splice(task: &Task, from: &File, mut from_at: At, to: &File, mut to_at: At, l
 /// Gives back what was read and found no place.
 fn unread(from: &File, at: At, count: usize) {
     if matches!(at, At::Own)
-        && from.object().is_seekable()
+        && from.is_seekable()
         && let Ok(count) = i64::try_from(count)
         && from.seek(-count, Whence::Current).is_err()
     {}
@@ -312,7 +320,7 @@ fn unread(from: &File, at: At, count: usize) {
 
 pub fn sendfile(task: &mut Task, out: Fd, from: Fd, offset: Ptr, length: Len) -> Result {
     let (out, from) = (file(task, out)?, file(task, from)?);
-    if !from.object().is_seekable() {
+    if !from.is_seekable() {
         return Err(Errno::EINVAL.into());
     }
     if !offset.given() {
@@ -377,7 +385,7 @@ pub fn sync(_task: &mut Task) -> Result {
 
 pub fn fadvise64(task: &mut Task, fd: Fd, _offset: u64, _length: u64, advice: u32) -> Result {
     let file = file(task, fd)?;
-    if !file.object().is_seekable() {
+    if !file.is_seekable() {
         return Err(Errno::ESPIPE.into());
     }
     if advice > 5 { Err(Errno::EINVAL.into()) } else { Ok(0) }

@@ -29,6 +29,8 @@ pub enum Class {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reserve {
     None,
+    /// None yet: the handler reserves if the open file says that it needs memory ([`vfs::Vnode::needs_memory`]).
+    ByFile,
     Small,
     Path,
     Fork,
@@ -40,7 +42,7 @@ impl Reserve {
     #[must_use]
     pub const fn bytes(self) -> u32 {
         match self {
-            Self::None => 0,
+            Self::None | Self::ByFile => 0,
             Self::Small => 4 << 10,
             Self::Path => 32 << 10,
             Self::Fork => 48 << 10,
@@ -145,7 +147,7 @@ macro_rules! rows {
 /// Every call Linux 6.10 knows on x86-64, by number.
 pub static ROWS: &[Row] = rows! {
       0 read(fd: Fd, to: Ptr, length: Len) = io::read, Restartable, None, Full;
-      1 write(fd: Fd, from: Ptr, length: Len) = io::write, Restartable, Small, Full;
+      1 write(fd: Fd, from: Ptr, length: Len) = io::write, Restartable, ByFile, Full;
       2 open(path: Path, flags: u32, mode: u32) = path::open, Restartable, Path, Full;
       3 close(fd: Fd) = io::close, Plain, None, Full;
       4 stat(path: Path, to: Ptr) = path::stat, Plain, Path, Full;
@@ -162,7 +164,7 @@ pub static ROWS: &[Row] = rows! {
      15 rt_sigreturn() = signal::rt_sigreturn, Plain, Small, Full;
      16 ioctl(fd: Fd, request: u32, argument: u64) = io::ioctl, Restartable, Small, Full;
      17 pread64(fd: Fd, to: Ptr, length: Len, offset: Offset) = io::pread64, Restartable, None, Full;
-     18 pwrite64(fd: Fd, from: Ptr, length: Len, offset: Offset) = io::pwrite64, Restartable, Small, Full;
+     18 pwrite64(fd: Fd, from: Ptr, length: Len, offset: Offset) = io::pwrite64, Restartable, ByFile, Full;
      19 readv(fd: Fd, vector: Ptr, entries: u32) = io::readv, Restartable, Path, Full;
      20 writev(fd: Fd, vector: Ptr, entries: u32) = io::writev, Restartable, Path, Full;
      21 access(path: Path, want: u32) = path::access, Plain, Path, Full;

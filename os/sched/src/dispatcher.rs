@@ -41,30 +41,48 @@ struct Thread {
     vtime: u128,
     /// Starts a slice late once.
     fresh: bool,
-    /// Queued or running in the system range because it holds a kernel lock.
-    boosted: bool,
+    /// Where it competes, and the account it is charged to besides its zone's ([`NIL`]: none): what class, zone and boost amount to, worked
+    /// out when one of them changes.
+    standing: Standing,
+    account: u32,
     cpu: u32,
     queued_at: Nanos,
     usage: ThreadUsage,
 }
 
+/// Where a thread competes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    /// By fixed priority.
+    Fixed(u8),
+    /// By virtual time, in this account.
+    Fair(u32),
+}
+
 impl Thread {
-    /// Fixed priority, or `None` under fair shares.
-    const fn fixed(&self) -> Option<u8> {
-        match self.class {
-            Class::RealTime(priority) => Some(BOOSTED + 1 + if priority > 59 { 59 } else { priority }),
-            Class::System(priority) => Some(if priority > 39 { 39 } else { priority }),
-            Class::TimeShare | Class::FairShare if self.boosted => Some(BOOSTED),
-            Class::TimeShare | Class::FairShare => None,
+    /// Works out the standing again. `boost`: it goes to the system range because it holds a kernel lock.
+    fn settle(&mut self, boost: bool) {
+        self.account = match self.class {
+            Class::RealTime(_) | Class::System(_) => NIL,
+            Class::TimeShare => TIME_SHARE,
+            Class::FairShare => self.zone,
+        };
+        self.standing = match self.class {
+            Class::RealTime(priority) => Standing::Fixed(BOOSTED + 1 + priority.min(59)),
+            Class::System(priority) => Standing::Fixed(priority.min(39)),
+            Class::TimeShare | Class::FairShare if boost => Standing::Fixed(BOOSTED),
+            Class::TimeShare | Class::FairShare => Standing::Fair(self.account),
+        };
+    }
+    /// The same where only the boost may have changed.
+    #[inline]
+    fn boost(&mut self, boost: bool) {
+        if boost || self.standing == Standing::Fixed(BOOSTED) {
+            self.settle(boost);
         }
     }
-    /// The account it competes in, if it is of a fair class.
-    const fn account(&self) -> Option<u32> {
-        match self.class {
-            Class::RealTime(_) | Class::System(_) => None,
-            Class::TimeShare => Some(TIME_SHARE),
-            Class::FairShare => Some(self.zone),
-        }
+    const fn is_fair(&self) -> bool {
+        matches!(self.standing, Standing::Fair(_))
     }
     fn virtual_of(&self, span: Nanos) -> u128 {
         u128::from(span.0) * u128::from(self.inverse)
@@ -90,6 +108,8 @@ struct Cpu {
 #[derive(Debug)]
 pub struct Dispatcher {
     cpus: Vec<Cpu>,
+    /// How many they are.
+    count: u32,
     threads: Vec<Thread>,
     thread_nodes: Vec<Node>,
     free_threads: Vec<u32>,
@@ -132,6 +152,7 @@ impl Dispatcher {
         };
         let mut dispatcher = Self {
             cpus: (0..cpus).map(cpu).collect(),
+            count: cpus,
             threads: Vec::new(),
             thread_nodes: Vec::new(),
             free_threads: Vec::new(),
@@ -247,7 +268,7 @@ impl Dispatcher {
     /// [`SchedError::NoSuchZone`], [`SchedError::OutOfMemory`].
     pub fn add(&mut self, tid: ThreadId, zone: ZoneId, class: Class) -> Result<Slot, SchedError> {
         let zone = self.account_of(zone)?;
-        let thread = Thread {
+        let mut thread = Thread {
             tid,
             state: State::Blocked,
             class,
@@ -255,11 +276,13 @@ impl Dispatcher {
             inverse: NICE_ZERO,
             vtime: 0,
             fresh: true,
-            boosted: false,
+            standing: Standing::Fair(zone),
+            account: zone,
             cpu: 0,
             queued_at: Nanos(0),
             usage: ThreadUsage::default(),
         };
+        thread.settle(false);
         let at = if let Some(at) = self.free_threads.pop() {
             self.threads[at as usize] = thread;
             at
@@ -340,14 +363,16 @@ impl Dispatcher {
             return Wake::Nothing;
         }
         self.join(at, now);
-        self.threads[at as usize].boosted = boost;
-        let cpu = self.choose_cpu(self.threads[at as usize].cpu);
+        let thread = &mut self.threads[at as usize];
+        thread.boost(boost);
+        let last = thread.cpu;
+        let cpu = self.choose_cpu(last);
         self.enqueue(at, cpu, now);
         match self.claim(at, cpu, now) {
             Claim::Now => Wake::Preempt { cpu: CpuId(cpu) },
             Claim::Turn => self.arm(cpu, now, self.cpus[cpu as usize].slice_at.plus(SLICE)),
             Claim::Tokens => {
-                let account = self.threads[at as usize].account().expect("only fair threads wait for tokens");
+                let account = self.threads[at as usize].account;
                 let due = self.accounts[account as usize].tokens_at(now);
                 self.arm(cpu, now, due)
             }
@@ -356,12 +381,16 @@ impl Dispatcher {
     }
 
     /// Charges the time since the CPU's last charge to its current thread, `user` of it as user mode (0 if unknown).
+    #[inline]
     pub fn charge(&mut self, cpu: CpuId, now: Nanos, user: Nanos) {
+        if now > self.cpus[cpu.0 as usize].charged_at {
+            self.charge_span(cpu, now, user);
+        }
+    }
+
+    fn charge_span(&mut self, cpu: CpuId, now: Nanos, user: Nanos) {
         let cpu = &mut self.cpus[cpu.0 as usize];
         let span = now.since(cpu.charged_at);
-        if span == Nanos(0) {
-            return;
-        }
         cpu.charged_at = now;
         let Some(at) = cpu.current else {
             cpu.usage.idle = cpu.usage.idle.plus(span);
@@ -377,9 +406,8 @@ impl Dispatcher {
         let zone = &mut self.accounts[thread.zone as usize];
         zone.user = zone.user.plus(user);
         zone.system = zone.system.plus(system);
-        if let Some(account) = thread.account() {
+        if let Some(account) = self.accounts.get_mut(thread.account as usize) {
             thread.vtime += thread.virtual_of(span);
-            let account = &mut self.accounts[account as usize];
             let level = account.level();
             account.charge(span, now, self.vtime[level]);
             self.horizon[level] = self.horizon[level].max(account.vtime);
@@ -393,37 +421,68 @@ impl Dispatcher {
     pub fn block(&mut self, cpu: CpuId, now: Nanos) {
         self.charge(cpu, now, Nanos(0));
         let at = self.cpus[cpu.0 as usize].current.take().expect("a thread blocks on the CPU it runs on");
-        self.threads[at as usize].usage.voluntary += 1;
-        self.threads[at as usize].state = State::Blocked;
-        self.threads[at as usize].boosted = false;
+        let thread = &mut self.threads[at as usize];
+        thread.usage.voluntary += 1;
+        thread.state = State::Blocked;
+        thread.boost(false);
         self.leave(at, now);
     }
 
     /// Decides what a CPU runs now. A current thread that can go on competes too (`boost`: it holds a kernel lock); if it is
-    /// picked again it goes on with a new slice.
+    /// picked again it goes on with a new slice, and never was in a queue.
     pub fn pick(&mut self, cpu: CpuId, now: Nanos, boost: bool) -> Decision {
         self.charge(cpu, now, Nanos(0));
-        self.release_tokens(now);
+        if !self.throttled.is_empty() {
+            self.release_tokens(now);
+        }
         let index = cpu.0;
         let old = self.cpus[index as usize].current.take();
+        let mut own = None;
         if let Some(at) = old {
-            self.threads[at as usize].boosted = boost;
-            self.enqueue(at, index, now);
+            self.threads[at as usize].boost(boost);
+            own = self.order_of_running(at, now);
+            if own.is_none() {
+                self.enqueue(at, index, now);
+            }
         }
-        let next = self.take_next(index, now);
+        let goes_on = own.is_some();
+        // Among equals the one that waits is first.
+        if let Some(first) = self.first(index)
+            && own.is_none_or(|(_, ours)| first.1 <= ours)
+        {
+            own = Some(first);
+        }
+        if self.count > 1 {
+            own = self.choose(index, own);
+        }
+        let next = own.map(|(at, _)| at);
+        if next != old {
+            let cpu = &mut self.cpus[index as usize].usage;
+            cpu.switches += 1;
+            if let Some(at) = old {
+                cpu.involuntary += 1;
+                self.threads[at as usize].usage.involuntary += 1;
+            }
+            match (old.filter(|_| goes_on), next) {
+                (Some(old), Some(next)) => self.exchange(old, next, index, now),
+                (Some(old), None) => self.enqueue(old, index, now),
+                (None, Some(next)) => self.dequeue(next),
+                (None, None) => {}
+            }
+            if let Some(at) = next {
+                self.start(at, index, now);
+            }
+        }
+        if let Some(at) = next {
+            self.note_pick(at);
+        }
+        let deadline = self.next_deadline(index, next, now);
         let cpu = &mut self.cpus[index as usize];
         cpu.current = next;
         cpu.slice_at = now;
-        if next != old {
-            cpu.usage.switches += 1;
-            if let Some(at) = old {
-                cpu.usage.involuntary += 1;
-                self.threads[at as usize].usage.involuntary += 1;
-            }
-        }
-        let deadline = self.next_deadline(index, now);
-        self.cpus[index as usize].deadline = deadline;
-        Decision { next: next.map(|at| (Slot(at), self.threads[at as usize].tid)), deadline, also: self.unaware_cpu(index) }
+        cpu.deadline = deadline;
+        let also = if self.count > 1 { self.unaware_cpu(index) } else { None };
+        Decision { next: next.map(|at| (Slot(at), self.threads[at as usize].tid)), deadline, also }
     }
 
     /// How a CPU spent its time, up to its last charge.
@@ -434,16 +493,14 @@ impl Dispatcher {
 
     /// Number of CPUs.
     #[must_use]
-    pub fn cpus(&self) -> u32 {
-        u32::try_from(self.cpus.len()).expect("at most CPUS_MAX")
+    pub const fn cpus(&self) -> u32 {
+        self.count
     }
 
     // ---- Choosing ----
 
-    /// Takes the thread that a CPU runs next out of its queue and marks it running.
-    fn take_next(&mut self, cpu: u32, now: Nanos) -> Option<u32> {
-        let at = self.choose(cpu)?;
-        self.dequeue(at);
+    /// Marks a thread that was just taken out of its queue as running.
+    fn start(&mut self, at: u32, cpu: u32, now: Nanos) {
         let thread = &mut self.threads[at as usize];
         thread.state = State::Running(cpu);
         thread.cpu = cpu;
@@ -451,23 +508,38 @@ impl Dispatcher {
         thread.usage.wait = thread.usage.wait.plus(waited);
         let zone = &mut self.accounts[thread.zone as usize];
         zone.wait = zone.wait.plus(waited);
-        // Virtual time of the systems is that of the pick: only fair picks move it.
-        if let (None, Some(account)) = (thread.fixed(), thread.account()) {
+    }
+
+    /// Virtual time of the systems is that of the pick: only fair picks move it.
+    fn note_pick(&mut self, at: u32) {
+        let thread = &self.threads[at as usize];
+        if let Standing::Fair(account) = thread.standing {
             let vtime = thread.vtime;
             let account = &mut self.accounts[account as usize];
             account.threads_vtime = account.threads_vtime.max(vtime);
             let level = account.level();
             self.vtime[level] = self.vtime[level].max(account.vtime);
         }
-        Some(at)
     }
 
-    /// The best thread for a CPU: of its own queues, or of another's that is clearly behind, or of any other's if it has none.
-    fn choose(&mut self, cpu: u32) -> Option<u32> {
-        if self.cpus.len() == 1 {
-            return self.first_thread(cpu);
+    /// The place of a CPU's current thread among those that wait; `None` if its zone has no tokens, so that it cannot go on.
+    fn order_of_running(&mut self, at: u32, now: Nanos) -> Option<(u32, Order)> {
+        let thread = &self.threads[at as usize];
+        match thread.standing {
+            Standing::Fixed(priority) => Some((at, Order { level: 0, account: fixed_key(priority), thread: 0 })),
+            Standing::Fair(account) => {
+                let account = &mut self.accounts[account as usize];
+                if account.throttled || account.tokens(now) == Some(Nanos(0)) {
+                    return None;
+                }
+                Some((at, Order { level: 1 + account.level(), account: account.vtime, thread: thread.vtime }))
+            }
         }
-        let mut best = self.first(cpu);
+    }
+
+    /// The best thread for a CPU: its own best, or another's that is clearly behind, or any other's if it has none.
+    fn choose(&mut self, cpu: u32, own: Option<(u32, Order)>) -> Option<(u32, Order)> {
+        let mut best = own;
         for other in 0..self.cpus() {
             if other == cpu {
                 continue;
@@ -481,59 +553,36 @@ impl Dispatcher {
                 best = Some((theirs, their_order));
             }
         }
-        best.map(|(at, _)| at)
-    }
-
-    /// First thread of a CPU's queues.
-    fn first_thread(&mut self, cpu: u32) -> Option<u32> {
-        let Cpu { fixed, levels, .. } = self.cpus[cpu as usize];
-        if fixed != NIL {
-            return Some(fixed);
-        }
-        if levels == [NIL; 2] {
-            return None;
-        }
-        let queue = self.first_queue(cpu, SHARES).or_else(|| self.first_queue(cpu, IDLE))?;
-        Some(self.queues[queue as usize])
+        best
     }
 
     /// First thread of a CPU's queues and its place in the order of all.
     fn first(&mut self, cpu: u32) -> Option<(u32, Order)> {
-        let fixed = self.cpus[cpu as usize].fixed;
+        let Cpu { fixed, levels, .. } = self.cpus[cpu as usize];
         if fixed != NIL {
             return Some((fixed, Order { level: 0, account: self.thread_nodes[fixed as usize].key, thread: 0 }));
         }
         for level in [SHARES, IDLE] {
-            if let Some(queue) = self.first_queue(cpu, level) {
+            if levels[level] != NIL {
+                let (queue, account) = self.first_queue(cpu, level);
                 let at = self.queues[queue as usize];
-                let order = Order {
-                    level: 1 + level,
-                    account: self.queue_nodes[queue as usize].key,
-                    thread: self.thread_nodes[at as usize].key,
-                };
-                return Some((at, order));
+                return Some((at, Order { level: 1 + level, account, thread: self.thread_nodes[at as usize].key }));
             }
         }
         None
     }
 
-    /// The queue with the least virtual time. Keys only ever lag behind the accounts' virtual times (which grow): a first
-    /// queue whose key is stale goes back in with the true one.
-    fn first_queue(&mut self, cpu: u32, level: usize) -> Option<u32> {
-        let cpus = self.cpus();
+    /// The queue with the least virtual time, and that, of a level that has queues. Keys only ever lag behind the accounts' virtual times (which
+    /// grow): a first queue whose key is stale goes back in with the true one. One that is alone is first whatever its key.
+    fn first_queue(&mut self, cpu: u32, level: usize) -> (u32, u128) {
+        let cpus = self.count;
         let root = &mut self.cpus[cpu as usize].levels[level];
         loop {
             let queue = *root;
-            if queue == NIL {
-                return None;
-            }
-            let vtime = self.accounts[(queue / cpus) as usize].vtime;
-            if self.queue_nodes[queue as usize].key == vtime {
-                return Some(queue);
-            }
-            if heap::is_alone(&self.queue_nodes, queue) {
-                self.queue_nodes[queue as usize].key = vtime;
-                return Some(queue);
+            let account = if cpus == 1 { queue } else { queue / cpus };
+            let vtime = self.accounts[account as usize].vtime;
+            if heap::is_alone(&self.queue_nodes, queue) || self.queue_nodes[queue as usize].key == vtime {
+                return (queue, vtime);
             }
             heap::remove(&mut self.queue_nodes, root, queue);
             self.queue_nodes[queue as usize].key = vtime;
@@ -547,7 +596,7 @@ impl Dispatcher {
             return their_order < ours && (their_order.level != 0 || their_order.account < ours.account);
         }
         let thread = &self.threads[theirs as usize];
-        let Some(account) = thread.account() else { return false };
+        let account = thread.account;
         if their_order.account == ours.account {
             return their_order.thread + thread.virtual_of(PULL) < ours.thread;
         }
@@ -556,6 +605,9 @@ impl Dispatcher {
 
     /// Where a waking thread goes: its last CPU if idle, else any idle one, else its last.
     fn choose_cpu(&self, last: u32) -> u32 {
+        if self.count == 1 {
+            return last;
+        }
         let idle = |cpu: &Cpu| cpu.current.is_none() && cpu.queued == 0;
         if idle(&self.cpus[last as usize]) {
             return last;
@@ -571,17 +623,8 @@ impl Dispatcher {
             return if self.waits_for_tokens(at) { Claim::Tokens } else { Claim::Now };
         };
         let running = &self.threads[current as usize];
-        match (thread.fixed(), running.fixed()) {
-            (Some(ours), Some(theirs)) if ours > theirs => Claim::Now,
-            // Round robin among equals in real time. A boosted thread is looked at again after a slice.
-            (Some(ours), Some(theirs)) if theirs == BOOSTED || (ours == theirs && matches!(thread.class, Class::RealTime(_))) => Claim::Turn,
-            // A true system thread runs until it blocks.
-            (Some(_), Some(_)) => Claim::Nothing,
-            (Some(_), None) => Claim::Now,
-            (None, Some(_)) if self.waits_for_tokens(at) => Claim::Tokens,
-            (None, Some(theirs)) => if theirs == BOOSTED { Claim::Turn } else { Claim::Nothing },
-            (None, None) => {
-                let (Some(ours), Some(theirs)) = (thread.account(), running.account()) else { return Claim::Nothing };
+        match (thread.standing, running.standing) {
+            (Standing::Fair(ours), Standing::Fair(theirs)) => {
                 let pending = now.since(cpu.charged_at);
                 let our_account = &self.accounts[ours as usize];
                 if our_account.throttled {
@@ -599,12 +642,26 @@ impl Dispatcher {
                 };
                 if ahead { Claim::Now } else { Claim::Turn }
             }
+            (Standing::Fixed(ours), Standing::Fixed(theirs)) if ours > theirs => Claim::Now,
+            // Round robin among equals in real time. A boosted thread is looked at again after a slice.
+            (Standing::Fixed(ours), Standing::Fixed(theirs))
+                if theirs == BOOSTED || (ours == theirs && matches!(thread.class, Class::RealTime(_))) =>
+            {
+                Claim::Turn
+            }
+            // A true system thread runs until it blocks.
+            (Standing::Fixed(_), Standing::Fixed(_)) => Claim::Nothing,
+            (Standing::Fixed(_), Standing::Fair(_)) => Claim::Now,
+            (Standing::Fair(_), Standing::Fixed(_)) if self.waits_for_tokens(at) => Claim::Tokens,
+            (Standing::Fair(_), Standing::Fixed(theirs)) => if theirs == BOOSTED { Claim::Turn } else { Claim::Nothing },
         }
     }
 
     fn waits_for_tokens(&self, at: u32) -> bool {
-        let thread = &self.threads[at as usize];
-        thread.fixed().is_none() && thread.account().is_some_and(|account| self.accounts[account as usize].throttled)
+        match self.threads[at as usize].standing {
+            Standing::Fair(account) => self.accounts[account as usize].throttled,
+            Standing::Fixed(_) => false,
+        }
     }
 
     // ---- Timers ----
@@ -620,31 +677,30 @@ impl Dispatcher {
     }
 
     /// When a CPU that has just picked must decide again.
-    fn next_deadline(&mut self, cpu: u32, now: Nanos) -> Option<Nanos> {
+    fn next_deadline(&mut self, cpu: u32, next: Option<u32>, now: Nanos) -> Option<Nanos> {
         let mut deadline: Option<Nanos> = None;
         let mut by = |at: Nanos| deadline = Some(deadline.map_or(at, |old| old.min(at)));
-        let state = &self.cpus[cpu as usize];
-        if let Some(at) = state.current {
+        if let Some(at) = next {
             let thread = &self.threads[at as usize];
-            match thread.fixed() {
-                Some(BOOSTED) if state.queued > 0 => by(now.plus(SLICE)),
-                Some(priority) => {
-                    // Round robin among real-time threads of one priority.
-                    let same = state.fixed != NIL && self.thread_nodes[state.fixed as usize].key == fixed_key(priority);
-                    if same && matches!(thread.class, Class::RealTime(_)) {
-                        by(now.plus(SLICE));
-                    }
-                }
-                None => {
-                    let account = thread.account().expect("a thread without fixed priority is of a fair class");
+            let state = &self.cpus[cpu as usize];
+            match thread.standing {
+                Standing::Fair(account) => {
                     let account = &mut self.accounts[account as usize];
+                    let wanted = if account.level() == IDLE { 2 } else { 1 };
                     // Work on any CPU: it may be far enough behind to come here.
-                    let waits = |level: usize| self.cpus.iter().any(|cpu| cpu.levels[level] != NIL);
-                    if waits(SHARES) || (account.level() == IDLE && waits(IDLE)) {
+                    if self.cpus.iter().any(|cpu| cpu.levels[..wanted].iter().any(|queue| *queue != NIL)) {
                         by(now.plus(SLICE));
                     }
                     if let Some(tokens) = account.tokens(now) {
                         by(now.plus(tokens.max(Nanos(1))));
+                    }
+                }
+                Standing::Fixed(BOOSTED) if state.queued > 0 => by(now.plus(SLICE)),
+                Standing::Fixed(priority) => {
+                    // Round robin among real-time threads of one priority.
+                    let same = state.fixed != NIL && self.thread_nodes[state.fixed as usize].key == fixed_key(priority);
+                    if same && matches!(thread.class, Class::RealTime(_)) {
+                        by(now.plus(SLICE));
                     }
                 }
             }
@@ -658,12 +714,12 @@ impl Dispatcher {
 
     /// A CPU that runs a fair thread without a timer (or idles) while fair work waits on `cpu`: it would never compare.
     fn unaware_cpu(&self, cpu: u32) -> Option<CpuId> {
-        if self.cpus.len() == 1 || self.cpus[cpu as usize].levels == [NIL; 2] {
+        if self.cpus[cpu as usize].levels == [NIL; 2] {
             return None;
         }
         let unaware = |other: &Cpu| match other.current {
             None => true,
-            Some(at) => other.deadline.is_none() && self.threads[at as usize].fixed().is_none(),
+            Some(at) => other.deadline.is_none() && self.threads[at as usize].is_fair(),
         };
         let found = self.cpus.iter().enumerate().position(|(index, other)| index != cpu as usize && unaware(other));
         found.map(|at| CpuId(u32::try_from(at).expect("CPUS_MAX")))
@@ -678,21 +734,26 @@ impl Dispatcher {
         thread.queued_at = now;
         let node = &mut self.thread_nodes[at as usize];
         node.arrival = self.arrivals;
-        self.cpus[cpu as usize].queued += 1;
-        if let Some(priority) = thread.fixed() {
-            node.key = fixed_key(priority);
-            heap::insert(&mut self.thread_nodes, &mut self.cpus[cpu as usize].fixed, at);
-            return;
-        }
+        let state = &mut self.cpus[cpu as usize];
+        state.queued += 1;
+        let account = match thread.standing {
+            Standing::Fixed(priority) => {
+                node.key = fixed_key(priority);
+                heap::insert(&mut self.thread_nodes, &mut state.fixed, at);
+                return;
+            }
+            Standing::Fair(account) => account,
+        };
         node.key = thread.vtime;
-        let account = thread.account().expect("a thread without fixed priority is of a fair class");
         let queue = self.queue_of(account, cpu);
-        let was_empty = self.queues[queue as usize] == NIL;
-        heap::insert(&mut self.thread_nodes, &mut self.queues[queue as usize], at);
-        if self.accounts[account as usize].throttled {
+        let root = &mut self.queues[queue as usize];
+        let was_empty = *root == NIL;
+        heap::insert(&mut self.thread_nodes, root, at);
+        let state = &mut self.accounts[account as usize];
+        if state.throttled {
             return;
         }
-        if self.accounts[account as usize].tokens(now) == Some(Nanos(0)) {
+        if state.tokens(now) == Some(Nanos(0)) {
             if !was_empty {
                 self.unlink_queue(queue, account, cpu);
             }
@@ -702,24 +763,50 @@ impl Dispatcher {
         }
     }
 
+    /// Takes `next` out of its queue and puts the running thread `old`, which has tokens, into that of its CPU.
+    fn exchange(&mut self, old: u32, next: u32, cpu: u32, now: Nanos) {
+        let (ours, theirs) = (&self.threads[old as usize], &self.threads[next as usize]);
+        if !ours.is_fair() || ours.standing != theirs.standing || theirs.state != State::Queued(cpu) {
+            self.dequeue(next);
+            self.enqueue(old, cpu, now);
+            return;
+        }
+        // In one queue: it stays where it is among the queues, and the CPU's count what it was.
+        self.arrivals += 1;
+        let queue = self.queue_of(ours.account, cpu);
+        let root = &mut self.queues[queue as usize];
+        heap::remove(&mut self.thread_nodes, root, next);
+        let thread = &mut self.threads[old as usize];
+        thread.state = State::Queued(cpu);
+        thread.queued_at = now;
+        let node = &mut self.thread_nodes[old as usize];
+        (node.key, node.arrival) = (thread.vtime, self.arrivals);
+        heap::insert(&mut self.thread_nodes, root, old);
+    }
+
     fn dequeue(&mut self, at: u32) {
         let thread = &self.threads[at as usize];
         let State::Queued(cpu) = thread.state else { panic!("thread {:?} is not queued", thread.tid) };
-        self.cpus[cpu as usize].queued -= 1;
-        if thread.fixed().is_some() {
-            heap::remove(&mut self.thread_nodes, &mut self.cpus[cpu as usize].fixed, at);
-            return;
-        }
-        let account = thread.account().expect("a thread without fixed priority is of a fair class");
+        let state = &mut self.cpus[cpu as usize];
+        state.queued -= 1;
+        let account = match thread.standing {
+            Standing::Fixed(_) => {
+                heap::remove(&mut self.thread_nodes, &mut state.fixed, at);
+                return;
+            }
+            Standing::Fair(account) => account,
+        };
         let queue = self.queue_of(account, cpu);
-        heap::remove(&mut self.thread_nodes, &mut self.queues[queue as usize], at);
-        if self.queues[queue as usize] == NIL && !self.accounts[account as usize].throttled {
+        let root = &mut self.queues[queue as usize];
+        heap::remove(&mut self.thread_nodes, root, at);
+        if *root == NIL && !self.accounts[account as usize].throttled {
             self.unlink_queue(queue, account, cpu);
         }
     }
 
+    #[inline]
     fn queue_of(&self, account: u32, cpu: u32) -> u32 {
-        account * self.cpus() + cpu
+        account * self.count + cpu
     }
 
     fn link_queue(&mut self, queue: u32, account: u32, cpu: u32) {
@@ -804,7 +891,10 @@ impl Dispatcher {
         zone.load.change(now, count);
         self.note_total(now);
         let thread = &mut self.threads[at as usize];
-        let Some(index) = thread.account() else { return };
+        let index = thread.account;
+        if index == NIL {
+            return;
+        }
         let level = self.accounts[index as usize].level();
         // Virtual times are those of the last picks: near enough, unless a thread has been running for long since.
         let stale = self.cpus.iter().any(|cpu| now.since(cpu.slice_at) > GRANULARITY);
@@ -840,12 +930,12 @@ impl Dispatcher {
     fn least_vtime(&mut self, level: usize, now: Nanos) -> u128 {
         let mut least = u128::MAX;
         for cpu in 0..self.cpus() {
-            if let Some(queue) = self.first_queue(cpu, level) {
-                least = least.min(self.queue_nodes[queue as usize].key);
+            if self.cpus[cpu as usize].levels[level] != NIL {
+                least = least.min(self.first_queue(cpu, level).1);
             }
             let state = &self.cpus[cpu as usize];
-            let running = state.current.and_then(|at| self.threads[at as usize].account());
-            let Some(account) = running.map(|account| &self.accounts[account as usize]) else { continue };
+            let running = state.current.map(|at| self.threads[at as usize].account);
+            let Some(account) = running.and_then(|account| self.accounts.get(account as usize)) else { continue };
             if account.level() == level {
                 least = least.min(account.vtime + account.virtual_of(now.since(state.charged_at)));
             }
@@ -863,7 +953,7 @@ impl Dispatcher {
             }
             let state = &self.cpus[cpu as usize];
             let Some(thread) = state.current.map(|at| &self.threads[at as usize]) else { continue };
-            if thread.account() == Some(account) {
+            if thread.account == account {
                 least = least.min(thread.vtime + thread.virtual_of(now.since(state.charged_at)));
             }
         }
@@ -878,8 +968,7 @@ impl Dispatcher {
         zone.runnable -= 1;
         let count = zone.runnable;
         zone.load.change(now, count);
-        if let Some(account) = thread.account() {
-            let account = &mut self.accounts[account as usize];
+        if let Some(account) = self.accounts.get_mut(thread.account as usize) {
             account.active -= 1;
             let level = account.level();
             self.active[level] -= 1;
@@ -908,11 +997,13 @@ impl Dispatcher {
         if running {
             self.leave(at, now);
         }
-        let (old_zone, old_account) = (self.threads[at as usize].zone, self.threads[at as usize].account());
-        change(&mut self.threads[at as usize]);
-        let (new_zone, new_account) = (self.threads[at as usize].zone, self.threads[at as usize].account());
+        let thread = &mut self.threads[at as usize];
+        let (old_zone, old_account) = (thread.zone, thread.account);
+        change(thread);
+        thread.settle(false);
+        let (new_zone, new_account) = (thread.zone, thread.account);
         if old_account != new_account {
-            self.threads[at as usize].vtime = 0;
+            thread.vtime = 0;
         }
         if running {
             self.join(at, now);

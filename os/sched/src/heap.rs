@@ -32,6 +32,7 @@ fn rank(nodes: &[Node], at: u32) -> u32 {
 }
 
 /// Adds a node that is in no heap.
+#[inline]
 pub fn insert(nodes: &mut [Node], root: &mut u32, at: u32) {
     let node = &mut nodes[at as usize];
     (node.parent, node.left, node.right, node.rank) = (NIL, NIL, NIL, 1);
@@ -44,7 +45,17 @@ pub fn is_alone(nodes: &[Node], root: u32) -> bool {
 }
 
 /// Takes a node out of the heap it is in.
+#[inline]
 pub fn remove(nodes: &mut [Node], root: &mut u32, at: u32) {
+    // Alone: the usual case.
+    if *root == at && is_alone(nodes, at) {
+        *root = NIL;
+    } else {
+        remove_from_many(nodes, root, at);
+    }
+}
+
+fn remove_from_many(nodes: &mut [Node], root: &mut u32, at: u32) {
     let Node { parent, left, right, .. } = nodes[at as usize];
     // A left child alone needs no merging (leftist: there is no right one without a left one).
     let rest = if right == NIL { left } else { merge(nodes, left, right) };

@@ -77,6 +77,9 @@ pub struct File {
     link: Option<Link>,
     flags: AtomicU32,
     offset: Mutex<u64>,
+    /// The object's answers to [`crate::Vnode::is_seekable`] and [`crate::Vnode::needs_memory`], which never change.
+    is_seekable: bool,
+    needs_memory: bool,
     /// It may hold a whole-file lock: its last close must look.
     locked: AtomicBool,
 }
@@ -84,8 +87,11 @@ pub struct File {
 impl File {
     pub(crate) fn new(place: Place, object: Option<VnodeRef>, link: Option<Link>, flags: OpenFlags) -> Arc<Self> {
         let kept = flags & OpenFlags::KEPT;
+        let target = object.as_ref().unwrap_or(&place.vnode);
+        let (is_seekable, needs_memory) = (target.is_seekable(), target.needs_memory());
         let flags = AtomicU32::new(kept.bits());
-        Arc::new(Self { place, object, link, flags, offset: Mutex::new(Class::File, 0), locked: AtomicBool::new(false) })
+        let offset = Mutex::new(Class::File, 0);
+        Arc::new(Self { place, object, link, flags, offset, is_seekable, needs_memory, locked: AtomicBool::new(false) })
     }
     /// An open file on an object without a name (pipe end, socket, epoll, ...).
     #[must_use]
@@ -112,6 +118,16 @@ impl File {
     #[must_use]
     pub fn object(&self) -> &VnodeRef {
         self.object.as_ref().unwrap_or(&self.place.vnode)
+    }
+    /// Whether it has an offset.
+    #[must_use]
+    pub const fn is_seekable(&self) -> bool {
+        self.is_seekable
+    }
+    /// Whether a write may need kernel memory; see [`crate::Vnode::needs_memory`].
+    #[must_use]
+    pub const fn needs_memory(&self) -> bool {
+        self.needs_memory
     }
     /// The named object: what `fstat` shows.
     #[must_use]
@@ -148,11 +164,11 @@ impl File {
     pub fn read(&self, out: &mut [u8], zone: ZoneId) -> Result<usize> {
         self.allow(OpenFlags::READ)?;
         let object = self.object();
+        if !self.is_seekable {
+            return object.read_at(0, out, self.io(zone));
+        }
         if object.kind() == Kind::Directory {
             return Err(VfsError::IsDirectory);
-        }
-        if !object.is_seekable() {
-            return object.read_at(0, out, self.io(zone));
         }
         let mut offset = self.offset.lock();
         let count = object.read_at(*offset, out, self.io(zone))?;
@@ -166,7 +182,7 @@ impl File {
     pub fn write(&self, data: &[u8], zone: ZoneId) -> Result<usize> {
         self.allow(OpenFlags::WRITE)?;
         let object = self.object();
-        if !object.is_seekable() {
+        if !self.is_seekable {
             return object.write_at(0, data, self.io(zone));
         }
         let mut offset = self.offset.lock();
@@ -189,7 +205,7 @@ impl File {
         if object.kind() == Kind::Directory {
             return Err(VfsError::IsDirectory);
         }
-        if !object.is_seekable() {
+        if !self.is_seekable {
             return Err(VfsError::IllegalSeek);
         }
         object.read_at(offset, out, self.io(zone))
@@ -201,7 +217,7 @@ impl File {
     pub fn write_at(&self, offset: u64, data: &[u8], zone: ZoneId) -> Result<usize> {
         self.allow(OpenFlags::WRITE)?;
         let object = self.object();
-        if !object.is_seekable() {
+        if !self.is_seekable {
             return Err(VfsError::IllegalSeek);
         }
         if self.flags().contains(OpenFlags::APPEND) {
@@ -218,7 +234,7 @@ impl File {
         if self.flags().contains(OpenFlags::PATH) {
             return Err(VfsError::BadAccessMode);
         }
-        if !object.is_seekable() {
+        if !self.is_seekable {
             return Err(VfsError::IllegalSeek);
         }
         let mut offset = self.offset.lock();

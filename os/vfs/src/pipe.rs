@@ -280,6 +280,10 @@ impl Vnode for End {
     fn write_at(&self, _offset: u64, data: &[u8], io: Io) -> Result<usize> {
         self.pipe.write(data, io)
     }
+    fn needs_memory(&self) -> bool {
+        // Frames only, and those may be refused.
+        false
+    }
     fn poll(&self) -> Ready {
         let ring = self.pipe.ring.lock();
         let mut ready = Ready::empty();

@@ -66,7 +66,7 @@ impl Pollee {
     }
     /// Announces that readiness may have changed: wakes all blocked and polling threads. Callable from interrupts.
     pub fn notify(&self) {
-        self.events.fetch_add(1, Ordering::Release);
+        self.events.fetch_add(1, Ordering::SeqCst);
         self.queue.wake_all();
         if self.is_heard.load(Ordering::Acquire) {
             for listener in self.listeners.lock().iter().filter_map(Weak::upgrade) {
@@ -101,13 +101,24 @@ impl Pollee {
     /// # Errors
     /// Those of `attempt`; [`VfsError::Interrupted`] if a signal came first.
     pub fn block<R>(&self, nonblock: bool, mut attempt: impl FnMut() -> Result<R>) -> Result<R> {
-        if nonblock {
-            return attempt();
+        loop {
+            let seen = self.events.load(Ordering::SeqCst);
+            match attempt() {
+                Err(VfsError::WouldBlock) if !nonblock => {}
+                done => return done,
+            }
+            self.queue.register();
+            // Whoever changes the object counts an event, then looks for waiters: if there was none since before the attempt, one that comes
+            // now finds us registered. So there is no need to try again before going to sleep.
+            let parked = if self.events.load(Ordering::SeqCst) == seen { sync::park(None) } else { Ok(()) };
+            self.queue.unregister();
+            if parked.is_err() {
+                return match attempt() {
+                    Err(VfsError::WouldBlock) => Err(VfsError::Interrupted),
+                    done => done,
+                };
+            }
         }
-        self.queue.wait_interruptible(None, || match attempt() {
-            Err(VfsError::WouldBlock) => None,
-            done => Some(done),
-        })?
     }
 }
 
@@ -124,13 +135,18 @@ pub fn wait_any<'a, R>(
     if let Some(value) = test() {
         return Ok(value);
     }
-    for file in files.clone() {
-        file.register();
+    loop {
+        for file in files.clone() {
+            file.register();
+        }
+        let tested = test();
+        let parked = if tested.is_none() { sync::park(deadline) } else { Ok(()) };
+        for file in files.clone() {
+            file.unregister();
+        }
+        if let Some(value) = tested.or_else(&mut test) {
+            return Ok(value);
+        }
+        parked?;
     }
-    // The private queue only parks us; the wake-ups come through the files' queues, on which we stay registered meanwhile.
-    let outcome = WaitQueue::new().wait_interruptible(deadline, test);
-    for file in files {
-        file.unregister();
-    }
-    outcome
 }

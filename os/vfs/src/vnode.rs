@@ -380,6 +380,10 @@ pub trait Vnode: Send + Sync {
     fn truncate(&self, _size: u64) -> Result<()> {
         Err(VfsError::Invalid)
     }
+    /// Whether a write may allocate kernel memory that cannot be refused, so that some must be reserved first.
+    fn needs_memory(&self) -> bool {
+        true
+    }
     /// True if offsets mean something.
     fn is_seekable(&self) -> bool {
         matches!(self.kind(), Kind::File | Kind::Directory | Kind::BlockDevice)

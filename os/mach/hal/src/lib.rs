@@ -44,6 +44,7 @@ extern crate alloc;
 pub mod apic;
 pub mod cpu;
 pub mod fpu;
+mod locks;
 mod mem;
 pub mod paging;
 pub mod percpu;

@@ -31,6 +31,8 @@ pub(crate) struct PerCpu {
     pub(crate) previous: Cell<*const Context>,
     /// The state that user mode may be entered with at once: live, and neither a switch nor an interrupt waits. Null: look first.
     pub(crate) ready: Cell<*const UserState>,
+    /// Classes of spin locks held on this CPU, a bit each. (Whoever holds one has interrupts off, so it is one thread's.)
+    pub(crate) held_spins: Cell<u64>,
     /// A switch is due.
     pub(crate) switch_due: Cell<bool>,
     pub(crate) index: Cell<u32>,
@@ -60,6 +62,7 @@ pub(crate) const STACK_LOW: usize = offset_of!(PerCpu, stack_low);
 pub(crate) const STACK_HIGH: usize = offset_of!(PerCpu, stack_high);
 const CURRENT: usize = offset_of!(PerCpu, current);
 const SWITCH_DUE: usize = offset_of!(PerCpu, switch_due);
+const HELD_SPINS: usize = offset_of!(PerCpu, held_spins);
 const INDEX: usize = offset_of!(PerCpu, index);
 const READY_STATE: usize = offset_of!(PerCpu, ready);
 
@@ -88,6 +91,7 @@ static BOOT_CPU: CpuStatic<PerCpu> = CpuStatic(PerCpu {
     current: Cell::new(core::ptr::null()),
     previous: Cell::new(core::ptr::null()),
     ready: Cell::new(core::ptr::null()),
+    held_spins: Cell::new(0),
     switch_due: Cell::new(false),
     index: Cell::new(0),
     loaded_cr3: Cell::new(0),
@@ -120,6 +124,20 @@ pub(crate) fn current() -> *const Context {
     // SAFETY: GS is set up.
     unsafe { asm!("mov {}, gs:[{}]", out(reg) context, const CURRENT, options(nostack, preserves_flags, readonly)) };
     context
+}
+
+/// Classes of spin locks held on this CPU. Zero wherever interrupts are on.
+pub(crate) fn held_spins() -> u64 {
+    let held: u64;
+    // SAFETY: GS is set up.
+    unsafe { asm!("mov {}, gs:[{}]", out(reg) held, const HELD_SPINS, options(nostack, preserves_flags, readonly)) };
+    held
+}
+
+/// Notes the spin locks held. Interrupts are off.
+pub(crate) fn set_held_spins(held: u64) {
+    // SAFETY: GS is set up; one instruction.
+    unsafe { asm!("mov gs:[{}], {}", const HELD_SPINS, in(reg) held, options(nostack, preserves_flags)) };
 }
 
 /// Index of this CPU.

@@ -8,16 +8,13 @@ use alloc::sync::Arc;
 use core::any::Any;
 use core::arch::global_asm;
 use core::cell::{Cell, UnsafeCell};
-use core::sync::atomic::{AtomicBool, Ordering, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering, Ordering::Relaxed};
 
 use kif::{Fault, FaultHandler, OutOfMemory, ThreadId, ZoneId};
 
 use crate::stack::Stack;
 use crate::user::{self, UserState};
 use crate::{cpu, hooks, paging, percpu};
-
-/// Classes of spin locks start here.
-const FIRST_SPIN: u32 = sync::Class::FIRST_SPIN as u32;
 
 /// The machine's half of a kernel thread.
 #[allow(missing_debug_implementations, reason = "cells of the running thread")]
@@ -37,9 +34,12 @@ pub struct Context {
     faults: UnsafeCell<Option<Arc<dyn FaultHandler>>>,
     /// The user context whose state is in the registers.
     pub(crate) live: Cell<*mut UserState>,
+    /// Cycles in user mode that [`take_user_cycles`] has not given yet.
     pub(crate) user_cycles: Cell<u64>,
+    /// A word for whoever wakes the thread.
+    note: AtomicU8,
     pub(crate) interrupted: AtomicBool,
-    /// Lock classes held, a bit each; and how many of a class that nests.
+    /// Classes of mutexes held, a bit each; and how many of a class that nests.
     held: Cell<u64>,
     nested: Cell<u32>,
     nested_class: Cell<u8>,
@@ -130,6 +130,7 @@ impl Context {
             faults: UnsafeCell::new(None),
             live: Cell::new(core::ptr::null_mut()),
             user_cycles: Cell::new(0),
+            note: AtomicU8::new(0),
             interrupted: AtomicBool::new(false),
             held: Cell::new(0),
             nested: Cell::new(0),
@@ -152,6 +153,15 @@ impl Context {
         self.interrupted.store(value, Relaxed);
         // If the thread runs here; elsewhere it would take an interrupt of that CPU.
         percpu::look_first();
+    }
+    /// Leaves the thread a word (why it was woken).
+    pub fn set_note(&self, note: u8) {
+        self.note.store(note, Relaxed);
+    }
+    /// The word left last.
+    #[must_use]
+    pub fn note(&self) -> u8 {
+        self.note.load(Relaxed)
     }
     /// The sticky interrupt.
     #[must_use]
@@ -188,10 +198,10 @@ pub fn current_id() -> ThreadId {
     with_current(Context::id).unwrap_or(ThreadId(0))
 }
 
-/// Cycles the running thread has spent in user mode.
+/// Cycles the running thread has spent in user mode since the last call.
 #[must_use]
-pub fn current_user_cycles() -> u64 {
-    with_current(|context| context.user_cycles.get()).unwrap_or(0)
+pub fn take_user_cycles() -> u64 {
+    with_current(|context| context.user_cycles.replace(0)).unwrap_or(0)
 }
 
 /// Runs `next` on this CPU until somebody switches back. Interrupts are off, no spin lock is held. Takes the reference by value: a thread
@@ -205,7 +215,7 @@ pub fn switch_to(next: Arc<Context>) {
     }
     // SAFETY: the running thread's context exists.
     let from = unsafe { &*previous };
-    assert_eq!(from.held.get() >> FIRST_SPIN, 0, "thread {} switches with a spin lock held: {:#x}", from.id.0, from.held.get());
+    assert_eq!(area.held_spins.get(), 0, "thread {} switches with a spin lock held", from.id.0);
     assert!(!next.running.swap(true, Ordering::Acquire), "thread {} runs already or has ended", next.id.0);
     area.ready.set(core::ptr::null());
     let live = from.live.replace(core::ptr::null_mut());
@@ -292,19 +302,18 @@ pub(crate) fn resolve_fault(fault: Fault) -> bool {
 
 /// Asserts that a page fault may be taken here: no spin lock held.
 pub(crate) fn assert_may_fault() {
-    with_current(|context| {
-        assert_eq!(context.held.get() >> FIRST_SPIN, 0, "a user copy under a spin lock: {:#x}", context.held.get());
-    });
+    let held = percpu::held_spins();
+    assert_eq!(held, 0, "a user copy under a spin lock: {:?}", Classes(held));
 }
 
 // ---- lock order --------------------------------------------------------------------------------------------------------------------
 
-/// Notes that the running thread takes a lock of `class`; asserts that it is above all it holds.
+/// Notes that the running thread takes a mutex of `class`; asserts that it is above all it holds.
 pub fn lock_taken(class: u8, nests: bool) {
     with_current(|context| {
         let held = context.held.get();
         let bit = 1_u64 << (class & 63);
-        if held >= bit {
+        if held >= bit || percpu::held_spins() != 0 {
             take_nested(context, class, nests);
         }
         context.held.set(held | bit);
@@ -314,7 +323,7 @@ pub fn lock_taken(class: u8, nests: bool) {
 /// Something of this class or above is held already.
 #[cold]
 fn take_nested(context: &Context, class: u8, nests: bool) {
-    let held = context.held.get();
+    let held = context.held.get() | percpu::held_spins();
     assert!(nests && held >> class == 1, "thread {} takes a lock of class {class} while holding {:?}", context.id.0, Classes(held));
     context.nested.set(context.nested.get() + 1);
     context.nested_class.set(class);
@@ -336,14 +345,13 @@ pub fn lock_released(class: u8) {
 /// Locks of sleeping classes that the running thread holds: it should not be starved.
 #[must_use]
 pub fn holds_mutex() -> bool {
-    with_current(|context| context.held.get() & ((1 << FIRST_SPIN) - 1) != 0).unwrap_or(false)
+    with_current(|context| context.held.get() != 0).unwrap_or(false)
 }
 
 /// Asserts that the running thread may block.
 pub fn assert_may_block() {
-    with_current(|context| {
-        assert_eq!(context.held.get() >> FIRST_SPIN, 0, "thread {} blocks under {:?}", context.id.0, Classes(context.held.get()));
-    });
+    let held = percpu::held_spins();
+    assert_eq!(held, 0, "thread {} blocks under {:?}", current_id().0, Classes(held));
 }
 
 /// Ends the running thread for good: the next switch away from it is the last.
@@ -354,7 +362,7 @@ pub fn retire_current() {
 }
 
 /// Prints a set of lock classes.
-struct Classes(u64);
+pub(crate) struct Classes(pub(crate) u64);
 
 impl core::fmt::Debug for Classes {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

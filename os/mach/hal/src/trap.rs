@@ -399,6 +399,7 @@ pub(crate) fn interrupt(vector: u8) {
 }
 
 /// Switches if that is due. Interrupts are off and no spin lock is held.
+#[inline(never)]
 pub(crate) fn preempt_if_due() {
     if percpu::switch_requested() && !percpu::current().is_null() {
         hooks().preempt();
@@ -520,7 +521,9 @@ pub fn exception_name(vector: u64) -> &'static str {
 /// Puts the interrupt flag back to what [`cpu::interrupts_off`] found; switches first if that is due and interrupts were on.
 pub fn restore(saved: u64) {
     if saved & cpu::IF != 0 {
-        preempt_if_due();
+        if percpu::switch_requested() {
+            preempt_if_due();
+        }
         cpu::interrupts_on();
     }
 }

@@ -1,4 +1,4 @@
-//! What locks need from the dispatcher: who am I, park, unpark, interrupts.
+//! What locks need from below: who am I, lock bookkeeping, interrupts; and from the dispatcher: park, unpark.
 
 use alloc::boxed::Box;
 use kif::{CpuId, Nanos, ThreadId};
@@ -17,10 +17,6 @@ pub enum Parked {
 
 /// The dispatcher as the locks see it.
 pub trait Dispatch: Sync {
-    /// The calling thread. Before threads exist: `ThreadId(0)`.
-    fn current(&self) -> ThreadId;
-    /// The calling CPU. Stable only while preemption is off.
-    fn cpu(&self) -> CpuId;
     /// Blocks until a token, the deadline, or (if `interruptible`) an interrupt is there. Consumes the token. An interrupt stays
     /// pending until [`Dispatch::clear_interrupt`].
     fn park(&self, deadline: Option<Nanos>, interruptible: bool) -> Parked;
@@ -31,45 +27,135 @@ pub trait Dispatch: Sync {
     fn interrupt(&self, thread: ThreadId);
     /// Clears the calling thread's pending interrupt.
     fn clear_interrupt(&self);
-    /// Disables interrupts and preemption on this CPU; returns what [`Dispatch::irq_restore`] needs.
-    fn irq_save(&self) -> u64;
-    /// Restores; may preempt at once if that became due.
-    fn irq_restore(&self, saved: u64);
-    /// Notes that the current context takes a lock of `class` and asserts the order; no-op where not tracked.
+}
+
+/// The processor as the locks see it: on every lock's way, so the machine's is bound at link time (feature `metal`) and inlined; host
+/// programs install theirs.
+#[cfg(not(feature = "metal"))]
+pub trait Processor: Sync {
+    /// The calling thread. Before threads exist: `ThreadId(0)`.
+    fn current(&self) -> ThreadId;
+    /// Notes that the calling thread takes a mutex of `class` and asserts the order.
     fn lock_taken(&self, class: u8, nests: bool);
     /// Notes the release.
     fn lock_released(&self, class: u8);
-    /// Both at once for a spin lock: interrupts off, lock noted.
-    fn enter_spin(&self, class: u8, nests: bool) -> u64 {
-        let saved = self.irq_save();
-        self.lock_taken(class, nests);
-        saved
-    }
-    /// The reverse.
-    fn leave_spin(&self, class: u8, saved: u64) {
-        self.lock_released(class);
-        self.irq_restore(saved);
-    }
+    /// The same for a spin lock, with interrupts and preemption off from here on; returns what [`Processor::leave_spin`] needs.
+    fn enter_spin(&self, class: u8) -> u64;
+    /// Notes the release; puts interrupts back, and may preempt at once if that became due.
+    fn leave_spin(&self, class: u8, saved: u64);
 }
 
 static DISPATCH: OnceBox<&'static dyn Dispatch> = OnceBox::new();
 
-/// Installs the dispatcher (first one wins).
-pub fn install(dispatch: &'static dyn Dispatch) {
-    if DISPATCH.set(Box::new(dispatch)).is_err() {}
-}
-
+/// The dispatcher. Blocking before there is one is a broken start-up order.
 pub(crate) fn get() -> Option<&'static dyn Dispatch> {
     DISPATCH.get().copied()
 }
 
+#[cfg(not(feature = "metal"))]
+mod processor {
+    use super::{Box, CpuId, Dispatch, OnceBox, Processor, ThreadId};
+
+    static PROCESSOR: OnceBox<&'static dyn Processor> = OnceBox::new();
+
+    fn get() -> Option<&'static dyn Processor> {
+        PROCESSOR.get().copied()
+    }
+    /// Installs the dispatcher and the processor (first ones win).
+    pub fn install(dispatch: &'static dyn Dispatch, processor: &'static dyn Processor) {
+        if super::DISPATCH.set(Box::new(dispatch)).is_ok() && PROCESSOR.set(Box::new(processor)).is_err() {}
+    }
+    pub(crate) fn is_installed() -> bool {
+        get().is_some()
+    }
+    pub fn current() -> ThreadId {
+        get().map_or(ThreadId(0), Processor::current)
+    }
+    pub fn cpu() -> CpuId {
+        CpuId(0)
+    }
+    pub(crate) fn lock_taken(class: u8, nests: bool) {
+        if let Some(processor) = get() {
+            processor.lock_taken(class, nests);
+        }
+    }
+    pub(crate) fn lock_released(class: u8) {
+        if let Some(processor) = get() {
+            processor.lock_released(class);
+        }
+    }
+    pub(crate) fn enter_spin(class: u8) -> u64 {
+        get().map_or(0, |processor| processor.enter_spin(class))
+    }
+    pub(crate) fn leave_spin(class: u8, saved: u64) {
+        if let Some(processor) = get() {
+            processor.leave_spin(class, saved);
+        }
+    }
+}
+
+#[cfg(feature = "metal")]
+mod processor {
+    use super::{Box, CpuId, Dispatch, ThreadId};
+    use core::sync::atomic::{AtomicBool, Ordering};
+
+    // SAFETY: `hal` defines these with the same signatures (os/mach/hal/src/locks.rs) and says there what each does.
+    unsafe extern "Rust" {
+        safe fn orrery_current() -> u64;
+        safe fn orrery_cpu() -> u32;
+        safe fn orrery_lock_taken(class: u8, nests: bool);
+        safe fn orrery_lock_released(class: u8);
+        safe fn orrery_enter_spin(class: u8) -> u64;
+        safe fn orrery_leave_spin(class: u8, saved: u64);
+    }
+
+    /// There are threads, and per-CPU data to keep books in.
+    static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
+
+    /// Installs the dispatcher (first one wins). Per-CPU data and the first thread exist.
+    pub fn install(dispatch: &'static dyn Dispatch) {
+        if super::DISPATCH.set(Box::new(dispatch)).is_ok() {
+            IS_INSTALLED.store(true, Ordering::Release);
+        }
+    }
+    pub(crate) fn is_installed() -> bool {
+        IS_INSTALLED.load(Ordering::Relaxed)
+    }
+    pub fn current() -> ThreadId {
+        ThreadId(if is_installed() { orrery_current() } else { 0 })
+    }
+    pub fn cpu() -> CpuId {
+        CpuId(if is_installed() { orrery_cpu() } else { 0 })
+    }
+    pub(crate) fn lock_taken(class: u8, nests: bool) {
+        if is_installed() {
+            orrery_lock_taken(class, nests);
+        }
+    }
+    pub(crate) fn lock_released(class: u8) {
+        if is_installed() {
+            orrery_lock_released(class);
+        }
+    }
+    pub(crate) fn enter_spin(class: u8) -> u64 {
+        orrery_enter_spin(class)
+    }
+    pub(crate) fn leave_spin(class: u8, saved: u64) {
+        orrery_leave_spin(class, saved);
+    }
+}
+
+/// Installs what the locks need, once.
+pub use processor::install;
+pub(crate) use processor::{enter_spin, is_installed, leave_spin, lock_released, lock_taken};
+
 /// The calling thread (`ThreadId(0)` before threads exist).
 pub fn current() -> ThreadId {
-    get().map_or(ThreadId(0), Dispatch::current)
+    processor::current()
 }
-/// The calling CPU (0 before the dispatcher exists).
+/// The calling CPU (0 before the dispatcher exists). Stable only while preemption is off.
 pub fn cpu() -> CpuId {
-    get().map_or(CpuId(0), Dispatch::cpu)
+    processor::cpu()
 }
 /// See [`Dispatch::unpark`].
 pub fn unpark(thread: ThreadId) {

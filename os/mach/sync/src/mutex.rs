@@ -29,19 +29,24 @@ unsafe impl<T: Send> Send for Mutex<T> {}
 impl<T> Mutex<T> {
     /// A free mutex of `class` around `value`.
     pub const fn new(class: Class, value: T) -> Self {
+        assert!((class as u8) < Class::FIRST_SPIN, "a mutex of a class of spin locks");
         Self { class, state: AtomicU8::new(FREE), queue: WaitQueue::new(), value: UnsafeCell::new(value) }
     }
 
     /// Takes the mutex, sleeping while another thread has it.
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        if let Some(d) = dispatch::get() {
-            d.lock_taken(self.class as u8, self.class.nests());
-        }
+        dispatch::lock_taken(self.class as u8, self.class.nests());
         if self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            // Who has waited leaves the mark even when it gets the lock: others may still be waiting.
-            self.queue.wait(|| (self.state.swap(CONTENDED, Ordering::Acquire) == FREE).then_some(()));
+            self.wait();
         }
         MutexGuard { lock: self }
+    }
+
+    /// Waits for the holder. Who has waited leaves the mark even when it gets the lock: others may still be waiting.
+    #[cold]
+    #[inline(never)]
+    fn wait(&self) {
+        self.queue.wait(|| (self.state.swap(CONTENDED, Ordering::Acquire) == FREE).then_some(()));
     }
 
     /// The value, from an exclusive reference.
@@ -77,9 +82,7 @@ impl<T> DerefMut for MutexGuard<'_, T> {
 impl<T> Drop for MutexGuard<'_, T> {
     fn drop(&mut self) {
         let is_awaited = self.lock.state.swap(FREE, Ordering::Release) == CONTENDED;
-        if let Some(d) = dispatch::get() {
-            d.lock_released(self.lock.class as u8);
-        }
+        dispatch::lock_released(self.lock.class as u8);
         if is_awaited {
             self.lock.queue.wake_one();
         }

@@ -23,17 +23,18 @@ unsafe impl<T: Send> Send for SpinLock<T> {}
 impl<T> SpinLock<T> {
     /// A free lock of `class` around `value`.
     pub const fn new(class: Class, value: T) -> Self {
+        assert!(class as u8 >= Class::FIRST_SPIN && !class.nests(), "a spin lock of a class of mutexes");
         Self { class, held: AtomicBool::new(false), value: UnsafeCell::new(value) }
     }
 
     /// Takes the lock.
     pub fn lock(&self) -> SpinGuard<'_, T> {
-        let dispatch = dispatch::get();
-        let saved = dispatch.map_or(0, |d| d.enter_spin(self.class as u8, self.class.nests()));
+        let tracked = dispatch::is_installed();
+        let saved = if tracked { dispatch::enter_spin(self.class as u8) } else { 0 };
         while self.held.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             core::hint::spin_loop();
         }
-        SpinGuard { lock: self, saved, tracked: dispatch.is_some() }
+        SpinGuard { lock: self, saved, tracked }
     }
 
     /// The value, from an exclusive reference: no locking needed.
@@ -74,8 +75,8 @@ impl<T> DerefMut for SpinGuard<'_, T> {
 impl<T> Drop for SpinGuard<'_, T> {
     fn drop(&mut self) {
         self.lock.held.store(false, Ordering::Release);
-        if self.tracked && let Some(d) = dispatch::get() {
-            d.leave_spin(self.lock.class as u8, self.saved);
+        if self.tracked {
+            dispatch::leave_spin(self.lock.class as u8, self.saved);
         }
     }
 }
