@@ -89,15 +89,26 @@ impl Cache {
         self.ops.len() + BLOCK_INSNS_MAX > OPS_MAX
     }
 
-    /// Finds a valid block.
-    pub fn find(&self, linear: u64, rip: u64, page: u32, mode: u16) -> Option<u32> {
-        let mut at = self.buckets[bucket(linear, page)];
+    /// Finds a valid block. Dropped ones on the way leave their chain, so that code written again and again does not make it longer.
+    pub fn find(&mut self, linear: u64, rip: u64, page: u32, mode: u16) -> Option<u32> {
+        let slot = bucket(linear, page);
+        let mut before = NONE;
+        let mut at = self.buckets[slot];
         while at != NONE {
             let block = &self.blocks[at as usize];
-            if block.linear == linear && block.page == page && block.mode == mode && block.rip == rip && block.valid {
+            let next = block.next_in_bucket;
+            if !block.valid {
+                if before == NONE {
+                    self.buckets[slot] = next;
+                } else {
+                    self.blocks[before as usize].next_in_bucket = next;
+                }
+            } else if block.linear == linear && block.page == page && block.mode == mode && block.rip == rip {
                 return Some(at);
+            } else {
+                before = at;
             }
-            at = block.next_in_bucket;
+            at = next;
         }
         None
     }
@@ -194,6 +205,25 @@ impl Block {
             link: [NONE; 2],
             next_in_bucket: NONE,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropped_blocks_leave_their_chain() {
+        let mut cache = Cache::new();
+        for _ in 0..100 {
+            cache.insert(Block::new(0x1000, 0x1000, 2, 7), &[]);
+            cache.drop_page(7);
+        }
+        assert_eq!(cache.find(0x1000, 0x1000, 7, 2), None);
+        assert_eq!(cache.buckets[bucket(0x1000, 7)], NONE);
+        let kept = cache.insert(Block::new(0x1000, 0x1000, 2, 7), &[]);
+        assert_eq!(cache.find(0x1000, 0x1000, 7, 2), Some(kept));
+        assert_eq!(cache.blocks[kept as usize].next_in_bucket, NONE);
     }
 }
 
