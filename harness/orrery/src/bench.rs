@@ -39,9 +39,9 @@ pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let rows = speed::run(&options, |what| eprintln!("bench: {what}"))?;
     let sim: Sim = baseline::read(&perf.join("sim.toml"))?;
     print!("{}", report::speed(&rows, &sim));
-    let bench = context.bench(Profile::Ship)?;
-    let kernel = std::fs::read(&bench.kernel).map_err(Failure::file(&bench.kernel))?;
-    let costs = os::run(&kernel, &bench.live.to_cpio(), "console=ttyS0 agent=ttyS1")?;
+    let ours = context.ours(Profile::Ship, &context.programs()?)?;
+    let kernel = std::fs::read(&ours.kernel).map_err(Failure::file(&ours.kernel))?;
+    let costs = os::run(&kernel, &ours.live.to_cpio(), "console=ttyS0 agent=ttyS1")?;
     let known: Os = baseline::read(&perf.join("os.toml"))?;
     print!("{}", report::costs(&costs, &known));
     if args.bless {

@@ -123,7 +123,7 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
             let kernel = context.kernel(if args.quick { Profile::Quick } else { Profile::Ship })?;
             let initrd = match &args.initrd {
                 Some(path) => std::fs::read(path).map_err(Failure::file(path))?,
-                None => context.live()?.to_cpio(),
+                None => context.live(&context.programs()?)?.to_cpio(),
             };
             (kernel, Some(initrd), format!("console=ttyS0 {}", args.append).trim_end().to_owned())
         }

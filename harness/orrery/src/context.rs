@@ -1,7 +1,7 @@
 //! The checkout, and what is built in it.
 
 use crate::{Failure, build};
-use runner::{Bench, live};
+use runner::{Bench, Ours, live};
 use scenario::Scenario;
 use std::path::{Path, PathBuf};
 
@@ -34,18 +34,28 @@ impl Context {
         build::kernel(&self.root, profile).map_err(|error| Failure::Host(error.to_string()))
     }
 
-    /// Builds everything a scenario needs.
-    pub fn bench(&self, profile: build::Profile) -> Result<Bench, Failure> {
-        let kernel = self.kernel(profile)?;
-        Ok(Bench { root: self.root.clone(), kernel, live: self.live()? })
+    /// Builds everything these scenarios need.
+    pub fn bench<'s>(&self, profile: build::Profile, scenarios: impl IntoIterator<Item = &'s Scenario>) -> Result<Bench, Failure> {
+        let programs = self.programs()?;
+        let ours = if scenarios.into_iter().any(runner::needs_ours) { Some(self.ours(profile, &programs)?) } else { None };
+        Ok(Bench { root: self.root.clone(), ours, programs })
+    }
+
+    /// Builds our kernel and live root.
+    pub fn ours(&self, profile: build::Profile, programs: &live::Programs) -> Result<Ours, Failure> {
+        Ok(Ours { kernel: self.kernel(profile)?, live: self.live(programs)? })
+    }
+
+    /// Builds our programs for guests.
+    pub fn programs(&self) -> Result<live::Programs, Failure> {
+        live::build_programs(&self.root).map_err(|error| Failure::Host(error.to_string()))
     }
 
     /// The live root without carried files.
-    pub fn live(&self) -> Result<runner::archive::Tree, Failure> {
+    pub fn live(&self, programs: &live::Programs) -> Result<runner::archive::Tree, Failure> {
         let host = |error: live::LiveError| Failure::Host(error.to_string());
-        let programs = live::build_programs(&self.root).map_err(host)?;
         let busybox = live::busybox(&self.root).map_err(host)?;
-        live::root(&busybox, &programs).map_err(host)
+        live::root(&busybox, programs).map_err(host)
     }
 
     pub fn goldens(&self) -> golden::Store {
@@ -125,7 +135,7 @@ pub fn build(args: &BuildArgs) -> Result<(), Failure> {
     let profile = if args.quick { build::Profile::Quick } else { build::Profile::Ship };
     let kernel = context.kernel(profile)?;
     println!("kernel    {}", kernel.display());
-    let tree = context.live()?;
+    let tree = context.live(&context.programs()?)?;
     let initrd = context.root.join("target/live.cpio");
     let bytes = tree.to_cpio();
     std::fs::write(&initrd, &bytes).map_err(Failure::file(&initrd))?;

@@ -52,8 +52,12 @@ pub fn gdb(args: &GdbArgs) -> Result<(), Failure> {
     let listener = TcpListener::bind(("127.0.0.1", args.port)).map_err(|error| Failure::Host(format!("port {}: {error}\n   = hint: --port 0 takes a free one", args.port)))?;
     let port = listener.local_addr().map_err(|error| Failure::Host(error.to_string()))?.port();
     println!("The machine is halted before its first instruction. In another terminal:\n");
-    println!("    gdb -x gdb/orrery.gdb {} -ex 'target remote :{port}'\n", kernel.strip_prefix(&context.root).unwrap_or(&kernel).display());
-    println!("then for example: hbreak zone::boot, continue, backtrace, frames, info registers, monitor help.");
+    // Debian's kernels come without symbols, and packed: nothing gdb could read.
+    let symbols = std::fs::read(&kernel).is_ok_and(|image| image.starts_with(b"\x7fELF"));
+    let shown = if symbols { format!("{} ", kernel.strip_prefix(&context.root).unwrap_or(&kernel).display()) } else { String::new() };
+    println!("    gdb -x gdb/orrery.gdb {shown}-ex 'target remote :{port}'\n");
+    let first = if symbols { "hbreak zone::boot, continue, backtrace, frames" } else { "continue, Ctrl-C, x/5i $pc" };
+    println!("then for example: {first}, info registers, monitor help.");
     let ended = sim_gdb::serve(&mut machine, &listener).map_err(|error| Failure::Host(error.to_string()))?;
     println!("{ended:?} after {} instructions; receipt {}", machine.ticks(), machine.receipt());
     Ok(())
@@ -62,7 +66,7 @@ pub fn gdb(args: &GdbArgs) -> Result<(), Failure> {
 /// A machine with a scenario loaded, and its inputs waiting.
 fn machine(context: &Context, wanted: &str, alone: bool) -> Result<(Machine, PathBuf), Failure> {
     let scenario = context.scenario(wanted)?;
-    let bench = context.bench(Profile::Ship)?;
+    let bench = context.bench(Profile::Ship, [&scenario])?;
     let prepared = bench.prepare(&scenario, &context.bundle(&scenario.name))?;
     let inputs = if alone {
         Vec::new()
@@ -72,7 +76,7 @@ fn machine(context: &Context, wanted: &str, alone: bool) -> Result<(Machine, Pat
         }
         bench.record(&scenario, &prepared, &mut Quiet)?.1
     };
-    let mut machine = bench.machine(&scenario, &prepared)?;
+    let mut machine = bench.machine(&prepared)?;
     machine.replay(inputs);
     Ok((machine, prepared.kernel_path))
 }

@@ -16,7 +16,7 @@ pub struct GoldenArgs {
 fn each(args: &GoldenArgs, mut act: impl FnMut(&Context, &Scenario, &runner::Transcript) -> Result<bool, Failure>) -> Result<bool, Failure> {
     let context = Context::find()?;
     let scenarios = context.scenarios(&args.filter)?;
-    let bench = context.bench(Profile::Ship)?;
+    let bench = context.bench(Profile::Ship, &scenarios)?;
     let mut any = false;
     for scenario in scenarios.iter().filter(|scenario| !scenario.golden.is_empty()) {
         let prepared = bench.prepare(scenario, &context.bundle(&scenario.name))?;

@@ -46,7 +46,7 @@ pub fn image(args: &ImageArgs) -> Result<(), Failure> {
     std::fs::create_dir_all(&boot).map_err(Failure::file(&boot))?;
     let put = |path: PathBuf, bytes: &[u8]| std::fs::write(&path, bytes).map_err(Failure::file(path.clone()));
     put(stage.join("boot/orrery"), &std::fs::read(&kernel).map_err(Failure::file(&kernel))?)?;
-    put(stage.join("boot/initrd.cpio"), &context.live()?.to_cpio())?;
+    put(stage.join("boot/initrd.cpio"), &context.live(&context.programs()?)?.to_cpio())?;
     put(boot.join("grub.cfg"), GRUB.as_bytes())?;
     let output = args.output.clone().unwrap_or_else(|| context.root.join("out/orrery.iso"));
     if let Some(folder) = output.parent() {
@@ -81,7 +81,7 @@ pub fn image(args: &ImageArgs) -> Result<(), Failure> {
 /// Boots the image and asks the shell a question that only a working shell answers.
 fn reaches_shell(context: &Context, iso: &Path, firmware: Option<PathBuf>) -> Result<Duration, String> {
     let folder = context.root.join("out/image").join(if firmware.is_some() { "ovmf" } else { "seabios" });
-    let config = QemuConfig { media: Media::Cdrom { iso: iso.to_owned(), firmware }, vcpus: 1, memory_bytes: 1 << 30, folder: folder.clone() };
+    let config = QemuConfig { media: Media::Cdrom { iso: iso.to_owned(), firmware }, vcpus: 1, memory_bytes: 1 << 30, disks: Vec::new(), folder: folder.clone() };
     let mut machine = Qemu::start(&config).map_err(|error| error.to_string())?;
     let begun = Instant::now();
     let mut console = Vec::new();

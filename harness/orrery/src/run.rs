@@ -69,7 +69,7 @@ pub fn simulate(context: &Context, bench: &Bench, scenario: &Scenario, how: How)
     progress.finish();
     let runs = runs?;
     let store = context.goldens();
-    let verdict = Court { scenario, exact: true, goldens: how.goldens.then_some(&store), staged: &prepared.staged }.judge(&runs);
+    let verdict = Court { scenario, exact: true, goldens: how.goldens.then_some(&store), staged: &prepared.staged, disks: &folder.join("disks") }.judge(&runs);
     bundle::write(&folder, scenario, &runs, &verdict).map_err(Failure::file(&folder))?;
     Ok(Finished { runs, verdict })
 }
@@ -93,7 +93,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let mut scenario = context.scenario(&args.scenario)?;
     scenario.repeat = args.repeat.unwrap_or(scenario.repeat);
     scenario.board.seed = args.seed.unwrap_or(scenario.board.seed);
-    let bench = context.bench(profile(args.quick))?;
+    let bench = context.bench(profile(args.quick), [&scenario])?;
     let finished = simulate(&context, &bench, &scenario, How { live: true, goldens: !args.quick })?;
     show(&scenario, &finished.runs, &finished.verdict);
     println!("  all of it: {}", context.bundle(&scenario.name).strip_prefix(&context.root).unwrap_or(&context.bundle(&scenario.name)).display());
@@ -109,7 +109,7 @@ pub fn qemu(args: &QemuArgs) -> Result<(), Failure> {
     let context = Context::find()?;
     let mut scenario = context.scenario(&args.scenario)?;
     scenario.repeat = 1;
-    let bench = context.bench(profile(args.quick))?;
+    let bench = context.bench(profile(args.quick), [&scenario])?;
     let folder = context.bundle(&scenario.name);
     let prepared = bench.prepare(&scenario, &folder)?;
     let terminal = std::io::stderr().is_terminal();
@@ -126,7 +126,7 @@ pub fn qemu(args: &QemuArgs) -> Result<(), Failure> {
         Ok(result) => result?,
         Err(panic) => std::panic::resume_unwind(panic),
     };
-    let verdict = Court { scenario: &scenario, exact: false, goldens: None, staged: &prepared.staged }.judge(std::slice::from_ref(&there));
+    let verdict = Court { scenario: &scenario, exact: false, goldens: None, staged: &prepared.staged, disks: &folder.join("qemu/disks") }.judge(std::slice::from_ref(&there));
     bundle::write(&folder.join("qemu"), &scenario, std::slice::from_ref(&there), &verdict).map_err(Failure::file(&folder))?;
     show(&scenario, std::slice::from_ref(&there), &verdict);
     let differences = parity::compare(&scenario, &here, &there);

@@ -25,7 +25,7 @@ pub struct TestArgs {
 pub fn test(args: &TestArgs) -> Result<(), Failure> {
     let context = Context::find()?;
     let scenarios: Vec<_> = context.scenarios(&args.filter)?.into_iter().filter(|scenario| args.slow || !scenario.slow).collect();
-    let bench = context.bench(Profile::Ship)?;
+    let bench = context.bench(Profile::Ship, &scenarios)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.jobs.unwrap_or(0)).build().map_err(|error| Failure::Host(format!("cannot start threads: {error}")))?;
     // One screen for all threads.
     let screen = Mutex::new(());

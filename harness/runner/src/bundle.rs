@@ -79,6 +79,9 @@ pub fn table(scenario: &Scenario, runs: &[Transcript], verdict: &Verdict, color:
     if let Some(run) = runs.first() {
         let ticks = run.ticks.map_or_else(String::new, |ticks| format!("{:.2} G instructions, ", ticks as f64 / 1e9));
         let speed = run.ticks.map_or_else(String::new, |ticks| format!(", {} M/s", u128::from(ticks) / 1000 / run.wall_ms.max(1)));
+        if !run.packages.is_empty() {
+            text.push_str(&format!("  Debian packages: {}\n", run.packages.join(", ")));
+        }
         text.push_str(&format!("  {}: {ticks}{:.2} s of machine time in {:.1} s{speed}\n", run.machine, run.virtual_ns as f64 / 1e9, run.wall_ms as f64 / 1e3));
     }
     let line = format!("{good} of {judged} hold");

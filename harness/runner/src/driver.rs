@@ -11,6 +11,7 @@
 //! A command that ends badly is a fact for the verdict, not an error here. What ends a run early (the machine ended, a wait took longer than
 //! allowed, the agent restarted while a command ran) is recorded in `given_up`, and what was learnt so far is kept.
 
+use crate::Prepared;
 use crate::progress::Watcher;
 use crate::target::{End, Line, Target, TargetError};
 use crate::transcript::{Outcome, Sample, StepRecord, Transcript};
@@ -63,7 +64,7 @@ struct Driver<'r> {
 }
 
 /// Runs `scenario` on `target` to its end.
-pub fn drive(scenario: &Scenario, target: &mut dyn Target, watcher: &mut dyn Watcher) -> Result<Transcript, TargetError> {
+pub fn drive(scenario: &Scenario, prepared: &Prepared, target: &mut dyn Target, watcher: &mut dyn Watcher) -> Result<Transcript, TargetError> {
     let mut driver = Driver {
         scenario,
         target,
@@ -107,6 +108,8 @@ pub fn drive(scenario: &Scenario, target: &mut dyn Target, watcher: &mut dyn Wat
         virtual_ns: target.now_ns(),
         wall_ms: driver.started.elapsed().as_millis(),
         receipt: target.receipt(),
+        packages: prepared.packages.clone(),
+        disks: if scenario.disks.is_empty() { Vec::new() } else { target.disks() },
     })
 }
 

@@ -10,9 +10,10 @@
 //! ```
 //!
 //! # Failure
-//! busybox is downloaded once with apt (not installed) and kept under `target/`; without network or package lists the message says what to do.
+//! busybox is downloaded once with apt, not installed (`debian.rs`).
 
 use crate::archive::Tree;
+use crate::debian::{DebianError, Store};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -27,6 +28,12 @@ impl std::fmt::Display for LiveError {
 }
 
 impl std::error::Error for LiveError {}
+
+impl From<DebianError> for LiveError {
+    fn from(error: DebianError) -> Self {
+        Self(error.to_string())
+    }
+}
 
 /// Our tools by the path of their links. The tool looks at the name it is called by.
 const TOOLS: &[&str] = &[
@@ -54,6 +61,18 @@ pub struct Programs {
     pub bench: PathBuf,
 }
 
+impl Programs {
+    /// Those that run on any Linux, not only on our kernel.
+    pub(crate) fn guests(&self) -> [&Path; 3] {
+        [&self.agent, &self.trial, &self.bench]
+    }
+}
+
+/// Last part of a path.
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 fn run(command: &mut Command, what: &str) -> Result<Vec<u8>, LiveError> {
     let output = command.output().map_err(|error| LiveError(format!("{what}: cannot run {:?}: {error}", command.get_program())))?;
     if output.status.success() {
@@ -79,31 +98,17 @@ pub fn build_programs(root: &Path) -> Result<Programs, LiveError> {
     Ok(Programs { tools: built.join("tools"), agent: built.join("agent"), trial: built.join("trial"), bench: built.join("bench_os") })
 }
 
-/// Debian's static busybox, unpacked below `target/cache`. Downloaded by apt if it is not there yet.
+/// Debian's static busybox.
 pub fn busybox(root: &Path) -> Result<PathBuf, LiveError> {
-    let cache = root.join("target/cache/busybox");
-    let binary = [cache.join("root/bin/busybox"), cache.join("root/usr/bin/busybox")];
-    let found = || binary.iter().find(|path| path.is_file()).cloned();
-    if let Some(path) = found() {
-        return Ok(path);
-    }
-    let io = |error: std::io::Error| LiveError(format!("{}: {error}", cache.display()));
-    std::fs::create_dir_all(&cache).map_err(io)?;
-    run(Command::new("apt-get").current_dir(&cache).args(["-q", "download", "busybox-static"]), "downloading Debian's busybox-static")
-        .map_err(|error| LiveError(format!("{error}\n   = hint: apt needs its package lists: apt-get update (as root), then again")))?;
-    let mut packages: Vec<_> = std::fs::read_dir(&cache).map_err(io)?.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "deb")).collect();
-    packages.sort();
-    let package = packages.last().ok_or_else(|| LiveError("apt-get download left no package".to_owned()))?;
-    run(Command::new("dpkg-deb").arg("-x").arg(package).arg(cache.join("root")), "unpacking busybox-static")?;
-    found().ok_or_else(|| LiveError(format!("no busybox in {}", package.display())))
+    Ok(Store::new(root).package("busybox-static")?.file("bin/busybox")?)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, LiveError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, LiveError> {
     std::fs::read(path).map_err(|error| LiveError(format!("{}: {error}", path.display())))
 }
 
 /// busybox and its links, and the few files every root has.
-fn base(busybox: &Path) -> Result<Tree, LiveError> {
+pub(crate) fn base(busybox: &Path) -> Result<Tree, LiveError> {
     let mut tree = Tree::default();
     tree.file("bin/busybox", 0o755, read(busybox)?);
     let applets = run(Command::new(busybox).arg("--list-full"), "asking busybox for its applets")?;

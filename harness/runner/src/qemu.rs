@@ -8,6 +8,7 @@
 //! What QEMU says on its standard error is kept and shown if it ends before the guest does. The process is killed when the target is dropped.
 
 use crate::target::{End, Line, Target, TargetError};
+use scenario::DiskModel;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -29,12 +30,22 @@ pub enum Media {
     Cdrom { iso: PathBuf, firmware: Option<PathBuf> },
 }
 
+/// A disk of QEMU's.
+#[derive(Clone, Debug)]
+pub struct QemuDisk {
+    pub model: DiskModel,
+    /// A raw image that QEMU may write to.
+    pub path: PathBuf,
+    pub read_only: bool,
+}
+
 /// What QEMU is to be.
 #[derive(Clone, Debug)]
 pub struct QemuConfig {
     pub media: Media,
     pub vcpus: u32,
     pub memory_bytes: u64,
+    pub disks: Vec<QemuDisk>,
     /// Folder for the sockets; made if it is not there.
     pub folder: PathBuf,
 }
@@ -49,6 +60,7 @@ pub struct Qemu {
     console_bytes: Vec<u8>,
     agent_bytes: Vec<u8>,
     errors: PathBuf,
+    disks: Vec<PathBuf>,
     started: Instant,
 }
 
@@ -71,6 +83,16 @@ pub fn arguments(config: &QemuConfig) -> Vec<String> {
                 words.extend(["-bios".into(), firmware.display().to_string()]);
             }
         }
+    }
+    for (index, disk) in config.disks.iter().enumerate() {
+        let read_only = if disk.read_only { "on" } else { "off" };
+        words.extend(["-drive".into(), format!("if=none,id=disk{index},format=raw,read-only={read_only},file={}", disk.path.display())]);
+        words.extend(["-device".into(), match disk.model {
+            DiskModel::VirtioBlk => format!("virtio-blk-pci,drive=disk{index}"),
+            DiskModel::Nvme => format!("nvme,drive=disk{index},serial=orrery{index}"),
+            DiskModel::Ahci if disk.read_only => format!("ide-cd,drive=disk{index},bus=ide.{index}"),
+            DiskModel::Ahci => format!("ide-hd,drive=disk{index},bus=ide.{index}"),
+        }]);
     }
     words
 }
@@ -113,7 +135,8 @@ impl Qemu {
         let (sender, input) = channel();
         listen_on(&console, true, sender.clone()).map_err(|error| fail("QEMU's console", error))?;
         listen_on(&agent, false, sender).map_err(|error| fail("QEMU's agent line", error))?;
-        Ok(Self { child, console, agent, input, console_bytes: Vec::new(), agent_bytes: Vec::new(), errors, started: Instant::now() })
+        let disks = config.disks.iter().map(|disk| disk.path.clone()).collect();
+        Ok(Self { child, console, agent, input, console_bytes: Vec::new(), agent_bytes: Vec::new(), errors, disks, started: Instant::now() })
     }
 
     fn keep(&mut self, (console, bytes): (bool, Vec<u8>)) {
@@ -217,6 +240,13 @@ impl Target for Qemu {
 
     fn receipt(&mut self) -> Option<String> {
         None
+    }
+
+    fn disks(&mut self) -> Vec<Vec<u8>> {
+        // QEMU writes its caches out when it ends; a disk that cannot be read is an empty one, and what is asked of it fails.
+        drop(self.child.kill());
+        drop(self.child.wait());
+        self.disks.iter().map(|path| std::fs::read(path).unwrap_or_default()).collect()
     }
 
     fn events(&mut self) -> Vec<String> {

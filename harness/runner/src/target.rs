@@ -73,6 +73,8 @@ pub trait Target {
     fn ticks(&self) -> Option<u64>;
     /// Hash over the machine's whole course, where there is one.
     fn receipt(&mut self) -> Option<String>;
+    /// What is on the disks now, in order.
+    fn disks(&mut self) -> Vec<Vec<u8>>;
     /// The machine's own event log.
     fn events(&mut self) -> Vec<String>;
     /// Accesses to hardware that is not there, each once.

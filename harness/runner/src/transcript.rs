@@ -128,6 +128,11 @@ pub struct Transcript {
     pub virtual_ns: u64,
     pub wall_ms: u128,
     pub receipt: Option<String>,
+    /// Debian packages that were in the guest, with their versions.
+    pub packages: Vec<String>,
+    /// What was on the disks in the end, in order.
+    #[serde(skip)]
+    pub disks: Vec<Vec<u8>>,
 }
 
 impl Transcript {

@@ -1,9 +1,10 @@
 //! Judges what happened: expectations, invariants, goldens, equal receipts.
 
+use crate::disks;
 use crate::target::End;
 use crate::transcript::{Outcome, StepRecord, Transcript};
 use golden::{Store, normalise};
-use scenario::{Action, Comparison, ExpectKind, JudgedOn, OutputRule, Scenario, Stream};
+use scenario::{Action, Comparison, ExpectKind, JudgedOn, OutputRule, Scenario, Stream, Text};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,7 +16,7 @@ const PANICS: &[&str] = &["panicked at", "PANIC", "kernel panic", "assertion fai
 pub enum Result {
     Holds,
     Fails,
-    /// Measured, but only exact time can judge it.
+    /// Found, but not judged: only exact time could, or a stranger's kernel may ask for hardware that is not there.
     Shown,
 }
 
@@ -62,6 +63,8 @@ pub struct Court<'c> {
     pub goldens: Option<&'c Store>,
     /// Folder in which the carried files lie as in the guest, for the host's own tools.
     pub staged: &'c Path,
+    /// Folder in which the disks are laid out as the run left them, for the host's own tools.
+    pub disks: &'c Path,
 }
 
 fn row(place: &str, what: impl Into<String>, holds: bool, found: impl Into<String>) -> Row {
@@ -74,6 +77,11 @@ impl Court<'_> {
     pub fn judge(&self, runs: &[Transcript]) -> Verdict {
         let Some(run) = runs.first() else { return Verdict { rows: vec![row("machine", "ran", false, "there was no run")] } };
         let mut rows = vec![self.ran_through(run)];
+        if !self.scenario.disks.is_empty()
+            && let Err(error) = disks::lay_out(self.disks, &self.scenario.disks, &run.disks)
+        {
+            rows.push(row("host", "the disks are laid out", false, error.to_string()));
+        }
         self.steps(run, &mut rows);
         self.expectations(run, &mut rows);
         self.invariants(run, &mut rows);
@@ -186,12 +194,28 @@ impl Court<'_> {
     /// Runs a shell line on the host, where the carried files lie.
     fn ask_host(&self, line: &str) -> std::result::Result<Vec<u8>, String> {
         let folder = self.scenario.carry.first().map_or_else(|| self.staged.to_owned(), |carry| self.staged.join(carry.to.trim_start_matches('/')));
-        let output = Command::new("/bin/sh").arg("-c").arg(line).current_dir(&folder).env("LC_ALL", "C").env("TZ", "UTC").output();
-        let output = output.map_err(|error| format!("{}: {error}", folder.display()))?;
+        let output = host_shell(line, &folder)?;
         if output.status.success() {
             return Ok(output.stdout);
         }
         Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()))
+    }
+
+    /// Runs a shell line on the host, where the disks lie.
+    fn on_host(&self, line: &str, contains: &[Text]) -> Row {
+        let output = match host_shell(line, self.disks) {
+            Ok(output) => output,
+            Err(why) => return row("host", "", false, why),
+        };
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let missing = contains.iter().find(|text| text.find_end(&said).is_none());
+        let mut judged = match missing {
+            _ if !output.status.success() => row("host", "", false, format!("{line}: {}", output.status)),
+            Some(text) => row("host", "", false, format!("{line} did not print {text}")),
+            None => row("host", "", true, said.trim().lines().next_back().unwrap_or(line).to_owned()),
+        };
+        judged.detail = (judged.result == Result::Fails).then(|| clip(&said));
+        judged
     }
 
     fn expectations(&self, run: &Transcript, rows: &mut Vec<Row>) {
@@ -202,6 +226,7 @@ impl Court<'_> {
                 ExpectKind::ConsoleLacks(text) => row("console", &expect.name, text.find_end(&console).is_none(), format!("no {text}")),
                 ExpectKind::Ratio { of, to, from, until, comparison } => ratio(run, &of.0, &to.0, (from, until), *comparison),
                 ExpectKind::ExitStatus(status) => row("machine", &expect.name, run.end == End::DebugExit(*status), format!("{}", run.end)),
+                ExpectKind::OnHost { line, contains } => self.on_host(line, contains),
                 ExpectKind::Before { first, second } => {
                     let order = |name: &str| run.step(name).and_then(|step| step.ended_as);
                     let holds = order(first).zip(order(second)).is_some_and(|(a, b)| a < b);
@@ -228,6 +253,9 @@ impl Court<'_> {
             let none = run.unimplemented.is_empty();
             let mut judged = row("machine", "no hardware is asked for that is not there", none, run.unimplemented.first().cloned().unwrap_or_default());
             judged.detail = (!none).then(|| run.unimplemented.join("\n"));
+            if !none && !crate::needs_ours(self.scenario) {
+                judged.result = Result::Shown;
+            }
             rows.push(judged);
         }
     }
@@ -323,6 +351,13 @@ fn ratio(run: &Transcript, of: &[String], to: &[String], (from, until): (&str, &
     // Judging happens outside the machine: a decimal is good enough for a person and for two percent.
     let measured = of_growth as f64 / to_growth as f64;
     row("global", "", comparison.holds(measured), format!("{measured:.4} ({comparison})"))
+}
+
+/// A shell line in a folder of the host, with system tools on its path.
+fn host_shell(line: &str, folder: &Path) -> std::result::Result<std::process::Output, String> {
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new("/bin/sh").arg("-c").arg(line).current_dir(folder).env("PATH", path).env("LC_ALL", "C").env("TZ", "UTC").output();
+    output.map_err(|error| format!("{}: {error}", folder.display()))
 }
 
 fn clip(text: &str) -> String {

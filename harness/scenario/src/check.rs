@@ -1,7 +1,7 @@
 //! What only makes sense, or not, when the whole scenario is known.
 
 use crate::diagnostic::Source;
-use crate::model::{Action, ExpectKind, Initrd, Place, Scenario};
+use crate::model::{Action, DiskContent, ExpectKind, Initrd, Place, Scenario};
 use crate::value::nearest;
 use std::collections::BTreeSet;
 
@@ -23,6 +23,15 @@ pub(crate) fn check(source: &Source<'_>, scenario: &Scenario) {
     for zone in &scenario.zones {
         if !seen.insert(&zone.name) {
             complain_at(source, zone.line, &zone.name, format!("a second zone called `{}`", zone.name), None);
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for disk in &scenario.disks {
+        if !seen.insert(&disk.name) {
+            complain_at(source, disk.line, &disk.name, format!("a second disk called `{}`", disk.name), None);
+        }
+        if disk.content == DiskContent::Ext4 && disk.size_bytes < 4 << 20 {
+            complain_at(source, disk.line, "", "an ext4 file system needs at least 4M".to_owned(), None);
         }
     }
     for carry in &scenario.carry {
@@ -79,12 +88,17 @@ pub(crate) fn check(source: &Source<'_>, scenario: &Scenario) {
                 known(expect.line, "finished step", first, &ended);
                 known(expect.line, "finished step", second, &ended);
             }
-            ExpectKind::ConsoleContains(_) | ExpectKind::ConsoleLacks(_) | ExpectKind::ExitStatus(_) => {}
+            ExpectKind::ConsoleContains(_) | ExpectKind::ConsoleLacks(_) | ExpectKind::ExitStatus(_) | ExpectKind::OnHost { .. } => {}
         }
     }
-    if scenario.image.initrd != Initrd::Live && (!scenario.zones.is_empty() || !scenario.carry.is_empty()) {
-        let line = scenario.zones.first().map_or_else(|| scenario.carry.first().map_or(1, |carry| carry.line), |zone| zone.line);
-        complain_at(source, line, "", "zones and carried files need the live initrd".to_owned(), Some("initrd = \"live\" under [image]".to_owned()));
+    let foreign = matches!(scenario.image.initrd, Initrd::Debian(_));
+    if scenario.image.initrd != Initrd::Live {
+        let sampled = scenario.steps.iter().find(|step| matches!(step.action, Action::Sample { .. })).map(|step| (step.line, "samples"));
+        let zoned = scenario.zones.first().map(|zone| (zone.line, "zones"));
+        let carried = scenario.carry.first().filter(|_| !foreign).map(|carry| (carry.line, "carried files"));
+        for (line, what) in [zoned, carried, sampled].into_iter().flatten() {
+            complain_at(source, line, "", format!("{what} need the live initrd"), Some("initrd = \"live\" under [image]".to_owned()));
+        }
     }
 }
 

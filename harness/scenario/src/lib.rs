@@ -7,6 +7,8 @@
 //! sense as a whole (a step that waits for a step that does not exist). All three report [`Diagnostic`]s, as many as
 //! there are, not only the first.
 //!
+//! What the machine is made of beyond CPUs, memory and disks is the simulator's business: [`tables`] hands those parts of the file on unread.
+//!
 //! # Structures
 //! [`Scenario`] owns everything; [`Step`]s run in file order; an [`Expect`] is judged when all steps are over.
 //! `docs/formats/scenario.md` is the reference for the people who write them.
@@ -20,20 +22,21 @@
 //! behind this crate checks them again.
 //!
 //! # Reading order
-//! `model.rs` (what a scenario is), `read.rs` (how it is read), `check.rs`, `keys.rs` (`<enter>`, `<ctrl-c>`).
+//! `model.rs` (what a scenario is), `read.rs` (how it is read), `tables.rs` (what is handed on), `check.rs`, `keys.rs` (`<enter>`, `<ctrl-c>`).
 
 mod check;
 mod diagnostic;
 mod keys;
 mod model;
 mod read;
+mod tables;
 mod value;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use keys::{KeyError, parse as parse_keys};
 pub use model::{
-    Action, Board, Carry, Comparison, Expect, ExpectKind, Image, Initrd, JudgedOn, Kernel, Limits, OutputRule, Place, Run, Scenario,
-    StatSum, Step, Stream, Text, Zone, ZoneLimit,
+    Action, Board, Carry, Comparison, Disk, DiskContent, DiskModel, Expect, ExpectKind, Flavour, Image, Initrd, JudgedOn, Kernel, Limits,
+    OutputRule, Place, Run, Scenario, StatSum, Step, Stream, Text, Userland, Zone, ZoneLimit,
 };
 
 use std::path::Path;

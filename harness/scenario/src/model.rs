@@ -16,11 +16,14 @@ pub struct Scenario {
     pub board: Board,
     pub image: Image,
     pub limits: Limits,
+    pub disks: Vec<Disk>,
     pub zones: Vec<Zone>,
     pub carry: Vec<Carry>,
     pub steps: Vec<Step>,
     pub expects: Vec<Expect>,
     pub golden: Vec<Stream>,
+    /// The table `[explore]` as text, every line in its place; read by whoever explores.
+    pub explore: Option<String>,
     /// Console lines that would otherwise break the "nothing panicked" invariant and that this scenario is about.
     pub allow: Vec<String>,
 }
@@ -33,6 +36,51 @@ pub struct Board {
     pub vcpus: u32,
     pub memory_bytes: u64,
     pub seed: u64,
+    /// What else the scenario says about the machine (`[[nic]]`, `[[peer]]`, `[[fault]]`, some keys of `[board]`), as text for the simulator's
+    /// own board table, which alone knows these words. Every line stands where it stands in the scenario, so that complaints point there.
+    pub tables: String,
+}
+
+/// A disk of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// What expectations call it: `NAME.img` in their folder.
+    pub name: String,
+    pub model: DiskModel,
+    pub size_bytes: u64,
+    pub content: DiskContent,
+    pub read_only: bool,
+    pub line: usize,
+}
+
+/// Disk controllers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DiskModel {
+    VirtioBlk,
+    Nvme,
+    Ahci,
+}
+
+impl DiskModel {
+    pub const ALL: [Self; 3] = [Self::VirtioBlk, Self::Nvme, Self::Ahci];
+    /// As scenarios and board tables spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::VirtioBlk => "virtio-blk",
+            Self::Nvme => "nvme",
+            Self::Ahci => "ahci",
+        }
+    }
+}
+
+/// What is on a disk when the machine is switched on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskContent {
+    Empty,
+    /// A file system made by the host's `mke2fs`, the same bytes every time.
+    Ext4,
+    /// A copy of a file, relative to the root of the tree.
+    File(PathBuf),
 }
 
 /// What boots.
@@ -52,6 +100,19 @@ pub enum Kernel {
     Ours,
     /// Somebody else's, relative to the root of the tree.
     File(PathBuf),
+    /// A kernel of Debian's.
+    Debian(Flavour),
+    /// A file of some Debian package.
+    Package { package: String, path: String },
+}
+
+/// Debian's kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// `linux-image-cloud-amd64`: small, for virtual machines; has no drivers for AHCI and e1000e.
+    Cloud,
+    /// `linux-image-amd64`: everything.
+    Full,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +121,17 @@ pub enum Initrd {
     Live,
     None,
     File(PathBuf),
+    /// Made from Debian packages: busybox, the agent, and what the scenario names.
+    Debian(Userland),
+}
+
+/// What goes into an initrd of Debian programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Userland {
+    /// Packages whose programs are wanted, besides busybox-static. Their shared libraries come along.
+    pub packages: Vec<String>,
+    /// Kernel modules that are loaded before the agent starts, besides the drivers of the machine's disks and NICs.
+    pub modules: Vec<String>,
 }
 
 /// When a run is given up.
@@ -221,6 +293,8 @@ pub enum ExpectKind {
     ExitStatus(u32),
     /// One step ended before another did.
     Before { first: String, second: String },
+    /// A shell line of the host, in a folder where every disk lies as the run left it, ends with status 0 (and prints this).
+    OnHost { line: String, contains: Vec<Text> },
 }
 
 /// A sum of statistics; `*` matches any one part.

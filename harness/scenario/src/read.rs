@@ -3,15 +3,18 @@
 use crate::diagnostic::Source;
 use crate::keys;
 use crate::model::{
-    Action, Board, Carry, Comparison, Expect, ExpectKind, Image, Initrd, JudgedOn, Kernel, Limits, OutputRule, Place, Run, Scenario, StatSum,
-    Step, Stream, Text, Zone, ZoneLimit,
+    Action, Board, Carry, Comparison, Disk, DiskContent, DiskModel, Expect, ExpectKind, Flavour, Image, Initrd, JudgedOn, Kernel, Limits,
+    OutputRule, Place, Run, Scenario, StatSum, Step, Stream, Text, Userland, Zone, ZoneLimit,
 };
+use crate::tables;
 use crate::value::{At, Table};
 use std::path::PathBuf;
 use toml::de::DeTable;
 
 /// Ticks a run may take unless it says otherwise: ten virtual seconds and a bit, half a minute on the simulator.
 const DEFAULT_TICKS: u64 = 4_000_000_000;
+/// The same for a guest that is not ours: somebody else's kernel takes longer to boot than ours to do everything.
+const DEFAULT_GUEST_TICKS: u64 = 60_000_000_000;
 /// Virtual time a wait may take unless told otherwise.
 const DEFAULT_WAIT_NS: u64 = 60_000_000_000;
 const JUDGES: &[(&str, JudgedOn)] = &[("simulator", JudgedOn::Simulator), ("everywhere", JudgedOn::Everywhere)];
@@ -35,19 +38,31 @@ pub(crate) fn scenario<'s>(source: &Source<'s>, name: &str) -> Option<Scenario> 
         }
         property.value
     });
+    let foreign = top.has("guest");
+    let mut image = image(&top);
+    if foreign {
+        if top.has("image") {
+            source.complain(0..0, "a scenario has [image] or [guest], not both", Some("[guest] is for kernels that are not ours".to_owned()));
+        }
+        if let Some(guest) = guest(&top) {
+            image = guest;
+        }
+    }
     let scenario = Scenario {
         name: name.to_owned(),
         property: property.unwrap_or_default(),
         slow: top.boolean("slow").unwrap_or(false),
         repeat: narrow(top.number("repeat", 1..=16).unwrap_or(1)),
-        board: board(&top),
-        image: image(&top),
-        limits: limits(&top),
+        board: board(&top, tables::of_board(source, root.get_ref(), &top)),
+        image,
+        limits: limits(&top, if foreign { DEFAULT_GUEST_TICKS } else { DEFAULT_TICKS }),
+        disks: top.tables("disk", "a disk").iter().enumerate().map(|(index, table)| disk(table, index)).collect(),
         zones: top.tables("zone", "a zone").iter().map(zone).collect(),
         carry: top.tables("carry", "a carry").iter().map(carry).collect(),
         steps: top.tables("step", "a step").iter().enumerate().filter_map(|(index, table)| step(table, index)).collect(),
         expects: top.tables("expect", "an expectation").iter().enumerate().filter_map(|(index, table)| expect(table, index)).collect(),
-        golden: golden(&top),
+        golden: golden(&top, foreign),
+        explore: tables::of_explore(source, root.get_ref(), &top),
         allow: top.strings("allow_console").unwrap_or_default().into_iter().map(|text| text.value).collect(),
     };
     top.finish();
@@ -59,8 +74,8 @@ fn narrow(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
-fn board(top: &Table<'_, '_>) -> Board {
-    let mut board = Board { name: "default".to_owned(), vcpus: 1, memory_bytes: 512 << 20, seed: 0 };
+fn board(top: &Table<'_, '_>, tables: String) -> Board {
+    let mut board = Board { name: "default".to_owned(), vcpus: 1, memory_bytes: 512 << 20, seed: 0, tables };
     if let Some(table) = top.table("board", "the board") {
         if let Some(name) = table.string("name") {
             board.name = name.value;
@@ -77,16 +92,107 @@ fn board(top: &Table<'_, '_>) -> Board {
             }
         }
         board.seed = table.number("seed", 0..=i64::MAX.unsigned_abs()).unwrap_or(0);
+        for key in tables::BOARD_KEYS {
+            let _known = table.has(key);
+        }
         table.finish();
     }
     board
+}
+
+fn disk(table: &Table<'_, '_>, index: usize) -> Disk {
+    const MODELS: [(&str, DiskModel); 3] = [("virtio-blk", DiskModel::VirtioBlk), ("nvme", DiskModel::Nvme), ("ahci", DiskModel::Ahci)];
+    const SECTOR: u64 = 512;
+    let name = table.string("name");
+    if let Some(name) = &name {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if name.value.is_empty() || name.value.len() > 32 || !name.value.chars().all(plain) {
+            table.source.complain(name.span.clone(), "a disk is called by letters, digits, - and _, at most 32", None);
+        }
+    }
+    let content = match (table.has("image"), table.string("format")) {
+        (true, Some(format)) => {
+            table.source.complain(format.span, "a disk has an `image` or a `format`, not both", None);
+            DiskContent::Empty
+        }
+        (true, None) => table.string("image").map_or(DiskContent::Empty, |image| DiskContent::File(PathBuf::from(image.value))),
+        (false, Some(_)) => {
+            table.choice("format", &[("empty", false), ("ext4", true)]).map_or(DiskContent::Empty, |ext4| if ext4 { DiskContent::Ext4 } else { DiskContent::Empty })
+        }
+        (false, None) => DiskContent::Empty,
+    };
+    let size_bytes = table.bytes("size").unwrap_or(if matches!(content, DiskContent::File(_)) { 0 } else { 64 << 20 });
+    if !size_bytes.is_multiple_of(SECTOR) || size_bytes > 16 << 30 {
+        table.source.complain(table.span.clone(), "`size` must be whole sectors of 512 bytes, at most 16G", None);
+    }
+    let disk = Disk {
+        name: name.map_or_else(|| format!("disk{index}"), |name| name.value),
+        model: table.choice("model", &MODELS).unwrap_or(DiskModel::VirtioBlk),
+        size_bytes,
+        content,
+        read_only: table.boolean("read_only").unwrap_or(false),
+        line: table.line(),
+    };
+    table.finish();
+    disk
+}
+
+/// A guest that is not ours.
+fn guest(top: &Table<'_, '_>) -> Option<Image> {
+    let table = top.table("guest", "the guest")?;
+    let words = |key: &'static str| -> Vec<String> {
+        let words = table.strings(key).unwrap_or_default();
+        for word in &words {
+            if !is_package(&word.value) {
+                table.source.complain(word.span.clone(), format!("`{}` cannot be the name of one of the `{key}`", word.value), None);
+            }
+        }
+        words.into_iter().map(|word| word.value).collect()
+    };
+    let packages = words("packages");
+    let modules = words("modules");
+    let append = command_line(&table);
+    let kernel = table.required_string("kernel", "\"debian-cloud\"").map(|kernel| kernel_of(&table, kernel));
+    let agent = table.boolean("agent").unwrap_or(true);
+    table.finish();
+    Some(Image { kernel: kernel?, initrd: Initrd::Debian(Userland { packages, modules }), append, agent })
+}
+
+/// What Debian allows in the name of a package (policy §5.6.1), and `_`, which modules have.
+fn is_package(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '+' | '.' | '_');
+    name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.len() <= 64 && name.chars().all(plain)
+}
+
+fn kernel_of(table: &Table<'_, '_>, word: At<String>) -> Kernel {
+    match word.value.as_str() {
+        "orrery" => Kernel::Ours,
+        "debian-cloud" => Kernel::Debian(Flavour::Cloud),
+        "debian" => Kernel::Debian(Flavour::Full),
+        other => {
+            let Some(rest) = other.strip_prefix("debian:") else { return Kernel::File(PathBuf::from(other)) };
+            let (package, path) = rest.split_once('/').unwrap_or((rest, ""));
+            if !is_package(package) || path.is_empty() || path.split('/').any(|part| part == "..") {
+                table.source.complain(word.span, "a file of a Debian package is debian:PACKAGE/PATH", Some("for example: debian:memtest86+/boot/memtest86+x64.bin".to_owned()));
+            }
+            Kernel::Package { package: package.to_owned(), path: path.to_owned() }
+        }
+    }
+}
+
+fn command_line(table: &Table<'_, '_>) -> String {
+    let Some(append) = table.string("append") else { return String::new() };
+    if append.value.contains('\n') {
+        table.source.complain(append.span, "a command line is one line", None);
+    }
+    append.value
 }
 
 fn image(top: &Table<'_, '_>) -> Image {
     let mut image = Image { kernel: Kernel::Ours, initrd: Initrd::Live, append: String::new(), agent: true };
     if let Some(table) = top.table("image", "the image") {
         if let Some(kernel) = table.string("kernel") {
-            image.kernel = if kernel.value == "orrery" { Kernel::Ours } else { Kernel::File(PathBuf::from(kernel.value)) };
+            image.kernel = kernel_of(&table, kernel);
         }
         if let Some(initrd) = table.string("initrd") {
             image.initrd = match initrd.value.as_str() {
@@ -95,20 +201,15 @@ fn image(top: &Table<'_, '_>) -> Image {
                 path => Initrd::File(PathBuf::from(path)),
             };
         }
-        if let Some(append) = table.string("append") {
-            if append.value.contains('\n') {
-                table.source.complain(append.span, "a command line is one line", None);
-            }
-            image.append = append.value;
-        }
+        image.append = command_line(&table);
         image.agent = table.boolean("agent").unwrap_or(image.initrd == Initrd::Live);
         table.finish();
     }
     image
 }
 
-fn limits(top: &Table<'_, '_>) -> Limits {
-    let mut limits = Limits { ticks: DEFAULT_TICKS, wait_ns: DEFAULT_WAIT_NS, seconds: 300 };
+fn limits(top: &Table<'_, '_>, ticks: u64) -> Limits {
+    let mut limits = Limits { ticks, wait_ns: DEFAULT_WAIT_NS, seconds: 300 };
     if let Some(table) = top.table("limits", "the limits") {
         limits.ticks = table.number("ticks", 1..=1 << 50).unwrap_or(limits.ticks);
         limits.wait_ns = table.duration_ns("wait").unwrap_or(limits.wait_ns);
@@ -269,7 +370,7 @@ fn kill(table: &Table<'_, '_>) -> Option<Action> {
     table.string("kill").map(|step| Action::Kill { step: step.value, signal })
 }
 
-const EXPECTATIONS: &[&str] = &["console_contains", "console_lacks", "ratio", "exit_status", "before"];
+const EXPECTATIONS: &[&str] = &["console_contains", "console_lacks", "ratio", "exit_status", "before", "on_host"];
 
 fn expect(table: &Table<'_, '_>, index: usize) -> Option<Expect> {
     let name = table.string("name");
@@ -281,6 +382,7 @@ fn expect(table: &Table<'_, '_>, index: usize) -> Option<Expect> {
         ["ratio"] => table.table("ratio", "a ratio").and_then(|inner| ratio(&inner)),
         ["exit_status"] => table.number("exit_status", 0..=u64::from(u32::MAX)).map(|status| ExpectKind::ExitStatus(narrow(status))),
         ["before"] => before(table),
+        ["on_host"] => table.string("on_host").map(|line| ExpectKind::OnHost { line: line.value, contains: texts(table, "contains") }),
         [] => {
             table.source.complain(table.span.clone(), "an expectation needs to say what it expects", Some(format!("one of: {}", EXPECTATIONS.join(", "))));
             None
@@ -338,8 +440,9 @@ fn ratio(table: &Table<'_, '_>) -> Option<ExpectKind> {
     Some(ExpectKind::Ratio { of, to, from: from?.value, until: until?.value, comparison: comparison? })
 }
 
-fn golden(top: &Table<'_, '_>) -> Vec<Stream> {
-    let Some(words) = top.strings("golden") else { return Stream::ALL.to_vec() };
+/// Which streams are kept. None of a foreign guest unless asked for: Debian's packages change under us.
+fn golden(top: &Table<'_, '_>, foreign: bool) -> Vec<Stream> {
+    let Some(words) = top.strings("golden") else { return if foreign { Vec::new() } else { Stream::ALL.to_vec() } };
     let names: Vec<_> = Stream::ALL.iter().map(|stream| stream.extension()).collect();
     words
         .into_iter()

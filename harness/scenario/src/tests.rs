@@ -22,7 +22,7 @@ contains = ["bin", "/^etc$/"]
 #[test]
 fn small_scenario_reads_with_its_defaults() {
     let scenario = parse(SMALL, "x.toml", "x").expect("good scenario");
-    assert_eq!(scenario.board, Board { name: "default".into(), vcpus: 1, memory_bytes: 512 << 20, seed: 0 });
+    assert_eq!(scenario.board, Board { name: "default".into(), vcpus: 1, memory_bytes: 512 << 20, seed: 0, tables: String::new() });
     assert_eq!(scenario.zones[0].shares, 300);
     assert_eq!(scenario.zones[0].tree, "busybox");
     let Action::Run(run) = &scenario.steps[0].action else { panic!("not a run") };
@@ -96,11 +96,11 @@ fn percentages_and_comparisons() {
 /// Cuts and single-byte changes of a good file: any answer will do, but it must be an answer.
 #[test]
 fn garbage_is_answered_never_panicked_on() {
-    for cut in 0..SMALL.len() {
-        if let Some(text) = SMALL.get(..cut) {
+    for (sample, cut) in [SMALL, FOREIGN].into_iter().flat_map(|sample| (0..sample.len()).map(move |cut| (sample, cut))) {
+        if let Some(text) = sample.get(..cut) {
             let _answer = parse(text, "x", "x");
         }
-        let mut bytes = SMALL.as_bytes().to_vec();
+        let mut bytes = sample.as_bytes().to_vec();
         for byte in [0u8, b'[', b'"', b'=', b'\n', 0x7f] {
             bytes[cut] = byte;
             if let Ok(text) = std::str::from_utf8(&bytes) {
@@ -109,4 +109,61 @@ fn garbage_is_answered_never_panicked_on() {
         }
     }
     let _answer = parse("\u{e9}\u{20ac}=\u{1f600}", "x", "x").map_err(|e| e.to_string());
+}
+
+const FOREIGN: &str = r#"property = "p"
+[board]
+vcpus = 4
+chaos = true
+[guest]
+kernel = "debian-cloud"
+packages = ["e2fsprogs"]
+[[disk]]
+name = "data"
+model = "nvme"
+size = "32M"
+format = "ext4"
+[[nic]]
+model = "e1000e"
+[nic.link]
+drop = "1 %"
+[[step]]
+run = '''
+[[nic]]
+'''
+[[peer]]
+name = "server"
+[[expect]]
+on_host = "e2fsck -fn data.img"
+contains = "clean"
+"#;
+
+#[test]
+fn foreign_guest_reads() {
+    let scenario = parse(FOREIGN, "x.toml", "x").expect("good scenario");
+    assert_eq!(scenario.image.kernel, Kernel::Debian(Flavour::Cloud));
+    assert_eq!(scenario.image.initrd, Initrd::Debian(Userland { packages: vec!["e2fsprogs".into()], modules: Vec::new() }));
+    assert!(scenario.golden.is_empty());
+    let disk = &scenario.disks[0];
+    assert_eq!((disk.name.as_str(), disk.model, disk.size_bytes, &disk.content), ("data", DiskModel::Nvme, 32 << 20, &DiskContent::Ext4));
+    assert!(matches!(&scenario.expects[0].kind, ExpectKind::OnHost { line, contains } if line == "e2fsck -fn data.img" && contains.len() == 1));
+}
+
+#[test]
+fn the_boards_words_are_handed_on_in_their_places() {
+    let scenario = parse(FOREIGN, "x.toml", "x").expect("good scenario");
+    let lines: Vec<_> = scenario.board.tables.lines().enumerate().filter(|(_, line)| !line.is_empty()).collect();
+    assert_eq!(lines, [(0, "chaos = true"), (12, "[[nic]]"), (13, "model = \"e1000e\""), (14, "[nic.link]"), (15, "drop = \"1 %\""), (20, "[[peer]]"), (21, "name = \"server\"")]);
+    assert_eq!(FOREIGN.lines().nth(13), Some("model = \"e1000e\""));
+}
+
+#[test]
+fn foreign_guest_is_checked() {
+    assert!(errors("property = \"p\"\n[guest]\nkernel = \"debian\"\n[image]\n").contains("not both"));
+    assert!(errors("property = \"p\"\n[guest]\n").contains("needs `kernel`"));
+    assert!(errors("property = \"p\"\n[guest]\nkernel = \"debian\"\npackages = \"../x\"\n").contains("cannot be the name"));
+    assert!(errors("property = \"p\"\n[image]\nkernel = \"debian:memtest86+\"\n").contains("debian:PACKAGE/PATH"));
+    assert!(errors("property = \"p\"\n[guest]\nkernel = \"debian\"\n[[zone]]\nname = \"a\"\n").contains("zones need the live initrd"));
+    assert!(errors("property = \"p\"\n[[disk]]\nmodel = \"floppy\"\n").contains("cannot be `floppy`"));
+    assert!(errors("property = \"p\"\n[[disk]]\nname = \"a\"\n[[disk]]\nname = \"a\"\n").contains("a second disk called"));
 }
