@@ -74,7 +74,7 @@ impl FaultDisk {
                 let kind = match fault.effect {
                     Effect::Disk { disk, kind } if disk == index => Some(kind),
                     Effect::Machine { disk: Some(disk), .. } if disk == index => None,
-                    Effect::Disk { .. } | Effect::Machine { .. } => return None,
+                    Effect::Disk { .. } | Effect::Nic { .. } | Effect::Machine { .. } => return None,
                 };
                 let stream = |use_: &str| streams.stream(&format!("fault {number} {} {use_}", fault.name));
                 Some(Watcher { number: number as u16, kind, counter: Counter::new(plan, fault, stream("chance")), random: stream("effect") })

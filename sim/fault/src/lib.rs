@@ -16,7 +16,7 @@
 //!                                                  |        | Report::Alarm                 \--> Cutter -> disk as cut
 //!                                                  +--> MachineFaults (time, tick, marker, alarms) -> Strike, carried out by the board
 //! ```
-//! All of it is plain data: forks with the disk, hashed into the receipt (the journal is not: it follows from the rest).
+//! Faults of NICs ([`NicKind`]) are described and counted here and carried out at the ports of `sim-net`. All of it is plain data: forks with the disk, hashed into the receipt (the journal is not: it follows from the rest).
 //!
 //! # Failure
 //! A plan that makes no sense is refused with the fault's name and the key ([`PlanError`]). A fault whose sectors lie past the end never strikes.
@@ -39,7 +39,7 @@ mod trigger;
 pub use disk::FaultDisk;
 pub use journal::{Cutter, Journal, Keep, Op, Record, Unflushed};
 pub use machine::{MachineFaults, Strike};
-pub use plan::{Effect, Fault, FaultTable, KINDS, Kind, MachineCheck, MachineKind, On, PlanError, Span, Trigger, marker_texts};
+pub use plan::{Effect, Fault, FaultTable, KINDS, Kind, MachineCheck, MachineKind, NicKind, On, PlanError, Span, Trigger, marker_texts};
 pub use trigger::Counter;
 
 /// Bytes in a sector.

@@ -25,6 +25,8 @@ pub struct FaultTable {
     pub kind: String,
     /// The disk it is about (kinds of disks), or whose operations trigger it (kinds of the machine).
     pub disk: Option<u8>,
+    /// The NIC it is about (kinds of NICs).
+    pub nic: Option<u8>,
     /// What must survive: for the report.
     pub survives: String,
 
@@ -41,7 +43,7 @@ pub struct FaultTable {
     pub every: Option<u64>,
     /// Operations that touch these sectors: first and last.
     pub sectors: Option<[u64; 2]>,
-    /// Which operations match: `"read"`, `"write"`, `"flush"`, `"any"`. Default: those the kind can strike.
+    /// Which operations match: `"read"`, `"write"`, `"flush"`; of NICs `"send"`, `"receive"`; `"any"`. Default: those the kind can strike.
     pub on: Option<String>,
     /// Chance of each matching operation; for kinds of the machine without a disk, of each `period`.
     pub probability: Option<f64>,
@@ -51,10 +53,12 @@ pub struct FaultTable {
     pub strikes: Option<u32>,
 
     // Figures of the kinds.
-    /// `slow`, `removed`, `stall`: for how long.
+    /// `slow`, `removed`, `stall`, `delay`, `rate-limit`, `link-down`, `partition`: for how long. `reorder`: how long the frame is held (default 500 us).
     pub duration: Option<Span>,
-    /// `bit-rot`, `corrupt-read`, `corrupt-write`: how many bits flip. Default 1.
+    /// `bit-rot`, `corrupt-read`, `corrupt-write`, `corrupt-frame`: how many bits flip. Default 1.
     pub bits: Option<u32>,
+    /// `rate-limit`: bits per second.
+    pub rate: Option<u64>,
     /// `misdirected-write`: how many sectors further.
     pub by: Option<u64>,
     /// Kinds of the machine: which vCPU. Default 0.
@@ -115,6 +119,10 @@ pub enum On {
     /// Writes and discards.
     Write,
     Flush,
+    /// A frame leaves a NIC.
+    Send,
+    /// A frame comes to a NIC.
+    Receive,
     Any,
 }
 
@@ -167,6 +175,27 @@ pub enum Kind {
     StaleRead,
 }
 
+/// What happens to a NIC's frames and cable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NicKind {
+    /// `drop`: the frame is gone.
+    Drop,
+    /// `duplicate`: it comes twice.
+    Duplicate,
+    /// `reorder`: it is held back so that later ones overtake it.
+    Reorder { ns: Nanos },
+    /// `delay`: it comes later by this.
+    Delay { ns: Nanos },
+    /// `corrupt-frame`: bits of it flip.
+    CorruptFrame { bits: u32 },
+    /// `rate-limit`: the cable carries no more than this for so long ([`sim_bus::NEVER`]: for good).
+    RateLimit { bits_per_second: u64, ns: Nanos },
+    /// `link-down`: the cable is out for this long.
+    LinkDown { ns: Nanos },
+    /// `partition`: the link stays, nothing passes for this long.
+    Partition { ns: Nanos },
+}
+
 /// What happens to the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MachineKind {
@@ -201,6 +230,7 @@ pub struct MachineCheck {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     Disk { disk: u8, kind: Kind },
+    Nic { nic: u8, kind: NicKind },
     /// With `disk`, its operations are what the trigger counts.
     Machine { disk: Option<u8>, kind: MachineKind },
 }
@@ -256,6 +286,14 @@ pub const KINDS: &[&str] = &[
     "stuck",
     "removed",
     "stale-read",
+    "drop",
+    "duplicate",
+    "reorder",
+    "delay",
+    "corrupt-frame",
+    "rate-limit",
+    "link-down",
+    "partition",
     "power-cut",
     "nmi",
     "machine-check",
@@ -295,15 +333,34 @@ impl TryFrom<FaultTable> for Fault {
             "stale-read" => Some((Kind::StaleRead, On::Read)),
             _ => None,
         };
-        let (effect, natural) = match disk_kind {
-            Some((kind, on)) => {
+        let forever = || table.duration.map_or(sim_bus::NEVER, |span| span.0);
+        let nic_kind = match table.kind.as_str() {
+            "drop" => Some(NicKind::Drop),
+            "duplicate" => Some(NicKind::Duplicate),
+            "reorder" => Some(NicKind::Reorder { ns: table.duration.map_or(500_000, |span| span.0) }),
+            "delay" => Some(NicKind::Delay { ns: duration()? }),
+            "corrupt-frame" => Some(NicKind::CorruptFrame { bits }),
+            "rate-limit" => {
+                let bits_per_second = table.rate.ok_or_else(|| missing("rate"))?;
+                if bits_per_second < 1_000 {
+                    return Err(range("rate", "at least 1000 bits per second"));
+                }
+                Some(NicKind::RateLimit { bits_per_second, ns: forever() })
+            }
+            "link-down" => Some(NicKind::LinkDown { ns: forever() }),
+            "partition" => Some(NicKind::Partition { ns: forever() }),
+            _ => None,
+        };
+        let (effect, natural) = match (disk_kind, nic_kind) {
+            (_, Some(kind)) => (Effect::Nic { nic: table.nic.ok_or_else(|| missing("nic"))?, kind }, On::Any),
+            (Some((kind, on)), None) => {
                 let needs_range = matches!(kind, Kind::BadSector | Kind::BitRot { .. });
                 if needs_range && table.sectors.is_none() {
                     return Err(missing("sectors"));
                 }
                 (Effect::Disk { disk: table.disk.ok_or_else(|| missing("disk"))?, kind }, on)
             }
-            None => {
+            (None, None) => {
                 let kind = match table.kind.as_str() {
                     "power-cut" => MachineKind::PowerCut,
                     "nmi" => MachineKind::Nmi { vcpu },
@@ -341,8 +398,10 @@ impl TryFrom<FaultTable> for Fault {
             Some("read") => On::Read,
             Some("write") => On::Write,
             Some("flush") => On::Flush,
+            Some("send") => On::Send,
+            Some("receive") => On::Receive,
             Some("any") => On::Any,
-            Some(_) => return Err(range("on", "\"read\", \"write\", \"flush\" or \"any\"")),
+            Some(_) => return Err(range("on", "\"read\", \"write\", \"flush\", \"send\", \"receive\" or \"any\"")),
         };
         if table.operation == Some(0) || table.every == Some(0) {
             return Err(range("operation", "at least 1"));
@@ -448,6 +507,39 @@ impl From<Fault> for FaultTable {
                     Kind::StaleRead => "stale-read",
                 }
             }
+            Effect::Nic { nic, kind } => {
+                table.nic = Some(nic);
+                table.on = Some(trigger.on.word().to_owned());
+                match kind {
+                    NicKind::Drop => "drop",
+                    NicKind::Duplicate => "duplicate",
+                    NicKind::Reorder { ns } => {
+                        table.duration = Some(Span(ns));
+                        "reorder"
+                    }
+                    NicKind::Delay { ns } => {
+                        table.duration = Some(Span(ns));
+                        "delay"
+                    }
+                    NicKind::CorruptFrame { bits } => {
+                        table.bits = Some(bits);
+                        "corrupt-frame"
+                    }
+                    NicKind::RateLimit { bits_per_second, ns } => {
+                        table.rate = Some(bits_per_second);
+                        table.duration = span(ns);
+                        "rate-limit"
+                    }
+                    NicKind::LinkDown { ns } => {
+                        table.duration = span(ns);
+                        "link-down"
+                    }
+                    NicKind::Partition { ns } => {
+                        table.duration = span(ns);
+                        "partition"
+                    }
+                }
+            }
             Effect::Machine { disk, kind } => {
                 table.disk = disk;
                 table.on = disk.map(|_| trigger.on.word().to_owned());
@@ -499,6 +591,8 @@ impl On {
             On::Read => "read",
             On::Write => "write",
             On::Flush => "flush",
+            On::Send => "send",
+            On::Receive => "receive",
             On::Any => "any",
         }
     }
