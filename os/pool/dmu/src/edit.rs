@@ -26,6 +26,8 @@ const META_BLOCK: u64 = 16 << 10;
 const DNODES_PER_BLOCK: u64 = META_BLOCK / dnode::SLOT as u64;
 /// Largest dnode bonus of a one-slot dnode with one pointer.
 pub const BONUS_MAX: usize = 320;
+/// The same where the dnode also points to a spill block.
+pub const BONUS_WITH_SPILL: usize = BONUS_MAX - blkptr::SIZE;
 const USER_USED_AT: usize = 1024;
 const GROUP_USED_AT: usize = 1536;
 
@@ -37,6 +39,8 @@ pub enum EditError {
     NoSpace,
     /// The name is taken.
     Exists,
+    /// A directory has entries.
+    NotEmpty,
     /// A device did not take a write; the pool must not be written any more.
     Write(WriteError),
     /// Not possible for this kind of object or dataset: the reason.
@@ -49,6 +53,7 @@ impl core::fmt::Display for EditError {
             Self::Read(error) => error.fmt(f),
             Self::NoSpace => write!(f, "no space left in the pool"),
             Self::Exists => write!(f, "already exists"),
+            Self::NotEmpty => write!(f, "directory not empty"),
             Self::Write(error) => error.fmt(f),
             Self::Invalid(why) => f.write_str(why),
         }
@@ -105,6 +110,8 @@ pub struct Edit {
     blocks: BTreeMap<u64, Vec<u8>>,
     /// Blocks on disk from this number on are dropped at the next sync.
     cut: Option<u64>,
+    /// New contents of the spill block (`None` inside: it goes).
+    spill: Option<Option<Vec<u8>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -144,7 +151,7 @@ fn new_dnode(kind: u8, block_size: u64, bonus_kind: u8, bonus: Vec<u8>, pointers
 
 impl Edit {
     fn new(dnode: Dnode) -> Self {
-        Self { dnode, blocks: BTreeMap::new(), cut: None }
+        Self { dnode, blocks: BTreeMap::new(), cut: None, spill: None }
     }
 
     /// Contents of block `number`, changes included.
@@ -169,6 +176,38 @@ impl Edit {
         assert_eq!(data.len() as u64, self.dnode.block_size, "blocks of an object have one size");
         self.dnode.last_block = self.dnode.last_block.max(number);
         self.blocks.insert(number, data);
+    }
+
+    /// Contents of the spill block, changes included; `None`: there is none.
+    ///
+    /// # Errors
+    /// Unreadable.
+    pub fn spill(&self, pool: &Pool) -> Result<Option<Vec<u8>>, Error> {
+        match (&self.spill, &self.dnode.spill) {
+            (Some(new), _) => Ok(new.clone()),
+            (None, Some(pointer)) => Ok(Some(pool.read(pointer)?)),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Replaces the spill block; `None` drops it. The bonus must leave room for its pointer ([`BONUS_WITH_SPILL`]).
+    pub fn set_spill(&mut self, data: Option<Vec<u8>>) {
+        self.spill = Some(data.map(|mut data| {
+            data.resize(data.len().next_multiple_of(512), 0);
+            data
+        }));
+    }
+
+    /// True if any block was written, on disk or since.
+    #[must_use]
+    pub fn has_blocks(&self) -> bool {
+        !self.blocks.is_empty() || self.dnode.pointers.iter().any(|pointer| !pointer.is_hole())
+    }
+
+    /// Bytes held by changed blocks.
+    #[must_use]
+    pub fn dirty_bytes(&self) -> u64 {
+        self.blocks.len() as u64 * self.dnode.block_size
     }
 
     /// Drops all blocks from `first` on.
@@ -248,6 +287,12 @@ impl Edit {
         let top = self.dnode.levels - 1;
         for (index, node) in nodes.into_iter().enumerate() {
             self.dnode.pointers[index] = tree.update(node, top, index as u64)?;
+        }
+        if let Some(spill) = self.spill.take() {
+            let old = self.dnode.spill.take().unwrap_or_else(BlockPointer::hole);
+            tree.kind = kind::SYSTEM_ATTRIBUTES;
+            let new = tree.replace(&old, spill.map(|data| (data, 0, 1)))?;
+            self.dnode.spill = (!new.is_hole()).then_some(new);
         }
         let delta = tree.delta;
         assert!(tree.dirty.is_empty(), "every dirty block lies below the top level");
@@ -411,6 +456,24 @@ impl Set {
             Some(Slot::Free { .. }) => Err(Error::NotFound),
             None => self.disk_dnode(pool, number).map(Edit::new),
         }
+    }
+
+    /// Calls `body` with the object as it is now, changes included, without copying them.
+    ///
+    /// # Errors
+    /// As [`Set::view`], and those of `body`.
+    pub fn with_view<R, E: From<Error>>(&self, pool: &Pool, number: u64, body: impl FnOnce(&Edit) -> Result<R, E>) -> Result<R, E> {
+        match self.slots.get(&number) {
+            Some(Slot::Live(edit)) => body(edit),
+            Some(Slot::Free { .. }) => Err(Error::NotFound.into()),
+            None => body(&Edit::new(self.disk_dnode(pool, number)?)),
+        }
+    }
+
+    /// Bytes held by changed blocks of all objects.
+    #[must_use]
+    pub fn dirty_bytes(&self) -> u64 {
+        self.slots.values().map(|slot| if let Slot::Live(edit) = slot { edit.dirty_bytes() + dnode::SLOT as u64 } else { 0 }).sum()
     }
 
     /// The object for changing; it will be written at the next sync.

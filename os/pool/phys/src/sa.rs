@@ -41,6 +41,45 @@ impl Registry {
         Ok(out)
     }
 
+    /// Number of the attribute called `name`.
+    #[must_use]
+    pub fn number(&self, name: &[u8]) -> Option<u16> {
+        self.attributes.iter().find(|(_, (known, _))| known == name).map(|(number, _)| *number)
+    }
+
+    /// True if attribute `number` has a length of its own in each buffer.
+    #[must_use]
+    pub fn is_variable(&self, number: u16) -> bool {
+        self.attributes.get(&number).is_some_and(|(_, length)| *length == 0)
+    }
+
+    /// The layout of exactly these attributes in this order.
+    #[must_use]
+    pub fn layout(&self, attributes: &[u16]) -> Option<u16> {
+        self.layouts.iter().find(|(_, known)| known.as_slice() == attributes).map(|(number, _)| *number)
+    }
+
+    /// Adds a layout and returns its number: the first free one from 2 on (0 and 1 are for old znodes and for empty buffers).
+    ///
+    /// # Errors
+    /// All 1,022 numbers are taken.
+    pub fn add_layout(&mut self, attributes: Vec<u16>) -> Result<u16, FormatError> {
+        let number = (2..0x3FF).find(|number| !self.layouts.contains_key(number)).ok_or(FormatError::new("SA layouts", "no number is left", 0))?;
+        self.layouts.insert(number, attributes);
+        Ok(number)
+    }
+
+    /// Splits an SA buffer into attribute numbers and bytes, in the order of its layout.
+    ///
+    /// # Errors
+    /// As [`Registry::parse`].
+    pub fn split(&self, data: &[u8]) -> Result<Vec<(u16, Vec<u8>)>, FormatError> {
+        let layout = View::new("SA buffer", data).u16(4)? & 0x3FF;
+        let values = self.parse(data)?;
+        let numbers = self.layouts.get(&layout).map_or(&[][..], Vec::as_slice);
+        Ok(numbers.iter().copied().zip(values.into_iter().map(|(_, value)| value.to_vec())).collect())
+    }
+
     /// Splits an SA buffer (bonus or spill block) into its attributes: name to bytes.
     ///
     /// # Errors

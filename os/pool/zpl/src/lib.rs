@@ -10,13 +10,15 @@
 //! that entry alone.
 //!
 //! # Limits
-//! Writing: regular files, directories and short symbolic links; no hard links, renames, ACLs beyond the mode, or extended attributes yet. Paths follow no symbolic links; whoever needs that does it with [`Filesystem::stat`]. Names are bytes.
+//! No ACLs beyond the mode, and extended attributes can only be read. Paths follow no symbolic links; whoever needs that does it with [`Filesystem::stat`]. Names are bytes.
 #![no_std]
 extern crate alloc;
 
+mod volume;
 mod write;
 
-pub use write::{Make, NewEntry, Writer, create_filesystem, format_dataset};
+pub use volume::Volume;
+pub use write::{Change, Make, NewEntry, Writer, create_filesystem, format_dataset};
 
 use alloc::vec;
 use alloc::vec::Vec;

@@ -4,16 +4,17 @@
 
 use alloc::format;
 use alloc::string::ToString;
+use alloc::vec;
 use alloc::vec::Vec;
 
 use pool_dmu::edit::{EditError, Set};
 use pool_dmu::{Error, Store, zap_edit as zap};
-use pool_phys::FormatError;
 use pool_phys::dnode::{Dnode, kind};
-use pool_phys::sa::{self, Registry, Time, Znode};
+use pool_phys::sa::{self, Time, Znode};
 use pool_phys::zap::Entry;
 use pool_spa::Pool;
 
+use crate::volume::{Numbers, Values, Volume, put, put_time, put_word, word};
 use crate::{MASTER_NODE, OBJECT_MASK, TYPE_MASK};
 
 const DIRECTORY: u64 = 0o040_000;
@@ -22,8 +23,12 @@ const SYMLINK: u64 = 0o120_000;
 const RECORD_SIZE: u64 = 128 << 10;
 /// Longest file name in bytes.
 const NAME_MAX: usize = 255;
-/// A symlink target longer than this would need a spill block.
-const TARGET_MAX: usize = 120;
+/// Longest symbolic link (PATH_MAX without its NUL).
+const TARGET_MAX: usize = 4095;
+/// Largest file: what a signed 64-bit offset reaches.
+const SIZE_MAX: u64 = i64::MAX as u64;
+/// Most hard links of a file.
+const LINKS_MAX: u64 = u32::MAX as u64;
 /// Object types used here only.
 const MASTER: u8 = 21;
 const DELETE_QUEUE: u8 = 22;
@@ -59,11 +64,25 @@ const ATTRIBUTES: [(&str, u16, u8); 22] = [
 /// Layouts we write: a file or directory, and a symbolic link.
 const FILE_LAYOUT: (u16, &[u16]) = (2, &[5, 6, 4, 12, 13, 7, 11, 0, 1, 2, 3, 8, 16, 19]);
 const LINK_LAYOUT: (u16, &[u16]) = (3, &[5, 6, 4, 12, 13, 7, 11, 0, 1, 2, 3, 8, 16, 19, 17]);
-/// Byte offsets behind the SA header, the same in every layout of OpenZFS and ours (format section 17.2).
-const AT_SIZE: usize = 8;
-const AT_MODIFIED: usize = 72;
-const AT_CHANGED: usize = 88;
-const AT_LINKS: usize = 120;
+/// Attribute numbers of file systems made here: indices of [`ATTRIBUTES`].
+const OWN_NUMBERS: Numbers = Numbers {
+    atime: 0,
+    mtime: 1,
+    ctime: 2,
+    crtime: 3,
+    generation: 4,
+    mode: 5,
+    size: 6,
+    parent: 7,
+    links: 8,
+    rdev: 10,
+    flags: 11,
+    uid: 12,
+    gid: 13,
+    acl_count: 16,
+    symlink: 17,
+    aces: 19,
+};
 
 /// Attributes of an entry to be made.
 #[derive(Clone, Copy, Debug)]
@@ -81,19 +100,31 @@ pub enum Make<'a> {
     File,
     Directory,
     Symlink(&'a [u8]),
+    /// A device node, FIFO or socket: type bits of its mode, device number as stored.
+    Special { type_bits: u64, rdev: u64 },
+}
+
+/// Attributes to change.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Change {
+    /// Permission bits; the type stays.
+    pub mode: Option<u64>,
+    pub uid: Option<u64>,
+    pub gid: Option<u64>,
+    pub accessed: Option<Time>,
+    pub modified: Option<Time>,
+    pub changed: Option<Time>,
 }
 
 /// A file system open for changing.
 #[derive(Debug)]
 pub struct Writer<'s> {
     store: &'s mut Store,
-    dataset: u64,
-    registry: Registry,
-    root: u64,
+    volume: Volume,
 }
 
 /// Owner and group of a file from its dnode; `None` for other objects. The first attributes of every layout are at fixed places.
-fn owners(dnode: &Dnode) -> Option<(u64, u64)> {
+pub(crate) fn owners(dnode: &Dnode) -> Option<(u64, u64)> {
     if dnode.bonus_kind != kind::SYSTEM_ATTRIBUTES {
         return None;
     }
@@ -116,39 +147,33 @@ fn trivial_acl(mode: u64, is_directory: bool) -> Vec<u8> {
     out
 }
 
-fn attributes(mode: u64, size: u64, links: u64, parent: u64, txg: u64, new: &NewEntry, target: Option<&[u8]>) -> Vec<u8> {
-    let is_directory = mode & TYPE_MASK == DIRECTORY;
-    // Group and others never have more than the owner may: then the trivial ACL says all (flag 4). Execute for somebody clears "no execs denied".
-    let flags = 0x408_0000_0004_u64 | if is_directory || mode & 0o111 != 0 { 0x100 } else { 0 };
-    let acl = trivial_acl(mode, is_directory);
-    let number = |value: u64| value.to_le_bytes().to_vec();
-    let time = |time: Time| [time.0.to_le_bytes(), time.1.to_le_bytes()].concat();
-    let now = || time(new.now);
-    let values = [
-        number(mode),
-        number(size),
-        number(txg),
-        number(new.uid),
-        number(new.gid),
-        number(parent),
-        number(flags),
-        now(),
-        now(),
-        now(),
-        now(),
-        number(links),
-        number(3),
-        acl,
-    ];
-    let mut list: Vec<(bool, &[u8])> = values.iter().map(|value| (false, value.as_slice())).collect();
-    list[13].0 = true;
-    match target {
-        None => sa::encode(FILE_LAYOUT.0, &list),
-        Some(target) => {
-            list.push((true, target));
-            sa::encode(LINK_LAYOUT.0, &list)
-        }
+/// Flags word of a file: group and others never have more than the owner may, so the trivial ACL says all (flag 4); execute for somebody clears "no
+/// execs denied".
+const fn flags_of(mode: u64) -> u64 {
+    0x408_0000_0004_u64 | if mode & TYPE_MASK == DIRECTORY || mode & 0o111 != 0 { 0x100 } else { 0 }
+}
+
+/// The attributes every file has, in the order of OpenZFS's layouts: the first ones are at places that space accounting relies on.
+fn base_values(numbers: &Numbers, mode: u64, size: u64, links: u64, parent: u64, txg: u64, new: &NewEntry) -> Values {
+    let mut values = Values::new();
+    for (number, value) in [
+        (numbers.mode, mode),
+        (numbers.size, size),
+        (numbers.generation, txg),
+        (numbers.uid, new.uid),
+        (numbers.gid, new.gid),
+        (numbers.parent, parent),
+        (numbers.flags, flags_of(mode)),
+    ] {
+        put_word(&mut values, number, value);
     }
+    for number in [numbers.atime, numbers.mtime, numbers.ctime, numbers.crtime] {
+        put_time(&mut values, number, new.now);
+    }
+    put_word(&mut values, numbers.links, links);
+    put_word(&mut values, numbers.acl_count, 3);
+    put(&mut values, numbers.aces, trivial_acl(mode, mode & TYPE_MASK == DIRECTORY));
+    values
 }
 
 /// Makes an empty file system in a dataset just made with [`Store::create_dataset`].
@@ -169,10 +194,16 @@ pub fn format_dataset(store: &mut Store, dataset: u64, new: &NewEntry) -> Result
     let queue = table(set, DELETE_QUEUE)?;
     let registry = table(set, SA_REGISTRY)?;
     let layouts = table(set, SA_LAYOUTS)?;
-    let bonus = attributes(DIRECTORY | new.mode, 2, 2, 0, txg, new, None);
-    let root = set.allocate(pool, kind::DIRECTORY, 512, kind::SYSTEM_ATTRIBUTES, bonus)?;
-    zap::format(set.edit(pool, root)?, 0);
-    set_parent(set, pool, root, root)?;
+    // The root is its own parent; its number is known only once it exists.
+    let bonus = |parent: u64| {
+        let values = base_values(&OWN_NUMBERS, DIRECTORY | new.mode, 2, 2, parent, txg, new);
+        let list: Vec<(bool, &[u8])> = values.iter().map(|(number, value)| (*number == OWN_NUMBERS.aces, value.as_slice())).collect();
+        sa::encode(FILE_LAYOUT.0, &list)
+    };
+    let root = set.allocate(pool, kind::DIRECTORY, 512, kind::SYSTEM_ATTRIBUTES, bonus(0))?;
+    let edit = set.edit(pool, root)?;
+    edit.dnode.bonus = bonus(root);
+    zap::format(edit, 0);
     for (name, value) in [("VERSION", 5), ("SA_ATTRS", master), ("DELETE_QUEUE", queue), ("ROOT", root), ("utf8only", 0), ("normalization", 0), ("casesensitivity", 0)] {
         zap::set_number(set.edit(pool, MASTER_NODE)?, pool, name.as_bytes(), value)?;
     }
@@ -189,65 +220,80 @@ pub fn format_dataset(store: &mut Store, dataset: u64, new: &NewEntry) -> Result
     Ok(())
 }
 
-fn set_parent(set: &mut Set, pool: &Pool, object: u64, parent: u64) -> Result<(), EditError> {
-    put_field(set, pool, object, 40, parent)
-}
-
-fn put_field(set: &mut Set, pool: &Pool, object: u64, at: usize, value: u64) -> Result<(), EditError> {
-    let bonus = &mut set.edit(pool, object)?.dnode.bonus;
-    let header = bonus.get(4..6).map_or(0, |bytes| usize::from(u16::from_le_bytes([bytes[0], bytes[1]]) >> 10) * 8);
-    let field = bonus.get_mut(header + at..header + at + 8).ok_or(FormatError::new("SA buffer", "too short", object))?;
-    field.copy_from_slice(&value.to_le_bytes());
-    Ok(())
-}
-
 impl<'s> Writer<'s> {
     /// Opens file system `dataset` for changing.
     ///
     /// # Errors
     /// Not a file system of ZPL version 5, unreadable, malformed.
     pub fn open(store: &'s mut Store, dataset: u64) -> Result<Self, EditError> {
-        let (set, pool) = store.edit_dataset(dataset, Some(owners))?;
-        let master = set.view(pool, MASTER_NODE)?;
-        let root = zap::number(&master, pool, b"ROOT")?.ok_or(EditError::Invalid("the dataset is not a file system"))?;
-        let attributes = zap::number(&master, pool, b"SA_ATTRS")?.ok_or(EditError::Invalid("file systems before ZPL version 5 can only be read"))?;
-        let attributes = set.view(pool, attributes)?;
-        let table = |name: &[u8]| -> Result<Vec<Entry>, EditError> {
-            let number = zap::number(&attributes, pool, name)?.ok_or(Error::NotFound)?;
-            zap::entries(&set.view(pool, number)?, pool, None)
-        };
-        let layouts = table(b"LAYOUTS")?;
-        for (number, members) in [FILE_LAYOUT, LINK_LAYOUT] {
-            let name = number.to_string().into_bytes();
-            let known = layouts.iter().find(|entry| entry.name == name);
-            if known.is_some_and(|entry| !entry.value.iter().copied().eq(members.iter().copied().map(u64::from))) {
-                return Err(EditError::Invalid("the file system uses attribute layouts that we do not write; it can be read"));
-            }
-        }
-        let registry = Registry::new(&table(b"REGISTRY")?, &layouts)?;
-        Ok(Self { store, dataset, registry, root })
+        let volume = Volume::open(store, dataset)?;
+        Ok(Self { store, volume })
     }
 
-    fn parts(&mut self) -> Result<(&mut Set, &Pool), EditError> {
-        self.store.edit_dataset(self.dataset, Some(owners))
+    /// Goes on with tables that were read before.
+    #[must_use]
+    pub const fn resume(store: &'s mut Store, volume: Volume) -> Self {
+        Self { store, volume }
+    }
+
+    /// The tables, for [`Writer::resume`].
+    #[must_use]
+    pub fn into_volume(self) -> Volume {
+        self.volume
+    }
+
+    /// The store below.
+    pub const fn store(&mut self) -> &mut Store {
+        self.store
+    }
+
+    fn parts(&mut self) -> Result<(&mut Set, &Pool, &mut Volume), EditError> {
+        let (set, pool) = self.store.edit_dataset(self.volume.dataset, Some(owners))?;
+        Ok((set, pool, &mut self.volume))
     }
 
     /// Object number of the root directory.
     #[must_use]
     pub const fn root(&self) -> u64 {
-        self.root
+        self.volume.root
     }
 
-    /// Attributes of an object, changes included. Attributes in spill blocks are left out.
+    fn load(&mut self, object: u64) -> Result<Values, EditError> {
+        let (set, pool, volume) = self.parts()?;
+        volume.load(set, pool, object)
+    }
+
+    fn save(&mut self, object: u64, values: &Values) -> Result<(), EditError> {
+        let (set, pool, volume) = self.parts()?;
+        volume.save(set, pool, object, values)
+    }
+
+    /// Attributes of an object, changes included.
     ///
     /// # Errors
     /// Not found, unreadable, malformed.
     pub fn stat(&mut self, object: u64) -> Result<Znode, EditError> {
-        let (set, pool) = self.parts()?;
-        let bonus = set.view(pool, object)?.dnode.bonus;
-        let mut node = Znode::default();
-        node.absorb(&self.registry.parse(&bonus)?)?;
-        Ok(node)
+        let (set, pool, volume) = self.parts()?;
+        set.with_view(pool, object, |edit| {
+            if edit.dnode.bonus_kind != kind::SYSTEM_ATTRIBUTES {
+                return Err(EditError::Invalid("not a file of ZPL version 5"));
+            }
+            let mut node = Znode::default();
+            node.absorb(&volume.registry.parse(&edit.dnode.bonus)?)?;
+            if let Some(spill) = edit.spill(pool)? {
+                node.absorb(&volume.registry.parse(&spill)?)?;
+            }
+            Ok(node)
+        })
+    }
+
+    /// Space an object takes on disk as of the last commit, in bytes, and the size of its blocks.
+    ///
+    /// # Errors
+    /// Not found, unreadable.
+    pub fn space(&mut self, object: u64) -> Result<(u64, u64), EditError> {
+        let (set, pool, _) = self.parts()?;
+        set.with_view(pool, object, |edit| Ok((edit.dnode.used, edit.dnode.block_size)))
     }
 
     /// The object called `name` in directory `parent`, if there is one.
@@ -255,12 +301,42 @@ impl<'s> Writer<'s> {
     /// # Errors
     /// Not a directory, unreadable, malformed.
     pub fn lookup(&mut self, parent: u64, name: &[u8]) -> Result<Option<u64>, EditError> {
-        let (set, pool) = self.parts()?;
-        let directory = set.view(pool, parent)?;
-        if directory.dnode.kind != kind::DIRECTORY {
-            return Err(EditError::Invalid("not a directory"));
-        }
-        Ok(zap::number(&directory, pool, name)?.map(|value| value & OBJECT_MASK))
+        Ok(self.lookup_entry(parent, name)?.map(|(object, _)| object))
+    }
+
+    /// The same with the type of the entry (`st_mode >> 12`).
+    ///
+    /// # Errors
+    /// As [`Writer::lookup`].
+    pub fn lookup_entry(&mut self, parent: u64, name: &[u8]) -> Result<Option<(u64, u64)>, EditError> {
+        let (set, pool, _) = self.parts()?;
+        set.with_view(pool, parent, |directory| {
+            if directory.dnode.kind != kind::DIRECTORY {
+                return Err(EditError::Invalid("not a directory"));
+            }
+            Ok(zap::number(directory, pool, name)?.map(|value| (value & OBJECT_MASK, value >> 60)))
+        })
+    }
+
+    /// Entries of a directory, changes included, in no order.
+    ///
+    /// # Errors
+    /// Not a directory, unreadable, malformed.
+    pub fn read_dir(&mut self, object: u64) -> Result<Vec<crate::Entry>, EditError> {
+        let (set, pool, _) = self.parts()?;
+        set.with_view(pool, object, |directory| {
+            if directory.dnode.kind != kind::DIRECTORY {
+                return Err(EditError::Invalid("not a directory"));
+            }
+            let all = zap::entries(directory, pool, None)?;
+            Ok(all
+                .into_iter()
+                .filter_map(|entry| {
+                    let value = entry.number()?;
+                    Some(crate::Entry { object: value & OBJECT_MASK, file_type: value >> 60, name: entry.name })
+                })
+                .collect())
+        })
     }
 
     /// Makes an entry in directory `parent`; returns its object.
@@ -268,44 +344,156 @@ impl<'s> Writer<'s> {
     /// # Errors
     /// The name is taken, empty, too long or has a slash; no space.
     pub fn make(&mut self, parent: u64, name: &[u8], make: Make<'_>, new: &NewEntry) -> Result<u64, EditError> {
-        if name.is_empty() || name == b"." || name == b".." || name.len() > NAME_MAX || name.iter().any(|byte| matches!(byte, 0 | b'/')) {
-            return Err(EditError::Invalid("not a file name"));
-        }
+        check_name(name)?;
         if self.lookup(parent, name)?.is_some() {
             return Err(EditError::Exists);
         }
         let txg = self.store.txg();
-        let (kind_of, mode, size, links, target) = match make {
-            Make::File => (kind::FILE, REGULAR, 0, 1, None),
-            Make::Directory => (kind::DIRECTORY, DIRECTORY, 2, 2, None),
-            Make::Symlink(target) if target.len() > TARGET_MAX || target.is_empty() => {
-                return Err(EditError::Invalid("symbolic links of more than 120 bytes are not written yet"));
-            }
-            Make::Symlink(target) => (kind::FILE, SYMLINK, target.len() as u64, 1, Some(target)),
+        let (kind_of, type_bits, size, links) = match make {
+            Make::File => (kind::FILE, REGULAR, 0, 1),
+            Make::Directory => (kind::DIRECTORY, DIRECTORY, 2, 2),
+            Make::Symlink(target) if target.len() > TARGET_MAX || target.is_empty() => return Err(EditError::Invalid("not a target of a symbolic link")),
+            Make::Symlink(target) => (kind::FILE, SYMLINK, target.len() as u64, 1),
+            Make::Special { type_bits, .. } => (kind::FILE, type_bits & TYPE_MASK, 0, 1),
         };
-        let bonus = attributes(mode | new.mode & 0o7777, size, links, parent, txg, new, target);
-        let (set, pool) = self.parts()?;
+        let mode = type_bits | new.mode & 0o7777;
+        let (set, pool, volume) = self.parts()?;
+        let numbers = volume.numbers;
+        let mut values = base_values(&numbers, mode, size, links, parent, txg, new);
+        match make {
+            Make::Symlink(target) => put(&mut values, numbers.symlink, target.to_vec()),
+            Make::Special { rdev, .. } => put_word(&mut values, numbers.rdev, rdev),
+            Make::File | Make::Directory => {}
+        }
+        let (bonus, spill) = volume.arrange(set, pool, &values)?;
         let object = set.allocate(pool, kind_of, 512, kind::SYSTEM_ATTRIBUTES, bonus)?;
-        if mode == DIRECTORY {
-            zap::format(set.edit(pool, object)?, 0);
+        let edit = set.edit(pool, object)?;
+        if spill.is_some() {
+            edit.set_spill(spill);
         }
-        zap::set_number(set.edit(pool, parent)?, pool, name, (mode >> 12) << 60 | object)?;
-        let node = self.stat(parent)?;
-        let (set, pool) = self.parts()?;
-        put_field(set, pool, parent, AT_SIZE, node.size + 1)?;
-        if mode == DIRECTORY {
-            put_field(set, pool, parent, AT_LINKS, node.links + 1)?;
+        if type_bits == DIRECTORY {
+            zap::format(edit, 0);
         }
-        self.touch(parent, new.now)?;
+        self.enter(parent, name, object, mode, new.now)?;
         Ok(object)
     }
 
-    fn touch(&mut self, object: u64, now: Time) -> Result<(), EditError> {
-        let (set, pool) = self.parts()?;
-        for (at, value) in [(AT_MODIFIED, now.0), (AT_MODIFIED + 8, now.1), (AT_CHANGED, now.0), (AT_CHANGED + 8, now.1)] {
-            put_field(set, pool, object, at, value)?;
+    /// Puts a name into a directory: its size counts entries, its links count directories below.
+    fn enter(&mut self, parent: u64, name: &[u8], object: u64, mode: u64, now: Time) -> Result<(), EditError> {
+        let (set, pool, _) = self.parts()?;
+        zap::set_number(set.edit(pool, parent)?, pool, name, (mode >> 12) << 60 | object)?;
+        self.count(parent, 1, mode & TYPE_MASK == DIRECTORY, now)
+    }
+
+    /// Takes a name out of a directory.
+    fn leave(&mut self, parent: u64, name: &[u8], mode: u64, now: Time) -> Result<(), EditError> {
+        let (set, pool, _) = self.parts()?;
+        zap::remove(set.edit(pool, parent)?, pool, name)?;
+        self.count(parent, -1, mode & TYPE_MASK == DIRECTORY, now)
+    }
+
+    fn count(&mut self, directory: u64, by: i64, is_directory: bool, now: Time) -> Result<(), EditError> {
+        let mut values = self.load(directory)?;
+        let numbers = self.volume.numbers;
+        let size = word(&values, numbers.size).saturating_add_signed(by);
+        put_word(&mut values, numbers.size, size);
+        if is_directory {
+            let links = word(&values, numbers.links).saturating_add_signed(by);
+            put_word(&mut values, numbers.links, links);
         }
-        Ok(())
+        put_time(&mut values, numbers.mtime, now);
+        put_time(&mut values, numbers.ctime, now);
+        self.save(directory, &values)
+    }
+
+    /// Makes a hard link to `object`, which is no directory.
+    ///
+    /// # Errors
+    /// As [`Writer::make`]; too many links.
+    pub fn link(&mut self, parent: u64, name: &[u8], object: u64, now: Time) -> Result<(), EditError> {
+        check_name(name)?;
+        if self.lookup(parent, name)?.is_some() {
+            return Err(EditError::Exists);
+        }
+        let mut values = self.load(object)?;
+        let numbers = self.volume.numbers;
+        let (mode, links) = (word(&values, numbers.mode), word(&values, numbers.links));
+        if mode & TYPE_MASK == DIRECTORY || links >= LINKS_MAX {
+            return Err(EditError::Invalid("cannot be linked"));
+        }
+        if links == 0 {
+            // A file without a name gets one again.
+            self.forget_unlinked(object)?;
+        }
+        put_word(&mut values, numbers.links, links + 1);
+        put_time(&mut values, numbers.ctime, now);
+        self.save(object, &values)?;
+        self.enter(parent, name, object, mode, now)
+    }
+
+    /// Renames. A target of the same kind is replaced; with `exchange` the two swap places.
+    ///
+    /// # Errors
+    /// Not found, a non-empty directory in the way, kinds that do not go together, a directory moved into itself (the caller checks deeper ones).
+    pub fn rename(&mut self, from: (u64, &[u8]), to: (u64, &[u8]), exchange: bool, now: Time, keep_open: bool) -> Result<(), EditError> {
+        check_name(to.1)?;
+        let (object, _) = self.lookup_entry(from.0, from.1)?.ok_or(Error::NotFound)?;
+        let there = self.lookup(to.0, to.1)?;
+        let mode = self.stat(object)?.mode;
+        if object == to.0 {
+            return Err(EditError::Invalid("a directory cannot be moved into itself"));
+        }
+        match there {
+            Some(other) if other == object => return Ok(()),
+            Some(other) if exchange => {
+                let other_mode = self.stat(other)?.mode;
+                self.leave(from.0, from.1, mode, now)?;
+                self.leave(to.0, to.1, other_mode, now)?;
+                self.enter(from.0, from.1, other, other_mode, now)?;
+                self.adopt(other, from.0, now)?;
+            }
+            Some(other) => {
+                let other_mode = self.stat(other)?.mode;
+                if (mode & TYPE_MASK == DIRECTORY) != (other_mode & TYPE_MASK == DIRECTORY) {
+                    return Err(EditError::Invalid("a directory and another file cannot replace each other"));
+                }
+                self.remove_entry(to.0, to.1, now, keep_open)?;
+                self.leave(from.0, from.1, mode, now)?;
+            }
+            None if exchange => return Err(Error::NotFound.into()),
+            None => self.leave(from.0, from.1, mode, now)?,
+        }
+        self.enter(to.0, to.1, object, mode, now)?;
+        self.adopt(object, to.0, now)
+    }
+
+    /// Notes where an object is now.
+    fn adopt(&mut self, object: u64, parent: u64, now: Time) -> Result<(), EditError> {
+        let mut values = self.load(object)?;
+        let numbers = self.volume.numbers;
+        put_word(&mut values, numbers.parent, parent);
+        put_time(&mut values, numbers.ctime, now);
+        self.save(object, &values)
+    }
+
+    /// Reads file data, changes included; returns how much there was. Symbolic links whose target is data are read so too.
+    ///
+    /// # Errors
+    /// Unreadable: the block, by its error.
+    pub fn read(&mut self, object: u64, offset: u64, out: &mut [u8]) -> Result<usize, EditError> {
+        let size = self.stat(object)?.size;
+        let count = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(out.len());
+        self.read_blocks(object, offset, &mut out[..count])?;
+        Ok(count)
+    }
+
+    /// Reads data blocks whatever the size says: for a cache that keeps sizes itself. Beyond the last block there are zeros.
+    ///
+    /// # Errors
+    /// Unreadable: the block, by its error.
+    pub fn read_blocks(&mut self, object: u64, offset: u64, out: &mut [u8]) -> Result<(), EditError> {
+        let (set, pool, _) = self.parts()?;
+        set.with_view(pool, object, |edit| Ok(edit.read_at(pool, offset, out)?))
     }
 
     /// Writes data into a regular file.
@@ -313,21 +501,87 @@ impl<'s> Writer<'s> {
     /// # Errors
     /// Not a regular file; a partly written block is unreadable.
     pub fn write(&mut self, object: u64, offset: u64, data: &[u8], now: Time) -> Result<(), EditError> {
-        let node = self.stat(object)?;
-        let end = offset.checked_add(data.len() as u64).ok_or(EditError::Invalid("file too large"))?;
-        if node.mode & TYPE_MASK != REGULAR {
+        let mut values = self.load(object)?;
+        let numbers = self.volume.numbers;
+        let size = word(&values, numbers.size);
+        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= SIZE_MAX).ok_or(EditError::Invalid("file too large"))?;
+        if word(&values, numbers.mode) & TYPE_MASK != REGULAR {
             return Err(EditError::Invalid("not a regular file"));
         }
-        let (set, pool) = self.parts()?;
+        let (set, pool, _) = self.parts()?;
         let edit = set.edit(pool, object)?;
         // A small file is one block as long as it; past the record size all blocks are of that size (format section 17.4).
         if edit.dnode.last_block == 0 && end > edit.dnode.block_size && edit.dnode.block_size < RECORD_SIZE {
-            let size = end.next_multiple_of(512).min(RECORD_SIZE);
-            if node.size == 0 { edit.dnode.block_size = size } else { edit.resize_block(pool, size)? }
+            let wanted = end.next_multiple_of(512).min(RECORD_SIZE);
+            if size == 0 && !edit.has_blocks() { edit.dnode.block_size = wanted } else { edit.resize_block(pool, wanted)? }
         }
         edit.write_at(pool, offset, data)?;
-        put_field(set, pool, object, AT_SIZE, node.size.max(end))?;
-        self.touch(object, now)
+        put_word(&mut values, numbers.size, size.max(end));
+        put_time(&mut values, numbers.mtime, now);
+        put_time(&mut values, numbers.ctime, now);
+        self.save(object, &values)
+    }
+
+    /// Sets the size of a regular file; what is new reads as zeros.
+    ///
+    /// # Errors
+    /// Not a regular file; the last block is unreadable.
+    pub fn truncate(&mut self, object: u64, size: u64, now: Time) -> Result<(), EditError> {
+        let mut values = self.load(object)?;
+        let numbers = self.volume.numbers;
+        if word(&values, numbers.mode) & TYPE_MASK != REGULAR {
+            return Err(EditError::Invalid("not a regular file"));
+        }
+        if size > SIZE_MAX {
+            return Err(EditError::Invalid("file too large"));
+        }
+        let old = word(&values, numbers.size);
+        let (set, pool, _) = self.parts()?;
+        let edit = set.edit(pool, object)?;
+        let block = edit.dnode.block_size;
+        if size < old {
+            // The rest of the last block that stays is cleared: a later write past it must not bring old bytes back.
+            let keep = size.div_ceil(block);
+            let rest = keep * block - size;
+            if rest > 0 {
+                edit.write_at(pool, size, &vec![0; usize::try_from(rest).unwrap_or(0)])?;
+            }
+            edit.cut(keep);
+        } else if edit.dnode.last_block == 0 && size > block && block < RECORD_SIZE && edit.has_blocks() {
+            // It has data and becomes longer than its one block.
+            edit.resize_block(pool, size.next_multiple_of(512).min(RECORD_SIZE))?;
+        }
+        put_word(&mut values, numbers.size, size);
+        put_time(&mut values, numbers.mtime, now);
+        put_time(&mut values, numbers.ctime, now);
+        self.save(object, &values)
+    }
+
+    /// Changes attributes; `None` leaves one as it is.
+    ///
+    /// # Errors
+    /// Not found, unreadable, malformed.
+    pub fn set_attributes(&mut self, object: u64, change: &Change) -> Result<(), EditError> {
+        let mut values = self.load(object)?;
+        let numbers = self.volume.numbers;
+        if let Some(bits) = change.mode {
+            let mode = word(&values, numbers.mode) & TYPE_MASK | bits & 0o7777;
+            put_word(&mut values, numbers.mode, mode);
+            put_word(&mut values, numbers.flags, flags_of(mode));
+            put_word(&mut values, numbers.acl_count, 3);
+            put(&mut values, numbers.aces, trivial_acl(mode, mode & TYPE_MASK == DIRECTORY));
+        }
+        for (number, value) in [(numbers.uid, change.uid), (numbers.gid, change.gid)] {
+            if let Some(value) = value {
+                put_word(&mut values, number, value);
+            }
+        }
+        for (number, value) in [(numbers.atime, change.accessed), (numbers.mtime, change.modified), (numbers.ctime, change.changed)] {
+            if let Some(value) = value {
+                put_time(&mut values, number, value);
+            }
+        }
+        self.save(object, &values)
     }
 
     /// Removes `name` from directory `parent`: a file loses a link and goes with the last; a directory must be empty.
@@ -335,25 +589,84 @@ impl<'s> Writer<'s> {
     /// # Errors
     /// Not found, a directory with entries, unreadable.
     pub fn remove(&mut self, parent: u64, name: &[u8], now: Time) -> Result<(), EditError> {
+        self.remove_entry(parent, name, now, false)
+    }
+
+    /// The same; with `keep_open`, an object that lost its last name stays, in the list of unlinked ones, until [`Writer::reap`].
+    ///
+    /// # Errors
+    /// As [`Writer::remove`].
+    pub fn remove_entry(&mut self, parent: u64, name: &[u8], now: Time, keep_open: bool) -> Result<(), EditError> {
         let object = self.lookup(parent, name)?.ok_or(Error::NotFound)?;
-        let node = self.stat(object)?;
-        let is_directory = node.mode & TYPE_MASK == DIRECTORY;
-        if is_directory && node.size > 2 {
-            return Err(EditError::Invalid("directory not empty"));
+        let mut values = self.load(object)?;
+        let numbers = self.volume.numbers;
+        let (mode, links) = (word(&values, numbers.mode), word(&values, numbers.links));
+        let is_directory = mode & TYPE_MASK == DIRECTORY;
+        if is_directory && !self.is_empty(object)? {
+            return Err(EditError::NotEmpty);
         }
-        let above = self.stat(parent)?;
-        let (set, pool) = self.parts()?;
-        zap::remove(set.edit(pool, parent)?, pool, name)?;
-        put_field(set, pool, parent, AT_SIZE, above.size.saturating_sub(1))?;
-        if is_directory {
-            put_field(set, pool, parent, AT_LINKS, above.links.saturating_sub(1))?;
+        self.leave(parent, name, mode, now)?;
+        let left = if is_directory { 0 } else { links.saturating_sub(1) };
+        if left > 0 || keep_open {
+            put_word(&mut values, numbers.links, left);
+            put_time(&mut values, numbers.ctime, now);
+            self.save(object, &values)?;
         }
-        if is_directory || node.links <= 1 {
-            set.free(pool, object)?;
-        } else {
-            put_field(set, pool, object, AT_LINKS, node.links - 1)?;
+        if left > 0 {
+            return Ok(());
         }
-        self.touch(parent, now)
+        if keep_open {
+            let (set, pool, volume) = self.parts()?;
+            return zap::set_number(set.edit(pool, volume.unlinked)?, pool, format!("{object:x}").as_bytes(), object);
+        }
+        self.destroy(object)
+    }
+
+    fn is_empty(&mut self, directory: u64) -> Result<bool, EditError> {
+        Ok(self.read_dir(directory)?.is_empty())
+    }
+
+    fn forget_unlinked(&mut self, object: u64) -> Result<(), EditError> {
+        let (set, pool, volume) = self.parts()?;
+        zap::remove(set.edit(pool, volume.unlinked)?, pool, format!("{object:x}").as_bytes()).map(drop)
+    }
+
+    /// Frees an object with its directory of extended attributes.
+    fn destroy(&mut self, object: u64) -> Result<(), EditError> {
+        let attributes = self.stat(object)?.xattr_dir;
+        if attributes != 0 {
+            for entry in self.read_dir(attributes)? {
+                let (set, pool, _) = self.parts()?;
+                set.free(pool, entry.object)?;
+            }
+            let (set, pool, _) = self.parts()?;
+            set.free(pool, attributes)?;
+        }
+        let (set, pool, _) = self.parts()?;
+        Ok(set.free(pool, object)?)
+    }
+
+    /// Frees an object that lost its last name and was kept open.
+    ///
+    /// # Errors
+    /// It is not in the list of unlinked objects.
+    pub fn reap(&mut self, object: u64) -> Result<(), EditError> {
+        if !self.unlinked()?.contains(&object) {
+            return Err(Error::NotFound.into());
+        }
+        self.forget_unlinked(object)?;
+        self.destroy(object)
+    }
+
+    /// Objects without a name: to be reaped when a file system is opened after a crash.
+    ///
+    /// # Errors
+    /// Unreadable, malformed.
+    pub fn unlinked(&mut self) -> Result<Vec<u64>, EditError> {
+        let (set, pool, volume) = self.parts()?;
+        let queue = volume.unlinked;
+        let all = set.with_view(pool, queue, |edit| zap::entries(edit, pool, None))?;
+        Ok(all.iter().filter_map(Entry::number).collect())
     }
 
     /// Walks `path` from the root.
@@ -361,12 +674,19 @@ impl<'s> Writer<'s> {
     /// # Errors
     /// [`Error::NotFound`], with the part that is missing left to the caller.
     pub fn walk(&mut self, path: &[u8]) -> Result<u64, EditError> {
-        let mut at = self.root;
+        let mut at = self.volume.root;
         for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".") {
             at = self.lookup(at, part)?.ok_or(Error::NotFound)?;
         }
         Ok(at)
     }
+}
+
+fn check_name(name: &[u8]) -> Result<(), EditError> {
+    if name.is_empty() || name == b"." || name == b".." || name.len() > NAME_MAX || name.iter().any(|byte| matches!(byte, 0 | b'/')) {
+        return Err(EditError::Invalid("not a file name"));
+    }
+    Ok(())
 }
 
 /// Makes a file system: what `zfs create` does, and `zpool create` for the root dataset (which gets a mount point and lz4).

@@ -12,7 +12,7 @@ use kif::{BlockDev, BlockError};
 use pool_dmu::edit::EditError;
 use pool_dmu::{Datasets, Error, Store};
 use pool_spa::{Layout, Pool};
-use pool_zpl::{Filesystem, Make, NewEntry, Writer, create_filesystem};
+use pool_zpl::{Change, Filesystem, Make, NewEntry, Writer, create_filesystem};
 
 struct Image(File, u64);
 
@@ -288,4 +288,169 @@ fn a_full_pool_says_so_and_stays_whole() {
     drop(store);
     judge(&folder, "full");
     assert_eq!(read_all(&folder, "full").len(), committed);
+}
+
+/// What the model knows of a file: its contents and whether it is a directory or a link is told by the tree's keys.
+#[derive(Clone, Default)]
+struct Model {
+    /// Path to object; every name.
+    names: BTreeMap<String, u64>,
+    /// Object to contents (files) or target (links).
+    contents: BTreeMap<u64, Vec<u8>>,
+    directories: BTreeMap<u64, usize>,
+}
+
+#[test]
+fn random_operations_equal_a_model_over_many_groups() {
+    let folder = folder("posix");
+    let mut store = create(&folder, "posix", Some(0), 2, 9);
+    let dataset = store.find("posix").expect("find");
+    let mut next = random(11);
+    let mut model = Model::default();
+    let mut links = std::collections::BTreeSet::new();
+    let mut held: Vec<u64> = Vec::new();
+    for round in 0..12 {
+        let mut writer = Writer::open(&mut store, dataset).expect("open");
+        let root = writer.root();
+        model.directories.entry(root).or_insert(0);
+        for step in 0..120_u64 {
+            let now = (NOW.0 + round, step);
+            let directories: Vec<u64> = model.directories.keys().copied().collect();
+            let mut pick = |limit: usize| next() as usize % limit.max(1);
+            let parent = directories[pick(directories.len())];
+            let name = format!("n{}", pick(12));
+            let key = format!("{parent}/{name}");
+            let there = model.names.get(&key).copied();
+            match pick(11) {
+                0 | 1 => {
+                    let made = writer.make(parent, name.as_bytes(), Make::File, &NEW);
+                    assert_eq!(made.is_err(), there.is_some());
+                    if let Ok(object) = made {
+                        model.names.insert(key, object);
+                        model.contents.insert(object, Vec::new());
+                    }
+                }
+                2 => {
+                    let made = writer.make(parent, name.as_bytes(), Make::Directory, &NEW);
+                    assert_eq!(made.is_err(), there.is_some());
+                    if let Ok(object) = made {
+                        model.names.insert(key, object);
+                        model.directories.insert(object, 0);
+                    }
+                }
+                3 => {
+                    // Beyond 120 bytes the target goes into a spill block.
+                    let target = vec![b'x'; 1 + pick(700)];
+                    let made = writer.make(parent, name.as_bytes(), Make::Symlink(&target), &NEW);
+                    assert_eq!(made.is_err(), there.is_some());
+                    if let Ok(object) = made {
+                        model.names.insert(key, object);
+                        model.contents.insert(object, target);
+                        links.insert(object);
+                    }
+                }
+                4 | 5 => {
+                    let Some(object) = there.filter(|object| model.contents.contains_key(object) && !links.contains(object)) else { continue };
+                    let (offset, len) = (pick(400_000), pick(60_000));
+                    let byte = pick(255) as u8 + 1;
+                    writer.write(object, offset as u64, &vec![byte; len], now).expect("write");
+                    let contents = model.contents.get_mut(&object).expect("known");
+                    contents.resize(contents.len().max(offset + len), 0);
+                    contents[offset..offset + len].fill(byte);
+                }
+                6 => {
+                    let Some(object) = there.filter(|object| model.contents.contains_key(object) && !links.contains(object)) else { continue };
+                    let size = pick(500_000);
+                    writer.truncate(object, size as u64, now).expect("truncate");
+                    model.contents.get_mut(&object).expect("known").resize(size, 0);
+                }
+                7 => {
+                    let Some(object) = there.filter(|object| model.contents.contains_key(object)) else { continue };
+                    let second = format!("l{}", pick(8));
+                    let made = writer.link(parent, second.as_bytes(), object, now);
+                    assert_eq!(made.is_err(), model.names.contains_key(&format!("{parent}/{second}")));
+                    if made.is_ok() {
+                        model.names.insert(format!("{parent}/{second}"), object);
+                    }
+                }
+                8 => {
+                    let keep = pick(2) == 0;
+                    let removed = writer.remove_entry(parent, name.as_bytes(), now, keep);
+                    let Some(object) = there else {
+                        assert!(removed.is_err());
+                        continue;
+                    };
+                    let full = model.names.keys().any(|other| other.starts_with(&format!("{object}/")));
+                    assert_eq!(removed.is_err(), model.directories.contains_key(&object) && full);
+                    if removed.is_ok() {
+                        model.names.remove(&key);
+                        model.directories.remove(&object);
+                        if !model.names.values().any(|other| *other == object) {
+                            model.contents.remove(&object);
+                            links.remove(&object);
+                            if keep {
+                                held.push(object);
+                            }
+                        }
+                    }
+                }
+                9 => {
+                    // Renames of files only: moving directories below themselves is the caller's to refuse.
+                    let Some(object) = there.filter(|object| model.contents.contains_key(object)) else { continue };
+                    let target = directories[pick(directories.len())];
+                    let second = format!("n{}", pick(12));
+                    let other_key = format!("{target}/{second}");
+                    let other = model.names.get(&other_key).copied();
+                    let exchange = pick(3) == 0;
+                    let done = writer.rename((parent, name.as_bytes()), (target, second.as_bytes()), exchange, now, false);
+                    let fine = match other {
+                        None => !exchange,
+                        Some(other) => exchange || other == object || !model.directories.contains_key(&other),
+                    };
+                    assert_eq!(done.is_ok(), fine, "{key} -> {other_key} exchange {exchange}: {done:?}");
+                    if fine && other != Some(object) {
+                        model.names.remove(&key);
+                        model.names.insert(other_key, object);
+                        match other {
+                            Some(other) if exchange => drop(model.names.insert(key, other)),
+                            Some(other) if !model.names.values().any(|known| *known == other) => drop(model.contents.remove(&other)),
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {
+                    let Some(object) = there else { continue };
+                    let mode = pick(0o1000) as u64;
+                    writer.set_attributes(object, &Change { mode: Some(mode), uid: Some(7), ..Change::default() }).expect("chmod");
+                    let node = writer.stat(object).expect("stat");
+                    assert_eq!((node.mode & 0o7777, node.uid), (mode, 7));
+                }
+            }
+        }
+        for object in held.drain(..) {
+            writer.reap(object).expect("reap");
+        }
+        assert_eq!(writer.unlinked().expect("list"), []);
+        for (key, object) in &model.names {
+            let (parent, name) = key.split_once('/').expect("a key");
+            assert_eq!(writer.lookup(parent.parse().expect("number"), name.as_bytes()).expect("look up"), Some(*object), "{key}");
+        }
+        for (object, contents) in &model.contents {
+            let node = writer.stat(*object).expect("stat");
+            assert_eq!(node.links as usize, model.names.values().filter(|other| *other == object).count());
+            if links.contains(object) {
+                assert_eq!(node.symlink.as_ref(), Some(contents));
+                continue;
+            }
+            let mut found = vec![0; contents.len() + 10];
+            let count = writer.read(*object, 0, &mut found).expect("read");
+            assert!(found[..count] == contents[..], "object {object}");
+        }
+        store.commit(NOW.0 + round).expect("commit");
+    }
+    store.export(NOW.0).expect("export");
+    judge(&folder, "posix");
+    let found = read_all(&folder, "posix");
+    let files = model.names.values().filter(|object| model.contents.contains_key(object)).count();
+    assert_eq!(found.len(), files);
 }
