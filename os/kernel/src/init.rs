@@ -14,6 +14,7 @@ use crate::{HEAP, console, disks, power, stats, threads, userland};
 
 /// The kernel's first function, on the boot stack, interrupts off.
 pub fn start(boot: Result<BootInfo, BootError>) -> ! {
+    hal::percpu::init();
     console::init();
     let boot = boot.unwrap_or_else(|error| panic!("{error}"));
     memory(&boot);

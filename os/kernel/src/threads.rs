@@ -119,10 +119,10 @@ impl Cpus {
         self.threads.find(hal::thread::current_id()).expect("a running thread is in the table")
     }
 
-    /// Makes a parked thread runnable; does nothing if it is.
-    fn make_ready(&mut self, id: ThreadId, why: u8, only_interruptible: bool) -> Wake {
+    /// Makes a parked thread runnable; does nothing if it is. `wakes` may change its entry, and says whether it is woken.
+    fn make_ready(&mut self, id: ThreadId, why: u8, wakes: impl FnOnce(&mut Entry) -> bool) -> Wake {
         let Some(entry) = self.threads.find(id) else { return Wake::Nothing };
-        if entry.parking == Parking::Ready || only_interruptible && entry.parking != Parking::ParkedInterruptible {
+        if !wakes(entry) || entry.parking == Parking::Ready {
             return Wake::Nothing;
         }
         entry.parking = Parking::Ready;
@@ -271,7 +271,7 @@ fn expire() {
             Some(first.1)
         });
         let Some(due) = due else { return };
-        let wake = CPUS.lock().make_ready(due, TIMED_OUT, false);
+        let wake = CPUS.lock().make_ready(due, TIMED_OUT, |_| true);
         woke(&wake);
     }
 }
@@ -330,26 +330,17 @@ impl Dispatch for Threads {
         parked
     }
     fn unpark(&self, id: ThreadId) {
-        let wake = {
-            let mut cpus = CPUS.lock();
-            match cpus.threads.find(id) {
-                None => return,
-                Some(entry) if entry.parking == Parking::Ready => {
-                    entry.token = true;
-                    return;
-                }
-                Some(_) => cpus.make_ready(id, WOKEN, false),
-            }
-        };
+        let wake = CPUS.lock().make_ready(id, WOKEN, |entry| {
+            entry.token = entry.parking == Parking::Ready;
+            true
+        });
         woke(&wake);
     }
     fn interrupt(&self, id: ThreadId) {
-        let wake = {
-            let mut cpus = CPUS.lock();
-            let Some(entry) = cpus.threads.find(id) else { return };
+        let wake = CPUS.lock().make_ready(id, INTERRUPTED, |entry| {
             entry.context.set_interrupted(true);
-            cpus.make_ready(id, INTERRUPTED, true)
-        };
+            entry.parking == Parking::ParkedInterruptible
+        });
         woke(&wake);
     }
     fn clear_interrupt(&self) {

@@ -52,6 +52,10 @@ pub struct CpuId(pub u32);
 pub struct Nanos(pub u64);
 
 impl Nanos {
+    /// Adds a span to a sum of spans that were really spent, which cannot reach the end of time.
+    pub const fn add(&mut self, span: Self) {
+        self.0 = self.0.wrapping_add(span.0);
+    }
     /// Sum, saturating at the end of time (584 years).
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {

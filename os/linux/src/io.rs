@@ -40,6 +40,7 @@ impl At {
     }
 }
 
+#[inline]
 fn read_some(task: &Task, file: &File, at: At, out: &mut [u8]) -> Result<usize> {
     let zone = task.zone.id();
     Ok(match at {
@@ -48,6 +49,7 @@ fn read_some(task: &Task, file: &File, at: At, out: &mut [u8]) -> Result<usize> 
     })
 }
 
+#[inline]
 fn write_some(task: &Task, file: &File, at: At, data: &[u8]) -> Result<usize> {
     let zone = task.zone.id();
     let written = match at {
@@ -135,18 +137,23 @@ fn write_from(task: &Task, file: &File, at: At, from: Ptr, length: usize) -> Res
 }
 
 /// Writes a kernel buffer until the object takes no more. After a part was taken an error ends it with the count so far.
+#[inline]
 fn write_all(task: &Task, file: &File, at: At, data: &[u8]) -> Result<usize> {
-    let mut done = 0;
-    loop {
+    // At once: the usual case.
+    let done = write_some(task, file, at, data)?;
+    if done >= data.len() { Ok(done) } else { write_rest(task, file, at, data, done) }
+}
+
+/// The rest, after `done` bytes.
+#[inline(never)]
+fn write_rest(task: &Task, file: &File, at: At, data: &[u8], mut done: usize) -> Result<usize> {
+    while done < data.len() {
         match write_some(task, file, at.plus(done)?, &data[done..]) {
             Ok(count) => done += count,
-            Err(_) if done > 0 => return Ok(done),
-            Err(error) => return Err(error),
-        }
-        if done >= data.len() {
-            return Ok(done);
+            Err(_) => break,
         }
     }
+    Ok(done)
 }
 
 fn count(done: usize) -> Result {

@@ -98,6 +98,9 @@ struct Cpu {
     slice_at: Nanos,
     /// The timer's setting.
     deadline: Option<Nanos>,
+    /// The thread that waits, where only one does: it is in none of the heaps below, since most switches are between two threads. [`NIL`]:
+    /// none waits, or those that do are in the heaps.
+    lone: u32,
     fixed: u32,
     levels: [u32; 2],
     queued: u32,
@@ -145,6 +148,7 @@ impl Dispatcher {
             charged_at: Nanos(0),
             slice_at: Nanos(0),
             deadline: None,
+            lone: NIL,
             fixed: NIL,
             levels: [NIL; 2],
             queued: 0,
@@ -214,6 +218,7 @@ impl Dispatcher {
     /// [`SchedError::NoSuchZone`].
     pub fn set_shares(&mut self, zone: ZoneId, shares: u32) -> Result<(), SchedError> {
         let account = self.account_of(zone)?;
+        self.queue_all();
         let old = self.accounts[account as usize].level();
         let new = if shares == 0 { IDLE } else { SHARES };
         if old != new {
@@ -237,6 +242,7 @@ impl Dispatcher {
     /// [`SchedError::NoSuchZone`].
     pub fn set_cap(&mut self, zone: ZoneId, percent: Option<u32>, now: Nanos) -> Result<(), SchedError> {
         let account = self.account_of(zone)?;
+        self.queue_all();
         self.accounts[account as usize].set_cap(percent, now);
         if self.accounts[account as usize].throttled {
             self.unthrottle(account);
@@ -393,19 +399,19 @@ impl Dispatcher {
         let span = now.since(cpu.charged_at);
         cpu.charged_at = now;
         let Some(at) = cpu.current else {
-            cpu.usage.idle = cpu.usage.idle.plus(span);
+            cpu.usage.idle.add(span);
             return;
         };
         let user = user.min(span);
         let system = span.since(user);
-        cpu.usage.user = cpu.usage.user.plus(user);
-        cpu.usage.system = cpu.usage.system.plus(system);
+        cpu.usage.user.add(user);
+        cpu.usage.system.add(system);
         let thread = &mut self.threads[at as usize];
-        thread.usage.user = thread.usage.user.plus(user);
-        thread.usage.system = thread.usage.system.plus(system);
+        thread.usage.user.add(user);
+        thread.usage.system.add(system);
         let zone = &mut self.accounts[thread.zone as usize];
-        zone.user = zone.user.plus(user);
-        zone.system = zone.system.plus(system);
+        zone.user.add(user);
+        zone.system.add(system);
         if let Some(account) = self.accounts.get_mut(thread.account as usize) {
             thread.vtime += thread.virtual_of(span);
             let level = account.level();
@@ -464,7 +470,10 @@ impl Dispatcher {
                 self.threads[at as usize].usage.involuntary += 1;
             }
             match (old.filter(|_| goes_on), next) {
-                (Some(old), Some(next)) => self.exchange(old, next, index, now),
+                (Some(old), Some(next)) => {
+                    self.dequeue(next);
+                    self.enqueue(old, index, now);
+                }
                 (Some(old), None) => self.enqueue(old, index, now),
                 (None, Some(next)) => self.dequeue(next),
                 (None, None) => {}
@@ -505,9 +514,9 @@ impl Dispatcher {
         thread.state = State::Running(cpu);
         thread.cpu = cpu;
         let waited = now.since(thread.queued_at);
-        thread.usage.wait = thread.usage.wait.plus(waited);
+        thread.usage.wait.add(waited);
         let zone = &mut self.accounts[thread.zone as usize];
-        zone.wait = zone.wait.plus(waited);
+        zone.wait.add(waited);
     }
 
     /// Virtual time of the systems is that of the pick: only fair picks move it.
@@ -525,14 +534,24 @@ impl Dispatcher {
     /// The place of a CPU's current thread among those that wait; `None` if its zone has no tokens, so that it cannot go on.
     fn order_of_running(&mut self, at: u32, now: Nanos) -> Option<(u32, Order)> {
         let thread = &self.threads[at as usize];
+        if let Standing::Fair(account) = thread.standing {
+            let account = &mut self.accounts[account as usize];
+            if account.throttled || account.tokens(now) == Some(Nanos(0)) {
+                return None;
+            }
+        }
+        Some((at, self.order(at)))
+    }
+
+    /// The place of a thread that is in no heap among all others.
+    #[inline]
+    fn order(&self, at: u32) -> Order {
+        let thread = &self.threads[at as usize];
         match thread.standing {
-            Standing::Fixed(priority) => Some((at, Order { level: 0, account: fixed_key(priority), thread: 0 })),
+            Standing::Fixed(priority) => Order { level: 0, account: fixed_key(priority), thread: 0 },
             Standing::Fair(account) => {
-                let account = &mut self.accounts[account as usize];
-                if account.throttled || account.tokens(now) == Some(Nanos(0)) {
-                    return None;
-                }
-                Some((at, Order { level: 1 + account.level(), account: account.vtime, thread: thread.vtime }))
+                let account = &self.accounts[account as usize];
+                Order { level: 1 + account.level(), account: account.vtime, thread: thread.vtime }
             }
         }
     }
@@ -557,7 +576,20 @@ impl Dispatcher {
     }
 
     /// First thread of a CPU's queues and its place in the order of all.
+    #[inline]
     fn first(&mut self, cpu: u32) -> Option<(u32, Order)> {
+        let Cpu { lone, queued, .. } = self.cpus[cpu as usize];
+        if queued == 0 {
+            return None;
+        }
+        if lone != NIL {
+            return Some((lone, self.order(lone)));
+        }
+        self.first_of_many(cpu)
+    }
+
+    #[inline(never)]
+    fn first_of_many(&mut self, cpu: u32) -> Option<(u32, Order)> {
         let Cpu { fixed, levels, .. } = self.cpus[cpu as usize];
         if fixed != NIL {
             return Some((fixed, Order { level: 0, account: self.thread_nodes[fixed as usize].key, thread: 0 }));
@@ -687,11 +719,12 @@ impl Dispatcher {
                 Standing::Fair(account) => {
                     let account = &mut self.accounts[account as usize];
                     let wanted = if account.level() == IDLE { 2 } else { 1 };
+                    let tokens = account.tokens(now);
                     // Work on any CPU: it may be far enough behind to come here.
-                    if self.cpus.iter().any(|cpu| cpu.levels[..wanted].iter().any(|queue| *queue != NIL)) {
+                    if (0..self.count).any(|cpu| self.fair_work(cpu, wanted)) {
                         by(now.plus(SLICE));
                     }
-                    if let Some(tokens) = account.tokens(now) {
+                    if let Some(tokens) = tokens {
                         by(now.plus(tokens.max(Nanos(1))));
                     }
                 }
@@ -712,9 +745,20 @@ impl Dispatcher {
         deadline
     }
 
+    /// Whether fair threads of the first `levels` levels wait on a CPU.
+    #[inline]
+    fn fair_work(&self, cpu: u32, levels: usize) -> bool {
+        let cpu = &self.cpus[cpu as usize];
+        match self.threads.get(cpu.lone as usize).map(|lone| lone.standing) {
+            Some(Standing::Fair(account)) => self.accounts[account as usize].level() < levels,
+            Some(Standing::Fixed(_)) => false,
+            None => cpu.levels[..levels].iter().any(|queue| *queue != NIL),
+        }
+    }
+
     /// A CPU that runs a fair thread without a timer (or idles) while fair work waits on `cpu`: it would never compare.
     fn unaware_cpu(&self, cpu: u32) -> Option<CpuId> {
-        if self.cpus[cpu as usize].levels == [NIL; 2] {
+        if !self.fair_work(cpu, 2) {
             return None;
         }
         let unaware = |other: &Cpu| match other.current {
@@ -727,19 +771,47 @@ impl Dispatcher {
 
     // ---- Queues ----
 
+    #[inline]
     fn enqueue(&mut self, at: u32, cpu: u32, now: Nanos) {
         self.arrivals += 1;
         let thread = &mut self.threads[at as usize];
         thread.state = State::Queued(cpu);
         thread.queued_at = now;
-        let node = &mut self.thread_nodes[at as usize];
-        node.arrival = self.arrivals;
+        self.thread_nodes[at as usize].arrival = self.arrivals;
         let state = &mut self.cpus[cpu as usize];
         state.queued += 1;
+        let has_tokens = match thread.standing {
+            Standing::Fixed(_) => true,
+            Standing::Fair(account) => {
+                let account = &mut self.accounts[account as usize];
+                !account.throttled && account.tokens(now) != Some(Nanos(0))
+            }
+        };
+        if state.queued == 1 && has_tokens {
+            state.lone = at;
+            return;
+        }
+        self.enqueue_behind(at, cpu, has_tokens);
+    }
+
+    /// Into the heaps, after the lone thread if there is one.
+    #[inline(never)]
+    fn enqueue_behind(&mut self, at: u32, cpu: u32, has_tokens: bool) {
+        let lone = core::mem::replace(&mut self.cpus[cpu as usize].lone, NIL);
+        if lone != NIL {
+            self.insert(lone, cpu, true);
+        }
+        self.insert(at, cpu, has_tokens);
+    }
+
+    /// Puts a thread into the heaps of its CPU.
+    fn insert(&mut self, at: u32, cpu: u32, has_tokens: bool) {
+        let thread = &self.threads[at as usize];
+        let node = &mut self.thread_nodes[at as usize];
         let account = match thread.standing {
             Standing::Fixed(priority) => {
                 node.key = fixed_key(priority);
-                heap::insert(&mut self.thread_nodes, &mut state.fixed, at);
+                heap::insert(&mut self.thread_nodes, &mut self.cpus[cpu as usize].fixed, at);
                 return;
             }
             Standing::Fair(account) => account,
@@ -749,11 +821,10 @@ impl Dispatcher {
         let root = &mut self.queues[queue as usize];
         let was_empty = *root == NIL;
         heap::insert(&mut self.thread_nodes, root, at);
-        let state = &mut self.accounts[account as usize];
-        if state.throttled {
+        if self.accounts[account as usize].throttled {
             return;
         }
-        if state.tokens(now) == Some(Nanos(0)) {
+        if !has_tokens {
             if !was_empty {
                 self.unlink_queue(queue, account, cpu);
             }
@@ -763,32 +834,33 @@ impl Dispatcher {
         }
     }
 
-    /// Takes `next` out of its queue and puts the running thread `old`, which has tokens, into that of its CPU.
-    fn exchange(&mut self, old: u32, next: u32, cpu: u32, now: Nanos) {
-        let (ours, theirs) = (&self.threads[old as usize], &self.threads[next as usize]);
-        if !ours.is_fair() || ours.standing != theirs.standing || theirs.state != State::Queued(cpu) {
-            self.dequeue(next);
-            self.enqueue(old, cpu, now);
-            return;
+    /// Puts the lone threads of all CPUs into the heaps: for whoever goes through them.
+    fn queue_all(&mut self) {
+        for cpu in 0..self.count {
+            let lone = core::mem::replace(&mut self.cpus[cpu as usize].lone, NIL);
+            if lone != NIL {
+                self.insert(lone, cpu, true);
+            }
         }
-        // In one queue: it stays where it is among the queues, and the CPU's count what it was.
-        self.arrivals += 1;
-        let queue = self.queue_of(ours.account, cpu);
-        let root = &mut self.queues[queue as usize];
-        heap::remove(&mut self.thread_nodes, root, next);
-        let thread = &mut self.threads[old as usize];
-        thread.state = State::Queued(cpu);
-        thread.queued_at = now;
-        let node = &mut self.thread_nodes[old as usize];
-        (node.key, node.arrival) = (thread.vtime, self.arrivals);
-        heap::insert(&mut self.thread_nodes, root, old);
     }
 
+    #[inline]
     fn dequeue(&mut self, at: u32) {
         let thread = &self.threads[at as usize];
         let State::Queued(cpu) = thread.state else { panic!("thread {:?} is not queued", thread.tid) };
         let state = &mut self.cpus[cpu as usize];
         state.queued -= 1;
+        if state.lone == at {
+            state.lone = NIL;
+            return;
+        }
+        self.dequeue_from_many(at, cpu);
+    }
+
+    #[inline(never)]
+    fn dequeue_from_many(&mut self, at: u32, cpu: u32) {
+        let thread = &self.threads[at as usize];
+        let state = &mut self.cpus[cpu as usize];
         let account = match thread.standing {
             Standing::Fixed(_) => {
                 heap::remove(&mut self.thread_nodes, &mut state.fixed, at);
@@ -847,6 +919,7 @@ impl Dispatcher {
 
     /// Takes an account without tokens out of the levels (its queue on `except` is out already).
     fn throttle(&mut self, account: u32, except: u32) {
+        self.queue_all();
         for cpu in 0..self.cpus() {
             let queue = self.queue_of(account, cpu);
             if cpu != except && self.queues[queue as usize] != NIL {
@@ -882,6 +955,7 @@ impl Dispatcher {
     // ---- Accounts ----
 
     /// Counts a thread as wanting CPU, and brings its virtual times up to now.
+    #[inline]
     fn join(&mut self, at: u32, now: Nanos) {
         let thread = &mut self.threads[at as usize];
         self.runnable += 1;
@@ -928,6 +1002,7 @@ impl Dispatcher {
     /// Least virtual time of the accounts of a level that run or wait. (The virtual time at the last pick is long out of date
     /// where a thread has been running alone without a timer.) 0 if there are none.
     fn least_vtime(&mut self, level: usize, now: Nanos) -> u128 {
+        self.queue_all();
         let mut least = u128::MAX;
         for cpu in 0..self.cpus() {
             if self.cpus[cpu as usize].levels[level] != NIL {
@@ -944,7 +1019,8 @@ impl Dispatcher {
     }
 
     /// The same between the threads of an account.
-    fn least_thread_vtime(&self, account: u32, now: Nanos) -> u128 {
+    fn least_thread_vtime(&mut self, account: u32, now: Nanos) -> u128 {
+        self.queue_all();
         let mut least = u128::MAX;
         for cpu in 0..self.cpus() {
             let first = self.queues[self.queue_of(account, cpu) as usize];
@@ -961,6 +1037,7 @@ impl Dispatcher {
     }
 
     /// Counts a thread as not wanting CPU any more.
+    #[inline]
     fn leave(&mut self, at: u32, now: Nanos) {
         let thread = &self.threads[at as usize];
         self.runnable -= 1;
@@ -977,6 +1054,7 @@ impl Dispatcher {
     }
 
     /// The global zone's load is the machine's.
+    #[inline]
     fn note_total(&mut self, now: Nanos) {
         if let Some(global) = self.global {
             self.accounts[global as usize].load.change(now, self.runnable);

@@ -38,7 +38,8 @@
 //! that the two classes mix without starving each other.
 //!
 //! ```text
-//! Cpu ── fixed: heap of threads by (priority, arrival)
+//! Cpu ── lone: the thread that waits, if only one does; else
+//!     ── fixed: heap of threads by (priority, arrival)
 //!     ── levels[shares]: heap of queues by the account's virtual time ── Queue(account, cpu): heap of threads by virtual time
 //!     ── levels[idle]:   the same, accounts without shares
 //! ```

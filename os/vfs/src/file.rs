@@ -161,12 +161,18 @@ impl File {
     ///
     /// # Errors
     /// See `read(2)`.
+    #[inline]
     pub fn read(&self, out: &mut [u8], zone: ZoneId) -> Result<usize> {
         self.allow(OpenFlags::READ)?;
         let object = self.object();
         if !self.is_seekable {
             return object.read_at(0, out, self.io(zone));
         }
+        self.read_own(out, zone)
+    }
+    #[inline(never)]
+    fn read_own(&self, out: &mut [u8], zone: ZoneId) -> Result<usize> {
+        let object = self.object();
         if object.kind() == Kind::Directory {
             return Err(VfsError::IsDirectory);
         }
@@ -179,12 +185,18 @@ impl File {
     ///
     /// # Errors
     /// See `write(2)`.
+    #[inline]
     pub fn write(&self, data: &[u8], zone: ZoneId) -> Result<usize> {
         self.allow(OpenFlags::WRITE)?;
         let object = self.object();
         if !self.is_seekable {
             return object.write_at(0, data, self.io(zone));
         }
+        self.write_own(data, zone)
+    }
+    #[inline(never)]
+    fn write_own(&self, data: &[u8], zone: ZoneId) -> Result<usize> {
+        let object = self.object();
         let mut offset = self.offset.lock();
         if self.flags().contains(OpenFlags::APPEND) {
             let (end, count) = object.append(data, self.io(zone))?;

@@ -1,8 +1,9 @@
 //! Pipes and FIFOs.
 //!
 //! # Theory
-//! A ring of [`CAPACITY`] bytes in frames that come on first use, charged to the writer. A write of up to [`PIPE_BUF`] bytes is
-//! all or nothing (`pipe(7)`). A pipe that runs empty starts again at its first byte, so that short messages stay in one page.
+//! A ring of [`CAPACITY`] bytes in frames that come on first use, charged to the writer; its first [`HEAD`] bytes lie in the pipe itself. A write of up to [`PIPE_BUF`] bytes is
+//! all or nothing (`pipe(7)`). A pipe that runs empty starts again at its first byte, so that short messages
+//! need no page at all.
 //!
 //! # Structures
 //! [`Pipe`] is shared by its ends; each open is an `End`, whose drop is the close. A named FIFO is a tmpfs node that owns a
@@ -28,6 +29,8 @@ use crate::{Result, VfsError, mount, user};
 pub const CAPACITY: usize = PAGES * PAGE_SIZE;
 /// Writes up to this size are atomic.
 pub const PIPE_BUF: usize = 4096;
+/// Bytes at the start of the ring that need no frame.
+const HEAD: usize = 64;
 /// Frames of a full pipe.
 const PAGES: usize = 16;
 /// `ioctl`: bytes that can be read.
@@ -41,6 +44,7 @@ pub struct Pipe {
 }
 
 struct Ring {
+    head: [u8; HEAD],
     frames: [Option<Frame>; PAGES],
     /// Positions in the endless stream; `write - read` bytes are inside.
     read: u64,
@@ -67,6 +71,13 @@ impl Ring {
     }
     /// Copies at most a page in; the caller has seen to the space.
     fn put(&mut self, data: &[u8], zone: ZoneId) -> Result<usize> {
+        let at = self.write as usize % CAPACITY;
+        if let Some(room) = self.head.get_mut(at..).filter(|room| !room.is_empty()) {
+            let count = room.len().min(data.len()).min(CAPACITY - (self.write - self.read) as usize);
+            room[..count].copy_from_slice(&data[..count]);
+            self.write += count as u64;
+            return Ok(count);
+        }
         let (page, offset, room) = Self::locate(self.write);
         let count = room.min(data.len()).min(self.space());
         let slot = &mut self.frames[page];
@@ -80,9 +91,15 @@ impl Ring {
     /// Copies at most a page out.
     fn take(&mut self, out: &mut [u8]) -> usize {
         let (page, offset, room) = Self::locate(self.read);
-        let count = room.min(out.len()).min(self.used());
+        let mut count = room.min(out.len()).min(self.used());
         if count != 0 {
-            self.frames[page].as_ref().expect("unread bytes lie in a frame").read(offset, &mut out[..count]);
+            match self.head.get(self.read as usize % CAPACITY..) {
+                Some(head) if !head.is_empty() => {
+                    count = count.min(head.len());
+                    out[..count].copy_from_slice(&head[..count]);
+                }
+                _ => self.frames[page].as_ref().expect("unread bytes lie in a frame").read(offset, &mut out[..count]),
+            }
             self.read += count as u64;
             if self.read == self.write {
                 (self.read, self.write) = (0, 0);
@@ -97,6 +114,7 @@ impl Pipe {
     #[must_use]
     pub fn new() -> Arc<Self> {
         let ring = Ring {
+            head: [0; HEAD],
             frames: [const { None }; PAGES],
             read: 0,
             write: 0,
@@ -191,7 +209,7 @@ impl Pipe {
                 break;
             }
             if atomic {
-                // Two pages at most; if the second cannot be had, the first is taken back.
+                // The head and two pages at most; if one cannot be had, what came before is taken back.
                 let before = ring.write;
                 while done < data.len() && result.is_ok() {
                     match ring.put(&data[done..], zone) {

@@ -160,14 +160,14 @@ pub fn init(image: &Image, memory: impl Iterator<Item = (u64, u64)> + Clone, ear
     unsafe { cpu::write_cr3(root) };
 }
 
-/// Second half of CPU start-up: GDT, TSS, interrupt table, SYSCALL, FPU.
+/// Second half of CPU start-up: interrupt table, SYSCALL, FPU.
 pub fn init_cpu() {
-    crate::percpu::init();
     crate::trap::init();
     crate::user::init();
     crate::fpu::init(&cpu::features());
     let (low, high) = boot_stack();
     let area = crate::percpu::this();
+    area.loaded_cr3.set(cpu::read_cr3());
     area.stack_low.set(low);
     area.stack_high.set(high);
 }

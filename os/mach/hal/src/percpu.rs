@@ -185,8 +185,8 @@ pub fn switch_done() {
     unsafe { asm!("mov byte ptr gs:[{}], 0", const SWITCH_DUE, options(nostack, preserves_flags)) };
 }
 
-/// Loads GDT, TSS and GS for the boot CPU. Once.
-pub(crate) fn init() {
+/// Loads GDT, TSS and GS for the boot CPU: first of all, since every lock keeps its books here. Needs no memory.
+pub fn init() {
     let area = &BOOT_CPU.0;
     area.this.set(area);
     let tss = area.tss.get();
@@ -243,6 +243,5 @@ pub(crate) fn init() {
     unsafe { cpu::write_msr(cpu::GS_BASE, core::ptr::from_ref(area) as u64) };
     // SAFETY: the value of user mode's GS base.
     unsafe { cpu::write_msr(cpu::KERNEL_GS_BASE, 0) };
-    area.loaded_cr3.set(cpu::read_cr3());
     READY.store(true, core::sync::atomic::Ordering::Relaxed);
 }

@@ -399,7 +399,6 @@ pub(crate) fn interrupt(vector: u8) {
 }
 
 /// Switches if that is due. Interrupts are off and no spin lock is held.
-#[inline(never)]
 pub(crate) fn preempt_if_due() {
     if percpu::switch_requested() && !percpu::current().is_null() {
         hooks().preempt();

@@ -305,7 +305,9 @@ impl HalContext {
     /// Does what [`HalContext::is_ready`] found missing, or says how user mode ends without having been entered. Interrupts are off.
     #[cold]
     fn prepare(&mut self) -> Option<UserExit> {
-        trap::preempt_if_due();
+        if percpu::switch_requested() {
+            trap::preempt_if_due();
+        }
         let area = percpu::this();
         // SAFETY: user mode is entered by threads only, and the running thread's context exists.
         let me = unsafe { &*area.current.get() };

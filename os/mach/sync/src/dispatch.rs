@@ -30,7 +30,7 @@ pub trait Dispatch: Sync {
 }
 
 /// The processor as the locks see it: on every lock's way, so the machine's is bound at link time (feature `metal`) and inlined; host
-/// programs install theirs.
+/// programs install theirs, and keep no books before.
 #[cfg(not(feature = "metal"))]
 pub trait Processor: Sync {
     /// The calling thread. Before threads exist: `ThreadId(0)`.
@@ -65,9 +65,6 @@ mod processor {
     pub fn install(dispatch: &'static dyn Dispatch, processor: &'static dyn Processor) {
         if super::DISPATCH.set(Box::new(dispatch)).is_ok() && PROCESSOR.set(Box::new(processor)).is_err() {}
     }
-    pub(crate) fn is_installed() -> bool {
-        get().is_some()
-    }
     pub fn current() -> ThreadId {
         get().map_or(ThreadId(0), Processor::current)
     }
@@ -97,7 +94,6 @@ mod processor {
 #[cfg(feature = "metal")]
 mod processor {
     use super::{Box, CpuId, Dispatch, ThreadId};
-    use core::sync::atomic::{AtomicBool, Ordering};
 
     // SAFETY: `hal` defines these with the same signatures (os/mach/hal/src/locks.rs) and says there what each does.
     unsafe extern "Rust" {
@@ -109,33 +105,21 @@ mod processor {
         safe fn orrery_leave_spin(class: u8, saved: u64);
     }
 
-    /// There are threads, and per-CPU data to keep books in.
-    static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
-
-    /// Installs the dispatcher (first one wins). Per-CPU data and the first thread exist.
+    /// Installs the dispatcher (first one wins).
     pub fn install(dispatch: &'static dyn Dispatch) {
-        if super::DISPATCH.set(Box::new(dispatch)).is_ok() {
-            IS_INSTALLED.store(true, Ordering::Release);
-        }
-    }
-    pub(crate) fn is_installed() -> bool {
-        IS_INSTALLED.load(Ordering::Relaxed)
+        if super::DISPATCH.set(Box::new(dispatch)).is_err() {}
     }
     pub fn current() -> ThreadId {
-        ThreadId(if is_installed() { orrery_current() } else { 0 })
+        ThreadId(orrery_current())
     }
     pub fn cpu() -> CpuId {
-        CpuId(if is_installed() { orrery_cpu() } else { 0 })
+        CpuId(orrery_cpu())
     }
     pub(crate) fn lock_taken(class: u8, nests: bool) {
-        if is_installed() {
-            orrery_lock_taken(class, nests);
-        }
+        orrery_lock_taken(class, nests);
     }
     pub(crate) fn lock_released(class: u8) {
-        if is_installed() {
-            orrery_lock_released(class);
-        }
+        orrery_lock_released(class);
     }
     pub(crate) fn enter_spin(class: u8) -> u64 {
         orrery_enter_spin(class)
@@ -147,7 +131,7 @@ mod processor {
 
 /// Installs what the locks need, once.
 pub use processor::install;
-pub(crate) use processor::{enter_spin, is_installed, leave_spin, lock_released, lock_taken};
+pub(crate) use processor::{enter_spin, leave_spin, lock_released, lock_taken};
 
 /// The calling thread (`ThreadId(0)` before threads exist).
 pub fn current() -> ThreadId {

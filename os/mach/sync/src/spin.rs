@@ -29,12 +29,11 @@ impl<T> SpinLock<T> {
 
     /// Takes the lock.
     pub fn lock(&self) -> SpinGuard<'_, T> {
-        let tracked = dispatch::is_installed();
-        let saved = if tracked { dispatch::enter_spin(self.class as u8) } else { 0 };
+        let saved = dispatch::enter_spin(self.class as u8);
         while self.held.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             core::hint::spin_loop();
         }
-        SpinGuard { lock: self, saved, tracked }
+        SpinGuard { lock: self, saved }
     }
 
     /// The value, from an exclusive reference: no locking needed.
@@ -56,7 +55,6 @@ impl<T> SpinLock<T> {
 pub struct SpinGuard<'a, T> {
     lock: &'a SpinLock<T>,
     saved: u64,
-    tracked: bool,
 }
 
 impl<T> Deref for SpinGuard<'_, T> {
@@ -75,8 +73,6 @@ impl<T> DerefMut for SpinGuard<'_, T> {
 impl<T> Drop for SpinGuard<'_, T> {
     fn drop(&mut self) {
         self.lock.held.store(false, Ordering::Release);
-        if self.tracked {
-            dispatch::leave_spin(self.lock.class as u8, self.saved);
-        }
+        dispatch::leave_spin(self.lock.class as u8, self.saved);
     }
 }
