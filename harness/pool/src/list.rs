@@ -4,7 +4,7 @@ use std::io::Write;
 
 use kif::BlockDev;
 use pool_dmu::{DatasetKind, Datasets, Source};
-use pool_spa::{LeafState, Pool, VdevStatus};
+use pool_spa::{Pool, VdevStatus};
 
 use crate::Failure;
 
@@ -73,27 +73,14 @@ pub fn import(devices: &[Box<dyn BlockDev>], json: bool) -> Result<(), Failure> 
     Ok(())
 }
 
-fn tree(vdev: &VdevStatus, depth: usize, out: &mut String) -> LeafState {
-    let at = out.len();
-    let mut worst = LeafState::Online;
-    for child in &vdev.children {
-        if tree(child, depth + 1, out) != LeafState::Online {
-            worst = LeafState::Degraded;
-        }
-    }
-    let (mut counts, mut state) = (String::from("    0     0     0"), worst);
-    if let Some(leaf) = &vdev.leaf {
-        state = leaf.state;
-        counts = format!("{:5} {:5} {:5}", leaf.counts.read_errors, 0, leaf.counts.checksum_errors);
-    }
-    let name = match state {
-        LeafState::Online => "ONLINE",
-        LeafState::Degraded => "DEGRADED",
-        LeafState::Missing => "UNAVAIL",
-    };
+fn tree(vdev: &VdevStatus, depth: usize, out: &mut String) {
+    let counts = vdev.leaf.as_ref().map(|leaf| leaf.counts).unwrap_or_default();
     let label = format!("{:indent$}{}", "", vdev.name, indent = depth * 2);
-    out.insert_str(at, &format!("\t{label:<40} {name:<9} {counts}\n"));
-    state
+    let errors = format!("{:5} {:5} {:5}", counts.read_errors, counts.write_errors, counts.checksum_errors);
+    let missing = vdev.leaf.as_ref().map_or(0, |leaf| leaf.missing_txgs);
+    let note = if missing > 0 { format!("  {missing} txgs to resilver") } else { String::new() };
+    out.push_str(&format!("\t{label:<40} {:<9} {errors}{note}\n", vdev.state.name()));
+    vdev.children.iter().for_each(|child| tree(child, depth + 1, out));
 }
 
 pub fn vdevs(pool: &Pool) -> String {

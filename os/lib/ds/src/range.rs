@@ -93,6 +93,21 @@ impl RangeTree {
         true
     }
 
+    /// Adds a range of which some may be in the set already.
+    pub fn merge(&mut self, range: Range<u64>) {
+        self.subtract(&range);
+        let fits = self.add(range);
+        debug_assert!(fits, "nothing of it was left");
+    }
+
+    /// Removes whatever of `range` is in the set.
+    pub fn subtract(&mut self, range: &Range<u64>) {
+        while let Some((start, end)) = self.ranges.range(..range.end).next_back().map(|(a, b)| (*a, *b)).filter(|(_, end)| *end > range.start && range.start < range.end) {
+            let removed = self.remove(start.max(range.start)..end.min(range.end));
+            debug_assert!(removed, "it was found there");
+        }
+    }
+
     /// Start of the first range at or after `from` that has room for `size`; what of a range lies before `from` does not count. Linear in the
     /// number of ranges passed over.
     #[must_use]

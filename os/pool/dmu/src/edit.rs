@@ -6,6 +6,7 @@
 //! meta-dnode's blocks, syncs those the same way, and ends with a new object-set block, whose pointer the caller stores one level higher. Old blocks are
 //! given to the [`Sink`], which frees them or remembers them for a snapshot.
 
+use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -13,6 +14,7 @@ use alloc::vec::Vec;
 use pool_phys::FormatError;
 use pool_phys::blkptr::{self, BlockPointer};
 use pool_phys::dnode::{self, Dnode, kind};
+use pool_phys::intent_log;
 use pool_phys::objset::Objset;
 use pool_spa::{NoSpace, Pool, WriteError};
 
@@ -45,6 +47,8 @@ pub enum EditError {
     Write(WriteError),
     /// Not possible for this kind of object or dataset: the reason.
     Invalid(&'static str),
+    /// A commit failed earlier: the pool must be opened anew.
+    Suspended,
 }
 
 impl core::fmt::Display for EditError {
@@ -56,6 +60,7 @@ impl core::fmt::Display for EditError {
             Self::NotEmpty => write!(f, "directory not empty"),
             Self::Write(error) => error.fmt(f),
             Self::Invalid(why) => f.write_str(why),
+            Self::Suspended => write!(f, "the pool is suspended since a commit failed; open it anew"),
         }
     }
 }
@@ -96,7 +101,10 @@ pub trait Sink {
     /// No space, or a device failed.
     fn write(&mut self, data: Vec<u8>, about: About) -> Result<BlockPointer, EditError>;
     /// A block is no longer part of the object set.
-    fn free(&mut self, pointer: &BlockPointer);
+    ///
+    /// # Errors
+    /// The pointer lies: what it names is not allocated.
+    fn free(&mut self, pointer: &BlockPointer) -> Result<(), EditError>;
     /// Space a block counts as.
     fn deflated(&self, pointer: &BlockPointer) -> u64;
     /// A block of zeros may become a hole.
@@ -128,6 +136,8 @@ pub struct Set {
     meta: Dnode,
     slots: BTreeMap<u64, Slot>,
     hint: u64,
+    /// The object-set block itself changed.
+    header_dirty: bool,
 }
 
 fn new_dnode(kind: u8, block_size: u64, bonus_kind: u8, bonus: Vec<u8>, pointers: usize, levels: u8) -> Dnode {
@@ -329,7 +339,7 @@ impl Tree<'_> {
     fn replace(&mut self, old: &BlockPointer, data: Option<(Vec<u8>, u8, u64)>) -> Result<BlockPointer, EditError> {
         if !old.is_hole() {
             self.delta -= self.size(old);
-            self.sink.free(old);
+            self.sink.free(old)?;
         }
         let Some((data, level, fill)) = data else { return Ok(BlockPointer::hole()) };
         let pointer = self.sink.write(data, About { kind: self.kind, level, fill, compression: self.compression })?;
@@ -406,7 +416,7 @@ impl Set {
         raw[704..712].copy_from_slice(&os_kind.to_le_bytes());
         let levels = if os_kind == 1 { 1 } else { META_LEVELS };
         let meta = new_dnode(kind::DNODE, META_BLOCK, 0, Vec::new(), 3, levels);
-        Self { raw, meta, slots: BTreeMap::new(), hint: 1 }
+        Self { raw, meta, slots: BTreeMap::new(), hint: 1, header_dirty: false }
     }
 
     /// Opens an object set for changing.
@@ -416,13 +426,13 @@ impl Set {
     pub fn open(pool: &Pool, root: &BlockPointer) -> Result<Self, Error> {
         let raw = pool.read(root)?;
         let objset = Objset::parse(&raw)?;
-        Ok(Self { raw, meta: objset.meta, slots: BTreeMap::new(), hint: 1 })
+        Ok(Self { raw, meta: objset.meta, slots: BTreeMap::new(), hint: 1, header_dirty: false })
     }
 
     /// True if something changed since the last sync.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
-        !self.slots.is_empty()
+        self.header_dirty || !self.slots.is_empty()
     }
 
     /// Flags word of the object set (1 = user accounting is complete).
@@ -434,6 +444,20 @@ impl Set {
     /// Sets the flags word.
     pub fn set_flags(&mut self, flags: u64) {
         self.raw[712..720].copy_from_slice(&flags.to_le_bytes());
+    }
+
+    /// The header of the intent log, as it will be written.
+    ///
+    /// # Errors
+    /// Malformed.
+    pub fn log_header(&self) -> Result<intent_log::Header, Error> {
+        Ok(intent_log::Header::parse(&self.raw)?)
+    }
+
+    /// Replaces the header of the intent log; the set is written at the next sync.
+    pub fn set_log_header(&mut self, header: &intent_log::Header) {
+        self.raw[intent_log::HEADER_AT..intent_log::HEADER_AT + intent_log::HEADER_SIZE].copy_from_slice(&header.encode());
+        self.header_dirty = true;
     }
 
     fn disk_dnode(&self, pool: &Pool, number: u64) -> Result<Dnode, Error> {
@@ -450,11 +474,11 @@ impl Set {
     ///
     /// # Errors
     /// [`Error::NotFound`], unreadable, malformed.
-    pub fn view(&self, pool: &Pool, number: u64) -> Result<Edit, Error> {
+    pub fn view(&self, pool: &Pool, number: u64) -> Result<Cow<'_, Edit>, Error> {
         match self.slots.get(&number) {
-            Some(Slot::Live(edit)) => Ok(edit.clone()),
+            Some(Slot::Live(edit)) => Ok(Cow::Borrowed(edit)),
             Some(Slot::Free { .. }) => Err(Error::NotFound),
-            None => self.disk_dnode(pool, number).map(Edit::new),
+            None => self.disk_dnode(pool, number).map(|dnode| Cow::Owned(Edit::new(dnode))),
         }
     }
 
@@ -613,7 +637,7 @@ impl Set {
                         edit.cut(0);
                         edit.sync(pool, sink)?;
                         if let Some(spill) = spill {
-                            sink.free(&spill);
+                            sink.free(&spill)?;
                         }
                     }
                     if slots > 0 && number / DNODES_PER_BLOCK <= meta.dnode.last_block {
@@ -635,6 +659,7 @@ impl Set {
         self.meta = meta.dnode;
         self.raw[..dnode::SLOT].copy_from_slice(&self.meta.encode());
         self.hint = 1;
+        self.header_dirty = false;
         let fill = self.meta.pointers.iter().map(|pointer| pointer.fill).sum();
         sink.write(self.raw.clone(), About { kind: kind::OBJSET, level: 0, fill, compression: 0 })
     }

@@ -22,14 +22,21 @@
 #![no_std]
 extern crate alloc;
 
+mod check;
 mod datasets;
 pub mod edit;
+mod log;
 mod object;
-mod zap;
+mod scan;
 mod store;
+mod topology;
+mod zap;
 pub mod zap_edit;
 
 pub use datasets::{DatasetInfo, DatasetKind, Datasets, Property, Source};
+pub use check::{Checked, Fault, check};
+pub use log::PendingLog;
+pub use scan::{ScanKind, ScanReport};
 pub use store::Store;
 pub use object::{Object, ObjectSet};
 

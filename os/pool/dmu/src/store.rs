@@ -12,11 +12,11 @@
 //!
 //! # Failure
 //! A crash at any write leaves the last committed txg. An error inside `commit` other than no space leaves the store unusable ([`EditError::Write`]); the pool on
-//! disk is again the last committed txg. No space is found before anything is written to the MOS; the store stays usable for reading.
+//! disk is again the last committed txg. No space is found before anything is written to the MOS. After a failed commit the store is suspended: it answers
+//! with [`EditError::Suspended`] and must be opened anew.
 //!
 //! # Limits
-//! Pools whose active features are `lz4_compress`, `embedded_data` and `hole_birth` at most; no intent log, no gang blocks, no destroy of
-//! snapshots yet. All devices must be there.
+//! Pools whose active features are `lz4_compress`, `embedded_data` and `hole_birth` at most; no destroy of snapshots yet.
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -30,27 +30,29 @@ use pool_phys::dnode::kind;
 use pool_phys::dsl::{Dataset, DslDir};
 use pool_phys::nvlist::{self, List, Value};
 use pool_phys::spacemap;
-use pool_spa::{Allocator, Commit, FIRST_ARRAY_OBJECT, Pool};
+use pool_spa::{Allocator, Commit, Event, FIRST_ARRAY_OBJECT, Place, Pool};
 
 use crate::edit::{About, EditError, Owners, Set, Sink};
+use crate::log::{OpenLog, PendingLog};
+use crate::scan::Scan;
 use crate::zap_edit as zap;
 use crate::{Datasets, Error};
 
-const OBJECT_DIRECTORY: u64 = 1;
+pub(crate) const OBJECT_DIRECTORY: u64 = 1;
 /// Features we write with: guid, text.
 const LZ4: (&str, &str) = ("org.illumos:lz4_compress", "LZ4 compression algorithm support.");
 const WRITABLE: [&str; 4] = [LZ4.0, "com.delphix:hole_birth", "com.delphix:embedded_data", "com.delphix:spacemap_histogram"];
 const COPIES_MOS: usize = 3;
-const SPACE_MAP_BLOCK: u64 = 16 << 10;
+pub(crate) const SPACE_MAP_BLOCK: u64 = 16 << 10;
 /// Object types used here only.
-const ZAP_METADATA: u8 = 0xC4;
-const OBJECT_ARRAY: u8 = 2;
+pub(crate) const ZAP_METADATA: u8 = 0xC4;
+pub(crate) const OBJECT_ARRAY: u8 = 2;
 const PACKED_NVLIST: u8 = 3;
 const NVLIST_SIZE: u8 = 4;
 const BPOBJ: u8 = 5;
 const BPOBJ_HEADER: u8 = 6;
-const SPACE_MAP_HEADER: u8 = 7;
-const SPACE_MAP: u8 = 8;
+pub(crate) const SPACE_MAP_HEADER: u8 = 7;
+pub(crate) const SPACE_MAP: u8 = 8;
 const CHILD_MAP: u8 = 13;
 const SNAPSHOT_NAMES: u8 = 14;
 const PROPS: u8 = 15;
@@ -120,28 +122,42 @@ impl Space {
 
 /// A dataset with changes.
 #[derive(Debug)]
-struct Head {
-    set: Set,
+pub(crate) struct Head {
+    pub(crate) set: Set,
     compression: Compression,
     /// ZPL sets account space by owner.
     owners: Option<Owners>,
+    copies: usize,
+    /// The intent log of what was done since the last commit.
+    pub(crate) log: OpenLog,
 }
 
 /// A pool open for writing.
 pub struct Store {
-    pool: Pool,
-    space: Allocator,
-    mos: Set,
-    heads: BTreeMap<u64, Head>,
+    pub(crate) pool: Pool,
+    pub(crate) space: Allocator,
+    pub(crate) mos: Set,
+    pub(crate) heads: BTreeMap<u64, Head>,
     /// The open transaction group.
-    txg: u64,
-    root_dir: u64,
+    pub(crate) txg: u64,
+    pub(crate) root_dir: u64,
     mos_dir: u64,
+    /// The pool config as the MOS has it; its vdev tree is that of the pool.
+    pub(crate) config: List,
+    pub(crate) config_dirty: bool,
+    /// Datasets with an intent log to be replayed.
+    pub(crate) pending_logs: BTreeMap<u64, PendingLog>,
+    /// A scrub or resilver under way.
+    pub(crate) scan: Option<Scan>,
+    /// Bytes written into memory since the last commit.
+    pub(crate) dirty_bytes: u64,
+    /// A commit failed.
+    suspended: bool,
     /// Change of the MOS's size in the last txg, not yet accounted.
     mos_space: Space,
     /// State to write into the labels with the next commit.
-    state: Option<u64>,
-    random: Box<dyn FnMut() -> u64 + Send>,
+    pub(crate) state: Option<u64>,
+    pub(crate) random: Box<dyn FnMut() -> u64 + Send>,
 }
 
 impl core::fmt::Debug for Store {
@@ -150,11 +166,11 @@ impl core::fmt::Debug for Store {
     }
 }
 
-fn word(bonus: &[u8], at: usize) -> u64 {
+pub(crate) fn word(bonus: &[u8], at: usize) -> u64 {
     bonus.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
-fn put(bonus: &mut [u8], at: usize, value: u64) {
+pub(crate) fn put(bonus: &mut [u8], at: usize, value: u64) {
     bonus[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }
 
@@ -179,7 +195,25 @@ impl Store {
             mos.edit(&pool, FIRST_ARRAY_OBJECT + u64::from(*id))?.put_block(0, vec![0; usize::try_from(bytes).unwrap_or(512)]);
         }
         let txg = 4;
-        let mut store = Self { pool, space, mos, heads: BTreeMap::new(), txg, root_dir: 0, mos_dir: 0, mos_space: Space::default(), state: Some(0), random: Box::new(|| 0) };
+        let mut store = Self {
+            pool,
+            space,
+            mos,
+            heads: BTreeMap::new(),
+            txg,
+            root_dir: 0,
+            mos_dir: 0,
+            config,
+            config_dirty: false,
+            pending_logs: BTreeMap::new(),
+            scan: None,
+            dirty_bytes: 0,
+            suspended: false,
+            mos_space: Space::default(),
+            state: Some(0),
+            random: Box::new(|| 0),
+        };
+        store.pool.set_healing(true);
         store.table_at(OBJECT_DIRECTORY, 0)?;
         for name in ["features_for_read", "features_for_write", "feature_descriptions"] {
             let table = store.table(ZAP_METADATA)?;
@@ -199,7 +233,7 @@ impl Store {
             let object = store.bpobj()?;
             store.note(name, object)?;
         }
-        let packed = nvlist::encode(&config);
+        let packed = nvlist::encode(&store.config);
         let config_object = store.mos.allocate(&store.pool, PACKED_NVLIST, 16 << 10, NVLIST_SIZE, (packed.len() as u64).to_le_bytes().to_vec())?;
         store.mos.edit(&store.pool, config_object)?.write_at(&store.pool, 0, &packed)?;
         store.note("config", config_object)?;
@@ -224,43 +258,45 @@ impl Store {
     ///
     /// # Errors
     /// Features we cannot write, missing devices, a pending intent log, or damage.
-    pub fn open(pool: Pool, random: Box<dyn FnMut() -> u64 + Send>) -> Result<Self, EditError> {
-        if !pool.is_complete() {
-            return Err(EditError::Invalid("writing needs every device of the pool"));
+    pub fn open(mut pool: Pool, random: Box<dyn FnMut() -> u64 + Send>) -> Result<Self, EditError> {
+        let config = crate::topology::load_config(&mut pool)?;
+        if !pool.is_writable() {
+            return Err(EditError::Invalid("too many devices are missing to write the pool"));
         }
         let features = Datasets::open(&pool)?.features()?;
         if features.iter().any(|(name, count, _)| *count > 0 && !WRITABLE.contains(&name.as_str())) {
             return Err(EditError::Invalid("the pool uses features that we cannot write; it can be read"));
         }
-        let mut space = Allocator::default();
-        let geometry = pool.geometry();
         let mos = Set::open(&pool, &pool.uberblock().root)?;
-        for (id, geometry) in &geometry {
-            space.add_top(*id, geometry);
-            let array = mos.view(&pool, geometry.array_object)?;
-            for index in 0..geometry.asize >> geometry.metaslab_shift {
-                let mut bytes = [0; 8];
-                array.read_at(&pool, index * 8, &mut bytes)?;
-                let object = u64::from_le_bytes(bytes);
-                if object == 0 {
-                    continue;
-                }
-                let map = mos.view(&pool, object)?;
-                let header = spacemap::Header::parse(&map.dnode.bonus)?;
-                let size = usize::try_from(header.length).ok().filter(|size| *size <= 256 << 20);
-                let mut log = vec![0; size.ok_or(FormatError::new("space map", "is too long", header.length))?];
-                map.read_at(&pool, 0, &mut log)?;
-                let index = usize::try_from(index).map_err(|_| EditError::Invalid("too many metaslabs"))?;
-                space.load(*id, index, object, header, &spacemap::parse(&log)?)?;
-            }
-        }
+        let space = load_space(&pool, &mos)?;
         let directory = mos.view(&pool, OBJECT_DIRECTORY)?;
         let root_dir = zap::number(&directory, &pool, b"root_dataset")?.ok_or(Error::NotFound)?;
-        let children = DslDir::parse(&mos.view(&pool, root_dir)?.dnode.bonus)?.children;
-        let mos_dir = zap::number(&mos.view(&pool, children)?, &pool, b"$MOS")?.ok_or(Error::NotFound)?;
+        let children = DslDir::parse(&*mos.view(&pool, root_dir)?.dnode.bonus)?.children;
+        let mos_dir = zap::number(&*mos.view(&pool, children)?, &pool, b"$MOS")?.ok_or(Error::NotFound)?;
         let txg = pool.uberblock().txg + 1;
         let state = (pool.state() != 0).then_some(0);
-        Ok(Self { pool, space, mos, heads: BTreeMap::new(), txg, root_dir, mos_dir, mos_space: Space::default(), state, random })
+        pool.set_healing(true);
+        let mut store = Self {
+            pool,
+            space,
+            mos,
+            heads: BTreeMap::new(),
+            txg,
+            root_dir,
+            mos_dir,
+            config,
+            config_dirty: false,
+            pending_logs: BTreeMap::new(),
+            scan: None,
+            dirty_bytes: 0,
+            suspended: false,
+            mos_space: Space::default(),
+            state,
+            random,
+        };
+        store.load_dirty_logs()?;
+        store.claim_logs()?;
+        Ok(store)
     }
 
     /// The pool below, as of the last commit.
@@ -281,7 +317,7 @@ impl Store {
         self.space.free_total()
     }
 
-    fn note(&mut self, name: &str, value: u64) -> Result<(), EditError> {
+    pub(crate) fn note(&mut self, name: &str, value: u64) -> Result<(), EditError> {
         zap::set_number(self.mos.edit(&self.pool, OBJECT_DIRECTORY)?, &self.pool, name.as_bytes(), value)
     }
 
@@ -290,7 +326,7 @@ impl Store {
         Ok(())
     }
 
-    fn table(&mut self, kind: u8) -> Result<u64, EditError> {
+    pub(crate) fn table(&mut self, kind: u8) -> Result<u64, EditError> {
         let number = self.mos.allocate(&self.pool, kind, 512, 0, Vec::new())?;
         // Snapshot names hash folded to upper case (format section 10.3).
         self.table_at(number, if kind == SNAPSHOT_NAMES { 2 } else { 0 })?;
@@ -311,11 +347,11 @@ impl Store {
         Ok(number)
     }
 
-    fn set_number(&mut self, table: u64, name: &str, value: u64) -> Result<(), EditError> {
+    pub(crate) fn set_number(&mut self, table: u64, name: &str, value: u64) -> Result<(), EditError> {
         zap::set_number(self.mos.edit(&self.pool, table)?, &self.pool, name.as_bytes(), value)
     }
 
-    fn bonus(&mut self, object: u64) -> Result<&mut Vec<u8>, EditError> {
+    pub(crate) fn bonus(&mut self, object: u64) -> Result<&mut Vec<u8>, EditError> {
         Ok(&mut self.mos.edit(&self.pool, object)?.dnode.bonus)
     }
 
@@ -367,9 +403,9 @@ impl Store {
 
     fn origin(&mut self) -> Result<(u64, u64), EditError> {
         let children = word(self.bonus(self.root_dir)?, dir::CHILDREN);
-        let origin_dir = zap::number(&self.mos.view(&self.pool, children)?, &self.pool, b"$ORIGIN")?.ok_or(Error::NotFound)?;
-        let head = word(&self.mos.view(&self.pool, origin_dir)?.dnode.bonus, dir::HEAD);
-        let snapshot = word(&self.mos.view(&self.pool, head)?.dnode.bonus, ds::PREVIOUS);
+        let origin_dir = zap::number(&*self.mos.view(&self.pool, children)?, &self.pool, b"$ORIGIN")?.ok_or(Error::NotFound)?;
+        let head = word(&*self.mos.view(&self.pool, origin_dir)?.dnode.bonus, dir::HEAD);
+        let snapshot = word(&*self.mos.view(&self.pool, head)?.dnode.bonus, ds::PREVIOUS);
         Ok((origin_dir, snapshot))
     }
 
@@ -380,8 +416,8 @@ impl Store {
         }
         let mut at = self.root_dir;
         for part in parts {
-            let children = word(&self.mos.view(&self.pool, at)?.dnode.bonus, dir::CHILDREN);
-            at = zap::number(&self.mos.view(&self.pool, children)?, &self.pool, part.as_bytes())?.ok_or(Error::NotFound)?;
+            let children = word(&*self.mos.view(&self.pool, at)?.dnode.bonus, dir::CHILDREN);
+            at = zap::number(&*self.mos.view(&self.pool, children)?, &self.pool, part.as_bytes())?.ok_or(Error::NotFound)?;
         }
         Ok(at)
     }
@@ -391,7 +427,7 @@ impl Store {
     /// # Errors
     /// Not found, unreadable, malformed.
     pub fn find(&self, name: &str) -> Result<u64, EditError> {
-        let head = word(&self.mos.view(&self.pool, self.find_dir(name)?)?.dnode.bonus, dir::HEAD);
+        let head = word(&*self.mos.view(&self.pool, self.find_dir(name)?)?.dnode.bonus, dir::HEAD);
         if head == 0 { Err(Error::NotFound.into()) } else { Ok(head) }
     }
 
@@ -445,7 +481,7 @@ impl Store {
         if os_kind == 2 {
             set.make_accounting();
         }
-        self.heads.insert(dataset, Head { set, compression: Compression::Lz4, owners: None });
+        self.heads.insert(dataset, Head { set, compression: Compression::Lz4, copies: 1, owners: None, log: OpenLog::default() });
         Ok(dataset)
     }
 
@@ -455,42 +491,51 @@ impl Store {
     /// Unreadable or malformed.
     pub fn edit_dataset(&mut self, dataset: u64, owners: Option<Owners>) -> Result<(&mut Set, &Pool), EditError> {
         if !self.heads.contains_key(&dataset) {
-            let phys = Dataset::parse(&self.mos.view(&self.pool, dataset)?.dnode.bonus)?;
+            let phys = Dataset::parse(&*self.mos.view(&self.pool, dataset)?.dnode.bonus)?;
             let set = Set::open(&self.pool, &phys.root)?;
-            let objset = crate::ObjectSet::open(&self.pool, &phys.root)?;
-            if objset.log_pending() {
+            if self.pending_logs.contains_key(&dataset) {
                 return Err(EditError::Invalid("the dataset has an intent log to be replayed first"));
             }
             let compression = self.compression_of(phys.dir)?;
-            self.heads.insert(dataset, Head { set, compression, owners });
+            let copies = self.copies_of(phys.dir)?;
+            let log = OpenLog::new(set.log_header()?);
+            self.heads.insert(dataset, Head { set, compression, copies, owners, log });
         }
         let head = self.heads.get_mut(&dataset).ok_or(Error::NotFound)?;
         head.owners = owners.or(head.owners);
         Ok((&mut head.set, &self.pool))
     }
 
-    /// The `compression` property as set on a directory or above it.
-    fn compression_of(&self, mut directory: u64) -> Result<Compression, EditError> {
-        loop {
-            let bonus = self.mos.view(&self.pool, directory)?.dnode.bonus;
+    /// A numeric property as set on a directory or above it.
+    fn inherited(&self, mut directory: u64, name: &[u8]) -> Result<Option<u64>, EditError> {
+        while directory != 0 {
+            let bonus = self.mos.view(&self.pool, directory)?.dnode.bonus.clone();
             let props = word(&bonus, dir::PROPS);
             if props != 0
-                && let Some(value) = zap::number(&self.mos.view(&self.pool, props)?, &self.pool, b"compression")?
+                && let Some(value) = zap::number(&*self.mos.view(&self.pool, props)?, &self.pool, name)?
             {
-                return Ok(match value {
-                    1 | 15 => Compression::Lz4,
-                    3 => Compression::Lzjb,
-                    14 => Compression::Zle,
-                    // Written with another algorithm; any is valid in a block pointer.
-                    5..=13 => Compression::Lz4,
-                    _ => Compression::Off,
-                });
+                return Ok(Some(value));
             }
             directory = word(&bonus, dir::PARENT);
-            if directory == 0 {
-                return Ok(Compression::Off);
-            }
         }
+        Ok(None)
+    }
+
+    fn compression_of(&self, directory: u64) -> Result<Compression, EditError> {
+        Ok(match self.inherited(directory, b"compression")? {
+            // Gzip is written with another algorithm; any is valid in a block pointer.
+            Some(1 | 15 | 5..=13) => Compression::Lz4,
+            Some(3) => Compression::Lzjb,
+            Some(14) => Compression::Zle,
+            _ => Compression::Off,
+        })
+    }
+
+    fn copies_of(&self, directory: u64) -> Result<usize, EditError> {
+        Ok(match self.inherited(directory, b"copies")? {
+            Some(copies @ 1..=3) => usize::try_from(copies).unwrap_or(1),
+            _ => 1,
+        })
     }
 
     /// Sets a property of a dataset to a number or a text, as stored (format section 11.4).
@@ -510,9 +555,9 @@ impl Store {
         let heads: Vec<u64> = self.heads.keys().copied().collect();
         for head in heads {
             let directory = word(self.bonus(head)?, ds::DIR);
-            let compression = self.compression_of(directory)?;
+            let (compression, copies) = (self.compression_of(directory)?, self.copies_of(directory)?);
             if let Some(head) = self.heads.get_mut(&head) {
-                head.compression = compression;
+                (head.compression, head.copies) = (compression, copies);
             }
         }
         Ok(())
@@ -531,7 +576,7 @@ impl Store {
         let head = self.find(dataset)?;
         let old = self.bonus(head)?.clone();
         let names = word(&old, ds::SNAPSHOTS);
-        if zap::number(&self.mos.view(&self.pool, names)?, &self.pool, name.as_bytes())?.is_some() {
+        if zap::number(&*self.mos.view(&self.pool, names)?, &self.pool, name.as_bytes())?.is_some() {
             return Err(EditError::Exists);
         }
         let mut bonus = old.clone();
@@ -557,7 +602,7 @@ impl Store {
             }
         }
         let mut keys: Vec<u64> = Vec::new();
-        for entry in zap::entries(&self.mos.view(&self.pool, word(&old, ds::DEADLIST))?, &self.pool, None)? {
+        for entry in zap::entries(&*self.mos.view(&self.pool, word(&old, ds::DEADLIST))?, &self.pool, None)? {
             keys.push(u64::from_str_radix(&entry.text(), 16).map_err(|_| FormatError::new("deadlist", "key is not a number", head))?);
         }
         keys.push(previous_txg);
@@ -607,12 +652,14 @@ impl Store {
 
     fn sync_dataset(&mut self, dataset: u64) -> Result<(), EditError> {
         let phys = Dataset::parse(self.bonus(dataset)?)?;
-        let Some(mut head) = self.heads.remove(&dataset).filter(|head| head.set.is_dirty()) else { return Ok(()) };
+        let Some(mut head) = self.heads.remove(&dataset) else { return Ok(()) };
+        self.sync_log(dataset, &mut head)?;
         let mut sink = DatasetSink {
             pool: &self.pool,
             space: &mut self.space,
             txg: self.txg,
             compression: head.compression,
+            copies: head.copies,
             previous_txg: phys.previous_snapshot_txg,
             born: Space::default(),
             referenced: Space::default(),
@@ -621,7 +668,7 @@ impl Store {
         };
         let root = head.set.sync(&self.pool, &mut sink, head.owners)?;
         if !phys.root.is_hole() {
-            sink.free(&phys.root);
+            sink.free(&phys.root)?;
         }
         let DatasetSink { born, referenced, killed_unique, dead, .. } = sink;
         let dead_bytes: i64 = dead.iter().map(|(_, deflated)| i64::try_from(*deflated).unwrap_or(0)).sum();
@@ -646,7 +693,7 @@ impl Store {
     /// Puts blocks that a snapshot still holds into the head's deadlist.
     fn bury(&mut self, phys: &Dataset, deadlist: u64, dead: &[(BlockPointer, u64)]) -> Result<(), EditError> {
         let mut lists: Vec<(u64, u64)> = Vec::new();
-        for entry in zap::entries(&self.mos.view(&self.pool, deadlist)?, &self.pool, None)? {
+        for entry in zap::entries(&*self.mos.view(&self.pool, deadlist)?, &self.pool, None)? {
             let key = u64::from_str_radix(&entry.text(), 16).map_err(|_| FormatError::new("deadlist", "key is not a number", deadlist))?;
             lists.push((key, entry.number().unwrap_or(0)));
         }
@@ -683,6 +730,30 @@ impl Store {
     /// # Errors
     /// See the module's failure model.
     pub fn commit(&mut self, now: u64) -> Result<(), EditError> {
+        if self.suspended {
+            return Err(EditError::Suspended);
+        }
+        let done = self.commit_all(now);
+        if done.is_err() {
+            self.suspended = true;
+            self.pool.post(Event::Suspended { txg: self.txg });
+        }
+        done
+    }
+
+    fn commit_all(&mut self, now: u64) -> Result<(), EditError> {
+        // A device that fails late in a txg missed it; the next one records that. A few devices fail once each; more is no device trouble.
+        for _ in 0..8 {
+            self.commit_once(now)?;
+            if !self.pool.has_dirty_logs() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn commit_once(&mut self, now: u64) -> Result<(), EditError> {
+        self.pause_scan();
         let dirty: Vec<u64> = self.heads.iter().filter(|(_, head)| head.set.is_dirty()).map(|(number, _)| *number).collect();
         for dataset in dirty {
             self.sync_dataset(dataset)?;
@@ -691,12 +762,21 @@ impl Store {
         if pending.used != 0 {
             self.did_use(self.mos_dir, Part::Head, pending)?;
         }
-        if !self.mos.is_dirty() && self.state.is_none() {
+        if !self.mos.is_dirty() && self.state.is_none() && !self.config_dirty && !self.pool.has_dirty_logs() {
             return Ok(());
+        }
+        self.pool.close_txg(self.txg);
+        self.write_dirty_logs()?;
+        if core::mem::take(&mut self.config_dirty) {
+            self.write_config()?;
+            self.state.get_or_insert(self.pool.state());
+            self.pool.post(Event::ConfigChanged { txg: self.txg });
         }
         let root = self.sync_mos()?;
         self.pool.commit(Commit { txg: self.txg, timestamp: now, root, state: self.state.take() })?;
+        self.pool.close_txg(self.txg);
         self.space.committed();
+        self.dirty_bytes = 0;
         self.txg += 1;
         Ok(())
     }
@@ -706,6 +786,7 @@ impl Store {
     /// # Errors
     /// As [`Store::commit`].
     pub fn export(&mut self, now: u64) -> Result<(), EditError> {
+        self.drop_logs();
         // Once more for the space of the MOS, which is accounted one txg late.
         self.commit(now)?;
         self.state = Some(1);
@@ -715,7 +796,7 @@ impl Store {
     /// Finds addresses for all MOS blocks, with the space maps that say so, and writes them.
     fn sync_mos(&mut self) -> Result<BlockPointer, EditError> {
         let old_root = self.pool.uberblock().root.clone();
-        let mut addresses: Vec<(u64, [Option<Dva>; 3])> = Vec::new();
+        let mut addresses: Vec<(u64, Place)> = Vec::new();
         let mut freed: BTreeSet<(u32, u64)> = BTreeSet::new();
         // Each turn can only add addresses, and a space map grows by a few words per address: it settles after two or three.
         for _ in 0..64 {
@@ -724,17 +805,17 @@ impl Store {
             let mut sink = MosSink { space: &mut self.space, txg: self.txg, addresses: &mut addresses, next: 0, changed: false, writes: Vec::new(), frees: Vec::new() };
             let root = mos.sync(&self.pool, &mut sink, None)?;
             if !old_root.is_hole() {
-                sink.free(&old_root);
+                sink.free(&old_root)?;
             }
             let MosSink { next, mut changed, writes, frees, .. } = sink;
             for (_, unused) in addresses.drain(next..) {
-                unused.iter().flatten().for_each(|dva| self.space.free(dva));
+                self.space.release(&unused);
                 changed = true;
             }
             for pointer in &frees {
-                for dva in pointer.copies() {
+                for dva in places(&self.pool, pointer)? {
                     if freed.insert((dva.vdev, dva.offset)) {
-                        self.space.free(&dva);
+                        self.space.free(&dva)?;
                         changed = true;
                     }
                 }
@@ -743,9 +824,11 @@ impl Store {
                 continue;
             }
             let mut delta = Space::default();
-            for (pointer, data) in &writes {
+            for ((pointer, data), (_, place)) in writes.iter().zip(&addresses) {
                 delta.add(pointer, self.space.deflated(pointer), 1);
-                pointer.copies().try_for_each(|dva| self.pool.write_block(&dva, data))?;
+                for (dva, data) in place.writes(data, self.txg) {
+                    self.pool.write_block(&dva, &data)?;
+                }
             }
             frees.iter().for_each(|pointer| delta.add(pointer, self.space.deflated(pointer), -1));
             self.mos = mos;
@@ -812,6 +895,8 @@ struct DatasetSink<'a> {
     space: &'a mut Allocator,
     txg: u64,
     compression: Compression,
+    /// Copies of a data block; metadata has one more.
+    copies: usize,
     /// Blocks born at or before belong to a snapshot too.
     previous_txg: u64,
     /// Space born and freed: what the directory's use changes by.
@@ -838,8 +923,11 @@ impl Sink for DatasetSink<'_> {
         let packed = packed.filter(|packed| packed.len().next_multiple_of(512) <= limit);
         let (compression, mut stored) = packed.map_or((Compression::Off, data), |packed| (wanted, packed));
         stored.resize(stored.len().next_multiple_of(512), 0);
-        let pointer = address(self.space, &stored, lsize, compression, about, self.txg, if is_data { 1 } else { 2 })?;
-        pointer.copies().try_for_each(|dva| self.pool.write_block(&dva, &stored))?;
+        let place = self.space.place(stored.len() as u64, if is_data { self.copies } else { (self.copies + 1).min(3) })?;
+        let pointer = pointer_to(place.dvas(), &stored, lsize, compression, about, self.txg);
+        for (dva, data) in place.writes(&stored, self.txg) {
+            self.pool.write_block(&dva, &data)?;
+        }
         let deflated = self.space.deflated(&pointer);
         self.born.add(&pointer, deflated, 1);
         self.referenced.add(&pointer, deflated, 1);
@@ -847,16 +935,19 @@ impl Sink for DatasetSink<'_> {
         Ok(pointer)
     }
 
-    fn free(&mut self, pointer: &BlockPointer) {
+    fn free(&mut self, pointer: &BlockPointer) -> Result<(), EditError> {
         let deflated = self.space.deflated(pointer);
         self.referenced.add(pointer, deflated, -1);
         if pointer.birth > self.previous_txg {
             self.born.add(pointer, deflated, -1);
             self.killed_unique -= i64::try_from(deflated).unwrap_or(0);
-            pointer.copies().for_each(|dva| self.space.free(&dva));
+            for dva in places(self.pool, pointer)? {
+                self.space.free(&dva)?;
+            }
         } else {
             self.dead.push((pointer.clone(), deflated));
         }
+        Ok(())
     }
 
     fn deflated(&self, pointer: &BlockPointer) -> u64 {
@@ -872,7 +963,7 @@ impl Sink for DatasetSink<'_> {
 struct MosSink<'a> {
     space: &'a mut Allocator,
     txg: u64,
-    addresses: &'a mut Vec<(u64, [Option<Dva>; 3])>,
+    addresses: &'a mut Vec<(u64, Place)>,
     next: usize,
     changed: bool,
     writes: Vec<(BlockPointer, Vec<u8>)>,
@@ -883,19 +974,20 @@ impl Sink for MosSink<'_> {
     fn write(&mut self, data: Vec<u8>, about: About) -> Result<BlockPointer, EditError> {
         let size = data.len() as u64;
         if self.addresses.get(self.next).is_none_or(|(known, _)| *known != size) {
-            let dvas = self.space.allocate(size, COPIES_MOS)?;
-            self.addresses.insert(self.next, (size, dvas));
+            let place = self.space.place(size, COPIES_MOS)?;
+            self.addresses.insert(self.next, (size, place));
             self.changed = true;
         }
-        let dvas = self.addresses[self.next].1;
+        let dvas = self.addresses[self.next].1.dvas();
         self.next += 1;
         let pointer = pointer_to(dvas, &data, size, Compression::Off, about, self.txg);
         self.writes.push((pointer.clone(), data));
         Ok(pointer)
     }
 
-    fn free(&mut self, pointer: &BlockPointer) {
+    fn free(&mut self, pointer: &BlockPointer) -> Result<(), EditError> {
         self.frees.push(pointer.clone());
+        Ok(())
     }
 
     fn deflated(&self, pointer: &BlockPointer) -> u64 {
@@ -907,9 +999,36 @@ impl Sink for MosSink<'_> {
     }
 }
 
-fn address(space: &mut Allocator, stored: &[u8], lsize: u64, compression: Compression, about: About, txg: u64, copies: usize) -> Result<BlockPointer, EditError> {
-    let dvas = space.allocate(stored.len() as u64, copies)?;
-    Ok(pointer_to(dvas, stored, lsize, compression, about, txg))
+/// Reads all space maps.
+pub(crate) fn load_space(pool: &Pool, mos: &Set) -> Result<Allocator, EditError> {
+    let mut space = Allocator::default();
+    let geometry = pool.geometry();
+    for (id, geometry) in &geometry {
+        space.add_top(*id, geometry);
+        let array = mos.view(pool, geometry.array_object)?;
+        for index in 0..geometry.asize >> geometry.metaslab_shift {
+            let mut bytes = [0; 8];
+            array.read_at(pool, index * 8, &mut bytes)?;
+            let object = u64::from_le_bytes(bytes);
+            if object == 0 {
+                continue;
+            }
+            let map = mos.view(pool, object)?;
+            let header = spacemap::Header::parse(&map.dnode.bonus)?;
+            let size = usize::try_from(header.length).ok().filter(|size| *size <= 256 << 20);
+            let mut log = vec![0; size.ok_or(FormatError::new("space map", "is too long", header.length))?];
+            map.read_at(pool, 0, &mut log)?;
+            let index = usize::try_from(index).map_err(|_| EditError::Invalid("too many metaslabs"))?;
+            space.load(*id, index, object, header, &spacemap::parse(&log)?)?;
+        }
+    }
+    Ok(space)
+}
+
+/// Every place a block takes.
+pub(crate) fn places(pool: &Pool, pointer: &BlockPointer) -> Result<Vec<Dva>, EditError> {
+    let lost = FormatError::new("gang block", "its header cannot be read, so its pieces cannot be freed", pointer.birth);
+    Ok(pool.places(pointer).ok_or(lost)?)
 }
 
 fn pointer_to(dvas: [Option<Dva>; 3], stored: &[u8], lsize: u64, compression: Compression, about: About, txg: u64) -> BlockPointer {

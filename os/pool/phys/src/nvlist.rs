@@ -41,6 +41,11 @@ impl List {
             None => self.pairs.push((String::from(name), value)),
         }
     }
+    /// Removes `name`; gives what it was.
+    pub fn remove(&mut self, name: &str) -> Option<Value> {
+        let at = self.pairs.iter().position(|(key, _)| key == name)?;
+        Some(self.pairs.remove(at).1)
+    }
     /// The number `name`, if it is one.
     #[must_use]
     pub fn number(&self, name: &str) -> Option<u64> {

@@ -6,8 +6,11 @@
 //! commit. A range freed in txg T stays out of use until [`DEFER_TXGS`] more txgs have committed, so that the last uberblocks keep describing
 //! intact trees.
 //!
-//! # Limits
-//! No gang blocks are made: an allocation that fits no single free range fails with [`NoSpace`].
+//! A block that fits no single free range is cut into pieces under a gang header ([`Place::Gang`], format section 5.2).
+//!
+//! Intent-log blocks live between commits: they are written before the space maps that would name them. Those that a commit makes needless leave the
+//! txg's allocations and stay out of use until it is done ([`Allocator::free_log`]); those found in a log at import are kept out of use the same way
+//! ([`Allocator::claim`]).
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -15,12 +18,19 @@ use core::ops::Range;
 
 use ds::RangeTree;
 use pool_phys::FormatError;
-use pool_phys::blkptr::{BlockPointer, Dva};
+use pool_phys::blkptr::{BlockPointer, Checksum, Compression, Dva, SIZE, Target};
+use pool_phys::label;
 use pool_phys::raidz::Shape;
 use pool_phys::spacemap::{Entry, Header};
 
 /// Committed txgs that pass before freed space is used again.
 pub const DEFER_TXGS: usize = 3;
+
+/// Bytes of a gang header, pieces under one, and how deep gangs nest.
+const GANG_HEADER: u64 = 512;
+const GANG_PIECES: u64 = 3;
+const GANG_DEPTH: u32 = 8;
+const _: () = assert!(GANG_PIECES as usize * SIZE < GANG_HEADER as usize);
 
 /// No free range is large enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +47,17 @@ pub struct Metaslab {
     pub header: Header,
     allocated: RangeTree,
     freed: RangeTree,
+    /// In use by an intent log found at import, unknown to the space map.
+    claimed: RangeTree,
     hint: u64,
+}
+
+/// Where a stored block goes.
+#[derive(Clone, Debug)]
+pub enum Place {
+    Whole([Option<Dva>; 3]),
+    /// Copies of a gang header, and its pieces with their sizes in bytes.
+    Gang { headers: [Option<Dva>; 3], pieces: Vec<(u64, Self)> },
 }
 
 /// A top-level vdev that allocates.
@@ -57,6 +77,8 @@ pub struct Allocator {
     tops: BTreeMap<u32, Top>,
     /// Ranges freed in each of the last txgs, oldest first.
     deferred: VecDeque<Vec<(u32, Range<u64>)>>,
+    /// Out of use until the open txg commits, and free in the space maps all the time.
+    held: Vec<(u32, Range<u64>)>,
     rotor: usize,
 }
 
@@ -80,10 +102,7 @@ impl Allocator {
         let metaslabs = (0..geometry.asize >> geometry.metaslab_shift)
             .map(|index| {
                 let range = index * size..(index + 1) * size;
-                let mut free = RangeTree::new();
-                assert!(free.add(range.clone()), "an empty set takes any range");
-                let (allocated, freed) = (RangeTree::new(), RangeTree::new());
-                Metaslab { hint: range.start, range, free, object: 0, header: Header::default(), allocated, freed }
+                Metaslab::new(range)
             })
             .collect();
         let Geometry { ashift, shape, array_object, is_log, .. } = *geometry;
@@ -123,13 +142,81 @@ impl Allocator {
         &mut self.tops
     }
 
+    /// Gives a top-level vdev the metaslabs that its new size allows.
+    pub fn grow_top(&mut self, id: u32, geometry: &Geometry) {
+        if let Some(top) = self.tops.get_mut(&id) {
+            let size = 1_u64 << geometry.metaslab_shift;
+            let have = top.metaslabs.len() as u64;
+            top.metaslabs.extend((have..geometry.asize >> geometry.metaslab_shift).map(|index| Metaslab::new(index * size..(index + 1) * size)));
+        }
+    }
+
+    /// Finds places for a stored block of `psize` bytes, in pieces if it must be.
+    ///
+    /// # Errors
+    /// [`NoSpace`]; nothing is allocated then.
+    pub fn place(&mut self, psize: u64, copies: usize) -> Result<Place, NoSpace> {
+        self.place_at(psize, copies, 0)
+    }
+
+    fn place_at(&mut self, psize: u64, copies: usize, depth: u32) -> Result<Place, NoSpace> {
+        if let Ok(dvas) = self.allocate(psize, copies) {
+            return Ok(Place::Whole(dvas));
+        }
+        if psize <= GANG_HEADER || depth == GANG_DEPTH {
+            return Err(NoSpace);
+        }
+        let headers = self.allocate(GANG_HEADER, copies)?;
+        let mut pieces: Vec<(u64, Place)> = Vec::new();
+        let mut left = psize;
+        for index in 0..GANG_PIECES {
+            let size = left.div_ceil(GANG_PIECES - index).next_multiple_of(512).min(left);
+            if size == 0 {
+                break;
+            }
+            match self.place_at(size, copies, depth + 1) {
+                Ok(piece) => pieces.push((size, piece)),
+                Err(NoSpace) => {
+                    self.release(&Place::Gang { headers, pieces });
+                    return Err(NoSpace);
+                }
+            }
+            left -= size;
+        }
+        Ok(Place::Gang { headers, pieces })
+    }
+
+    /// Gives places back that were found in this txg and never referred to.
+    pub fn release(&mut self, place: &Place) {
+        let (dvas, pieces) = match place {
+            Place::Whole(dvas) => (dvas, &[][..]),
+            Place::Gang { headers, pieces } => (headers, pieces.as_slice()),
+        };
+        for dva in dvas.iter().flatten() {
+            self.free(dva).expect("it was allocated in this txg");
+        }
+        pieces.iter().for_each(|(_, piece)| self.release(piece));
+    }
+
     /// Allocates `copies` places for `psize` bytes, on different vdevs or metaslabs where that is possible. Log vdevs are left out.
     ///
     /// # Errors
     /// [`NoSpace`]; nothing is allocated then.
     pub fn allocate(&mut self, psize: u64, copies: usize) -> Result<[Option<Dva>; 3], NoSpace> {
+        self.allocate_on(psize, copies, false)
+    }
+
+    /// Allocates a place for an intent-log block: on a log vdev if one has space.
+    ///
+    /// # Errors
+    /// [`NoSpace`].
+    pub fn allocate_log(&mut self, psize: u64) -> Result<[Option<Dva>; 3], NoSpace> {
+        self.allocate_on(psize, 1, true).or_else(|NoSpace| self.allocate_on(psize, 1, false))
+    }
+
+    fn allocate_on(&mut self, psize: u64, copies: usize, is_log: bool) -> Result<[Option<Dva>; 3], NoSpace> {
         let mut out: [Option<Dva>; 3] = [None; 3];
-        let ids: Vec<u32> = self.tops.iter().filter(|(_, top)| !top.is_log).map(|(id, _)| *id).collect();
+        let ids: Vec<u32> = self.tops.iter().filter(|(_, top)| top.is_log == is_log).map(|(id, _)| *id).collect();
         for copy in 0..copies {
             self.rotor = self.rotor.wrapping_add(1);
             let found = (0..ids.len()).find_map(|step| {
@@ -139,7 +226,7 @@ impl Allocator {
                 Some(Dva { vdev: id, offset, asize, gang: false })
             });
             if found.is_none() {
-                out.iter().flatten().for_each(|dva| self.free(dva));
+                self.release(&Place::Whole(out));
                 return Err(NoSpace);
             }
             out[copy] = found;
@@ -149,31 +236,61 @@ impl Allocator {
 
     /// Frees a place. Space allocated in this txg is usable again at once, since nothing on disk refers to it.
     ///
+    /// # Errors
+    /// The place is not allocated: a block pointer on disk lies, or names the same place as another.
+    ///
     /// # Panics
-    /// If the range is not allocated: a block pointer was freed twice. Import checks that every pointer lies within its vdev.
-    pub fn free(&mut self, dva: &Dva) {
-        let top = self.tops.get_mut(&dva.vdev).expect("a freed block lies on a known vdev");
-        let range = dva.offset..dva.offset + dva.asize;
-        let slab = top.slab_mut(&range).expect("a block lies within one metaslab");
+    /// If our own sets contradict each other.
+    pub fn free(&mut self, dva: &Dva) -> Result<(), FormatError> {
+        let (slab, range) = self.slab_of(dva)?;
         if slab.allocated.remove(range.clone()) {
             assert!(slab.free.add(range), "{dva:?} was allocated and free at once");
-        } else {
-            assert!(!slab.free.overlaps(&range), "{dva:?} is freed but was not allocated");
-            assert!(slab.freed.add(range), "{dva:?} is freed twice");
+            return Ok(());
         }
+        if slab.free.overlaps(&range) || slab.allocated.overlaps(&range) || slab.claimed.overlaps(&range) || !slab.freed.add(range) {
+            return Err(FormatError::new("block pointer", "frees space that is not allocated", dva.offset));
+        }
+        Ok(())
     }
 
-    /// True if `dva` lies in allocated space of a known vdev: what a block pointer from disk must fulfil before it may be freed.
-    #[must_use]
-    pub fn is_allocated(&self, dva: &Dva) -> bool {
-        let range = dva.offset..dva.offset.saturating_add(dva.asize);
-        let slab = self.tops.get(&dva.vdev).and_then(|top| top.metaslabs.iter().find(|slab| slab.range.start <= range.start && range.end <= slab.range.end));
-        slab.is_some_and(|slab| !slab.free.overlaps(&range) && !slab.freed.overlaps(&range))
+    fn slab_of(&mut self, dva: &Dva) -> Result<(&mut Metaslab, Range<u64>), FormatError> {
+        let bad = |why| FormatError::new("block pointer", why, dva.offset);
+        let top = self.tops.get_mut(&dva.vdev).ok_or_else(|| bad("names an unknown vdev"))?;
+        let range = dva.offset..dva.offset.checked_add(dva.asize).ok_or_else(|| bad("leaves its vdev"))?;
+        let slab = top.slab_mut(&range).ok_or_else(|| bad("lies in no metaslab"))?;
+        Ok((slab, range))
+    }
+
+    /// Frees an intent-log block with the open txg: the log that is on disk now may still refer to it, so it stays out of use until the commit.
+    ///
+    /// # Errors
+    /// As [`Allocator::free`].
+    pub fn free_log(&mut self, dva: &Dva) -> Result<(), FormatError> {
+        let (slab, range) = self.slab_of(dva)?;
+        if slab.allocated.remove(range.clone()) || slab.claimed.remove(range.clone()) {
+            self.held.push((dva.vdev, range));
+            return Ok(());
+        }
+        self.free(dva)
+    }
+
+    /// Keeps a block that an intent log found at import refers to from being overwritten. Blocks that the space maps know are left as they are.
+    ///
+    /// # Errors
+    /// It lies nowhere, or is allocated in part.
+    pub fn claim(&mut self, dva: &Dva) -> Result<(), FormatError> {
+        let (slab, range) = self.slab_of(dva)?;
+        if slab.free.remove(range.clone()) {
+            assert!(slab.claimed.add(range), "free space was not claimed");
+        } else if slab.free.overlaps(&range) {
+            return Err(FormatError::new("intent log", "block is allocated in part", dva.offset));
+        }
+        Ok(())
     }
 
     /// The txg committed: its frees wait their turn, and those of the oldest waiting txg become usable.
     pub fn committed(&mut self) {
-        let mut ranges = Vec::new();
+        let mut ranges = core::mem::take(&mut self.held);
         for (id, top) in &mut self.tops {
             for slab in &mut top.metaslabs {
                 slab.allocated = RangeTree::new();
@@ -227,7 +344,73 @@ impl Top {
     }
 }
 
+impl Place {
+    /// The addresses for the block's pointer. Those of gang blocks count the pieces too.
+    #[must_use]
+    pub fn dvas(&self) -> [Option<Dva>; 3] {
+        match self {
+            Self::Whole(dvas) => *dvas,
+            Self::Gang { headers, pieces } => {
+                let mut out = *headers;
+                for (index, slot) in out.iter_mut().enumerate() {
+                    if let Some(dva) = slot {
+                        dva.gang = true;
+                        dva.asize += pieces.iter().filter_map(|(_, piece)| piece.dvas()[index]).map(|piece| piece.asize).sum::<u64>();
+                    }
+                }
+                out
+            }
+        }
+    }
+
+    /// What is to be written where for the stored block `data`, born in `txg`.
+    #[must_use]
+    pub fn writes(&self, data: &[u8], txg: u64) -> Vec<(Dva, Vec<u8>)> {
+        match self {
+            Self::Whole(dvas) => dvas.iter().flatten().map(|dva| (*dva, data.to_vec())).collect(),
+            Self::Gang { headers, pieces } => {
+                let mut out = Vec::new();
+                let mut header = Vec::new();
+                let mut rest = data;
+                for (size, piece) in pieces {
+                    let (part, after) = rest.split_at(usize::try_from(*size).expect("a piece of a block in memory"));
+                    rest = after;
+                    header.extend_from_slice(&piece_pointer(piece, part, txg).encode());
+                    out.extend(piece.writes(part, txg));
+                }
+                header.resize(usize::try_from(GANG_HEADER).expect("512"), 0);
+                let first = headers[0].expect("a header has one copy at least");
+                label::seal(&mut header, [u64::from(first.vdev), first.offset, txg, 0]);
+                out.extend(headers.iter().flatten().map(|dva| (*dva, header.clone())));
+                out
+            }
+        }
+    }
+}
+
+fn piece_pointer(place: &Place, data: &[u8], txg: u64) -> BlockPointer {
+    BlockPointer {
+        target: Target::Stored(place.dvas()),
+        lsize: data.len() as u64,
+        psize: data.len() as u64,
+        compression: Compression::Off,
+        checksum: Checksum::Fletcher4,
+        physical_birth: txg,
+        birth: txg,
+        words: codec::fletcher4(data),
+        ..BlockPointer::hole()
+    }
+}
+
 impl Metaslab {
+    /// A metaslab with all space free.
+    fn new(range: Range<u64>) -> Self {
+        let mut free = RangeTree::new();
+        assert!(free.add(range.clone()), "an empty set takes any range");
+        let (allocated, freed, claimed) = (RangeTree::new(), RangeTree::new(), RangeTree::new());
+        Self { hint: range.start, range, free, object: 0, header: Header::default(), allocated, freed, claimed }
+    }
+
     /// True if the txg changed it.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
@@ -242,6 +425,18 @@ impl Metaslab {
         })
     }
 
+    /// Byte ranges on the vdev that are allocated.
+    #[must_use]
+    pub fn used(&self) -> RangeTree {
+        let mut used = RangeTree::new();
+        let mut at = self.range.start;
+        for gap in self.free.iter().chain(core::iter::once(self.range.end..self.range.end)) {
+            assert!(used.add(at..gap.start), "gaps are disjoint");
+            at = gap.end;
+        }
+        used
+    }
+
     /// Log entries of what this txg changed.
     #[must_use]
     pub fn changes(&self, shift: u32) -> Vec<Entry> {
@@ -251,12 +446,7 @@ impl Metaslab {
     /// Log entries that describe the metaslab afresh. `deferred` ranges count as free.
     #[must_use]
     pub fn condensed(&self, shift: u32, deferred: &RangeTree) -> Vec<Entry> {
-        let mut used = RangeTree::new();
-        let mut at = self.range.start;
-        for gap in self.free.iter().chain(core::iter::once(self.range.end..self.range.end)) {
-            assert!(used.add(at..gap.start), "gaps are disjoint");
-            at = gap.end;
-        }
+        let mut used = self.used();
         for range in self.freed.iter().chain(deferred.iter().filter(|range| self.range.start <= range.start && range.end <= self.range.end)) {
             assert!(used.remove(range), "freed space was in use");
         }
@@ -290,8 +480,11 @@ impl Allocator {
     #[must_use]
     pub fn deferred(&self, top: u32) -> RangeTree {
         let mut out = RangeTree::new();
-        for (_, range) in self.deferred.iter().flatten().filter(|(id, _)| *id == top) {
+        for (_, range) in self.deferred.iter().flatten().chain(&self.held).filter(|(id, _)| *id == top) {
             assert!(out.add(range.clone()), "space was freed twice");
+        }
+        for range in self.tops.get(&top).into_iter().flat_map(|top| &top.metaslabs).flat_map(|slab| slab.claimed.iter()) {
+            assert!(out.add(range), "claimed space is in use");
         }
         out
     }

@@ -16,6 +16,7 @@ use pool_phys::label::{self, Uberblock};
 use pool_phys::nvlist::Value;
 
 use crate::Pool;
+use crate::leaf::{Context, Leaf, VdevState};
 
 /// A device did not take a write; nothing was committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,19 +51,19 @@ pub struct Commit {
 }
 
 impl Pool {
-    /// Writes a stored block to one of its places.
+    /// Writes a stored block to one of its places. Devices that fail up to the redundancy are survived; they note that they missed the open txg.
     ///
     /// # Errors
-    /// A device failed.
+    /// Too many devices failed.
     pub fn write_block(&self, dva: &Dva, data: &[u8]) -> Result<(), WriteError> {
         let top = self.top(dva.vdev).ok_or(WriteError::Device { guid: 0, error: BlockError::Gone })?;
-        top.write(dva.offset, data)
+        top.write(dva.offset, data, self.context())
     }
 
     /// Makes what was written the pool.
     ///
     /// # Errors
-    /// A device failed; see the module's failure model.
+    /// No device took the uberblock, or a top-level vdev lost more devices than it can bear.
     pub fn commit(&mut self, commit: Commit) -> Result<(), WriteError> {
         self.flush()?;
         if let Some(state) = commit.state {
@@ -79,9 +80,9 @@ impl Pool {
             mmp_sequence: 0,
             multihost: false,
         };
-        self.for_each_leaf(&mut |leaf, ashift| {
+        self.on_leaves(&mut |leaf, ashift| {
             let (at, size) = label::ring_slot(uberblock.txg, ashift);
-            label::offsets(leaf.size()).into_iter().try_for_each(|offset| leaf.write_raw(offset + at, &uberblock.encode(size, offset + at)))
+            label::offsets(leaf.size()).into_iter().try_for_each(|offset| leaf.write_raw(offset + at, &uberblock.encode(size, offset + at), self.context()))
         })?;
         self.flush()?;
         if commit.state.is_some() {
@@ -92,21 +93,72 @@ impl Pool {
         Ok(())
     }
 
-    fn flush(&self) -> Result<(), WriteError> {
-        self.for_each_leaf(&mut |leaf, _| leaf.flush())
+    /// Carries `act` out on every leaf that has got all of this txg so far. One that fails drops out; too many are an error.
+    fn on_leaves(&self, act: &mut dyn FnMut(&Leaf, u32) -> Result<(), WriteError>) -> Result<(), WriteError> {
+        for top in self.tops().values() {
+            let (mut done, mut failure, mut leaves) = (0, None, 0);
+            top.for_each_leaf(&mut |leaf, ashift| {
+                leaves += 1;
+                if leaf.has_missed() {
+                    return;
+                }
+                match act(leaf, ashift) {
+                    Ok(()) => done += 1,
+                    Err(error) => failure = Some(error),
+                }
+            });
+            if done == 0 && leaves > 0 || top.state() > VdevState::Degraded {
+                return Err(failure.unwrap_or(WriteError::Device { guid: top.config().guid, error: BlockError::Gone }));
+            }
+        }
+        Ok(())
     }
 
-    fn write_labels(&self, txg: u64, which: [usize; 2]) -> Result<(), WriteError> {
-        self.for_each_leaf(&mut |leaf, _| {
-            let mut config = self.label_of(leaf.guid()).cloned().unwrap_or_default();
-            config.set("txg", Value::Number(txg));
-            config.set("state", Value::Number(self.state()));
+    /// Returns once everything written is on stable media.
+    ///
+    /// # Errors
+    /// Too many devices failed.
+    pub fn flush(&self) -> Result<(), WriteError> {
+        self.on_leaves(&mut |leaf, _| leaf.flush(self.context()))
+    }
+
+    fn write_labels(&mut self, txg: u64, which: [usize; 2]) -> Result<(), WriteError> {
+        self.refresh_labels(txg);
+        self.on_leaves(&mut |leaf, _| {
+            let config = self.labels().get(&leaf.guid()).cloned().unwrap_or_default();
             let offsets = label::offsets(leaf.size());
             which.into_iter().try_for_each(|index| {
                 let front = label::encode_front(&config, offsets[index]).map_err(WriteError::Format)?;
-                leaf.write_raw(offsets[index], &front)
+                leaf.write_raw(offsets[index], &front, self.context())
             })
         })
+    }
+
+    /// Brings the leaves' label configs up to date with the vdev tree.
+    fn refresh_labels(&mut self, txg: u64) {
+        let template = self.labels().values().next().cloned().unwrap_or_default();
+        let mut labels = alloc::collections::BTreeMap::new();
+        let children = self.tops().len() as u64;
+        for top in self.tops().values() {
+            let tree = top.config().to_list();
+            top.for_each_leaf(&mut |leaf, _| {
+                let mut label = self.labels().get(&leaf.guid()).cloned().unwrap_or_else(|| template.clone());
+                label.set("txg", Value::Number(txg));
+                label.set("state", Value::Number(self.state()));
+                label.set("pool_guid", Value::Number(self.guid()));
+                label.set("top_guid", Value::Number(top.config().guid));
+                label.set("guid", Value::Number(leaf.guid()));
+                label.set("vdev_children", Value::Number(children));
+                label.set("vdev_tree", Value::List(tree.clone()));
+                label.remove("create_txg");
+                label.remove("is_log");
+                if top.config().is_log {
+                    label.set("is_log", Value::Number(1));
+                }
+                labels.insert(leaf.guid(), label);
+            });
+        }
+        *self.labels_mut() = labels;
     }
 
     /// Clears the uberblock rings of all leaves: a new pool must not find an old one's.
@@ -114,7 +166,19 @@ impl Pool {
     /// # Errors
     /// A device failed.
     pub(crate) fn clear_rings(&self) -> Result<(), WriteError> {
-        let ring: Vec<u8> = vec![0; 128 << 10];
-        self.for_each_leaf(&mut |leaf, _| label::offsets(leaf.size()).into_iter().try_for_each(|offset| leaf.write_raw(offset + (128 << 10), &ring)))
+        let mut done = Ok(());
+        self.for_each_leaf(&mut |leaf, _| {
+            if done.is_ok() {
+                done = clear_labels(leaf, self.context());
+            }
+        });
+        done
     }
+}
+
+/// Makes a device's labels invalid and its uberblock rings empty.
+pub(crate) fn clear_labels(leaf: &Leaf, context: &Context) -> Result<(), WriteError> {
+    let empty: Vec<u8> = vec![0; 256 << 10];
+    label::offsets(leaf.size()).into_iter().try_for_each(|offset| leaf.write_raw(offset, &empty, context))?;
+    leaf.flush(context)
 }

@@ -1,10 +1,10 @@
 //! The vdev tree as a config nvlist describes it.
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use pool_phys::FormatError;
-use pool_phys::nvlist::List;
+use pool_phys::nvlist::{List, Value};
 
 const CHILDREN_MAX: usize = 255;
 const DEPTH_MAX: usize = 6;
@@ -42,7 +42,11 @@ pub struct VdevConfig {
     pub is_log: bool,
     /// Hint where the device was last seen (leaves).
     pub path: Option<String>,
+    /// MOS object of the leaf's dirty time log; 0 = none.
+    pub dtl: u64,
     pub children: Vec<Self>,
+    /// Its keys as found, without the children: keys we do not know survive.
+    raw: List,
 }
 
 impl VdevConfig {
@@ -94,8 +98,100 @@ impl VdevConfig {
             metaslab_array: list.number("metaslab_array").unwrap_or(0),
             is_log: list.number("is_log") == Some(1),
             path: list.text("path").map(String::from),
+            dtl: list.number("DTL").unwrap_or(0),
             children,
+            raw: {
+                let mut raw = list.clone();
+                raw.remove("children");
+                raw
+            },
         })
+    }
+
+    /// A new vdev of type `type_name` over `children`.
+    ///
+    /// # Errors
+    /// As [`VdevConfig::parse`].
+    pub fn new(type_name: &str, guid: u64, children: Vec<Self>) -> Result<Self, FormatError> {
+        let mut list = List::default();
+        list.set("type", Value::Text(type_name.to_string()));
+        list.set("id", Value::Number(0));
+        list.set("guid", Value::Number(guid));
+        if !children.is_empty() {
+            list.set("children", Value::Lists(children.iter().map(Self::to_list).collect()));
+        }
+        Self::parse(&list)
+    }
+
+    /// The nvlist of this vdev and all below.
+    #[must_use]
+    pub fn to_list(&self) -> List {
+        let mut list = self.raw.clone();
+        if !self.children.is_empty() {
+            list.set("children", Value::Lists(self.children.iter().map(Self::to_list).collect()));
+        }
+        list
+    }
+
+    /// Sets a key (`None` removes it).
+    ///
+    /// # Errors
+    /// The value does not fit this vdev.
+    pub fn set(&mut self, key: &str, value: Option<Value>) -> Result<(), FormatError> {
+        let mut list = self.to_list();
+        match value {
+            Some(value) => list.set(key, value),
+            None => drop(list.remove(key)),
+        }
+        *self = Self::parse(&list)?;
+        Ok(())
+    }
+
+    /// A flag or number as the config has it.
+    #[must_use]
+    pub fn number(&self, key: &str) -> Option<u64> {
+        self.raw.number(key)
+    }
+
+    /// Replaces the children and numbers them.
+    ///
+    /// # Errors
+    /// As [`VdevConfig::parse`].
+    pub fn set_children(&mut self, mut children: Vec<Self>) -> Result<(), FormatError> {
+        for (index, child) in children.iter_mut().enumerate() {
+            child.set("id", Some(Value::Number(index as u64)))?;
+        }
+        let mut list = self.raw.clone();
+        list.set("children", Value::Lists(children.iter().map(Self::to_list).collect()));
+        *self = Self::parse(&list)?;
+        Ok(())
+    }
+
+    /// The vdev with `guid`, at or below this one.
+    #[must_use]
+    pub fn find(&self, guid: u64) -> Option<&Self> {
+        if self.guid == guid { Some(self) } else { self.children.iter().find_map(|child| child.find(guid)) }
+    }
+
+    /// The parent of the vdev with `guid`, below this one.
+    #[must_use]
+    pub fn parent_of(&self, guid: u64) -> Option<&Self> {
+        if self.children.iter().any(|child| child.guid == guid) { Some(self) } else { self.children.iter().find_map(|child| child.parent_of(guid)) }
+    }
+
+    /// Gives every vdev at or below this one to `edit`, children first.
+    ///
+    /// # Errors
+    /// The first that `edit` returns; an edit that makes the tree malformed.
+    pub fn edit(&mut self, edit: &mut dyn FnMut(&mut Self) -> Result<(), FormatError>) -> Result<(), FormatError> {
+        let mut children = core::mem::take(&mut self.children);
+        for child in &mut children {
+            child.edit(edit)?;
+        }
+        if !children.is_empty() {
+            self.set_children(children)?;
+        }
+        edit(self)
     }
 
     /// Wrapping sum of the guids of this vdev and all below it.

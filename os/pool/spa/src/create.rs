@@ -12,8 +12,8 @@ use pool_phys::label::{self, Uberblock};
 use pool_phys::nvlist::{List, Value};
 
 use crate::config::{VdevConfig, VdevKind};
-use crate::vdev::Vdev;
-use crate::{Pool, WriteError};
+use crate::vdev::{Leaves, Vdev, leaf_of};
+use crate::{Pool, WriteError, usable_bytes};
 
 /// MOS object of the first top-level vdev's metaslab array; the DMU makes the objects in this order.
 pub const FIRST_ARRAY_OBJECT: u64 = 64;
@@ -54,70 +54,14 @@ pub fn create(name: &str, layouts: Vec<Layout>, ashift: u32, random: &mut dyn Fn
         return Err(CreateError::Layout("no devices"));
     }
     let mut tops = BTreeMap::new();
-    let mut trees: Vec<(u64, List, Vec<u64>)> = Vec::new();
+    let mut trees: Vec<VdevConfig> = Vec::new();
     for (id, layout) in layouts.into_iter().enumerate() {
         let id = id as u64;
-        let children = layout.devices.len();
-        let fits = match layout.redundancy {
-            None => children == 1,
-            Some(0) => children >= 2,
-            Some(parity) => parity <= 3 && children > parity,
-        };
-        if !fits {
-            return Err(CreateError::Layout("a disk takes one device, a mirror two or more, raidz more than its parity"));
-        }
-        let mut least = u64::MAX;
-        for (path, device) in &layout.devices {
-            if device.size_bytes() < label::LEAF_MIN {
-                return Err(CreateError::TooSmall { path: path.clone(), bytes: device.size_bytes() });
-            }
-            let usable = device.size_bytes() / label::SIZE * label::SIZE - label::FRONT - 2 * label::SIZE;
-            least = least.min(usable >> ashift << ashift);
-        }
-        let asize = match layout.redundancy {
-            Some(parity) if parity > 0 => least * children as u64,
-            _ => least,
-        };
-        let mut devices: BTreeMap<u64, Box<dyn BlockDev>> = BTreeMap::new();
-        let mut leaves = Vec::new();
-        for (index, (path, device)) in layout.devices.into_iter().enumerate() {
-            let leaf = guid();
-            devices.insert(leaf, device);
-            let mut list = List::default();
-            list.set("type", Value::Text("file".to_string()));
-            list.set("id", Value::Number(index as u64));
-            list.set("guid", Value::Number(leaf));
-            list.set("path", Value::Text(path));
-            list.set("create_txg", Value::Number(4));
-            leaves.push((leaf, list));
-        }
-        let mut top = match layout.redundancy {
-            None => leaves[0].1.clone(),
-            Some(parity) => {
-                let mut list = List::default();
-                list.set("type", Value::Text(if parity == 0 { "mirror" } else { "raidz" }.to_string()));
-                list.set("guid", Value::Number(guid()));
-                if parity > 0 {
-                    list.set("nparity", Value::Number(parity as u64));
-                }
-                list
-            }
-        };
-        top.set("id", Value::Number(id));
-        top.set("metaslab_array", Value::Number(FIRST_ARRAY_OBJECT + id));
-        top.set("metaslab_shift", Value::Number(u64::from(metaslab_shift(asize))));
-        top.set("ashift", Value::Number(u64::from(ashift)));
-        top.set("asize", Value::Number(asize));
-        top.set("is_log", Value::Number(0));
-        top.set("create_txg", Value::Number(4));
-        if layout.redundancy.is_some() {
-            top.set("children", Value::Lists(leaves.iter().map(|(_, list)| list.clone()).collect()));
-        }
-        let config = VdevConfig::parse(&top).map_err(CreateError::Format)?;
-        assert!(config.kind != VdevKind::Missing, "we only make kinds we know");
-        let top_guid = config.guid;
-        tops.insert(id, Vdev::open(&config, ashift, &mut |guid| devices.remove(&guid)));
-        trees.push((top_guid, top, leaves.iter().map(|(guid, _)| *guid).collect()));
+        let (mut tree, devices) = plan_top(layout, id, ashift, 4, &mut guid)?;
+        tree.set("metaslab_array", Some(Value::Number(FIRST_ARRAY_OBJECT + id))).map_err(CreateError::Format)?;
+        let mut leaves: Leaves = devices.into_iter().map(|(guid, device)| (guid, leaf_of(guid, device, None))).collect();
+        tops.insert(id, Vdev::open(&tree, ashift, &mut leaves));
+        trees.push(tree);
     }
     let mut pool_config = List::default();
     pool_config.set("version", Value::Number(5000));
@@ -127,23 +71,18 @@ pub fn create(name: &str, layouts: Vec<Layout>, ashift: u32, random: &mut dyn Fn
     pool_config.set("pool_guid", Value::Number(pool_guid));
     pool_config.set("errata", Value::Number(0));
     let mut labels = BTreeMap::new();
-    for (top_guid, tree, leaves) in &trees {
-        for leaf in leaves {
-            let mut label = pool_config.clone();
-            label.set("top_guid", Value::Number(*top_guid));
-            label.set("guid", Value::Number(*leaf));
-            label.set("vdev_children", Value::Number(count));
-            label.set("vdev_tree", Value::List(tree.clone()));
-            label.set("features_for_read", Value::List(List::default()));
-            labels.insert(*leaf, label);
-        }
+    for leaf in trees.iter().flat_map(VdevConfig::leaves) {
+        let mut label = pool_config.clone();
+        label.set("guid", Value::Number(leaf.guid));
+        label.set("features_for_read", Value::List(List::default()));
+        labels.insert(leaf.guid, label);
     }
     // The MOS copy of the config has the whole tree.
     let mut root = List::default();
     root.set("type", Value::Text("root".to_string()));
     root.set("id", Value::Number(0));
     root.set("guid", Value::Number(pool_guid));
-    root.set("children", Value::Lists(trees.into_iter().map(|(_, tree, _)| tree).collect()));
+    root.set("children", Value::Lists(trees.iter().map(VdevConfig::to_list).collect()));
     let mut config = pool_config;
     config.set("vdev_children", Value::Number(count));
     config.set("vdev_tree", Value::List(root));
@@ -160,6 +99,76 @@ pub fn create(name: &str, layouts: Vec<Layout>, ashift: u32, random: &mut dyn Fn
     let pool = Pool::new(name.to_string(), pool_guid, uberblock, tops, labels);
     pool.clear_rings().map_err(CreateError::Write)?;
     Ok((pool, config))
+}
+
+/// Describes one top-level vdev to be made, and gives its devices by guid. The metaslab array is left to the caller.
+///
+/// # Errors
+/// A device too small or a layout that cannot be, named.
+pub fn plan_top(layout: Layout, id: u64, ashift: u32, txg: u64, random: &mut dyn FnMut() -> u64) -> Result<(VdevConfig, Vec<(u64, Box<dyn BlockDev>)>), CreateError> {
+    let children = layout.devices.len();
+    let fits = match layout.redundancy {
+        None => children == 1,
+        Some(0) => children >= 2,
+        Some(parity) => parity <= 3 && children > parity,
+    };
+    if !fits {
+        return Err(CreateError::Layout("a disk takes one device, a mirror two or more, raidz more than its parity"));
+    }
+    let mut least = u64::MAX;
+    for (path, device) in &layout.devices {
+        if device.size_bytes() < label::LEAF_MIN {
+            return Err(CreateError::TooSmall { path: path.clone(), bytes: device.size_bytes() });
+        }
+        least = least.min(usable_bytes(device.size_bytes(), ashift));
+    }
+    let asize = match layout.redundancy {
+        Some(parity) if parity > 0 => least * children as u64,
+        _ => least,
+    };
+    let mut guid = || loop {
+        let value = random();
+        if value != 0 {
+            return value;
+        }
+    };
+    let (mut devices, mut leaves) = (Vec::new(), Vec::new());
+    for (index, (path, device)) in layout.devices.into_iter().enumerate() {
+        let leaf = guid();
+        devices.push((leaf, device));
+        let mut list = List::default();
+        list.set("type", Value::Text("file".to_string()));
+        list.set("id", Value::Number(index as u64));
+        list.set("guid", Value::Number(leaf));
+        list.set("path", Value::Text(path));
+        list.set("create_txg", Value::Number(txg));
+        leaves.push(list);
+    }
+    let mut top = match layout.redundancy {
+        None => leaves[0].clone(),
+        Some(parity) => {
+            let mut list = List::default();
+            list.set("type", Value::Text(if parity == 0 { "mirror" } else { "raidz" }.to_string()));
+            list.set("guid", Value::Number(guid()));
+            if parity > 0 {
+                list.set("nparity", Value::Number(parity as u64));
+            }
+            list
+        }
+    };
+    top.set("id", Value::Number(id));
+    top.set("metaslab_array", Value::Number(0));
+    top.set("metaslab_shift", Value::Number(u64::from(metaslab_shift(asize))));
+    top.set("ashift", Value::Number(u64::from(ashift)));
+    top.set("asize", Value::Number(asize));
+    top.set("is_log", Value::Number(0));
+    top.set("create_txg", Value::Number(txg));
+    if layout.redundancy.is_some() {
+        top.set("children", Value::Lists(leaves));
+    }
+    let config = VdevConfig::parse(&top).map_err(CreateError::Format)?;
+    assert!(config.kind != VdevKind::Missing, "we only make kinds we know");
+    Ok((config, devices))
 }
 
 /// Why a pool could not be made.

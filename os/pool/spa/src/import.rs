@@ -13,8 +13,10 @@ use pool_phys::label::{self, Label, Uberblock};
 use pool_phys::nvlist::List;
 
 use crate::config::VdevConfig;
-use crate::vdev::{Leaf, Vdev, VdevStatus};
-use crate::{Geometry, WriteError};
+use crate::event::Event;
+use crate::leaf::{Context, Leaf, VdevState};
+use crate::vdev::{Leaves, Vdev, VdevStatus, leaf_of};
+use crate::Geometry;
 
 /// Features a reader of the MOS must know, among those a label can list (`features_for_read`).
 const MOS_FEATURES: [&str; 2] = ["com.delphix:hole_birth", "com.delphix:embedded_data"];
@@ -73,10 +75,19 @@ pub struct Found {
 }
 
 struct Candidate {
-    /// Newest valid config of the device's labels.
-    config: List,
-    txg: u64,
-    best: Option<Uberblock>,
+    /// The configs of the device's valid labels, oldest first.
+    configs: Vec<(u64, List)>,
+    /// Valid uberblocks, oldest first.
+    uberblocks: Vec<Uberblock>,
+}
+
+impl Candidate {
+    /// The newest config that is not newer than `txg`. One that is newer belongs to a commit that did not finish; it serves only where
+    /// there is no other.
+    fn config(&self, txg: u64) -> &(u64, List) {
+        let known = self.configs.iter().rev().find(|(at, _)| *at <= txg);
+        known.unwrap_or(&self.configs[0])
+    }
 }
 
 fn read_candidate(device: &dyn BlockDev) -> Option<Candidate> {
@@ -84,24 +95,20 @@ fn read_candidate(device: &dyn BlockDev) -> Option<Candidate> {
     if size < label::LEAF_MIN {
         return None;
     }
-    let mut out: Option<Candidate> = None;
+    let mut out = Candidate { configs: Vec::new(), uberblocks: Vec::new() };
     for offset in label::offsets(size) {
         let mut data = vec![0; usize::try_from(label::SIZE).ok()?];
         if device.read(offset, &mut data).is_err() {
             continue;
         }
         let Ok(Label { config, uberblocks }) = label::parse(&data, offset) else { continue };
-        let txg = config.number("txg").unwrap_or(0);
-        let best = uberblocks.into_iter().max_by_key(Uberblock::rank);
-        let candidate = out.get_or_insert(Candidate { config: config.clone(), txg: 0, best: None });
-        if txg >= candidate.txg {
-            (candidate.config, candidate.txg) = (config, txg);
-        }
-        if best.as_ref().map(Uberblock::rank) > candidate.best.as_ref().map(Uberblock::rank) {
-            candidate.best = best;
-        }
+        out.configs.push((config.number("txg").unwrap_or(0), config));
+        out.uberblocks.extend(uberblocks);
     }
-    out
+    out.configs.sort_by_key(|(txg, _)| *txg);
+    out.uberblocks.sort_by_key(Uberblock::rank);
+    out.uberblocks.dedup_by_key(|uberblock| uberblock.rank());
+    if out.configs.is_empty() { None } else { Some(out) }
 }
 
 /// Lists the pools on `devices`.
@@ -110,23 +117,39 @@ pub fn scan(devices: &[Box<dyn BlockDev>]) -> Vec<Found> {
     let mut pools: BTreeMap<u64, Found> = BTreeMap::new();
     for (index, device) in devices.iter().enumerate() {
         let Some(candidate) = read_candidate(&**device) else { continue };
-        let (Some(guid), Some(name)) = (candidate.config.number("pool_guid"), candidate.config.text("name")) else { continue };
-        let state = candidate.config.number("state").unwrap_or(0);
+        let (_, config) = candidate.config(u64::MAX);
+        // Spares and cache devices name no pool.
+        let (Some(guid), Some(name)) = (config.number("pool_guid"), config.text("name")) else { continue };
+        let state = config.number("state").unwrap_or(0);
         let entry = pools.entry(guid).or_insert_with(|| Found { name: String::from(name), guid, state, devices: Vec::new() });
         entry.devices.push(index);
     }
     pools.into_values().collect()
 }
 
-/// An open pool (read-only).
+/// How a pool is to be opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ImportOptions<'a> {
+    /// Name or decimal guid; `None` if there is only one.
+    pub wanted: Option<&'a str>,
+    /// Open the pool as it was at this txg or before, if its uberblock is still there (`zpool import -F -T`).
+    pub at_most: Option<u64>,
+}
+
+/// An open pool.
 pub struct Pool {
     name: String,
     guid: u64,
     state: u64,
     uberblock: Uberblock,
+    /// Txgs of the uberblocks found at import, newest first: where a rewind can go.
+    found_txgs: Vec<u64>,
     tops: BTreeMap<u64, Vdev>,
     /// Config of each leaf's label, by leaf guid.
     labels: BTreeMap<u64, List>,
+    /// Devices that carry the pool's guid but have no place in its tree.
+    strays: Leaves,
+    context: Context,
 }
 
 impl fmt::Debug for Pool {
@@ -142,55 +165,74 @@ impl Pool {
     /// # Errors
     /// See [`ImportError`].
     pub fn import(devices: Vec<Box<dyn BlockDev>>, wanted: Option<&str>) -> Result<Self, ImportError> {
-        let matches = |found: &Found| wanted.is_none_or(|wanted| found.name == wanted || wanted.parse() == Ok(found.guid));
+        Self::import_with(devices, ImportOptions { wanted, at_most: None })
+    }
+
+    /// Opens a pool as `options` say.
+    ///
+    /// # Errors
+    /// See [`ImportError`].
+    pub fn import_with(devices: Vec<Box<dyn BlockDev>>, options: ImportOptions<'_>) -> Result<Self, ImportError> {
+        let matches = |found: &Found| options.wanted.is_none_or(|wanted| found.name == wanted || wanted.parse() == Ok(found.guid));
         let mut found: Vec<Found> = scan(&devices).into_iter().filter(matches).collect();
         let pool = found.pop().ok_or(ImportError::NoLabel)?;
         if !found.is_empty() {
             return Err(ImportError::Ambiguous);
         }
-        let mut leaves: BTreeMap<u64, Box<dyn BlockDev>> = BTreeMap::new();
-        let mut labels: BTreeMap<u64, List> = BTreeMap::new();
         let mut candidates = Vec::new();
         for (index, device) in devices.into_iter().enumerate() {
-            if !pool.devices.contains(&index) {
-                continue;
+            if pool.devices.contains(&index)
+                && let Some(candidate) = read_candidate(&*device)
+            {
+                candidates.push((candidate, device));
             }
-            let Some(candidate) = read_candidate(&*device) else { continue };
-            if let Some(guid) = candidate.config.number("guid") {
-                leaves.insert(guid, device);
-                labels.insert(guid, candidate.config.clone());
-            }
-            candidates.push(candidate);
         }
-        let best = candidates.iter().filter_map(|candidate| candidate.best.clone()).max_by_key(Uberblock::rank);
-        let uberblock = best.ok_or(ImportError::NoUberblock)?;
+        let allowed = |uberblock: &&Uberblock| options.at_most.is_none_or(|limit| uberblock.txg <= limit);
+        let all = || candidates.iter().flat_map(|(candidate, _)| &candidate.uberblocks);
+        let uberblock = all().filter(allowed).max_by_key(|uberblock| uberblock.rank()).ok_or(ImportError::NoUberblock)?.clone();
         if uberblock.version != 5000 {
             return Err(ImportError::Version(uberblock.version));
         }
-        // The newest label of each top-level vdev describes it. A label newer than the uberblock belongs to a commit that did not
-        // finish; it is used only where nothing older describes that vdev.
-        candidates.sort_by_key(|candidate| (candidate.txg <= uberblock.txg, candidate.txg));
+        let mut found_txgs: Vec<u64> = all().map(|uberblock| uberblock.txg).collect();
+        found_txgs.sort_unstable_by(|a, b| b.cmp(a));
+        found_txgs.dedup();
+        let mut leaves = Leaves::new();
+        let mut labels: BTreeMap<u64, List> = BTreeMap::new();
+        let mut configs = Vec::new();
+        for (candidate, device) in candidates {
+            let newest = candidate.uberblocks.last().map(|uberblock| uberblock.txg);
+            let (txg, config) = candidate.config(uberblock.txg).clone();
+            if let Some(guid) = config.number("guid") {
+                leaves.insert(guid, leaf_of(guid, device, newest));
+                labels.insert(guid, config.clone());
+            }
+            configs.push((txg, config));
+        }
+        // The newest label of each top-level vdev describes it.
+        configs.sort_by_key(|(txg, _)| (*txg <= uberblock.txg, *txg));
         let mut trees: BTreeMap<u64, VdevConfig> = BTreeMap::new();
         let mut expected = 0;
-        for candidate in &candidates {
-            expected = candidate.config.number("vdev_children").unwrap_or(expected);
-            if let Some(features) = candidate.config.list("features_for_read") {
+        for (txg, config) in &configs {
+            expected = config.number("vdev_children").unwrap_or(expected);
+            if let Some(features) = config.list("features_for_read") {
                 let names = features.pairs.iter().map(|(name, _)| name);
                 let unknown: Vec<String> = names.filter(|name| !MOS_FEATURES.contains(&name.as_str())).cloned().collect();
                 if !unknown.is_empty() {
                     return Err(ImportError::Features(unknown));
                 }
             }
-            let tree = candidate.config.list("vdev_tree").ok_or(FormatError::new("label", "no vdev_tree", candidate.txg))?;
+            let tree = config.list("vdev_tree").ok_or(FormatError::new("label", "no vdev_tree", *txg))?;
             let tree = VdevConfig::parse(tree)?;
             trees.insert(tree.id, tree);
         }
-        let holes = candidates.iter().filter_map(|candidate| candidate.config.get("hole_array")).count() as u64;
+        // A vdev being added when the power failed is not yet part of the pool.
+        trees.retain(|id, _| *id < expected);
+        let holes = configs.iter().filter_map(|(_, config)| config.get("hole_array")).count() as u64;
         if (trees.len() as u64) < expected && holes == 0 {
             return Err(ImportError::MissingTops { found: trees.len(), expected });
         }
-        let tops = trees.iter().map(|(id, tree)| (*id, Vdev::open(tree, tree.ashift, &mut |guid| leaves.remove(&guid)))).collect();
-        Ok(Self { name: pool.name, guid: pool.guid, state: pool.state, uberblock, tops, labels })
+        let tops = trees.iter().map(|(id, tree)| (*id, Vdev::open(tree, tree.ashift, &mut leaves))).collect();
+        Ok(Self { name: pool.name, guid: pool.guid, state: pool.state, uberblock, found_txgs, tops, labels, strays: leaves, context: Context::default() })
     }
 
     /// Name in the labels.
@@ -218,8 +260,8 @@ impl Pool {
     pub fn status(&self) -> Vec<VdevStatus> {
         self.tops.values().map(Vdev::status).collect()
     }
-    pub(crate) const fn new(name: String, guid: u64, uberblock: Uberblock, tops: BTreeMap<u64, Vdev>, labels: BTreeMap<u64, List>) -> Self {
-        Self { name, guid, state: 0, uberblock, tops, labels }
+    pub(crate) fn new(name: String, guid: u64, uberblock: Uberblock, tops: BTreeMap<u64, Vdev>, labels: BTreeMap<u64, List>) -> Self {
+        Self { name, guid, state: 0, uberblock, found_txgs: Vec::new(), tops, labels, strays: Leaves::new(), context: Context::default() }
     }
     pub(crate) const fn set_state(&mut self, state: u64) {
         self.state = state;
@@ -227,15 +269,42 @@ impl Pool {
     pub(crate) fn set_uberblock(&mut self, uberblock: Uberblock) {
         self.uberblock = uberblock;
     }
-    pub(crate) fn label_of(&self, leaf: u64) -> Option<&List> {
-        self.labels.get(&leaf)
+    pub(crate) const fn labels(&self) -> &BTreeMap<u64, List> {
+        &self.labels
+    }
+    pub(crate) const fn labels_mut(&mut self) -> &mut BTreeMap<u64, List> {
+        &mut self.labels
+    }
+    pub(crate) const fn context(&self) -> &Context {
+        &self.context
+    }
+    pub(crate) const fn context_mut(&mut self) -> &mut Context {
+        &mut self.context
+    }
+    /// Posts an event to the sink, if there is one.
+    pub fn post(&self, event: Event) {
+        self.context.post(event);
+    }
+    /// Txgs of the uberblocks found at import, newest first.
+    #[must_use]
+    pub fn found_txgs(&self) -> &[u64] {
+        &self.found_txgs
+    }
+    pub(crate) const fn tops(&self) -> &BTreeMap<u64, Vdev> {
+        &self.tops
+    }
+    pub(crate) const fn tops_mut(&mut self) -> &mut BTreeMap<u64, Vdev> {
+        &mut self.tops
+    }
+    pub(crate) const fn strays_mut(&mut self) -> &mut Leaves {
+        &mut self.strays
     }
     /// Wrapping sum of all guids, as the uberblock holds it.
     pub(crate) fn guid_sum(&self) -> u64 {
         self.tops.values().fold(self.guid, |sum, top| sum.wrapping_add(top.config().guid_sum()))
     }
-    pub(crate) fn for_each_leaf(&self, visit: &mut dyn FnMut(&Leaf, u32) -> Result<(), WriteError>) -> Result<(), WriteError> {
-        self.tops.values().try_for_each(|top| top.for_each_leaf(top.config().ashift, visit))
+    pub(crate) fn for_each_leaf(&self, visit: &mut dyn FnMut(&Leaf, u32)) {
+        self.tops.values().for_each(|top| top.for_each_leaf(visit));
     }
     /// Space geometry of the top-level vdevs, from their configs.
     #[must_use]
@@ -253,10 +322,10 @@ impl Pool {
         };
         self.tops.iter().filter(|(_, top)| top.config().asize > 0).map(|(id, top)| (u32::try_from(*id).unwrap_or(u32::MAX), of(top))).collect()
     }
-    /// Every leaf has its device: what writing needs.
+    /// Every top-level vdev has enough children to be written.
     #[must_use]
-    pub fn is_complete(&self) -> bool {
-        self.for_each_leaf(&mut |leaf, _| if leaf.size() > 0 { Ok(()) } else { Err(WriteError::Device { guid: leaf.guid(), error: kif::BlockError::Gone }) }).is_ok()
+    pub fn is_writable(&self) -> bool {
+        self.tops.values().all(|top| top.state() <= VdevState::Degraded)
     }
     pub(crate) fn top(&self, id: u32) -> Option<&Vdev> {
         self.tops.get(&u64::from(id))

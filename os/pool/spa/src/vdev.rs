@@ -1,21 +1,22 @@
-//! The open vdev tree and reading from it.
+//! The open vdev tree: reading with reconstruction and self-heal, writing, scrub and resilver of one block.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use kif::{BlockDev, BlockError};
-use pool_phys::label;
 use pool_phys::raidz::{self, Shape};
 
 use crate::WriteError;
 use crate::config::{VdevConfig, VdevKind};
+use crate::leaf::{Context, Leaf, LeafStatus, VdevState};
 
 /// An open vdev.
 pub(crate) struct Vdev {
     config: VdevConfig,
+    ashift: u32,
     body: Body,
 }
 
@@ -26,54 +27,59 @@ enum Body {
     Absent,
 }
 
-pub(crate) struct Leaf {
-    guid: u64,
-    device: Option<Box<dyn BlockDev>>,
-    reads: AtomicU64,
-    read_errors: AtomicU64,
-    checksum_errors: AtomicU64,
-}
-
-/// Error counters of a leaf since import.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LeafCounts {
-    pub reads: u64,
-    pub read_errors: u64,
-    pub checksum_errors: u64,
-}
-
-/// Whether a leaf can serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeafState {
-    Online,
-    /// Present, but a read or a checksum failed since import.
-    Degraded,
-    /// No device carries its guid.
-    Missing,
-}
-
-/// A leaf as `status` shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeafStatus {
-    pub guid: u64,
-    pub path: Option<String>,
-    pub state: LeafState,
-    pub counts: LeafCounts,
-}
-
 /// A vdev as `status` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VdevStatus {
     /// `mirror-0`, `raidz2-1`, or a leaf's path.
     pub name: String,
+    pub guid: u64,
+    pub state: VdevState,
+    pub is_log: bool,
     pub leaf: Option<LeafStatus>,
     pub children: Vec<Self>,
 }
 
+/// What a scrub of one block found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// The block can be read, perhaps by rebuilding.
+    pub good: bool,
+    /// Places (sides, columns) that were wrong, could not be read, or were known to lack the block.
+    pub bad: u32,
+    /// Places of those that were written afresh.
+    pub repaired: u32,
+}
+
+impl Scrubbed {
+    /// Both findings about one block.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self { good: self.good || other.good, bad: self.bad + other.bad, repaired: self.repaired + other.repaired }
+    }
+}
+
+/// Where a block lies on a vdev, when it was written, and what to do about damage.
+#[derive(Clone, Copy)]
+pub(crate) struct Io<'a> {
+    pub offset: u64,
+    pub size: usize,
+    pub birth: u64,
+    pub context: &'a Context,
+}
+
+impl<'a> Io<'a> {
+    const fn at(self, offset: u64, size: usize) -> Self {
+        Self { offset, size, birth: self.birth, context: self.context }
+    }
+}
+
+/// Devices and leaves looking for their place in a tree, by guid.
+pub(crate) type Leaves = BTreeMap<u64, Leaf>;
+
 impl Vdev {
-    /// Opens a vdev: `find` gives the device with a leaf's guid, if any.
-    pub fn open(config: &VdevConfig, ashift: u32, find: &mut dyn FnMut(u64) -> Option<Box<dyn BlockDev>>) -> Self {
-        let mut children = || config.children.iter().map(|child| Self::open(child, ashift, find)).collect::<Vec<_>>();
+    /// Opens a vdev; leaves are taken from `leaves`, those not there have no device.
+    pub fn open(config: &VdevConfig, ashift: u32, leaves: &mut Leaves) -> Self {
+        let mut children = || config.children.iter().map(|child| Self::open(child, ashift, leaves)).collect::<Vec<_>>();
         let body = match config.kind {
             VdevKind::Mirror => Body::Mirror(children()),
             VdevKind::Raidz { parity } => {
@@ -81,62 +87,145 @@ impl Vdev {
                 Body::Raidz { shape: Shape { children: children.len(), parity, ashift }, children }
             }
             VdevKind::Hole | VdevKind::Missing => Body::Absent,
-            VdevKind::Leaf => Body::Leaf(Leaf {
-                guid: config.guid,
-                device: find(config.guid),
-                reads: AtomicU64::new(0),
-                read_errors: AtomicU64::new(0),
-                checksum_errors: AtomicU64::new(0),
-            }),
+            VdevKind::Leaf => Body::Leaf(leaves.remove(&config.guid).unwrap_or_else(|| Leaf::new(config.guid, None, None))),
         };
-        Self { config: config.clone(), body }
+        Self { config: config.clone(), ashift, body }
     }
 
-    /// Calls `accept` with every way this vdev can give the `size` bytes at `offset` until one is accepted; counts a checksum error
-    /// at each leaf that a later accepted candidate shows to have been wrong. Returns whether one was accepted.
-    ///
-    /// `size` is a multiple of 512; device reads are rounded up to the allocation unit.
-    pub fn read(&self, offset: u64, size: usize, accept: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-        match &self.body {
-            Body::Absent => false,
-            Body::Leaf(leaf) => {
-                let Some(data) = leaf.read(offset, size, self.unit()) else { return false };
-                let good = accept(&data[..size]);
-                if !good {
-                    leaf.checksum_errors.fetch_add(1, Ordering::Relaxed);
-                }
-                good
-            }
-            Body::Mirror(sides) => sides.iter().any(|side| side.read(offset, size, accept)),
-            Body::Raidz { shape, children } => read_raidz(*shape, children, offset, size, accept, true),
+    /// Takes the tree apart into its leaves.
+    pub fn into_leaves(self, out: &mut Leaves) {
+        match self.body {
+            Body::Leaf(leaf) => drop(out.insert(leaf.guid(), leaf)),
+            Body::Mirror(children) | Body::Raidz { children, .. } => children.into_iter().for_each(|child| child.into_leaves(out)),
+            Body::Absent => {}
         }
     }
 
-    fn unit(&self) -> usize {
-        1 << self.config.ashift
+    const fn unit(&self) -> usize {
+        1 << self.ashift
+    }
+
+    /// No place below is known to have what was written in txg `birth`.
+    fn lacks(&self, birth: u64) -> bool {
+        match &self.body {
+            Body::Leaf(leaf) => leaf.lacks(birth),
+            Body::Mirror(sides) => sides.iter().all(|side| side.lacks(birth)),
+            Body::Raidz { .. } | Body::Absent => false,
+        }
+    }
+
+    /// Some leaf below, in service, is known to lack what was written in txg `birth`.
+    pub fn wants(&self, birth: u64) -> bool {
+        match &self.body {
+            Body::Leaf(leaf) => leaf.is_usable() && leaf.lacks(birth),
+            Body::Mirror(children) | Body::Raidz { children, .. } => children.iter().any(|child| child.wants(birth)),
+            Body::Absent => false,
+        }
+    }
+
+    /// State of this vdev, from its children's.
+    pub fn state(&self) -> VdevState {
+        let (children, bearable) = match &self.body {
+            Body::Leaf(leaf) => return leaf.state(),
+            Body::Absent => return VdevState::Online,
+            Body::Mirror(sides) => (sides, sides.len().saturating_sub(1)),
+            Body::Raidz { shape, children } => (children, shape.parity),
+        };
+        let lost = children.iter().filter(|child| child.state() > VdevState::Degraded).count();
+        match lost {
+            lost if lost > bearable => VdevState::Unavail,
+            0 if children.iter().all(|child| child.state() == VdevState::Online) => VdevState::Online,
+            _ => VdevState::Degraded,
+        }
+    }
+
+    /// Calls `accept` with every way this vdev can give the bytes until one is accepted. Counts a checksum error at each leaf that is shown to have been
+    /// wrong and writes its bytes afresh. Returns whether one was accepted.
+    ///
+    /// `io.size` is a multiple of 512; device reads are rounded up to the allocation unit.
+    pub fn read(&self, io: Io<'_>, accept: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        match &self.body {
+            Body::Absent => false,
+            Body::Leaf(leaf) => {
+                let Some(data) = leaf.read(io.offset, io.size, self.unit(), io.context) else { return false };
+                let good = accept(&data[..io.size]);
+                if !good && !leaf.lacks(io.birth) {
+                    leaf.blame(io.offset, io.size, io.context);
+                }
+                good
+            }
+            Body::Mirror(sides) => {
+                let mut order: Vec<&Self> = sides.iter().collect();
+                order.sort_by_key(|side| side.lacks(io.birth));
+                let mut wrong: Vec<&Self> = Vec::new();
+                for side in order {
+                    let mut right = None;
+                    let mut keep = |data: &[u8]| {
+                        let good = accept(data);
+                        if good && !wrong.is_empty() {
+                            right = Some(data.to_vec());
+                        }
+                        good
+                    };
+                    if side.read(io, &mut keep) {
+                        if let Some(data) = right {
+                            for side in wrong {
+                                side.repair(io, &data);
+                            }
+                        }
+                        return true;
+                    }
+                    if !side.lacks(io.birth) {
+                        wrong.push(side);
+                    }
+                }
+                false
+            }
+            Body::Raidz { shape, children } => read_raidz(*shape, children, io, accept, true),
+        }
     }
 
     /// Reads one raidz column: mirrors below a raidz (replacing, spare) give their first side that answers.
-    fn read_column(&self, offset: u64, size: usize) -> Option<Vec<u8>> {
+    fn read_column(&self, io: Io<'_>) -> Option<Vec<u8>> {
         match &self.body {
-            Body::Leaf(leaf) => leaf.read(offset, size, 512),
-            Body::Mirror(sides) => sides.iter().find_map(|side| side.read_column(offset, size)),
+            Body::Leaf(leaf) => leaf.read(io.offset, io.size, 512, io.context),
+            Body::Mirror(sides) => {
+                let mut order: Vec<&Self> = sides.iter().collect();
+                order.sort_by_key(|side| side.lacks(io.birth));
+                order.into_iter().find_map(|side| side.read_column(io))
+            }
             Body::Raidz { .. } | Body::Absent => None,
         }
     }
 
-    /// Reads every place that holds the block, as a scrub does: each side of a mirror, each column of a raidz. Blames leaves whose bytes are wrong and
-    /// counts places that are wrong or could not be read. `accept` says whether a whole block is right.
-    pub fn scrub(&self, offset: u64, size: usize, accept: &mut dyn FnMut(&[u8]) -> bool) -> Scrubbed {
+    /// Reads every place that holds the block, as a scrub does: each side of a mirror, each column of a raidz. Blames leaves whose bytes are wrong, counts
+    /// places that are wrong or could not be read, and writes them afresh. `accept` says whether a whole block is right.
+    pub fn scrub(&self, io: Io<'_>, accept: &mut dyn FnMut(&[u8]) -> bool) -> Scrubbed {
         match &self.body {
             Body::Absent | Body::Leaf(_) => {
-                let good = self.read(offset, size, accept);
-                Scrubbed { good, bad: u32::from(!good) }
+                let good = self.read(io, accept);
+                Scrubbed { good, bad: u32::from(!good), repaired: 0 }
             }
-            Body::Mirror(sides) => sides.iter().map(|side| side.scrub(offset, size, accept)).fold(Scrubbed::default(), |sum, side| Scrubbed {
-                good: sum.good || side.good,
-                bad: sum.bad + side.bad,
-            }),
+            Body::Mirror(sides) => {
+                let (mut right, mut sum, mut wrong) = (None, Scrubbed::default(), Vec::new());
+                for side in sides {
+                    let found = side.scrub(io, &mut |data| {
+                        let good = accept(data);
+                        if good && right.is_none() {
+                            right = Some(data.to_vec());
+                        }
+                        good
+                    });
+                    sum = sum.and(found);
+                    if !found.good {
+                        wrong.push(side);
+                    }
+                }
+                if let Some(data) = right {
+                    sum.repaired += wrong.into_iter().map(|side| side.repair(io, &data)).sum::<u32>();
+                }
+                sum
+            }
             Body::Raidz { shape, children } => {
                 let mut right = None;
                 let mut keep = |data: &[u8]| {
@@ -146,48 +235,111 @@ impl Vdev {
                     }
                     good
                 };
-                if !read_raidz(*shape, children, offset, size, &mut keep, false) {
-                    return Scrubbed { good: false, bad: 1 };
+                if !read_raidz(*shape, children, io, &mut keep, false) {
+                    return Scrubbed { good: false, bad: 1, repaired: 0 };
                 }
-                let columns = shape.columns(offset, size as u64);
+                let columns = shape.columns(io.offset, io.size as u64);
                 let wanted = raidz_columns(*shape, &columns, &right.unwrap_or_default());
-                let mut bad = 0;
+                let mut sum = Scrubbed { good: true, ..Scrubbed::default() };
                 for (column, wanted) in columns.iter().zip(wanted) {
-                    match children[column.child].read_column(column.offset, wanted.len()) {
-                        Some(found) if found == wanted => {}
-                        Some(_) => {
-                            children[column.child].blame();
-                            bad += 1;
-                        }
-                        None => bad += 1,
-                    }
+                    let io = io.at(column.offset, wanted.len());
+                    sum = sum.and(children[column.child].scrub_column(io, &wanted));
                 }
-                Scrubbed { good: true, bad }
+                sum
             }
         }
     }
 
-    /// Writes a stored block (a multiple of 512 bytes, padded here to the allocation unit) to every place that holds it.
-    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), WriteError> {
-        let gone = Err(WriteError::Device { guid: self.config.guid, error: BlockError::Gone });
+    fn scrub_column(&self, io: Io<'_>, wanted: &[u8]) -> Scrubbed {
         match &self.body {
-            Body::Absent => gone,
-            Body::Leaf(leaf) => leaf.write(offset, data, self.unit()),
-            Body::Mirror(sides) => sides.iter().try_for_each(|side| side.write(offset, data)),
+            Body::Leaf(leaf) => {
+                match leaf.read(io.offset, io.size, 512, io.context) {
+                    Some(found) if found == wanted => return Scrubbed { good: true, ..Scrubbed::default() },
+                    Some(_) if !leaf.lacks(io.birth) => leaf.blame(io.offset, io.size, io.context),
+                    _ => {}
+                }
+                Scrubbed { good: false, bad: 1, repaired: self.repair(io, wanted) }
+            }
+            Body::Mirror(sides) => sides.iter().map(|side| side.scrub_column(io, wanted)).fold(Scrubbed::default(), Scrubbed::and),
+            Body::Raidz { .. } | Body::Absent => Scrubbed { good: false, bad: 1, repaired: 0 },
+        }
+    }
+
+    /// Writes known good bytes to every place below that holds the block. Returns how many places took them.
+    pub fn repair(&self, io: Io<'_>, data: &[u8]) -> u32 {
+        match &self.body {
+            Body::Absent => 0,
+            Body::Leaf(leaf) => u32::from(leaf.repair(io.offset, data, self.unit(), io.context)),
+            Body::Mirror(sides) => sides.iter().map(|side| side.repair(io, data)).sum(),
+            Body::Raidz { shape, children } => {
+                let columns = shape.columns(io.offset, data.len() as u64);
+                let all = raidz_columns(*shape, &columns, data);
+                columns.iter().zip(all).map(|(column, bytes)| children[column.child].repair(io.at(column.offset, bytes.len()), &bytes)).sum()
+            }
+        }
+    }
+
+    /// Writes known good bytes where the block is known to be lacking. Returns how many places lacked it and how many took it.
+    pub fn resilver(&self, io: Io<'_>, data: &[u8]) -> Scrubbed {
+        match &self.body {
+            Body::Leaf(leaf) if leaf.is_usable() && leaf.lacks(io.birth) => Scrubbed { good: true, bad: 1, repaired: self.repair(io, data) },
+            Body::Absent | Body::Leaf(_) => Scrubbed { good: true, ..Scrubbed::default() },
+            Body::Mirror(sides) => sides.iter().map(|side| side.resilver(io, data)).fold(Scrubbed::default(), Scrubbed::and),
+            Body::Raidz { shape, children } => {
+                let columns = shape.columns(io.offset, data.len() as u64);
+                let all = raidz_columns(*shape, &columns, data);
+                let each = columns.iter().zip(all).map(|(column, bytes)| children[column.child].resilver(io.at(column.offset, bytes.len()), &bytes));
+                each.fold(Scrubbed { good: true, ..Scrubbed::default() }, Scrubbed::and)
+            }
+        }
+    }
+
+    /// Writes a stored block (a multiple of 512 bytes, padded here to the allocation unit) to every place that holds it. Failures up to the redundancy
+    /// are survived: the leaves concerned note that they missed the open txg.
+    pub fn write(&self, offset: u64, data: &[u8], context: &Context) -> Result<(), WriteError> {
+        let gone = WriteError::Device { guid: self.config.guid, error: BlockError::Gone };
+        match &self.body {
+            Body::Absent => Err(gone),
+            Body::Leaf(leaf) => leaf.write(offset, data, self.unit(), context),
+            Body::Mirror(sides) => {
+                let mut done = Err(gone);
+                for side in sides {
+                    done = match (side.write(offset, data, context), done) {
+                        (Ok(()), _) | (_, Ok(())) => Ok(()),
+                        (failure, _) => failure,
+                    };
+                }
+                done
+            }
             Body::Raidz { shape, children } => {
                 let columns = shape.columns(offset, data.len() as u64);
                 let all = raidz_columns(*shape, &columns, data);
-                columns.iter().zip(all).try_for_each(|(column, bytes)| children[column.child].write(column.offset, &bytes))
+                let (mut failures, mut last) = (0, gone);
+                for (column, bytes) in columns.iter().zip(all) {
+                    if let Err(error) = children[column.child].write(column.offset, &bytes, context) {
+                        (failures, last) = (failures + 1, error);
+                    }
+                }
+                if failures > shape.parity { Err(last) } else { Ok(()) }
             }
         }
     }
 
     /// Calls `visit` with every leaf below and the top-level vdev's ashift.
-    pub fn for_each_leaf(&self, ashift: u32, visit: &mut dyn FnMut(&Leaf, u32) -> Result<(), WriteError>) -> Result<(), WriteError> {
+    pub fn for_each_leaf(&self, visit: &mut dyn FnMut(&Leaf, u32)) {
         match &self.body {
-            Body::Leaf(leaf) => visit(leaf, ashift),
-            Body::Mirror(children) | Body::Raidz { children, .. } => children.iter().try_for_each(|child| child.for_each_leaf(ashift, visit)),
-            Body::Absent => Ok(()),
+            Body::Leaf(leaf) => visit(leaf, self.ashift),
+            Body::Mirror(children) | Body::Raidz { children, .. } => children.iter().for_each(|child| child.for_each_leaf(visit)),
+            Body::Absent => {}
+        }
+    }
+
+    /// Calls `visit` with every leaf below.
+    pub fn for_each_leaf_mut(&mut self, visit: &mut dyn FnMut(&mut Leaf)) {
+        match &mut self.body {
+            Body::Leaf(leaf) => visit(leaf),
+            Body::Mirror(children) | Body::Raidz { children, .. } => children.iter_mut().for_each(|child| child.for_each_leaf_mut(visit)),
+            Body::Absent => {}
         }
     }
 
@@ -200,13 +352,11 @@ impl Vdev {
         if let Body::Raidz { shape, .. } = &self.body { Some(*shape) } else { None }
     }
 
-    fn blame(&self) {
+    fn blame(&self, io: Io<'_>) {
         match &self.body {
-            Body::Leaf(leaf) => {
-                leaf.checksum_errors.fetch_add(1, Ordering::Relaxed);
-            }
-            Body::Mirror(sides) => sides.iter().for_each(Self::blame),
-            Body::Raidz { .. } | Body::Absent => {}
+            Body::Leaf(leaf) if !leaf.lacks(io.birth) => leaf.blame(io.offset, io.size, io.context),
+            Body::Mirror(sides) => sides.iter().for_each(|side| side.blame(io)),
+            Body::Leaf(_) | Body::Raidz { .. } | Body::Absent => {}
         }
     }
 
@@ -221,75 +371,14 @@ impl Vdev {
             (VdevKind::Raidz { parity }, _) => alloc::format!("raidz{parity}-{}", self.config.id),
             _ => alloc::format!("{}-{}", self.config.type_name, self.config.id),
         };
-        VdevStatus { name, leaf, children: children.iter().map(Self::status).collect() }
+        let (guid, is_log) = (self.config.guid, self.config.is_log);
+        VdevStatus { name, guid, state: self.state(), is_log, leaf, children: children.iter().map(Self::status).collect() }
     }
 }
 
-impl Leaf {
-    pub const fn guid(&self) -> u64 {
-        self.guid
-    }
-
-    /// Bytes of the device; 0 if it is missing.
-    pub fn size(&self) -> u64 {
-        self.device.as_ref().map_or(0, |device| device.size_bytes())
-    }
-
-    /// Writes at a byte offset of the device itself.
-    pub fn write_raw(&self, at: u64, data: &[u8]) -> Result<(), WriteError> {
-        let error = |error| WriteError::Device { guid: self.guid, error };
-        self.device.as_ref().ok_or(error(BlockError::Gone))?.write(at, data).map_err(error)
-    }
-
-    fn write(&self, offset: u64, data: &[u8], unit: usize) -> Result<(), WriteError> {
-        let at = offset.checked_add(label::FRONT).ok_or(WriteError::Device { guid: self.guid, error: BlockError::OutOfRange })?;
-        if data.len().is_multiple_of(unit) {
-            return self.write_raw(at, data);
-        }
-        let mut padded = data.to_vec();
-        padded.resize(data.len().next_multiple_of(unit), 0);
-        self.write_raw(at, &padded)
-    }
-
-    pub fn flush(&self) -> Result<(), WriteError> {
-        let error = |error| WriteError::Device { guid: self.guid, error };
-        self.device.as_ref().ok_or(error(BlockError::Gone))?.flush().map_err(error)
-    }
-
-    fn read(&self, offset: u64, size: usize, unit: usize) -> Option<Vec<u8>> {
-        let device = self.device.as_ref()?;
-        let mut data = vec![0; size.next_multiple_of(unit)];
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        let at = offset.checked_add(label::FRONT)?;
-        if device.read(at, &mut data).is_err() {
-            self.read_errors.fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
-        Some(data)
-    }
-
-    fn status(&self, config: &VdevConfig) -> LeafStatus {
-        let counts = LeafCounts {
-            reads: self.reads.load(Ordering::Relaxed),
-            read_errors: self.read_errors.load(Ordering::Relaxed),
-            checksum_errors: self.checksum_errors.load(Ordering::Relaxed),
-        };
-        let state = match (&self.device, counts.read_errors + counts.checksum_errors) {
-            (None, _) => LeafState::Missing,
-            (Some(_), 0) => LeafState::Online,
-            (Some(_), _) => LeafState::Degraded,
-        };
-        LeafStatus { guid: config.guid, path: config.path.clone(), state, counts }
-    }
-}
-
-/// What a scrub of one block found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Scrubbed {
-    /// The block can be read, perhaps by rebuilding.
-    pub good: bool,
-    /// Places (sides, columns) that are wrong or could not be read.
-    pub bad: u32,
+/// A leaf for a device found to carry `guid`.
+pub(crate) fn leaf_of(guid: u64, device: Box<dyn BlockDev>, found_txg: Option<u64>) -> Leaf {
+    Leaf::new(guid, Some(device), found_txg)
 }
 
 /// All columns of a stored block, parity first, as they lie on the children.
@@ -308,21 +397,31 @@ fn raidz_columns(shape: Shape, columns: &[raidz::Column], data: &[u8]) -> Vec<Ve
 }
 
 /// Reads a block from a raidz: first the data columns as they are; if that is not accepted, every set of at most `parity` columns is
-/// taken for lost in turn (those that did not read are always in it) and rebuilt.
-/// `blame`: count a checksum error at each leaf whose column a rebuild showed to be wrong.
-fn read_raidz(shape: Shape, children: &[Vdev], offset: u64, size: usize, accept: &mut dyn FnMut(&[u8]) -> bool, blame: bool) -> bool {
-    let columns = shape.columns(offset, size as u64);
+/// taken for lost in turn (those that did not read or lack the block are always in it) and rebuilt.
+/// `blame`: count a checksum error at each leaf whose column a rebuild showed to be wrong, and write it afresh.
+fn read_raidz(shape: Shape, children: &[Vdev], io: Io<'_>, accept: &mut dyn FnMut(&[u8]) -> bool, blame: bool) -> bool {
+    let lacking = |index: usize| children.get(index).is_none_or(|child| child.lacks(io.birth));
+    if read_raidz_columns(shape, children, io, accept, blame, &lacking) {
+        return true;
+    }
+    // Columns that should lack the block are the last resort.
+    (0..children.len()).any(lacking) && read_raidz_columns(shape, children, io, accept, false, &|_| false)
+}
+
+fn read_raidz_columns(shape: Shape, children: &[Vdev], io: Io<'_>, accept: &mut dyn FnMut(&[u8]) -> bool, blame: bool, skip: &dyn Fn(usize) -> bool) -> bool {
+    let columns = shape.columns(io.offset, io.size as u64);
     let column_size = |index: usize| usize::try_from(columns[index].size).unwrap_or(0);
+    let column_io = |index: usize| io.at(columns[index].offset, column_size(index));
     let read = |index: usize| {
-        let column = &columns[index];
-        children.get(column.child)?.read_column(column.offset, column_size(index))
+        let child = columns[index].child;
+        if skip(child) { None } else { children.get(child)?.read_column(column_io(index)) }
     };
     let count = columns.len();
     let parity = shape.parity.min(count);
     let mut stored: Vec<Option<Vec<u8>>> = (0..count).map(|index| if index < parity { None } else { read(index) }).collect();
     let join = |data: &[Vec<u8>]| {
         let mut whole = data.concat();
-        whole.truncate(size);
+        whole.truncate(io.size);
         whole
     };
     let whole: Option<Vec<Vec<u8>>> = stored[parity..].iter().cloned().collect();
@@ -353,8 +452,14 @@ fn read_raidz(shape: Shape, children: &[Vdev], offset: u64, size: usize, accept:
                     .filter_map(|index| stored[index].as_deref().map(|bytes| (index, bytes)))
                     .collect();
                 if raidz::rebuild(&mut data, &missing, &rows) && accept(&join(&data)) {
-                    for index in suspects.into_iter().filter(|_| blame) {
-                        children[columns[index].child].blame();
+                    if blame {
+                        suspects.iter().for_each(|index| children[columns[*index].child].blame(column_io(*index)));
+                        if io.context.heal {
+                            let right = raidz_columns(shape, &columns, &join(&data));
+                            for index in lost.into_iter().filter(|index| !skip(columns[*index].child)) {
+                                children[columns[index].child].repair(column_io(index), &right[index]);
+                            }
+                        }
                     }
                     return true;
                 }

@@ -5,12 +5,15 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use pool_phys::blkptr::{BlockPointer, Checksum, Compression, Dva, SIZE, Target};
-use pool_phys::label;
+use pool_phys::{intent_log, label};
 
+use crate::event::Event;
+use crate::leaf::Context;
+use crate::vdev::Io;
 use crate::{Pool, Scrubbed};
 
 const GANG_DEPTH_MAX: u32 = 8;
-const GANG_HEADER: usize = 512;
+pub(crate) const GANG_HEADER: usize = 512;
 
 /// Why a block could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +92,7 @@ impl Pool {
     /// # Errors
     /// See [`Reason`]; the error names the block.
     pub fn read(&self, pointer: &BlockPointer) -> Result<Vec<u8>, ReadError> {
-        let fail = |reason| ReadError { reason, dva: pointer.copies().next(), birth: pointer.birth };
+        let fail = |reason| fail(pointer, reason);
         let size = |bytes: u64| usize::try_from(bytes).map_err(|_| fail(Reason::Damaged));
         let mut out = vec![0; size(pointer.lsize)?];
         match &pointer.target {
@@ -107,103 +110,221 @@ impl Pool {
         Ok(out)
     }
 
-    /// Reads a block wherever it is stored, as a scrub does: every copy, every side of a mirror, every column of a raidz.
+    /// Checks a block wherever it is stored, as a scrub does: every copy, every side of a mirror, every column of a raidz. Wrong places are written afresh
+    /// if the pool is open for writing.
     ///
     /// # Errors
     /// An algorithm that is not supported.
     pub fn verify(&self, pointer: &BlockPointer) -> Result<Scrubbed, ReadError> {
-        let mut sum = Scrubbed::default();
-        let fail = |reason, dva| ReadError { reason, dva: Some(dva), birth: pointer.birth };
+        self.verify_at(pointer, 0).map_err(|reason| fail(pointer, reason))
+    }
+
+    fn verify_at(&self, pointer: &BlockPointer, depth: u32) -> Result<Scrubbed, Reason> {
+        let mut sum = Scrubbed { good: pointer.copies().next().is_none(), ..Scrubbed::default() };
+        let (mut right, mut wrong) = (None, Vec::new());
         for dva in pointer.copies() {
-            if dva.gang {
-                // The header and its pieces are read through their own pointers, first good copy each.
-                match self.read_gang(pointer, dva, 0) {
-                    Ok(_) => sum.good = true,
-                    Err(Reason::NoGoodCopy) => sum.bad += 1,
-                    Err(reason) => return Err(fail(reason, dva)),
-                }
-                continue;
-            }
-            let size = usize::try_from(pointer.psize).map_err(|_| fail(Reason::Damaged, dva))?;
-            let mut unsupported = None;
+            let check = Check::of(pointer, dva)?;
             let found = self.top(dva.vdev).map(|top| {
-                top.scrub(dva.offset, size, &mut |data| {
-                    checksum_ok(pointer.checksum, pointer.words, data).unwrap_or_else(|reason| {
-                        unsupported = Some(reason);
-                        true
-                    })
+                top.scrub(self.io(&check, dva.offset), &mut |data| {
+                    let good = check.accepts(data);
+                    if good && right.is_none() {
+                        right = Some(data.to_vec());
+                    }
+                    good
                 })
             });
-            if let Some(reason) = unsupported {
-                return Err(fail(reason, dva));
+            let found = found.unwrap_or(Scrubbed { good: false, bad: 1, repaired: 0 });
+            if !found.good {
+                wrong.push((dva, check));
             }
-            let found = found.unwrap_or(Scrubbed { good: false, bad: 1 });
-            sum = Scrubbed { good: sum.good || found.good, bad: sum.bad + found.bad };
+            sum = sum.and(found);
         }
-        sum.good |= pointer.copies().next().is_none();
+        if let Some(data) = &right {
+            for (dva, check) in wrong {
+                sum.repaired += self.top(dva.vdev).map_or(0, |top| top.repair(self.io(&check, dva.offset), data));
+            }
+            if is_gang(pointer) {
+                for piece in gang_pieces(data, depth)? {
+                    let found = self.verify_at(&piece, depth + 1)?;
+                    sum = Scrubbed { good: sum.good && found.good, ..sum.and(found) };
+                }
+            }
+        }
+        if !sum.good {
+            self.post(Event::Data { dva: pointer.copies().next(), birth: pointer.birth });
+        }
         Ok(sum)
     }
 
-    /// The stored (compressed) bytes from the first copy that verifies.
-    fn read_stored(&self, pointer: &BlockPointer, depth: u32) -> Result<Vec<u8>, Reason> {
-        let mut last = Reason::NoGoodCopy;
+    /// Writes a block afresh to the leaves that are known to lack it.
+    ///
+    /// # Errors
+    /// The block cannot be read.
+    pub fn resilver(&self, pointer: &BlockPointer) -> Result<Scrubbed, ReadError> {
+        self.resilver_at(pointer, 0).map_err(|reason| fail(pointer, reason))
+    }
+
+    fn resilver_at(&self, pointer: &BlockPointer, depth: u32) -> Result<Scrubbed, Reason> {
+        let mut sum = Scrubbed { good: true, ..Scrubbed::default() };
+        let wanted = pointer.copies().any(|dva| self.top(dva.vdev).is_some_and(|top| top.wants(pointer.physical_birth)));
+        if !wanted && !is_gang(pointer) {
+            return Ok(sum);
+        }
+        let data = self.read_raw(pointer)?;
         for dva in pointer.copies() {
-            match self.read_copy(pointer, dva, depth) {
-                Ok(data) => return Ok(data),
-                Err(reason) => last = reason,
+            let check = Check::of(pointer, dva)?;
+            if let Some(top) = self.top(dva.vdev) {
+                sum = sum.and(top.resilver(self.io(&check, dva.offset), &data));
             }
         }
-        Err(last)
+        if is_gang(pointer) {
+            for piece in gang_pieces(&data, depth)? {
+                sum = sum.and(self.resilver_at(&piece, depth + 1)?);
+            }
+        }
+        Ok(sum)
     }
 
-    fn read_copy(&self, pointer: &BlockPointer, dva: Dva, depth: u32) -> Result<Vec<u8>, Reason> {
-        if dva.gang {
-            return self.read_gang(pointer, dva, depth);
-        }
-        let size = usize::try_from(pointer.psize).map_err(|_| Reason::Damaged)?;
-        let mut verdict = Err(Reason::NoGoodCopy);
-        let top = self.top(dva.vdev).ok_or(Reason::NoGoodCopy)?;
-        top.read(dva.offset, size, &mut |data| match checksum_ok(pointer.checksum, pointer.words, data) {
-            Ok(true) => {
-                verdict = Ok(data.to_vec());
-                true
-            }
-            Ok(false) => false,
-            Err(reason) => {
-                verdict = Err(reason);
-                // Nothing that another copy could mend.
-                true
-            }
-        });
-        verdict
+    /// Every place on the vdevs that a block takes: its copies, and for gang blocks the headers and the pieces. `None` for a piece list that cannot be read.
+    #[must_use]
+    pub fn places(&self, pointer: &BlockPointer) -> Option<Vec<Dva>> {
+        let mut out = Vec::new();
+        self.places_at(pointer, 0, &mut out).then_some(out)
     }
 
-    /// A gang header holds three block pointers whose data, joined, is the stored block.
-    fn read_gang(&self, pointer: &BlockPointer, dva: Dva, depth: u32) -> Result<Vec<u8>, Reason> {
-        if depth == GANG_DEPTH_MAX {
-            return Err(Reason::Damaged);
+    fn places_at(&self, pointer: &BlockPointer, depth: u32, out: &mut Vec<Dva>) -> bool {
+        if !is_gang(pointer) {
+            out.extend(pointer.copies());
+            return true;
         }
-        let verifier = [u64::from(dva.vdev), dva.offset, pointer.physical_birth, 0];
-        let mut header = None;
-        self.top(dva.vdev).ok_or(Reason::NoGoodCopy)?.read(dva.offset, GANG_HEADER, &mut |data| {
-            let good = label::embedded_checksum_ok(data, verifier);
-            if good {
-                header = Some(data.to_vec());
-            }
-            good
-        });
-        let header = header.ok_or(Reason::NoGoodCopy)?;
+        for dva in pointer.copies() {
+            let shape = self.top(dva.vdev).and_then(|top| top.shape());
+            let unit = self.top(dva.vdev).map_or(512, |top| 1 << top.config().ashift);
+            let asize = shape.map_or((GANG_HEADER as u64).next_multiple_of(unit), |shape| shape.asize(GANG_HEADER as u64));
+            out.push(Dva { asize, ..dva });
+        }
+        let Ok(pieces) = self.read_raw(pointer).and_then(|header| gang_pieces(&header, depth)) else { return false };
+        pieces.iter().all(|piece| self.places_at(piece, depth + 1, out))
+    }
+
+    fn io<'a>(&'a self, check: &Check, offset: u64) -> Io<'a> {
+        Io { offset, size: check.size, birth: check.birth, context: self.context() }
+    }
+
+    /// The stored (compressed) bytes.
+    fn read_stored(&self, pointer: &BlockPointer, depth: u32) -> Result<Vec<u8>, Reason> {
+        let raw = self.read_raw(pointer)?;
+        if !is_gang(pointer) {
+            return Ok(raw);
+        }
+        // A gang header holds three block pointers whose data, joined, is the stored block.
         let size = usize::try_from(pointer.psize).map_err(|_| Reason::Damaged)?;
         let mut whole = Vec::new();
-        for child in header.chunks_exact(SIZE).take(3) {
-            let child = BlockPointer::parse(child).map_err(|_| Reason::Damaged)?;
-            if !child.is_hole() {
-                whole.extend_from_slice(&self.read_stored(&child, depth + 1)?);
-            }
+        for piece in gang_pieces(&raw, depth)? {
+            whole.extend_from_slice(&self.read_stored(&piece, depth + 1)?);
             if whole.len() > size {
                 return Err(Reason::Damaged);
             }
         }
         if whole.len() == size && checksum_ok(pointer.checksum, pointer.words, &whole)? { Ok(whole) } else { Err(Reason::NoGoodCopy) }
     }
+
+    /// What the pointer's addresses hold, from the first copy that verifies: the stored block, or a gang header. Copies before it that were wrong are
+    /// written afresh.
+    fn read_raw(&self, pointer: &BlockPointer) -> Result<Vec<u8>, Reason> {
+        let mut wrong = Vec::new();
+        for dva in pointer.copies() {
+            let check = Check::of(pointer, dva)?;
+            let mut right = None;
+            if let Some(top) = self.top(dva.vdev) {
+                top.read(self.io(&check, dva.offset), &mut |data| {
+                    let good = check.accepts(data);
+                    if good {
+                        right = Some(data.to_vec());
+                    }
+                    good
+                });
+            }
+            if let Some(data) = right {
+                for (dva, check) in wrong {
+                    let dva: Dva = dva;
+                    if let Some(top) = self.top(dva.vdev) {
+                        top.repair(self.io(&check, dva.offset), &data);
+                    }
+                }
+                return Ok(data);
+            }
+            wrong.push((dva, check));
+        }
+        self.post(Event::Data { dva: pointer.copies().next(), birth: pointer.birth });
+        Err(Reason::NoGoodCopy)
+    }
+
+    /// Reads an intent-log block (format section 16): `None` where the chain ends. Its bytes are in no checksum tree, so nothing is counted or healed.
+    #[must_use]
+    pub fn read_log_block(&self, pointer: &BlockPointer) -> Option<Vec<u8>> {
+        let size = usize::try_from(pointer.psize).ok().filter(|size| *size <= 128 << 10)?;
+        let quiet = Context { events: None, heal: false, speculative: true };
+        pointer.copies().find_map(|dva| {
+            let mut right = None;
+            self.top(dva.vdev)?.read(Io { offset: dva.offset, size, birth: pointer.birth, context: &quiet }, &mut |data| {
+                let good = intent_log::is_sealed(data, pointer.words);
+                if good {
+                    right = Some(data.to_vec());
+                }
+                good
+            });
+            right
+        })
+    }
+}
+
+/// How the bytes of one copy are recognised.
+struct Check {
+    size: usize,
+    birth: u64,
+    kind: CheckKind,
+}
+
+enum CheckKind {
+    Sum(Checksum, codec::Words),
+    Gang(codec::Words),
+}
+
+impl Check {
+    fn of(pointer: &BlockPointer, dva: Dva) -> Result<Self, Reason> {
+        let birth = pointer.physical_birth;
+        if dva.gang {
+            // All copies of a header are sealed with the first one's address.
+            let first = pointer.copies().next().unwrap_or(dva);
+            return Ok(Self { size: GANG_HEADER, birth, kind: CheckKind::Gang([u64::from(first.vdev), first.offset, birth, 0]) });
+        }
+        checksum_ok(pointer.checksum, pointer.words, &[])?;
+        let size = usize::try_from(pointer.psize).map_err(|_| Reason::Damaged)?;
+        Ok(Self { size, birth, kind: CheckKind::Sum(pointer.checksum, pointer.words) })
+    }
+
+    fn accepts(&self, data: &[u8]) -> bool {
+        match self.kind {
+            CheckKind::Sum(algorithm, words) => checksum_ok(algorithm, words, data) == Ok(true),
+            CheckKind::Gang(verifier) => label::embedded_checksum_ok(data, verifier),
+        }
+    }
+}
+
+fn fail(pointer: &BlockPointer, reason: Reason) -> ReadError {
+    ReadError { reason, dva: pointer.copies().next(), birth: pointer.birth }
+}
+
+/// The pointer's addresses hold gang headers.
+pub(crate) fn is_gang(pointer: &BlockPointer) -> bool {
+    pointer.copies().next().is_some_and(|dva| dva.gang)
+}
+
+fn gang_pieces(header: &[u8], depth: u32) -> Result<Vec<BlockPointer>, Reason> {
+    if depth == GANG_DEPTH_MAX {
+        return Err(Reason::Damaged);
+    }
+    let pieces = header.chunks_exact(SIZE).take(3).map(BlockPointer::parse).collect::<Result<Vec<_>, _>>().map_err(|_| Reason::Damaged)?;
+    Ok(pieces.into_iter().filter(|piece| !piece.is_hole()).collect())
 }
