@@ -70,6 +70,16 @@ impl Machine {
         self.memory.read(gpa, into).is_ok()
     }
 
+    /// Pages written since the last checkpoint, by number.
+    pub fn written_pages(&self) -> &[u32] {
+        self.memory.dirty_pages()
+    }
+
+    /// The bytes of a page by its number.
+    pub fn page(&self, page: u32) -> Option<&[u8]> {
+        (u64::from(page) < self.memory.len() / sim_mem::PAGE_SIZE).then(|| self.memory.page(page))
+    }
+
     /// RAM and ROM as ranges: first address, length, writable.
     pub fn memory_ranges(&self) -> Vec<(u64, u64, bool)> {
         self.memory.map().iter().map(|range| (range.gpa.start, range.gpa.end - range.gpa.start, range.writable)).collect()

@@ -205,6 +205,10 @@ impl Snapshot {
     pub fn page(&self, page: u32) -> Option<&[u8]> {
         (page < self.page_count()).then(|| &**self.memory.page(page))
     }
+    /// Pages that are not the same in an earlier snapshot of the same machine (or are, but were written in between).
+    pub fn written_since(&self, earlier: &Snapshot) -> Vec<u32> {
+        self.memory.differences(&earlier.memory).map(|(page, _)| page).collect()
+    }
     /// The media of the disks in the board's order, without the faults around them.
     pub fn media(&self) -> Vec<Box<dyn DiskBackend>> {
         (0..self.backends.disks()).filter_map(|index| self.backends.disk(DiskId(index as u8))).map(medium).collect()
@@ -295,12 +299,7 @@ impl Machine {
             return None;
         }
         let memory = self.frozen.clone()?;
-        let mut parts = Vec::new();
-        self.parts(&mut |name, walk| {
-            let mut fields = SaveFields::new(name, PART_VERSION);
-            walk(&mut fields);
-            parts.push(fields.finish());
-        });
+        let parts = self.save_parts();
         Some(Snapshot {
             board: self.board.clone(),
             ticks: self.ticks(),
@@ -313,6 +312,17 @@ impl Machine {
             trace: self.bus.trace.clone(),
             inputs: self.inputs.clone(),
         })
+    }
+
+    /// The state of everything but CPUs, memory and disks as it is now, at any tick.
+    pub fn save_parts(&mut self) -> Vec<Payload> {
+        let mut parts = Vec::new();
+        self.parts(&mut |name, walk| {
+            let mut fields = SaveFields::new(name, PART_VERSION);
+            walk(&mut fields);
+            parts.push(fields.finish());
+        });
+        parts
     }
 
     /// Makes another machine that stands where the snapshot was taken. Costs a copy of the pages that are not zeros.

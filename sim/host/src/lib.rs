@@ -38,6 +38,11 @@ impl MemoryDisk {
         Self { image, written: BTreeMap::new(), sectors, read_only }
     }
 
+    /// The same disk, read-only.
+    pub fn sealed(self) -> Self {
+        Self { read_only: true, ..self }
+    }
+
     /// An empty disk.
     pub fn empty(bytes: u64) -> Self {
         Self::new(Arc::from([]), bytes / SECTOR as u64, false)
