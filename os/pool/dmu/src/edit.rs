@@ -547,6 +547,24 @@ impl Set {
         }
     }
 
+    /// Makes object `number`, as [`Set::allocate`] makes the next free one.
+    ///
+    /// # Errors
+    /// The number is taken, or impossible; unreadable dnode blocks.
+    pub fn allocate_at(&mut self, pool: &Pool, number: u64, kind: u8, block_size: u64, bonus_kind: u8, bonus: Vec<u8>) -> Result<u64, EditError> {
+        if number == 0 || number >= 1 << 48 || !self.is_free(pool, number)? {
+            return Err(EditError::Invalid("the object number is taken"));
+        }
+        self.claim(number, kind, block_size, bonus_kind, bonus);
+        Ok(number)
+    }
+
+    /// What lives here: 1 MOS, 2 ZPL, 3 zvol.
+    #[must_use]
+    pub fn os_kind(&self) -> u64 {
+        u64::from_le_bytes(self.raw[704..712].try_into().unwrap_or_default())
+    }
+
     fn block_has_large_dnodes(&self, pool: &Pool, block: u64) -> Result<bool, Error> {
         if block > self.meta.last_block {
             return Ok(false);

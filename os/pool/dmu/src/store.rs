@@ -42,6 +42,8 @@ pub(crate) const OBJECT_DIRECTORY: u64 = 1;
 /// Features we write with: guid, text.
 const LZ4: (&str, &str) = ("org.illumos:lz4_compress", "LZ4 compression algorithm support.");
 const WRITABLE: [&str; 4] = [LZ4.0, "com.delphix:hole_birth", "com.delphix:embedded_data", "com.delphix:spacemap_histogram"];
+/// Longest delay of the write throttle.
+const DELAY_MAX_US: u64 = 100_000;
 const COPIES_MOS: usize = 3;
 pub(crate) const SPACE_MAP_BLOCK: u64 = 16 << 10;
 /// Object types used here only.
@@ -315,6 +317,45 @@ impl Store {
     #[must_use]
     pub fn free_total(&self) -> (u64, u64) {
         self.space.free_total()
+    }
+
+    /// Accepts that `bytes` more are to be written with the open txg, if they fit with all copies and what keeps the pool able to free space again.
+    ///
+    /// # Errors
+    /// [`EditError::NoSpace`]; [`EditError::Suspended`].
+    pub fn reserve(&mut self, bytes: u64) -> Result<(), EditError> {
+        if self.suspended {
+            return Err(EditError::Suspended);
+        }
+        let (free, total) = self.space.usable_total();
+        // Parity at its worst, and metadata above the data.
+        let worst = |bytes: u64| bytes.saturating_mul(self.space.worst_ratio()) / 64;
+        let slop = (total / 32).max(4 << 20);
+        if worst(self.dirty_bytes.saturating_add(bytes)).saturating_add(slop) > free {
+            return Err(EditError::NoSpace);
+        }
+        self.dirty_bytes += bytes;
+        Ok(())
+    }
+
+    /// Bytes accepted since the last commit: a caller that keeps memory bounded commits when they become many.
+    #[must_use]
+    pub const fn dirty_bytes(&self) -> u64 {
+        self.dirty_bytes
+    }
+
+    /// How long a writer should wait before its next change so that dirty data stays below `limit`: nothing up to 60 %, then rising, in microseconds.
+    #[must_use]
+    pub const fn write_delay_us(&self, limit: u64) -> u64 {
+        let low = limit / 10 * 6;
+        if self.dirty_bytes <= low {
+            return 0;
+        }
+        if self.dirty_bytes >= limit {
+            return DELAY_MAX_US;
+        }
+        let delay = 500 * (self.dirty_bytes - low) / (limit - self.dirty_bytes);
+        if delay > DELAY_MAX_US { DELAY_MAX_US } else { delay }
     }
 
     pub(crate) fn note(&mut self, name: &str, value: u64) -> Result<(), EditError> {

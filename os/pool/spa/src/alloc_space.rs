@@ -314,6 +314,20 @@ impl Allocator {
         (slabs().map(|slab| slab.free.total()).sum::<u64>() + deferred, slabs().map(|slab| slab.range.end - slab.range.start).sum())
     }
 
+    /// Bytes that can be allocated with the open txg, and bytes in all.
+    #[must_use]
+    pub fn usable_total(&self) -> (u64, u64) {
+        let slabs = || self.tops.values().filter(|top| !top.is_log).flat_map(|top| &top.metaslabs);
+        (slabs().map(|slab| slab.free.total()).sum(), slabs().map(|slab| slab.range.end - slab.range.start).sum())
+    }
+
+    /// Bytes that a large block takes on the vdev where it takes most, per 64 bytes of data, with an eighth for metadata.
+    #[must_use]
+    pub fn worst_ratio(&self) -> u64 {
+        let of = |top: &Top| top.shape.map_or(64, |shape| shape.asize(128 << 10) / ((128 << 10) / 64));
+        self.tops.values().map(of).max().unwrap_or(64) * 9 / 8
+    }
+
     /// Deflated size of a block: what space accounting counts. Σ over copies of sectors times the vdev's ratio.
     #[must_use]
     pub fn deflated(&self, pointer: &BlockPointer) -> u64 {

@@ -14,9 +14,11 @@
 #![no_std]
 extern crate alloc;
 
+mod replay;
 mod volume;
 mod write;
 
+pub use replay::replay_logs;
 pub use volume::Volume;
 pub use write::{Change, Make, NewEntry, Writer, create_filesystem, format_dataset};
 

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use pool_dmu::edit::{EditError, Set};
 use pool_dmu::{Error, Store, zap_edit as zap};
 use pool_phys::dnode::{Dnode, kind};
+use pool_phys::intent_log::Change as Logged;
 use pool_phys::sa::{self, Time, Znode};
 use pool_phys::zap::Entry;
 use pool_spa::Pool;
@@ -21,6 +22,8 @@ const DIRECTORY: u64 = 0o040_000;
 const REGULAR: u64 = 0o100_000;
 const SYMLINK: u64 = 0o120_000;
 const RECORD_SIZE: u64 = 128 << 10;
+/// Bytes a new directory entry may take: its dnode, a block of the directory, a block of its own.
+const ENTRY_COST: u64 = 4 << 10;
 /// Longest file name in bytes.
 const NAME_MAX: usize = 255;
 /// Longest symbolic link (PATH_MAX without its NUL).
@@ -344,6 +347,12 @@ impl<'s> Writer<'s> {
     /// # Errors
     /// The name is taken, empty, too long or has a slash; no space.
     pub fn make(&mut self, parent: u64, name: &[u8], make: Make<'_>, new: &NewEntry) -> Result<u64, EditError> {
+        self.store.reserve(ENTRY_COST)?;
+        self.make_numbered(parent, name, make, new, None)
+    }
+
+    /// The same with a given object number, as the intent log has it.
+    pub(crate) fn make_numbered(&mut self, parent: u64, name: &[u8], make: Make<'_>, new: &NewEntry, number: Option<u64>) -> Result<u64, EditError> {
         check_name(name)?;
         if self.lookup(parent, name)?.is_some() {
             return Err(EditError::Exists);
@@ -366,7 +375,10 @@ impl<'s> Writer<'s> {
             Make::File | Make::Directory => {}
         }
         let (bonus, spill) = volume.arrange(set, pool, &values)?;
-        let object = set.allocate(pool, kind_of, 512, kind::SYSTEM_ATTRIBUTES, bonus)?;
+        let object = match number {
+            None => set.allocate(pool, kind_of, 512, kind::SYSTEM_ATTRIBUTES, bonus)?,
+            Some(number) => set.allocate_at(pool, number, kind_of, 512, kind::SYSTEM_ATTRIBUTES, bonus)?,
+        };
         let edit = set.edit(pool, object)?;
         if spill.is_some() {
             edit.set_spill(spill);
@@ -375,7 +387,17 @@ impl<'s> Writer<'s> {
             zap::format(edit, 0);
         }
         self.enter(parent, name, object, mode, new.now)?;
+        let (rdev, target) = match make {
+            Make::Special { rdev, .. } => (rdev, None),
+            Make::Symlink(target) => (0, Some(target.to_vec())),
+            Make::File | Make::Directory => (0, None),
+        };
+        self.log(Logged::Create { parent, object, mode, uid: new.uid, gid: new.gid, generation: txg, time: new.now, rdev, name: name.to_vec(), target });
         Ok(object)
+    }
+
+    fn log(&mut self, change: Logged) {
+        self.store.log_change(self.volume.dataset, Some(change));
     }
 
     /// Puts a name into a directory: its size counts entries, its links count directories below.
@@ -428,7 +450,9 @@ impl<'s> Writer<'s> {
         put_word(&mut values, numbers.links, links + 1);
         put_time(&mut values, numbers.ctime, now);
         self.save(object, &values)?;
-        self.enter(parent, name, object, mode, now)
+        self.enter(parent, name, object, mode, now)?;
+        self.log(Logged::Link { parent, object, name: name.to_vec() });
+        Ok(())
     }
 
     /// Renames. A target of the same kind is replaced; with `exchange` the two swap places.
@@ -457,14 +481,18 @@ impl<'s> Writer<'s> {
                 if (mode & TYPE_MASK == DIRECTORY) != (other_mode & TYPE_MASK == DIRECTORY) {
                     return Err(EditError::Invalid("a directory and another file cannot replace each other"));
                 }
-                self.remove_entry(to.0, to.1, now, keep_open)?;
+                self.take_out(to.0, to.1, now, keep_open)?;
                 self.leave(from.0, from.1, mode, now)?;
             }
             None if exchange => return Err(Error::NotFound.into()),
             None => self.leave(from.0, from.1, mode, now)?,
         }
         self.enter(to.0, to.1, object, mode, now)?;
-        self.adopt(object, to.0, now)
+        self.adopt(object, to.0, now)?;
+        // An exchange has no record that OpenZFS 2.1 knows.
+        let change = Logged::Rename { from: from.0, to: to.0, old: from.1.to_vec(), new: to.1.to_vec() };
+        self.store.log_change(self.volume.dataset, (!exchange).then_some(change));
+        Ok(())
     }
 
     /// Notes where an object is now.
@@ -508,6 +536,7 @@ impl<'s> Writer<'s> {
         if word(&values, numbers.mode) & TYPE_MASK != REGULAR {
             return Err(EditError::Invalid("not a regular file"));
         }
+        self.store.reserve(data.len() as u64)?;
         let (set, pool, _) = self.parts()?;
         let edit = set.edit(pool, object)?;
         // A small file is one block as long as it; past the record size all blocks are of that size (format section 17.4).
@@ -519,7 +548,9 @@ impl<'s> Writer<'s> {
         put_word(&mut values, numbers.size, size.max(end));
         put_time(&mut values, numbers.mtime, now);
         put_time(&mut values, numbers.ctime, now);
-        self.save(object, &values)
+        self.save(object, &values)?;
+        self.store.log_write(self.volume.dataset, object, offset, data.len() as u64);
+        Ok(())
     }
 
     /// Sets the size of a regular file; what is new reads as zeros.
@@ -554,7 +585,9 @@ impl<'s> Writer<'s> {
         put_word(&mut values, numbers.size, size);
         put_time(&mut values, numbers.mtime, now);
         put_time(&mut values, numbers.ctime, now);
-        self.save(object, &values)
+        self.save(object, &values)?;
+        self.log(Logged::Truncate { object, offset: size, length: 0 });
+        Ok(())
     }
 
     /// Changes attributes; `None` leaves one as it is.
@@ -581,7 +614,19 @@ impl<'s> Writer<'s> {
                 put_time(&mut values, number, value);
             }
         }
-        self.save(object, &values)
+        self.save(object, &values)?;
+        let mask = [change.mode.is_some(), change.uid.is_some(), change.gid.is_some(), false, change.accessed.is_some(), change.modified.is_some()];
+        self.log(Logged::SetAttributes {
+            object,
+            mask: mask.iter().enumerate().map(|(bit, set)| u64::from(*set) << bit).sum(),
+            mode: word(&values, numbers.mode),
+            uid: word(&values, numbers.uid),
+            gid: word(&values, numbers.gid),
+            size: word(&values, numbers.size),
+            accessed: change.accessed.unwrap_or_default(),
+            modified: change.modified.unwrap_or_default(),
+        });
+        Ok(())
     }
 
     /// Removes `name` from directory `parent`: a file loses a link and goes with the last; a directory must be empty.
@@ -597,6 +642,13 @@ impl<'s> Writer<'s> {
     /// # Errors
     /// As [`Writer::remove`].
     pub fn remove_entry(&mut self, parent: u64, name: &[u8], now: Time, keep_open: bool) -> Result<(), EditError> {
+        let is_directory = self.take_out(parent, name, now, keep_open)?;
+        self.log(Logged::Remove { parent, name: name.to_vec(), is_directory });
+        Ok(())
+    }
+
+    /// Takes a name away, and the object with its last; tells whether it was a directory.
+    fn take_out(&mut self, parent: u64, name: &[u8], now: Time, keep_open: bool) -> Result<bool, EditError> {
         let object = self.lookup(parent, name)?.ok_or(Error::NotFound)?;
         let mut values = self.load(object)?;
         let numbers = self.volume.numbers;
@@ -613,13 +665,15 @@ impl<'s> Writer<'s> {
             self.save(object, &values)?;
         }
         if left > 0 {
-            return Ok(());
+            return Ok(is_directory);
         }
         if keep_open {
             let (set, pool, volume) = self.parts()?;
-            return zap::set_number(set.edit(pool, volume.unlinked)?, pool, format!("{object:x}").as_bytes(), object);
+            zap::set_number(set.edit(pool, volume.unlinked)?, pool, format!("{object:x}").as_bytes(), object)?;
+        } else {
+            self.destroy(object)?;
         }
-        self.destroy(object)
+        Ok(is_directory)
     }
 
     fn is_empty(&mut self, directory: u64) -> Result<bool, EditError> {

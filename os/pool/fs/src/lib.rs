@@ -1,0 +1,45 @@
+//! File systems on the pool: what the kernel mounts.
+//!
+//! # Theory
+//! A [`Storage`] is an imported pool: one [`Store`] behind one lock, and a kernel thread that commits the open transaction group every
+//! [`COMMIT_INTERVAL`]. A [`Mounted`] is one of its file systems as a [`vfs::Filesystem`]. Directory operations, attributes and data go straight into the
+//! open transaction group; durable is what a commit wrote.
+//!
+//! File data that was read, and every page that is mapped, is kept in frames of the file's node, charged to the zone that first touched it. Writes go to the
+//! store and to the frame if there is one, so reads, writes and mappings see the same bytes. A page handed out for writing is copied back to the
+//! store at each sync as long as anybody maps it.
+//!
+//! # Structures
+//! ```text
+//! Storage { inner: Store + tables of open file systems }      registry of all pools: module `registry`
+//! Mounted -> Arc<Shared> { pool, dataset, nodes: object -> weak Node, recent: strong Nodes }
+//! Node { attributes, pages }
+//! ```
+//!
+//! # Locking
+//! `Pages` (a node's pages) -> `Pool` (the store; held across disk I/O) -> `PoolNodes` (spin: node tables, attributes). A node is never dropped under a spin
+//! lock. One tenant's transfer therefore waits for another's on the same pool; transaction groups that overlap are the next step.
+//!
+//! # Failure
+//! An unreadable block is EIO of that read. A device that does not take a write ends the pool's use for writing ([`Storage::is_suspended`]); the
+//! pool on disk is then the last committed group. Space is checked before data is taken, so a commit does not run out of it. Little free memory refuses
+//! changes with ENOMEM before they start.
+//!
+//! # Limits
+//! No access-control lists, no extended attributes on write. Access times are kept in memory only. The cache of file pages holds at most a quarter of
+//! memory per pool.
+#![no_std]
+extern crate alloc;
+
+mod error;
+mod node;
+mod registry;
+mod storage;
+#[cfg(test)]
+mod tests;
+
+pub use registry::{add, all, find, remove};
+pub use storage::{COMMIT_INTERVAL, Mounted, Storage};
+
+/// What can be imported from a set of devices, for callers that show it.
+pub use pool_spa::Found;

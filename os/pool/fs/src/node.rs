@@ -1,0 +1,612 @@
+//! A file, directory, link or special file of the pool as a vnode.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::{Arc, Weak};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::any::Any;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use kif::{Frame, Nanos, PAGE_SHIFT, PAGE_SIZE, ZoneId};
+use pool_dmu::edit::EditError;
+use pool_phys::sa::Znode;
+use pool_zpl::{Change, Make, NewEntry, Writer};
+use sync::{Class, Mutex, SpinLock};
+use vfs::pipe::Pipe;
+use vfs::{Attr, DevNo, DirEntry, Io, Kind, NodeId, OpenFlags, Owner, RenameFlags, Result, SetAttr, VfsError, Vnode, VnodeRef};
+
+use crate::storage::{Shared, now};
+
+type Pool<R> = core::result::Result<R, EditError>;
+
+/// Bytes read at once for one page that is missing: neighbours are wanted next, and a block has to be read as a whole anyway.
+const READ_AHEAD: u64 = 128 << 10;
+
+struct Pages {
+    frames: BTreeMap<u64, Frame>,
+    /// Handed out for writing: perhaps newer than the store.
+    writable: BTreeSet<u64>,
+}
+
+/// One object in use.
+pub(crate) struct Node {
+    shared: Arc<Shared>,
+    me: Weak<Node>,
+    object: u64,
+    kind: Kind,
+    /// As of the last change; changed only under the pool's lock.
+    attributes: SpinLock<Znode>,
+    pages: Mutex<Pages>,
+    unlinked: AtomicBool,
+    fifo: Option<Arc<Pipe>>,
+}
+
+fn nanos((seconds, rest): (u64, u64)) -> Nanos {
+    Nanos(seconds.saturating_mul(1_000_000_000).saturating_add(rest))
+}
+
+const fn time(at: Nanos) -> (u64, u64) {
+    (at.0 / 1_000_000_000, at.0 % 1_000_000_000)
+}
+
+/// ZPL device numbers: 32 bits major, 32 bits minor (format section 17.2, as OpenZFS on Linux packs them).
+const fn device(raw: u64) -> DevNo {
+    DevNo::new((raw >> 32) as u32, raw as u32)
+}
+
+fn entry(mode: u32, owner: Owner) -> NewEntry {
+    NewEntry { mode: mode.into(), uid: owner.uid.into(), gid: owner.gid.into(), now: now() }
+}
+
+impl Node {
+    pub fn object(&self) -> u64 {
+        self.object
+    }
+
+    fn arc(&self) -> Arc<Self> {
+        self.me.upgrade().expect("a method runs on a live node")
+    }
+
+    /// The node of an object; the caller holds the pool.
+    fn open(shared: &Arc<Shared>, writer: &mut Writer<'_>, object: u64) -> Pool<Arc<Self>> {
+        if let Some(node) = shared.known(object) {
+            return Ok(node);
+        }
+        let attributes = writer.stat(object)?;
+        let mode = u32::try_from(attributes.mode & 0xffff).unwrap_or(0);
+        let kind = Kind::from_type_bits(mode).ok_or(EditError::Invalid("a file of no known type"))?;
+        Ok(shared.node(object, || {
+            Arc::new_cyclic(|me| Self {
+                shared: Arc::clone(shared),
+                me: Weak::clone(me),
+                object,
+                kind,
+                attributes: SpinLock::new(Class::PoolNodes, attributes),
+                pages: Mutex::new(Class::Pages, Pages { frames: BTreeMap::new(), writable: BTreeSet::new() }),
+                unlinked: AtomicBool::new(false),
+                fifo: (kind == Kind::Fifo).then(Pipe::new),
+            })
+        }))
+    }
+
+    /// The root directory. If it cannot be read, a directory with nothing in it that says so at each use.
+    pub fn open_root(shared: &Arc<Shared>, root: u64) -> VnodeRef {
+        match shared.storage.read(shared.dataset, |writer| Self::open(shared, writer, root)) {
+            Ok(node) => node,
+            Err(error) => Arc::new(Unreadable { id: NodeId { fs: shared.id, ino: root }, error }),
+        }
+    }
+
+    fn read<R>(&self, body: impl FnOnce(&mut Writer<'_>) -> Pool<R>) -> Result<R> {
+        self.shared.storage.read(self.shared.dataset, body)
+    }
+
+    fn change<R>(&self, bytes: u64, body: impl FnOnce(&mut Writer<'_>) -> Pool<R>) -> Result<R> {
+        self.shared.storage.change(self.shared.dataset, bytes, body)
+    }
+
+    /// Takes the attributes over as they are after a change; the caller holds the pool.
+    fn refresh(&self, writer: &mut Writer<'_>) -> Pool<()> {
+        let fresh = writer.stat(self.object)?;
+        *self.attributes.lock() = fresh;
+        Ok(())
+    }
+
+    /// The same for an object that may or may not be in use.
+    fn refresh_other(&self, writer: &mut Writer<'_>, object: u64) -> Pool<()> {
+        match self.shared.known(object) {
+            Some(node) => node.refresh(writer),
+            None => Ok(()),
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.attributes.lock().size
+    }
+
+    fn of<'a>(&self, vnode: &'a VnodeRef) -> Result<&'a Self> {
+        let node = vnode.as_any().and_then(|any| any.downcast_ref::<Self>()).ok_or(VfsError::CrossDevice)?;
+        if Arc::ptr_eq(&node.shared, &self.shared) { Ok(node) } else { Err(VfsError::CrossDevice) }
+    }
+
+    fn require_directory(&self) -> Result<()> {
+        if self.kind != Kind::Directory {
+            return Err(VfsError::NotDirectory);
+        }
+        if self.unlinked.load(Relaxed) { Err(VfsError::NotFound) } else { Ok(()) }
+    }
+
+    fn add(&self, name: &[u8], make: Make<'_>, mode: u32, owner: Owner) -> Result<VnodeRef> {
+        self.require_directory()?;
+        self.change(4096, |writer| {
+            let object = writer.make(self.object, name, make, &entry(mode, owner))?;
+            self.refresh(writer)?;
+            Ok(Self::open(&self.shared, writer, object)? as VnodeRef)
+        })
+    }
+
+    /// Removes a name; an object that is in use stays until its last user goes.
+    fn remove(&self, name: &[u8], want_directory: bool) -> Result<()> {
+        self.require_directory()?;
+        self.change(4096, |writer| {
+            let (object, file_type) = writer.lookup_entry(self.object, name)?.ok_or(pool_dmu::Error::NotFound)?;
+            if (file_type == 4) != want_directory {
+                return Ok(Err(if want_directory { VfsError::NotDirectory } else { VfsError::IsDirectory }));
+            }
+            let known = self.shared.known(object);
+            writer.remove_entry(self.object, name, now(), known.is_some())?;
+            self.refresh(writer)?;
+            if let Some(node) = known {
+                node.refresh(writer)?;
+                node.settle_unlinked();
+            }
+            Ok(Ok(()))
+        })??;
+        self.shared.reap()
+    }
+
+    /// Notes that the last name is gone, if it is.
+    fn settle_unlinked(&self) {
+        let left = self.attributes.lock().links;
+        if left == 0 || self.kind == Kind::Directory {
+            self.unlinked.store(true, Relaxed);
+            self.shared.forget(self.object);
+        }
+    }
+
+    // ---- contents ----
+
+    /// The frame at `index`, read with its neighbours if it is not there.
+    fn frame<'a>(&self, pages: &'a mut Pages, index: u64, size: u64, zone: ZoneId) -> Result<&'a Frame> {
+        if !pages.frames.contains_key(&index) {
+            self.fill(pages, index, size, zone)?;
+        }
+        Ok(pages.frames.get(&index).expect("just filled"))
+    }
+
+    fn fill(&self, pages: &mut Pages, index: u64, size: u64, zone: ZoneId) -> Result<()> {
+        self.make_room();
+        let page = PAGE_SIZE as u64;
+        let start = index * page / READ_AHEAD * READ_AHEAD;
+        let end = (start + READ_AHEAD).min(size.next_multiple_of(page)).max((index + 1) * page);
+        let len = usize::try_from(end - start).unwrap_or(PAGE_SIZE);
+        let mut data = Vec::new();
+        data.try_reserve_exact(len).map_err(|_| VfsError::NoMemory)?;
+        data.resize(len, 0);
+        self.read(|writer| writer.read_blocks(self.object, start, &mut data))?;
+        // The file ends inside the last page: behind it there are zeros, whatever the block holds.
+        if end > size {
+            let from = usize::try_from(size.saturating_sub(start)).unwrap_or(len).min(len);
+            data[from..].fill(0);
+        }
+        for (number, chunk) in data.chunks(PAGE_SIZE).enumerate() {
+            let at = (start >> PAGE_SHIFT) + number as u64;
+            if pages.frames.contains_key(&at) {
+                continue;
+            }
+            match Frame::allocate_for_overwrite(zone) {
+                Ok(frame) => {
+                    frame.write(0, chunk);
+                    pages.frames.insert(at, frame);
+                    self.shared.storage.pages.fetch_add(1, Relaxed);
+                }
+                Err(_) if at == index => return Err(VfsError::NoMemory),
+                // Neighbours only if there is room for them.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the cache of file pages within a quarter of memory.
+    fn make_room(&self) {
+        let storage = &self.shared.storage;
+        let limit = kif::frames().free_total().1 / 4;
+        if storage.pages.load(Relaxed) > limit {
+            self.shared.shrink(&|| storage.pages.load(Relaxed) <= limit);
+        }
+    }
+
+    /// Copies pages handed out for writing to the store; those nobody maps any more are then as old as the store.
+    pub fn write_back(&self) -> Result<()> {
+        let mut pages = self.pages.lock();
+        if pages.writable.is_empty() {
+            return Ok(());
+        }
+        let size = self.size();
+        let indices: Vec<u64> = pages.writable.iter().copied().collect();
+        for index in indices {
+            let start = index << PAGE_SHIFT;
+            let Some(frame) = pages.frames.get(&index) else {
+                pages.writable.remove(&index);
+                continue;
+            };
+            let len = usize::try_from(size.saturating_sub(start)).unwrap_or(PAGE_SIZE).min(PAGE_SIZE);
+            if len > 0 {
+                let mut data = vec![0; len];
+                frame.read(0, &mut data);
+                let mine = self.shared.storage.change(self.shared.dataset, len as u64, |writer| {
+                    let mut old = vec![0; len];
+                    writer.read_blocks(self.object, start, &mut old)?;
+                    if old != data {
+                        writer.write(self.object, start, &data, now())?;
+                        self.refresh(writer)?;
+                    }
+                    Ok(())
+                });
+                mine?;
+            }
+            if pages.frames.get(&index).is_some_and(Frame::is_exclusive) {
+                pages.writable.remove(&index);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_locked(&self, pages: &mut Pages, offset: u64, data: &[u8]) -> Result<usize> {
+        if self.kind != Kind::File {
+            return Err(VfsError::Invalid);
+        }
+        if data.is_empty() {
+            return Ok(0);
+        }
+        if offset.checked_add(data.len() as u64).is_none_or(|end| i64::try_from(end).is_err()) {
+            return Err(VfsError::TooBig);
+        }
+        self.change(data.len() as u64, |writer| {
+            writer.write(self.object, offset, data, now())?;
+            self.refresh(writer)
+        })?;
+        let mut done = 0;
+        while done < data.len() {
+            let at = offset + done as u64;
+            let start = (at % PAGE_SIZE as u64) as usize;
+            let count = (PAGE_SIZE - start).min(data.len() - done);
+            if let Some(frame) = pages.frames.get(&(at >> PAGE_SHIFT)) {
+                frame.write(start, &data[done..done + count]);
+            }
+            done += count;
+        }
+        Ok(done)
+    }
+
+    /// Objects from a directory up to the root.
+    fn ancestors(writer: &mut Writer<'_>, from: u64) -> Pool<Vec<u64>> {
+        let mut line = vec![from];
+        let mut at = from;
+        while at != writer.root() {
+            at = writer.stat(at)?.parent;
+            if line.contains(&at) || line.len() > 4096 {
+                return Err(EditError::Invalid("a directory is its own ancestor"));
+            }
+            line.push(at);
+        }
+        Ok(line)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let pages = self.pages.get_mut().frames.len() as u64;
+        self.shared.storage.pages.fetch_sub(pages, Relaxed);
+        self.shared.ended(self.object, self.unlinked.load(Relaxed));
+    }
+}
+
+impl Vnode for Node {
+    fn id(&self) -> NodeId {
+        NodeId { fs: self.shared.id, ino: self.object }
+    }
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+    fn attr(&self) -> Result<Attr> {
+        let node = self.attributes.lock().clone();
+        let number = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        Ok(Attr {
+            id: self.id(),
+            kind: self.kind,
+            mode: number(node.mode & 0o7777),
+            uid: number(node.uid),
+            gid: number(node.gid),
+            nlink: number(node.links),
+            size: node.size,
+            blocks: node.size.div_ceil(512),
+            rdev: device(node.rdev),
+            atime: nanos(node.accessed),
+            mtime: nanos(node.modified),
+            ctime: nanos(node.changed),
+        })
+    }
+    fn set_attr(&self, change: &SetAttr) -> Result<()> {
+        let change = Change {
+            mode: change.mode.map(u64::from),
+            uid: change.uid.map(u64::from),
+            gid: change.gid.map(u64::from),
+            accessed: change.atime.map(time),
+            modified: change.mtime.map(time),
+            changed: Some(now()),
+        };
+        self.change(4096, |writer| {
+            writer.set_attributes(self.object, &change)?;
+            self.refresh(writer)
+        })
+    }
+
+    fn lookup(&self, name: &[u8]) -> Result<VnodeRef> {
+        if self.kind != Kind::Directory {
+            return Err(VfsError::NotDirectory);
+        }
+        self.read(|writer| {
+            let (object, _) = writer.lookup_entry(self.object, name)?.ok_or(pool_dmu::Error::NotFound)?;
+            Ok(Self::open(&self.shared, writer, object)? as VnodeRef)
+        })
+    }
+    fn parent(&self) -> Result<(VnodeRef, Box<[u8]>)> {
+        if self.kind != Kind::Directory {
+            return Err(VfsError::NotDirectory);
+        }
+        self.read(|writer| {
+            if self.object == writer.root() {
+                return Ok((self.arc() as VnodeRef, Box::default()));
+            }
+            let parent = writer.stat(self.object)?.parent;
+            // A directory does not know its own name: the parent does.
+            let name = writer.read_dir(parent)?.into_iter().find(|entry| entry.object == self.object).map(|entry| entry.name);
+            let parent = Self::open(&self.shared, writer, parent)?;
+            Ok((parent as VnodeRef, name.unwrap_or_default().into_boxed_slice()))
+        })
+    }
+    fn create(&self, name: &[u8], kind: Kind, mode: u32, rdev: DevNo, owner: Owner) -> Result<VnodeRef> {
+        let make = match kind {
+            Kind::File => Make::File,
+            Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
+                Make::Special { type_bits: kind.type_bits().into(), rdev: u64::from(rdev.major) << 32 | u64::from(rdev.minor) }
+            }
+            Kind::Directory | Kind::Symlink | Kind::Anonymous => return Err(VfsError::Invalid),
+        };
+        self.add(name, make, mode, owner)
+    }
+    fn mkdir(&self, name: &[u8], mode: u32, owner: Owner) -> Result<VnodeRef> {
+        self.add(name, Make::Directory, mode, owner)
+    }
+    fn symlink(&self, name: &[u8], target: &[u8], owner: Owner) -> Result<VnodeRef> {
+        self.add(name, Make::Symlink(target), 0o777, owner)
+    }
+    fn link(&self, name: &[u8], target: &VnodeRef) -> Result<()> {
+        let target = self.of(target)?;
+        if target.kind == Kind::Directory {
+            return Err(VfsError::NotPermitted);
+        }
+        if target.unlinked.load(Relaxed) {
+            return Err(VfsError::NotFound);
+        }
+        self.require_directory()?;
+        self.change(4096, |writer| {
+            writer.link(self.object, name, target.object, now())?;
+            target.refresh(writer)?;
+            self.refresh(writer)
+        })
+    }
+    fn unlink(&self, name: &[u8]) -> Result<()> {
+        self.remove(name, false)
+    }
+    fn rmdir(&self, name: &[u8]) -> Result<()> {
+        self.remove(name, true)
+    }
+    fn rename(&self, name: &[u8], target: &VnodeRef, target_name: &[u8], flags: RenameFlags) -> Result<()> {
+        let target = self.of(target)?;
+        self.require_directory()?;
+        target.require_directory()?;
+        self.change(8192, |writer| {
+            let (moved, moved_type) = writer.lookup_entry(self.object, name)?.ok_or(pool_dmu::Error::NotFound)?;
+            let replaced = writer.lookup_entry(target.object, target_name)?;
+            let exchange = flags.contains(RenameFlags::EXCHANGE);
+            if replaced.is_some() && flags.contains(RenameFlags::NOREPLACE) {
+                return Err(EditError::Exists);
+            }
+            if moved_type == 4 && Self::ancestors(writer, target.object)?.contains(&moved) {
+                return Ok(Err(VfsError::Invalid));
+            }
+            let mut victim = None;
+            if let Some((other, other_type)) = replaced {
+                if exchange {
+                    if other_type == 4 && Self::ancestors(writer, self.object)?.contains(&other) {
+                        return Ok(Err(VfsError::Invalid));
+                    }
+                } else if other != moved {
+                    match (moved_type == 4, other_type == 4) {
+                        (true, false) => return Ok(Err(VfsError::NotDirectory)),
+                        (false, true) => return Ok(Err(VfsError::IsDirectory)),
+                        _ => victim = self.shared.known(other),
+                    }
+                }
+            }
+            writer.rename((self.object, name), (target.object, target_name), exchange, now(), victim.is_some())?;
+            self.refresh(writer)?;
+            target.refresh(writer)?;
+            self.refresh_other(writer, moved)?;
+            if let Some(node) = victim {
+                node.refresh(writer)?;
+                node.settle_unlinked();
+            } else if exchange && let Some((other, _)) = replaced {
+                self.refresh_other(writer, other)?;
+            }
+            Ok(Ok(()))
+        })??;
+        self.shared.reap()
+    }
+    fn readdir(&self, cookie: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
+        self.require_directory()?;
+        let (mut entries, parent) = self.read(|writer| Ok((writer.read_dir(self.object)?, writer.stat(self.object)?.parent)))?;
+        if cookie < 1 && !emit(DirEntry { name: b".", ino: self.object, kind: Kind::Directory, next: 1 }) {
+            return Ok(());
+        }
+        if cookie < 2 && !emit(DirEntry { name: b"..", ino: parent, kind: Kind::Directory, next: 2 }) {
+            return Ok(());
+        }
+        // In order of the names' hashes, which are also the cookies: stable while entries come and go.
+        entries.sort_by_cached_key(|entry| (place(&entry.name), entry.name.clone()));
+        let mut group_end = 0;
+        for (number, entry) in entries.iter().enumerate() {
+            let at = place(&entry.name);
+            if at <= cookie && cookie >= 3 {
+                continue;
+            }
+            // Names that share a place go out together: a cookie leads behind all of them.
+            let last = entries.get(number + 1).is_none_or(|next| place(&next.name) != at);
+            let next = if last { at } else { group_end };
+            group_end = if last { at } else { group_end };
+            let kind = Kind::from_type_bits((entry.file_type as u32) << 12).unwrap_or(Kind::File);
+            if !emit(DirEntry { name: &entry.name, ino: entry.object, kind, next: next.max(2) }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn readlink(&self) -> Result<Vec<u8>> {
+        if self.kind != Kind::Symlink {
+            return Err(VfsError::Invalid);
+        }
+        self.attributes.lock().symlink.clone().ok_or(VfsError::Io)
+    }
+    fn open(&self, flags: OpenFlags, _zone: ZoneId) -> Result<Option<VnodeRef>> {
+        match &self.fifo {
+            Some(pipe) => pipe.open(self.id(), flags).map(Some),
+            None => Ok(None),
+        }
+    }
+    fn read_at(&self, offset: u64, out: &mut [u8], io: Io) -> Result<usize> {
+        if self.kind != Kind::File {
+            return Err(if self.kind == Kind::Directory { VfsError::IsDirectory } else { VfsError::Invalid });
+        }
+        let mut pages = self.pages.lock();
+        let size = self.size();
+        let total = usize::try_from(size.saturating_sub(offset)).map_or(out.len(), |left| left.min(out.len()));
+        let mut done = 0;
+        while done < total {
+            let at = offset + done as u64;
+            let start = (at % PAGE_SIZE as u64) as usize;
+            let count = (PAGE_SIZE - start).min(total - done);
+            let part = &mut out[done..done + count];
+            match self.frame(&mut pages, at >> PAGE_SHIFT, size, io.zone) {
+                Ok(frame) => frame.read(start, part),
+                // No frame for the cache: without it, then.
+                Err(VfsError::NoMemory) => self.read(|writer| writer.read_blocks(self.object, at, part))?,
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+            done += count;
+        }
+        Ok(done)
+    }
+    fn write_at(&self, offset: u64, data: &[u8], _io: Io) -> Result<usize> {
+        let mut pages = self.pages.lock();
+        self.write_locked(&mut pages, offset, data)
+    }
+    fn append(&self, data: &[u8], _io: Io) -> Result<(u64, usize)> {
+        let mut pages = self.pages.lock();
+        let end = self.size();
+        let count = self.write_locked(&mut pages, end, data)?;
+        Ok((end + count as u64, count))
+    }
+    fn truncate(&self, size: u64) -> Result<()> {
+        if self.kind != Kind::File {
+            return Err(VfsError::Invalid);
+        }
+        if i64::try_from(size).is_err() {
+            return Err(VfsError::TooBig);
+        }
+        let mut pages = self.pages.lock();
+        self.change(4096, |writer| {
+            writer.truncate(self.object, size, now())?;
+            self.refresh(writer)
+        })?;
+        let gone = pages.frames.split_off(&size.div_ceil(PAGE_SIZE as u64));
+        pages.writable.split_off(&size.div_ceil(PAGE_SIZE as u64));
+        self.shared.storage.pages.fetch_sub(gone.len() as u64, Relaxed);
+        let tail = (size % PAGE_SIZE as u64) as usize;
+        if tail != 0
+            && let Some(frame) = pages.frames.get(&(size >> PAGE_SHIFT))
+        {
+            frame.write(tail, &vec![0; PAGE_SIZE - tail]);
+        }
+        drop(pages);
+        drop(gone);
+        Ok(())
+    }
+    fn page(&self, index: u64, write: bool, zone: ZoneId) -> Result<Frame> {
+        if self.kind != Kind::File {
+            return Err(VfsError::NoDevice);
+        }
+        let mut pages = self.pages.lock();
+        let size = self.size();
+        if index >= size.div_ceil(PAGE_SIZE as u64) {
+            return Err(VfsError::Invalid);
+        }
+        let frame = self.frame(&mut pages, index, size, zone)?.clone();
+        if write {
+            pages.writable.insert(index);
+        }
+        Ok(frame)
+    }
+    fn sync(&self) -> Result<()> {
+        self.shared.storage.sync()
+    }
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
+    }
+}
+
+/// A name's place in its directory: 3 and above, below 2^63.
+fn place(name: &[u8]) -> u64 {
+    // FNV-1a, 64 bits.
+    let hash = name.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    (hash >> 1).max(3)
+}
+
+/// The root of a file system that cannot be read.
+struct Unreadable {
+    id: NodeId,
+    error: VfsError,
+}
+
+impl Vnode for Unreadable {
+    fn id(&self) -> NodeId {
+        self.id
+    }
+    fn kind(&self) -> Kind {
+        Kind::Directory
+    }
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr::simple(self.id, Kind::Directory, 0))
+    }
+    fn lookup(&self, _name: &[u8]) -> Result<VnodeRef> {
+        Err(self.error)
+    }
+    fn parent(&self) -> Result<(VnodeRef, Box<[u8]>)> {
+        Err(self.error)
+    }
+}

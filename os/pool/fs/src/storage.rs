@@ -1,0 +1,389 @@
+//! An imported pool and its mounted file systems.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::string::{String, ToString};
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use kif::{Nanos, PAGE_SIZE, ZoneId};
+use pool_dmu::Store;
+use pool_dmu::edit::EditError;
+use pool_zpl::{Volume, Writer};
+use sync::{Class, Mutex, SpinLock, WaitQueue};
+use vfs::mount::{Filesystem, next_fs_id};
+use vfs::{Result, StatFs, VfsError, VnodeRef};
+
+use crate::error::convert;
+use crate::node::Node;
+
+/// How long a change waits for its commit at most.
+pub const COMMIT_INTERVAL: Nanos = Nanos(5_000_000_000);
+/// Changed bytes after which a writer commits at once: what bounds the memory of an open group.
+const DIRTY_MAX: u64 = 16 << 20;
+/// Free memory below which changes are refused.
+const MEMORY_MIN: u64 = 8 << 20;
+/// Nodes kept although nobody holds them.
+const RECENT_MAX: usize = 1024;
+/// `f_type` of ZFS.
+const MAGIC: u64 = 0x2fc1_2fc1;
+
+pub(crate) struct Inner {
+    store: Store,
+    volumes: BTreeMap<u64, Volume>,
+    /// Bytes written since the last commit, roughly; 0: nothing to commit.
+    dirty: u64,
+}
+
+/// An imported pool.
+#[allow(missing_debug_implementations, reason = "printing would take the lock")]
+pub struct Storage {
+    name: String,
+    inner: Mutex<Option<Inner>>,
+    suspended: AtomicBool,
+    mounted: SpinLock<Vec<Weak<Shared>>>,
+    /// Pages of files kept in memory.
+    pub(crate) pages: AtomicU64,
+    stop: AtomicBool,
+    ticker: WaitQueue,
+}
+
+/// Seconds since 1970, and the rest in nanoseconds.
+pub(crate) fn now() -> (u64, u64) {
+    let now = kif::clock().realtime().0;
+    (now / 1_000_000_000, now % 1_000_000_000)
+}
+
+impl Storage {
+    /// Takes a store into use: from now on its changes are committed every [`COMMIT_INTERVAL`].
+    ///
+    /// # Errors
+    /// No memory for the thread.
+    pub fn start(store: Store) -> core::result::Result<Arc<Self>, kif::OutOfMemory> {
+        let name = store.name();
+        let storage = Arc::new(Self {
+            name,
+            inner: Mutex::new(Class::Pool, Some(Inner { store, volumes: BTreeMap::new(), dirty: 1 })),
+            suspended: AtomicBool::new(false),
+            mounted: SpinLock::new(Class::PoolNodes, Vec::new()),
+            pages: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            ticker: WaitQueue::new(),
+        });
+        let committer = Arc::clone(&storage);
+        kif::spawn().spawn("txg", ZoneId::GLOBAL, Box::new(move || committer.run()))?;
+        Ok(storage)
+    }
+
+    /// Name of the pool.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// True if a device refused a write: nothing is written any more until the pool is imported again.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.suspended.load(Relaxed)
+    }
+
+    /// Commits what is open until the pool is exported.
+    fn run(&self) {
+        while !self.stop.load(Relaxed) {
+            let deadline = kif::clock().monotonic().plus(COMMIT_INTERVAL);
+            // Nobody but `export` wakes it: the usual end is the deadline.
+            drop(self.ticker.wait_until(deadline, || self.stop.load(Relaxed).then_some(())));
+            if let Err(error) = self.sync() {
+                kif::log().line(format_args!("pool {}: commit failed: {error:?}", self.name));
+            }
+        }
+    }
+
+    /// Calls `body` with the store.
+    ///
+    /// # Errors
+    /// The pool was exported ([`VfsError::NoDevice`]), is suspended, or what `body` says.
+    pub fn with<R>(&self, body: impl FnOnce(&mut Store) -> core::result::Result<R, EditError>) -> Result<R> {
+        self.with_inner(|inner| body(&mut inner.store))
+    }
+
+    fn with_inner<R>(&self, body: impl FnOnce(&mut Inner) -> core::result::Result<R, EditError>) -> Result<R> {
+        let mut inner = self.inner.lock();
+        let inner = inner.as_mut().ok_or(VfsError::NoDevice)?;
+        if self.is_suspended() {
+            return Err(VfsError::Io);
+        }
+        let result = body(inner);
+        if let Err(EditError::Write(error)) = &result
+            && !self.suspended.swap(true, Relaxed)
+        {
+            kif::log().line(format_args!("pool {}: a device refuses writes ({error}); the pool is suspended", self.name));
+        }
+        result.map_err(|error| convert(&error))
+    }
+
+    /// Calls `body` for reading file system `dataset`.
+    pub(crate) fn read<R>(&self, dataset: u64, body: impl FnOnce(&mut Writer<'_>) -> core::result::Result<R, EditError>) -> Result<R> {
+        self.with_inner(|inner| inner.on(dataset, body))
+    }
+
+    /// Calls `body` for changing file system `dataset` by about `bytes`, then commits if much is open.
+    pub(crate) fn change<R>(&self, dataset: u64, bytes: u64, body: impl FnOnce(&mut Writer<'_>) -> core::result::Result<R, EditError>) -> Result<R> {
+        if kif::frames().free_total().0 * (PAGE_SIZE as u64) < MEMORY_MIN + bytes {
+            return Err(VfsError::NoMemory);
+        }
+        self.with_inner(|inner| {
+            inner.check_space(bytes)?;
+            let result = inner.on(dataset, body);
+            inner.dirty += bytes + 512;
+            if inner.dirty > DIRTY_MAX {
+                inner.commit()?;
+            }
+            result
+        })
+    }
+
+    /// Commits everything that was changed so far.
+    ///
+    /// # Errors
+    /// A device failed.
+    pub fn sync(&self) -> Result<()> {
+        let mounted: Vec<Arc<Shared>> = self.mounted.lock().iter().filter_map(Weak::upgrade).collect();
+        for shared in &mounted {
+            shared.write_back()?;
+        }
+        if self.is_suspended() {
+            return Ok(());
+        }
+        self.with_inner(|inner| if inner.dirty > 0 { inner.commit() } else { Ok(()) })
+    }
+
+    /// True if file systems of the pool are mounted.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let mounted: Vec<Arc<Shared>> = self.mounted.lock().iter().filter_map(Weak::upgrade).collect();
+        mounted.iter().any(|shared| shared.is_mounted.load(Relaxed))
+    }
+
+    /// Commits and gives the devices back. Nothing works on the pool afterwards.
+    ///
+    /// # Errors
+    /// Something is mounted ([`VfsError::Busy`]); a device failed.
+    pub fn export(&self) -> Result<()> {
+        if self.is_busy() {
+            return Err(VfsError::Busy);
+        }
+        self.sync()?;
+        let mut inner = self.inner.lock();
+        let mut open = inner.take().ok_or(VfsError::NoDevice)?;
+        open.store.export(now().0).map_err(|error| convert(&error))?;
+        self.stop.store(true, Relaxed);
+        self.ticker.wake_all();
+        Ok(())
+    }
+
+    /// Opens file system `dataset` for mounting, and frees what lost its last name before a crash.
+    ///
+    /// # Errors
+    /// Not a file system we can write; unreadable.
+    pub fn mount(self: &Arc<Self>, dataset: u64, read_only: bool) -> Result<Arc<Mounted>> {
+        let root = self.read(dataset, |writer| {
+            for object in writer.unlinked()? {
+                if !read_only {
+                    writer.reap(object)?;
+                }
+            }
+            Ok(writer.root())
+        })?;
+        let known = self.mounted.lock().iter().filter_map(Weak::upgrade).find(|shared| shared.dataset == dataset);
+        let shared = known.unwrap_or_else(|| {
+            let shared = Arc::new_cyclic(|me| Shared {
+                me: Weak::clone(me),
+                storage: Arc::clone(self),
+                dataset,
+                id: next_fs_id(),
+                nodes: SpinLock::new(Class::PoolNodes, BTreeMap::new()),
+                recent: SpinLock::new(Class::PoolNodes, VecDeque::new()),
+                orphans: SpinLock::new(Class::PoolNodes, Vec::new()),
+                is_mounted: AtomicBool::new(false),
+            });
+            let mut mounted = self.mounted.lock();
+            mounted.retain(|shared| shared.strong_count() > 0);
+            mounted.push(Arc::downgrade(&shared));
+            shared
+        });
+        if shared.is_mounted.swap(true, Relaxed) {
+            return Err(VfsError::Busy);
+        }
+        Ok(Arc::new(Mounted { shared, root }))
+    }
+}
+
+impl Inner {
+    fn on<R>(&mut self, dataset: u64, body: impl FnOnce(&mut Writer<'_>) -> core::result::Result<R, EditError>) -> core::result::Result<R, EditError> {
+        let volume = match self.volumes.remove(&dataset) {
+            Some(volume) => volume,
+            None => Volume::open(&mut self.store, dataset)?,
+        };
+        let mut writer = Writer::resume(&mut self.store, volume);
+        let result = body(&mut writer);
+        let volume = writer.into_volume();
+        self.volumes.insert(dataset, volume);
+        result
+    }
+
+    /// Refuses a change that the next commit might have no room for: the open group, thrice for its metadata and copies, and a slop.
+    fn check_space(&self, bytes: u64) -> core::result::Result<(), EditError> {
+        let (free, total) = self.store.free_total();
+        let slop = (total / 32).max(4 << 20);
+        if free < slop + 3 * (self.dirty + bytes) { Err(EditError::NoSpace) } else { Ok(()) }
+    }
+
+    fn commit(&mut self) -> core::result::Result<(), EditError> {
+        self.store.commit(now().0)?;
+        self.dirty = 0;
+        Ok(())
+    }
+}
+
+/// What all nodes of a file system share.
+pub(crate) struct Shared {
+    pub me: Weak<Shared>,
+    pub storage: Arc<Storage>,
+    pub dataset: u64,
+    pub id: u64,
+    nodes: SpinLock<BTreeMap<u64, Weak<Node>>>,
+    /// Nodes kept for the next user, oldest first.
+    recent: SpinLock<VecDeque<Arc<Node>>>,
+    /// Objects whose last user went after their last name.
+    orphans: SpinLock<Vec<u64>>,
+    is_mounted: AtomicBool,
+}
+
+impl Shared {
+    /// The node of an object, if somebody has it.
+    pub fn known(&self, object: u64) -> Option<Arc<Node>> {
+        self.nodes.lock().get(&object).and_then(Weak::upgrade)
+    }
+
+    /// The node of an object: the one that is there, or what `make` gives. The caller holds the pool, so that there is one node at most.
+    pub fn node(&self, object: u64, make: impl FnOnce() -> Arc<Node>) -> Arc<Node> {
+        if let Some(node) = self.known(object) {
+            return node;
+        }
+        let node = make();
+        self.nodes.lock().insert(object, Arc::downgrade(&node));
+        let oldest = {
+            let mut recent = self.recent.lock();
+            recent.push_back(Arc::clone(&node));
+            if recent.len() > RECENT_MAX { recent.pop_front() } else { None }
+        };
+        drop(oldest);
+        node
+    }
+
+    /// Lets go of a node that lost its last name.
+    pub fn forget(&self, object: u64) {
+        let gone: Vec<Arc<Node>> = {
+            let mut recent = self.recent.lock();
+            let (gone, kept) = core::mem::take(&mut *recent).into_iter().partition(|node| node.object() == object);
+            *recent = kept;
+            gone
+        };
+        drop(gone);
+    }
+
+    /// A node's end: its place in the table goes unless a newer node has it.
+    pub fn ended(&self, object: u64, unlinked: bool) {
+        let mut nodes = self.nodes.lock();
+        if nodes.get(&object).is_some_and(|node| node.strong_count() == 0) {
+            nodes.remove(&object);
+        }
+        drop(nodes);
+        if unlinked {
+            self.orphans.lock().push(object);
+        }
+    }
+
+    /// Frees objects that lost name and users.
+    pub fn reap(&self) -> Result<()> {
+        let orphans = core::mem::take(&mut *self.orphans.lock());
+        for object in orphans {
+            let gone = self.storage.change(self.dataset, 4096, |writer| writer.reap(object));
+            if gone != Err(VfsError::NotFound) {
+                gone?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies pages that mappings may have changed to the store.
+    fn write_back(&self) -> Result<()> {
+        let nodes: Vec<Arc<Node>> = self.nodes.lock().values().filter_map(Weak::upgrade).collect();
+        for node in nodes {
+            node.write_back()?;
+        }
+        self.reap()
+    }
+
+    /// Gives pages of nodes nobody else uses back, oldest first, until `enough` says so.
+    pub fn shrink(&self, enough: &dyn Fn() -> bool) {
+        for _ in 0..RECENT_MAX {
+            if enough() {
+                return;
+            }
+            let Some(oldest) = self.recent.lock().pop_front() else { return };
+            drop(oldest);
+        }
+    }
+}
+
+/// A mounted file system.
+#[allow(missing_debug_implementations, reason = "holds locks")]
+pub struct Mounted {
+    shared: Arc<Shared>,
+    root: u64,
+}
+
+impl Mounted {
+    /// Object number of its dataset.
+    #[must_use]
+    pub fn dataset(&self) -> u64 {
+        self.shared.dataset
+    }
+}
+
+impl Filesystem for Mounted {
+    fn kind(&self) -> &'static str {
+        "zfs"
+    }
+    fn root(&self) -> VnodeRef {
+        Node::open_root(&self.shared, self.root)
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        let (free, total) = self.shared.storage.with(|store| Ok(store.free_total()))?;
+        let block = 128 << 10;
+        Ok(StatFs { magic: MAGIC, block_bytes: block, blocks: total / block, blocks_free: free / block, files: total / 512, files_free: free / 512 })
+    }
+    fn sync(&self) -> Result<()> {
+        self.shared.storage.sync()
+    }
+}
+
+impl Drop for Mounted {
+    /// Unmounted: what it has in memory goes. Everything changed is in the open group or, for pages that were mapped, written back by the last users.
+    fn drop(&mut self) {
+        if let Err(error) = self.shared.write_back() {
+            kif::log().line(format_args!("pool {}: unmounting: {error:?}", self.shared.storage.name()));
+        }
+        self.shared.shrink(&|| false);
+        self.shared.is_mounted.store(false, Relaxed);
+    }
+}
+
+impl core::fmt::Display for Storage {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.name.to_string())
+    }
+}
