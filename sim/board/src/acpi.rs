@@ -2,7 +2,7 @@
 //!
 //! # Theory
 //! ACPI specification 6.4, chapter 5.2. Tables are bytes built here from the board's figures; the DSDT's AML is written by hand with the
-//! few encoders below (§20.2). It names `\_S5`, the PCI root with its windows, the two serial lines and the RTC: what kernels need to power
+//! few encoders below (§20.2). It names `\_S5`, the PCI root with its windows and interrupt lines, the two serial lines and the RTC: what kernels need to power
 //! off and to find PCI.
 
 use crate::map;
@@ -193,6 +193,13 @@ fn dsdt() -> Vec<u8> {
         END.to_vec(),
     ]
     .concat();
+    // Routing (§6.2.13): all functions of a device, INTA#, no link device, the I/O APIC input.
+    let routes: Vec<Vec<u8>> = (1..32u8)
+        .map(|device| {
+            let address = u32::from(device) << 16 | 0xffff;
+            aml::package(&[aml::integer(address), aml::integer(0), aml::integer(0), aml::integer(u32::from(map::pci_line(device)))])
+        })
+        .collect();
     let pci = aml::device(
         b"PCI0",
         &[
@@ -200,6 +207,7 @@ fn dsdt() -> Vec<u8> {
             aml::name(b"_CID", &aml::eisa_id(b"PNP0A03")),
             aml::name(b"_UID", &aml::integer(0)),
             aml::name(b"_CRS", &aml::buffer(&windows)),
+            aml::name(b"_PRT", &aml::package(&routes)),
         ],
     );
     // ECAM belongs to the motherboard: kernels use it only if it is reserved so.

@@ -9,7 +9,8 @@ use sim_dev::debug::DebugExit;
 use sim_dev::fwcfg::FwCfg;
 use sim_dev::hpet::{self, Hpet};
 use sim_dev::i8042::{self, I8042};
-use sim_dev::pci::HostBridge;
+use sim_dev::nvme::Nvme;
+use sim_dev::pci::{Function, HostBridge};
 use sim_dev::pit::{self, Pit};
 use sim_dev::post::Post;
 use sim_dev::rtc::Rtc;
@@ -54,17 +55,30 @@ impl Builder<'_> {
         Ok(id)
     }
 
-    /// Plugs a virtio function in at the next PCI device number, with its BARs where firmware would put them.
-    fn virtio<P: Personality + 'static>(&mut self, name: &'static str, device: u8, personality: P) -> Result<(), MapError> {
-        let mut function = Virtio::new(personality);
+    /// Plugs a function in at a PCI device number, with its BARs where firmware would put them and INTA# on its interrupt line. `space` finds the
+    /// configuration space.
+    fn function<N: Node + 'static>(
+        &mut self,
+        name: &'static str,
+        device: u8,
+        mut function: N,
+        space: fn(&mut N) -> &mut Function,
+    ) -> Result<NodeId, MapError> {
         // A megabyte for each device is more than its BARs need.
-        let base = map::PCI_WINDOW + (u64::from(device) << 20);
-        let space = function.function_mut();
-        space.place(0, base);
-        space.place(2, base + 0x1_0000);
-        let id = self.add(name, Box::new(function), &[], &[])?;
+        let mut next = map::PCI_WINDOW + (u64::from(device) << 20);
+        let space = space(&mut function);
+        for bar in space.bars().to_vec() {
+            let base = next.next_multiple_of(bar.size);
+            space.place(bar.index, base);
+            next = base + bar.size;
+        }
+        let id = self.add(name, Box::new(function), &[], &[(0, Line::Gsi(map::pci_line(device)))])?;
         self.plug(device, id);
-        Ok(())
+        Ok(id)
+    }
+
+    fn virtio<P: Personality + 'static>(&mut self, name: &'static str, device: u8, personality: P) -> Result<NodeId, MapError> {
+        self.function(name, device, Virtio::new(personality), Virtio::function_mut)
     }
 
     fn plug(&mut self, device: u8, id: NodeId) {
@@ -141,7 +155,8 @@ pub(crate) fn assemble(board: &Board, boot: &Boot<'_>, bus: &mut Bus) -> Result<
         let id = builder.bus.backends.add_disk(Box::new(broken));
         match disk.model {
             DiskModel::VirtioBlk => builder.virtio("virtio-blk", device, Block::new(id, sectors, disk.read_only))?,
-        }
+            DiskModel::Nvme => builder.function("nvme", device, Nvme::new(id, sectors, disk.read_only), Nvme::function_mut)?,
+        };
         device += 1;
     }
     if board.rng {

@@ -82,6 +82,7 @@ pub struct Disk {
 #[serde(rename_all = "kebab-case")]
 pub enum DiskModel {
     VirtioBlk,
+    Nvme,
 }
 
 impl Default for Board {

@@ -27,3 +27,8 @@ pub(crate) const FIRMWARE_END: u64 = 0x10_0000;
 /// RAM below 4 GiB ends here at the latest; the rest continues at 4 GiB.
 pub(crate) const LOW_RAM_LIMIT: u64 = ECAM;
 pub(crate) const HIGH_RAM: u64 = 1 << 32;
+
+/// I/O APIC input of a PCI device's INTA#: the eight lines PIRQA to PIRQH in turn, as on a Q35.
+pub(crate) fn pci_line(device: u8) -> u8 {
+    16 + device % 8
+}

@@ -17,6 +17,7 @@ pub mod hpet;
 pub mod i8042;
 pub mod ioapic;
 pub mod lapic;
+pub mod nvme;
 pub mod pci;
 pub mod pic;
 pub mod pit;
