@@ -195,6 +195,11 @@ impl<'s> Libraries<'s> {
 
     /// Adds what a file of a package needs, if it is a dynamically linked binary.
     pub fn add(&mut self, package: &Package, file: &Path) -> Result<(), DebianError> {
+        self.add_for(std::slice::from_ref(package), file)
+    }
+
+    /// The same, for a file of the last of `users`, each of which uses the next.
+    fn add_for(&mut self, users: &[Package], file: &Path) -> Result<(), DebianError> {
         let bytes = std::fs::read(file).map_err(|error| DebianError::Broken { path: file.to_owned(), why: error.to_string() })?;
         if !bytes.starts_with(b"\x7fELF") {
             return Ok(());
@@ -206,10 +211,21 @@ impl<'s> Libraries<'s> {
                 continue;
             }
             let binary = file.file_name().unwrap_or_default().to_string_lossy();
-            let (owner, path) = self.find(package, soname)?.ok_or_else(|| DebianError::NoLibrary { binary: binary.into_owned(), library: soname.to_owned() })?;
+            let mut found = None;
+            for user in users.iter().rev() {
+                found = self.find(user, soname)?;
+                if found.is_some() {
+                    break;
+                }
+            }
+            let (owner, path) = found.ok_or_else(|| DebianError::NoLibrary { binary: binary.into_owned(), library: soname.to_owned() })?;
             self.found.insert(soname.to_owned(), path.clone());
             self.packages.insert(owner.name.clone(), owner.clone());
-            self.add(&owner, &path)?;
+            let mut users = users.to_vec();
+            if users.last().is_none_or(|last| last.name != owner.name) {
+                users.push(owner);
+            }
+            self.add_for(&users, &path)?;
         }
         Ok(())
     }

@@ -9,7 +9,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Console texts that mean the kernel gave up, wherever they stand.
-const PANICS: &[&str] = &["panicked at", "PANIC", "kernel panic", "assertion failed", "double fault"];
+const PANICS: &[&str] = &[
+    "panicked at",
+    "PANIC",
+    "kernel panic",
+    "assertion failed",
+    "double fault",
+    // Linux's words.
+    "Kernel panic",
+    "BUG: ",
+    "Oops: ",
+    "WARNING: CPU: ",
+    "soft lockup",
+    "detected stalls",
+    "general protection fault",
+];
 
 /// How one property came out.
 #[derive(Clone, Debug, PartialEq, Eq)]
