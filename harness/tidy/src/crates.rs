@@ -33,6 +33,7 @@ pub const CRATES: &[Row] = &[
     Row("os/vfs", "vfs", 5),
     Row("os/proc", "proc", 6),
     Row("os/linux", "linux", 7),
+    Row("os/pool/fs", "pool-fs", 7),
     Row("os/control", "control", 7),
     Row("os/kernel", "kernel", 8),
     Row("os/user/sys", "user-sys", 2),
@@ -57,6 +58,7 @@ pub const CRATES: &[Row] = &[
     Row("harness/runner", "runner", 7),
     Row("harness/parity", "parity", 8),
     Row("harness/pool", "pool-cli", 8),
+    Row("harness/fire", "pool-fire", 8),
     Row("harness/bench", "bench", 8),
     Row("harness/orrery", "orrery", 9),
     Row("perf/guests", "perf-guests", 0),
@@ -99,7 +101,7 @@ pub fn arrows_down(checkout: &Checkout) -> Vec<String> {
                 let meets = match (side(folder), side(used.0)) {
                     ("os", "sim" | "harness") | ("sim", "os" | "harness") => true,
                     // The pool is a library of its own right: images can be looked into without a kernel.
-                    ("harness", "os") => !matches!(*folder, "harness/pool" | "harness/orrery" | "harness/bench"),
+                    ("harness", "os") => !matches!(*folder, "harness/pool" | "harness/fire" | "harness/orrery" | "harness/bench"),
                     _ => false,
                 };
                 if meets {

@@ -24,6 +24,8 @@ pub enum Class {
     Tty,
     AddressSpace,
     Pages,
+    /// A pool: its store, across disk I/O.
+    Pool,
     // Spin locks from here on.
     Signals = 32,
     /// Pending signals of one LWP.
@@ -38,6 +40,8 @@ pub enum Class {
     MountTree,
     /// Input ring of a serial line (filled by the interrupt).
     TtyInput,
+    /// Tables of a pool's nodes, and what they know of their files.
+    PoolNodes,
     /// A disk's queue and requests.
     Disk,
     /// Epoll objects that hear of an object's events.

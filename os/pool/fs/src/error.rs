@@ -13,6 +13,6 @@ pub fn convert(error: &EditError) -> VfsError {
         EditError::NotEmpty => VfsError::NotEmpty,
         EditError::Invalid(_) => VfsError::Invalid,
         // What was read makes no sense or could not be read; what was written did not arrive.
-        EditError::Read(Error::Unreadable(_) | Error::Format(_)) | EditError::Write(_) => VfsError::Io,
+        EditError::Read(Error::Unreadable(_) | Error::Format(_)) | EditError::Write(_) | EditError::Suspended => VfsError::Io,
     }
 }

@@ -573,7 +573,8 @@ impl Vnode for Node {
         Ok(frame)
     }
     fn sync(&self) -> Result<()> {
-        self.shared.storage.sync()
+        self.write_back()?;
+        self.shared.storage.log(self.shared.dataset)
     }
     fn as_any(&self) -> Option<&dyn Any> {
         Some(self)

@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -93,7 +93,9 @@ impl Storage {
         while !self.stop.load(Relaxed) {
             let deadline = kif::clock().monotonic().plus(COMMIT_INTERVAL);
             // Nobody but `export` wakes it: the usual end is the deadline.
-            drop(self.ticker.wait_until(deadline, || self.stop.load(Relaxed).then_some(())));
+            if self.ticker.wait_until(deadline, || self.stop.load(Relaxed).then_some(())).is_ok() {
+                return;
+            }
             if let Err(error) = self.sync() {
                 kif::log().line(format_args!("pool {}: commit failed: {error:?}", self.name));
             }
@@ -159,6 +161,14 @@ impl Storage {
         self.with_inner(|inner| if inner.dirty > 0 { inner.commit() } else { Ok(()) })
     }
 
+    /// Makes all changes of file system `dataset` durable: by the intent log where that is enough, else by a commit.
+    ///
+    /// # Errors
+    /// A device failed.
+    pub(crate) fn log(&self, dataset: u64) -> Result<()> {
+        self.with_inner(|inner| inner.store.log_sync(dataset, now().0))
+    }
+
     /// True if file systems of the pool are mounted.
     #[must_use]
     pub fn is_busy(&self) -> bool {
@@ -198,8 +208,7 @@ impl Storage {
         })?;
         let known = self.mounted.lock().iter().filter_map(Weak::upgrade).find(|shared| shared.dataset == dataset);
         let shared = known.unwrap_or_else(|| {
-            let shared = Arc::new_cyclic(|me| Shared {
-                me: Weak::clone(me),
+            let shared = Arc::new(Shared {
                 storage: Arc::clone(self),
                 dataset,
                 id: next_fs_id(),
@@ -249,7 +258,6 @@ impl Inner {
 
 /// What all nodes of a file system share.
 pub(crate) struct Shared {
-    pub me: Weak<Shared>,
     pub storage: Arc<Storage>,
     pub dataset: u64,
     pub id: u64,
@@ -285,9 +293,9 @@ impl Shared {
 
     /// Lets go of a node that lost its last name.
     pub fn forget(&self, object: u64) {
-        let gone: Vec<Arc<Node>> = {
+        let gone: VecDeque<Arc<Node>> = {
             let mut recent = self.recent.lock();
-            let (gone, kept) = core::mem::take(&mut *recent).into_iter().partition(|node| node.object() == object);
+            let (gone, kept) = core::mem::take(&mut *recent).into_iter().partition(|node: &Arc<Node>| node.object() == object);
             *recent = kept;
             gone
         };
@@ -382,8 +390,3 @@ impl Drop for Mounted {
     }
 }
 
-impl core::fmt::Display for Storage {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(&self.name.to_string())
-    }
-}

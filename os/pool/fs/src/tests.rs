@@ -1,0 +1,300 @@
+//! File systems on a pool in memory, through the vnode interface.
+
+extern crate std;
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use kif::{BlockDev, BlockError, PAGE_SIZE, ZoneId};
+use pool_dmu::Store;
+use pool_spa::{Layout, Pool};
+use pool_zpl::{NewEntry, create_filesystem};
+use std::sync::Mutex;
+use vfs::mount::Filesystem;
+use vfs::{DevNo, Io, Kind, Owner, RenameFlags, SetAttr, VfsError, VnodeRef};
+
+use crate::{Mounted, Storage};
+
+const BYTES: usize = 96 << 20;
+const OWNER: Owner = Owner { uid: 1, gid: 2, zone: ZoneId::GLOBAL };
+const IO: Io = Io { zone: ZoneId::GLOBAL, nonblock: false };
+
+/// A disk in memory that a test can look at after the pool is gone.
+#[derive(Clone)]
+struct Memory(Arc<Mutex<Vec<u8>>>);
+
+impl BlockDev for Memory {
+    fn size_bytes(&self) -> u64 {
+        BYTES as u64
+    }
+    fn sector_bytes(&self) -> u32 {
+        512
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BlockError> {
+        let at = offset as usize;
+        out.copy_from_slice(self.0.lock().unwrap().get(at..at + out.len()).ok_or(BlockError::OutOfRange)?);
+        Ok(())
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
+        let at = offset as usize;
+        self.0.lock().unwrap().get_mut(at..at + data.len()).ok_or(BlockError::OutOfRange)?.copy_from_slice(data);
+        Ok(())
+    }
+    fn flush(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+}
+
+fn random(seed: u64) -> Box<dyn FnMut() -> u64 + Send> {
+    let mut state = seed;
+    Box::new(move || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = state;
+        z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ z >> 31
+    })
+}
+
+/// A new pool called `name` and the disk it is on.
+fn create(name: &str) -> (Memory, Arc<Storage>) {
+    kif_host::start();
+    let memory = Memory(Arc::new(Mutex::new(vec![0; BYTES])));
+    let layout = Layout { redundancy: None, devices: vec![(String::from("disk"), Box::new(memory.clone()) as Box<dyn BlockDev>)] };
+    let (pool, config) = pool_spa::create(name, vec![layout], 9, &mut random(1)).expect("lay the pool out");
+    let mut store = Store::create(pool, config, 1, random(2)).expect("make the MOS");
+    create_filesystem(&mut store, name, &NewEntry { mode: 0o755, uid: 0, gid: 0, now: (1, 0) }).expect("make the root file system");
+    store.commit(1).expect("first commit");
+    (memory, Storage::start(store).expect("starts"))
+}
+
+fn mount(pool: &Arc<Storage>) -> Arc<Mounted> {
+    let name = String::from(pool.name());
+    let dataset = pool.with(|store| store.find(&name)).expect("the root dataset");
+    pool.mount(dataset, false).expect("mounts")
+}
+
+/// The pool as it is on disk now.
+fn import(memory: &Memory) -> Arc<Storage> {
+    let copy = Memory(Arc::new(Mutex::new(memory.0.lock().unwrap().clone())));
+    let pool = Pool::import(vec![Box::new(copy) as Box<dyn BlockDev>], None).expect("imports");
+    let mut store = Store::open(pool, random(3)).expect("opens");
+    pool_zpl::replay_logs(&mut store, (1, 0)).expect("replays");
+    Storage::start(store).expect("starts")
+}
+
+fn make(parent: &VnodeRef, name: &str) -> VnodeRef {
+    parent.create(name.as_bytes(), Kind::File, 0o644, DevNo::default(), OWNER).expect("creates")
+}
+
+fn names(directory: &VnodeRef, per_call: usize) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut cookie = 0;
+    loop {
+        let before = out.len();
+        directory
+            .readdir(cookie, &mut |entry| {
+                if out.len() - before == per_call {
+                    return false;
+                }
+                out.push(String::from_utf8_lossy(entry.name).into_owned());
+                cookie = entry.next;
+                true
+            })
+            .expect("lists");
+        if out.len() == before {
+            return out;
+        }
+    }
+}
+
+fn contents(node: &VnodeRef) -> Vec<u8> {
+    let mut out = vec![0; node.attr().expect("attributes").size as usize + 100];
+    let count = node.read_at(0, &mut out, IO).expect("reads");
+    out.truncate(count);
+    out
+}
+
+#[test]
+fn files_survive_an_export() {
+    let (memory, pool) = create("export");
+    let fs = mount(&pool);
+    let root = fs.root();
+    let directory = root.mkdir(b"d", 0o750, OWNER).expect("makes a directory");
+    let file = make(&directory, "f");
+    assert_eq!(file.write_at(3, b"hello", IO), Ok(5));
+    assert_eq!(file.append(b" again", IO), Ok((14, 6)));
+    directory.symlink(b"l", &vec![b'x'; 300], OWNER).expect("links");
+    directory.link(b"second", &file).expect("links");
+    directory.create(b"null", Kind::CharDevice, 0o666, DevNo::new(1, 3), OWNER).expect("makes a node");
+    file.set_attr(&SetAttr { mode: Some(0o600), mtime: Some(kif::Nanos(5_000_000_007)), ..SetAttr::default() }).expect("changes");
+    assert_eq!(pool.export(), Err(VfsError::Busy));
+    drop((root, directory, file, fs));
+    pool.export().expect("exports");
+    assert_eq!(pool.sync().err(), Some(VfsError::NoDevice));
+    let again = import(&memory);
+    let fs = mount(&again);
+    let directory = fs.root().lookup(b"d").expect("there");
+    let file = directory.lookup(b"second").expect("there");
+    assert_eq!(contents(&file), b"\0\0\0hello again");
+    let attr = file.attr().expect("attributes");
+    assert_eq!((attr.mode, attr.uid, attr.gid, attr.nlink, attr.mtime.0), (0o600, 1, 2, 2, 5_000_000_007));
+    assert_eq!(directory.lookup(b"l").expect("there").readlink(), Ok(vec![b'x'; 300]));
+    assert_eq!(directory.lookup(b"null").expect("there").attr().expect("attributes").rdev, DevNo::new(1, 3));
+    assert_eq!(directory.parent().expect("has one").0.id(), fs.root().id());
+    assert_eq!(&*directory.parent().expect("has one").1, b"d");
+}
+
+#[test]
+fn what_fsync_acknowledged_is_on_disk() {
+    let (memory, pool) = create("fsync");
+    let fs = mount(&pool);
+    let file = make(&fs.root(), "kept");
+    for round in 0..5_u8 {
+        file.write_at(u64::from(round) * 5000, &[round + 1; 5000], IO).expect("writes");
+        file.sync().expect("syncs");
+        let again = import(&memory);
+        let found = contents(&mount(&again).root().lookup(b"kept").expect("there"));
+        let expected: Vec<u8> = (0..=round).flat_map(|byte| vec![byte + 1; 5000]).collect();
+        assert!(found == expected, "round {round}: {} bytes", found.len());
+    }
+}
+
+#[test]
+fn mappings_reads_and_writes_see_the_same_bytes() {
+    let (memory, pool) = create("mapped");
+    let fs = mount(&pool);
+    let file = make(&fs.root(), "f");
+    file.write_at(0, &vec![1; 3 * PAGE_SIZE - 10], IO).expect("writes");
+    let page = file.page(1, true, ZoneId::GLOBAL).expect("a page");
+    file.write_at(PAGE_SIZE as u64 + 5, b"by write", IO).expect("writes");
+    let mut seen = [0; 8];
+    page.read(5, &mut seen);
+    assert_eq!(&seen, b"by write");
+    page.write(100, b"by store");
+    let mut seen = [0; 8];
+    file.read_at(PAGE_SIZE as u64 + 100, &mut seen, IO).expect("reads");
+    assert_eq!(&seen, b"by store");
+    file.sync().expect("syncs");
+    // Written through the mapping after the sync, with no further fault: the next sync must still find it.
+    page.write(200, b"later");
+    drop(page);
+    file.sync().expect("syncs");
+    let again = import(&memory);
+    let found = contents(&mount(&again).root().lookup(b"f").expect("there"));
+    assert_eq!(&found[PAGE_SIZE + 100..PAGE_SIZE + 108], b"by store");
+    assert_eq!(&found[PAGE_SIZE + 200..PAGE_SIZE + 205], b"later");
+    // Behind the end of file a page holds zeros, and there is no page past it.
+    let last = file.page(2, false, ZoneId::GLOBAL).expect("a page");
+    let mut tail = [9; 10];
+    last.read(PAGE_SIZE - 10, &mut tail);
+    assert_eq!(tail, [0; 10]);
+    assert_eq!(file.page(3, false, ZoneId::GLOBAL).err(), Some(VfsError::Invalid));
+    // Cut in the middle of a page and grown again: zeros.
+    file.truncate(PAGE_SIZE as u64 + 50).expect("cuts");
+    file.truncate(2 * PAGE_SIZE as u64).expect("grows");
+    assert!(contents(&file)[PAGE_SIZE + 50..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn a_removed_file_lives_as_long_as_it_is_open() {
+    let (memory, pool) = create("unlinked");
+    let fs = mount(&pool);
+    let root = fs.root();
+    let file = make(&root, "f");
+    file.write_at(0, &vec![7; 1 << 20], IO).expect("writes");
+    pool.sync().expect("syncs");
+    let free = || {
+        // Freed space is handed out again some groups later.
+        for _ in 0..4 {
+            pool.with(|store| store.commit(1)).expect("commits");
+        }
+        pool.with(|store| Ok(store.free_total().0)).expect("space")
+    };
+    let before = free();
+    root.unlink(b"f").expect("removes");
+    assert_eq!(root.lookup(b"f").err(), Some(VfsError::NotFound));
+    pool.sync().expect("syncs");
+    assert_eq!(contents(&file).len(), 1 << 20);
+    assert_eq!(root.link(b"back", &file), Err(VfsError::NotFound));
+    // A crash now: the next mount frees it.
+    let again = import(&memory);
+    let fs2 = mount(&again);
+    assert_eq!(again.read(fs2.dataset(), |writer| writer.unlinked()), Ok(vec![]));
+    drop(file);
+    pool.sync().expect("syncs");
+    assert!(free() > before, "the blocks came back");
+}
+
+#[test]
+fn directories_list_completely_in_any_pieces_and_renames_keep_the_tree() {
+    let (_, pool) = create("tree");
+    let fs = mount(&pool);
+    let root = fs.root();
+    let many = root.mkdir(b"many", 0o755, OWNER).expect("makes");
+    for number in 0..500 {
+        make(&many, &format!("entry {number}"));
+    }
+    let mut expected: Vec<String> = (0..500).map(|number| format!("entry {number}")).chain([String::from("."), String::from("..")]).collect();
+    expected.sort();
+    for per_call in [1, 7, 1000] {
+        let mut found = names(&many, per_call);
+        found.sort();
+        assert!(found == expected, "{per_call} a call");
+    }
+    let a = root.mkdir(b"a", 0o755, OWNER).expect("makes");
+    let b = a.mkdir(b"b", 0o755, OWNER).expect("makes");
+    let none = RenameFlags::empty();
+    assert_eq!(root.rename(b"a", &b, b"inside", none), Err(VfsError::Invalid));
+    assert_eq!(root.rename(b"a", &root, b"many", none), Err(VfsError::NotEmpty));
+    assert_eq!(root.rmdir(b"a"), Err(VfsError::NotEmpty));
+    assert_eq!(root.unlink(b"a"), Err(VfsError::IsDirectory));
+    assert_eq!(many.rename(b"entry 0", &a, b"b", none), Err(VfsError::IsDirectory));
+    a.rename(b"b", &root, b"c", none).expect("moves");
+    assert_eq!(a.attr().expect("attributes").nlink, 2);
+    assert_eq!(root.lookup(b"c").expect("there").parent().expect("has one").0.id(), root.id());
+    many.rename(b"entry 1", &many, b"entry 2", none).expect("replaces");
+    assert_eq!(names(&many, 100).len(), 501);
+    root.rename(b"c", &root, b"a", RenameFlags::EXCHANGE).expect("swaps");
+    assert_eq!(root.lookup(b"a").expect("there").id(), b.id());
+    root.rmdir(b"c").expect("removes");
+    assert_eq!(a.create(b"x", Kind::File, 0o644, DevNo::default(), OWNER).err(), Some(VfsError::NotFound));
+}
+
+#[test]
+fn a_full_pool_refuses_before_it_loses() {
+    let (memory, pool) = create("full");
+    let fs = mount(&pool);
+    let root = fs.root();
+    let mut next = random(9);
+    let mut kept = BTreeMap::new();
+    'fill: for number in 0..200 {
+        let name = format!("f{number}");
+        let Ok(file) = root.create(name.as_bytes(), Kind::File, 0o644, DevNo::default(), OWNER) else { break };
+        let mut data = Vec::new();
+        for _ in 0..4 {
+            let piece: Vec<u8> = (0..256 << 10).map(|_| next() as u8).collect();
+            match file.append(&piece, IO) {
+                Ok(_) => data.extend(piece),
+                Err(error) => {
+                    assert_eq!(error, VfsError::NoSpace);
+                    kept.insert(name, data);
+                    break 'fill;
+                }
+            }
+        }
+        kept.insert(name, data);
+    }
+    assert!((20..90).contains(&kept.len()), "{} MiB fitted into 96", kept.len());
+    pool.sync().expect("what was taken can be committed");
+    let again = import(&memory);
+    let root = mount(&again).root();
+    for (name, data) in &kept {
+        assert!(contents(&root.lookup(name.as_bytes()).expect("there")) == *data, "{name}");
+    }
+}
