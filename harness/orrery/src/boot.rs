@@ -12,7 +12,7 @@ use crate::Failure;
 use crate::build::Profile;
 use crate::context::Context;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
-use sim_board::{Board, Boot, Machine, Outcome, Port, Until};
+use sim_board::{Board, Boot, Machine, NicModel, NicSpec, Outcome, Port, Until};
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -48,9 +48,24 @@ pub struct BootArgs {
     /// Stop after so many instructions.
     #[arg(long)]
     limit: Option<u64>,
+    /// Plug in a NIC: `virtio-net` or `e1000e`; may be given several times. They are on a network with a gateway, 10.0.2.2: DHCP, DNS (`gateway.test`), echo on
+    /// port 7, a sink on port 9, HTTP on port 80 (`/bulk/BYTES/SEED`, `/sum/BYTES/SEED`, PUT). What went over it is told at the end.
+    #[arg(long, value_parser = nic_model)]
+    nic: Vec<NicModel>,
+    /// Folder to write what each NIC sent and received to, as pcapng.
+    #[arg(long)]
+    capture: Option<PathBuf>,
     /// With our own kernel: build it without link-time optimisation.
     #[arg(long)]
     quick: bool,
+}
+
+fn nic_model(word: &str) -> Result<NicModel, String> {
+    match word {
+        "virtio-net" => Ok(NicModel::VirtioNet),
+        "e1000e" => Ok(NicModel::E1000e),
+        _ => Err("`virtio-net` or `e1000e`".to_owned()),
+    }
 }
 
 /// A terminal in raw mode until dropped.
@@ -117,18 +132,18 @@ enum Left {
 /// Boots and stays until the machine ends or the user leaves.
 pub fn boot(args: &BootArgs) -> Result<(), Failure> {
     let (kernel, initrd, append) = match &args.kernel {
-        Some(kernel) => (kernel.clone(), args.initrd.as_ref().map(|path| std::fs::read(path).map_err(Failure::file(path))).transpose()?, args.append.clone()),
+        Some(kernel) => (kernel.clone(), args.initrd.as_ref().map(|path| std::fs::read(path).map_err(Failure::named(path))).transpose()?, args.append.clone()),
         None => {
             let context = Context::find()?;
             let kernel = context.kernel(if args.quick { Profile::Quick } else { Profile::Ship })?;
             let initrd = match &args.initrd {
-                Some(path) => std::fs::read(path).map_err(Failure::file(path))?,
+                Some(path) => std::fs::read(path).map_err(Failure::named(path))?,
                 None => context.live(&context.programs()?)?.to_cpio(),
             };
             (kernel, Some(initrd), format!("console=ttyS0 {}", args.append).trim_end().to_owned())
         }
     };
-    let image = std::fs::read(&kernel).map_err(Failure::file(&kernel))?;
+    let image = std::fs::read(&kernel).map_err(Failure::named(&kernel))?;
     let mut board = match &args.board {
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(Failure::file(path))?;
@@ -138,6 +153,7 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
     };
     board.vcpus = args.vcpus.unwrap_or(board.vcpus);
     board.ram = args.mem.map_or(board.ram, |mebibytes| mebibytes << 20);
+    board.nics.extend(args.nic.iter().map(|&model| NicSpec { model, segment: None, mac: None }));
     let mut machine =
         Machine::new(&board, &Boot::new(&image, initrd.as_deref(), &append)).map_err(|error| Failure::Request(format!("{}: {error}", kernel.display())))?;
     let raw = Raw::enter();
@@ -158,6 +174,16 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
     };
     eprintln!("\n{how} after {} instructions, {:.3} s of machine time", machine.ticks(), machine.now_ns() as f64 / 1e9);
     eprintln!("receipt {}", machine.receipt());
+    for line in machine.network().map(|network| network.report()).unwrap_or_default() {
+        eprintln!("network: {line}");
+    }
+    if let Some(folder) = &args.capture {
+        std::fs::create_dir_all(folder).map_err(Failure::file(folder))?;
+        for (name, bytes) in machine.captures() {
+            let path = folder.join(name);
+            std::fs::write(&path, bytes).map_err(Failure::file(&path))?;
+        }
+    }
     for (line, count) in machine.unimplemented() {
         eprintln!("not there: {line}, {count} times");
     }

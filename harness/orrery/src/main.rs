@@ -10,7 +10,10 @@
 mod bench;
 mod boot;
 mod build;
+mod capsule;
 mod context;
+mod differences;
+mod explore;
 mod gdb;
 mod goldens;
 mod image;
@@ -52,6 +55,17 @@ enum Verb {
     /// Starts a scenario's machine halted at its first instruction, for gdb.
     #[command(after_help = "Examples:\n  cargo orrery gdb scenarios/tenants.toml      then, in another terminal, the line it prints\n  cargo orrery gdb --session gdb/sessions/first-light.session")]
     Gdb(gdb::GdbArgs),
+    /// Tries every power cut, every failing request, or many interleavings of a scenario, from snapshots; shrinks what fails to a capsule.
+    #[command(after_help = "Examples:\n  cargo orrery explore linux/ext4_power_cut                     resumes where it was killed\n  cargo orrery explore --chaos linux/race --seeds 500\n  cargo orrery explore linux/ext4_power_cut --shard 2/8          and then: cargo orrery merge out/linux/ext4_power_cut/*.jsonl\n  cargo orrery explore linux/ext4_power_cut --job slurm --shards 8 > explore.slurm")]
+    Explore(explore::ExploreArgs),
+    /// Joins the results of explorations' shards.
+    Merge(explore::MergeArgs),
+    /// Repeats the run of a capsule, bit for bit.
+    #[command(after_help = "Example:\n  cargo orrery replay out/shares/failure.capsule")]
+    Replay(capsule::ReplayArgs),
+    /// Stands in gdb at the failure of a capsule; what was before can be gone back to.
+    #[command(after_help = "Examples:\n  cargo orrery open out/shares/failure.capsule      then, in another terminal, the line it prints\n  cargo orrery open out/shares/failure.capsule --at 1.5s")]
+    Open(capsule::OpenArgs),
     /// Makes an ISO image that boots under BIOS and UEFI.
     #[command(after_help = "Examples:\n  cargo orrery image\n  cargo orrery image --test       and boots it in QEMU with SeaBIOS and with OVMF, up to the shell's prompt")]
     Image(image::ImageArgs),
@@ -68,8 +82,9 @@ enum Verb {
     /// Runs scenarios and makes what they print their goldens.
     #[command(after_help = "Example:\n  cargo orrery bless bad-input/fork-bomb && git diff golden/")]
     Bless(goldens::GoldenArgs),
-    /// Runs scenarios and shows how what they print differs from their goldens.
-    Diff(goldens::GoldenArgs),
+    /// Shows what differs between two snapshots, capsules, receipts or transcripts; given one word, between goldens and what scenarios print now.
+    #[command(after_help = "Examples:\n  cargo orrery diff a.snap b.snap             devices, fields, pages and registers by name\n  cargo orrery diff one.capsule other.capsule   and the instruction at which their runs part\n  cargo orrery diff out/a/transcript.json out/b/transcript.json\n  cargo orrery diff bad-input/fork-bomb         goldens")]
+    Diff(differences::DiffArgs),
     /// Prints a completion script for a shell.
     #[command(after_help = "Example:\n  cargo orrery completions bash > ~/.local/share/bash-completion/completions/orrery")]
     Completions {
@@ -103,6 +118,11 @@ impl Failure {
         let path = path.into();
         move |error| Self::Host(format!("{}: {error}", path.display()))
     }
+    /// A file that the request names and that cannot be read: there is none, it is a directory.
+    pub fn named(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |error| Self::Request(format!("{}: {error}", path.display()))
+    }
 }
 
 fn main() -> ExitCode {
@@ -122,7 +142,11 @@ fn main() -> ExitCode {
         Verb::Build(args) => context::build(&args),
         Verb::Ls(args) => list::list(&args),
         Verb::Bless(args) => goldens::bless(&args),
-        Verb::Diff(args) => goldens::diff(&args),
+        Verb::Diff(args) => differences::diff(&args),
+        Verb::Explore(args) => explore::explore(&args),
+        Verb::Merge(args) => explore::merge(&args),
+        Verb::Replay(args) => capsule::replay(&args),
+        Verb::Open(args) => capsule::open(&args),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "orrery", &mut std::io::stdout());
             Ok(())
