@@ -7,6 +7,8 @@ pub(crate) const NONE: u32 = u32::MAX;
 /// Block flags.
 pub(crate) const CROSSES: u8 = 1;
 pub(crate) const STOP_BEFORE: u8 = 2;
+/// Translated code exists.
+pub(crate) const TRANSLATED: u8 = 4;
 
 /// Instructions in a block at most; offsets must fit a byte.
 pub(crate) const BLOCK_INSNS_MAX: usize = 64;
@@ -52,6 +54,8 @@ pub(crate) struct Cache {
     jumps: Vec<u32>,
     /// Blocks whose instruction crosses into a second page: few.
     crossing: Vec<u32>,
+    /// Translated blocks that were dropped, for the translator to forget.
+    pub killed: Vec<u32>,
     /// How often the cache started over; indices from before mean nothing.
     pub generation: u64,
 }
@@ -69,7 +73,7 @@ fn jump_slot(linear: u64) -> usize {
 
 impl Cache {
     pub fn new() -> Cache {
-        Cache { blocks: Vec::new(), ops: Vec::new(), buckets: vec![NONE; BUCKETS], pages: Vec::new(), next_in_page: Vec::new(), jumps: vec![NONE; JUMPS], crossing: Vec::new(), generation: 0 }
+        Cache { blocks: Vec::new(), ops: Vec::new(), buckets: vec![NONE; BUCKETS], pages: Vec::new(), next_in_page: Vec::new(), jumps: vec![NONE; JUMPS], crossing: Vec::new(), killed: Vec::new(), generation: 0 }
     }
 
     /// Forgets everything.
@@ -81,6 +85,7 @@ impl Cache {
         self.next_in_page.clear();
         self.jumps.fill(NONE);
         self.crossing.clear();
+        self.killed.clear();
         self.generation += 1;
     }
 
@@ -164,7 +169,11 @@ impl Cache {
         let Some(slot) = self.pages.get_mut(page as usize) else { return };
         let mut at = std::mem::replace(slot, NONE);
         while at != NONE {
-            self.blocks[at as usize].valid = false;
+            let block = &mut self.blocks[at as usize];
+            block.valid = false;
+            if block.flags & TRANSLATED != 0 {
+                self.killed.push(at);
+            }
             at = self.next_in_page[at as usize];
         }
         self.drop_crossing(page);

@@ -138,6 +138,8 @@ pub(crate) struct Core {
     pub pause_seen: bool,
     /// The running instruction is in an interrupt shadow.
     pub shadow_before: bool,
+    /// RFLAGS.RF was set when the running instruction began.
+    pub resume_before: bool,
     /// A #VMEXIT on its way; then what [`Core::fault`] says does not count.
     pub svm_exit: Option<svm::Exit>,
     /// The event being delivered, as EXITINTINFO has it; 0 outside delivery.
@@ -184,6 +186,7 @@ impl Core {
             watch_hit: None,
             pause_seen: false,
             shadow_before: false,
+            resume_before: false,
             svm_exit: None,
             delivering: 0,
             other_world: None,
@@ -427,8 +430,8 @@ impl Core {
             return self.load::<N>(m, b, op, address);
         }
         let index = tlb::index(address);
-        if address.wrapping_add(self.tlb.read[(self.view | index) & (4 * ENTRIES - 1)]) <= 4096 - N as u64 {
-            let at = self.tlb.addend[index].wrapping_add(address) as usize;
+        if address.wrapping_add(self.tlb.fast.read(self.view / ENTRIES, index)) <= 4096 - N as u64 {
+            let at = self.tlb.fast.addend(index).wrapping_add(address) as usize;
             if let Some(bytes) = m.ram().get(at..at.wrapping_add(N)) {
                 return Ok(number::<N>(bytes));
             }
@@ -458,8 +461,8 @@ impl Core {
     #[inline(always)]
     fn store_fast<const N: usize>(&mut self, m: &mut GuestMemory, address: u64, value: impl FnOnce(&mut Core, &[u8]) -> u64) -> Result<(), Fault> {
         let index = tlb::index(address);
-        if address.wrapping_add(self.tlb.write[(self.view | index) & (4 * ENTRIES - 1)]) <= 4096 - N as u64 {
-            let at = self.tlb.addend[index].wrapping_add(address) as usize;
+        if address.wrapping_add(self.tlb.fast.write(self.view / ENTRIES, index)) <= 4096 - N as u64 {
+            let at = self.tlb.fast.addend(index).wrapping_add(address) as usize;
             if let Some(bytes) = m.ram_mut().get_mut(at..at.wrapping_add(N)) {
                 let value = value(self, bytes);
                 bytes.copy_from_slice(&value.to_le_bytes()[..N]);
@@ -473,8 +476,8 @@ impl Core {
     #[inline(always)]
     pub fn load<const N: usize>(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, address: u64) -> Result<u64, Fault> {
         let index = tlb::index(address);
-        if address.wrapping_add(self.tlb.read[(self.view | index) & (4 * ENTRIES - 1)]) <= 4096 - N as u64 {
-            let at = self.tlb.addend[index].wrapping_add(address) as usize;
+        if address.wrapping_add(self.tlb.fast.read(self.view / ENTRIES, index)) <= 4096 - N as u64 {
+            let at = self.tlb.fast.addend(index).wrapping_add(address) as usize;
             if let Some(bytes) = m.ram().get(at..at.wrapping_add(N)) {
                 return Ok(number::<N>(bytes));
             }
@@ -486,8 +489,8 @@ impl Core {
     #[inline(always)]
     pub fn store<const N: usize>(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, address: u64, value: u64) -> Result<(), Fault> {
         let index = tlb::index(address);
-        if address.wrapping_add(self.tlb.write[(self.view | index) & (4 * ENTRIES - 1)]) <= 4096 - N as u64 {
-            let at = self.tlb.addend[index].wrapping_add(address) as usize;
+        if address.wrapping_add(self.tlb.fast.write(self.view / ENTRIES, index)) <= 4096 - N as u64 {
+            let at = self.tlb.fast.addend(index).wrapping_add(address) as usize;
             if let Some(bytes) = m.ram_mut().get_mut(at..at.wrapping_add(N)) {
                 bytes.copy_from_slice(&value.to_le_bytes()[..N]);
                 return Ok(());
@@ -507,8 +510,8 @@ impl Core {
         change: impl FnOnce(&mut Core, u64) -> u64,
     ) -> Result<(), Fault> {
         let index = tlb::index(address);
-        if address.wrapping_add(self.tlb.write[(self.view | index) & (4 * ENTRIES - 1)]) <= 4096 - N as u64 {
-            let at = self.tlb.addend[index].wrapping_add(address) as usize;
+        if address.wrapping_add(self.tlb.fast.write(self.view / ENTRIES, index)) <= 4096 - N as u64 {
+            let at = self.tlb.fast.addend(index).wrapping_add(address) as usize;
             if let Some(bytes) = m.ram_mut().get_mut(at..at.wrapping_add(N)) {
                 let new = change(self, number::<N>(bytes));
                 bytes.copy_from_slice(&new.to_le_bytes()[..N]);
@@ -525,8 +528,8 @@ impl Core {
     #[inline(always)]
     pub fn load128(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, address: u64) -> Result<u128, Fault> {
         let index = tlb::index(address);
-        if address.wrapping_add(self.tlb.read[(self.view | index) & (4 * ENTRIES - 1)]) <= 4096 - 16 {
-            let at = self.tlb.addend[index].wrapping_add(address) as usize;
+        if address.wrapping_add(self.tlb.fast.read(self.view / ENTRIES, index)) <= 4096 - 16 {
+            let at = self.tlb.fast.addend(index).wrapping_add(address) as usize;
             if let Some(bytes) = m.ram().get(at..at.wrapping_add(16)) {
                 let mut array = [0; 16];
                 array.copy_from_slice(bytes);
@@ -542,8 +545,8 @@ impl Core {
     #[inline(always)]
     pub fn store128(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, address: u64, value: u128) -> Result<(), Fault> {
         let index = tlb::index(address);
-        if address.wrapping_add(self.tlb.write[(self.view | index) & (4 * ENTRIES - 1)]) <= 4096 - 16 {
-            let at = self.tlb.addend[index].wrapping_add(address) as usize;
+        if address.wrapping_add(self.tlb.fast.write(self.view / ENTRIES, index)) <= 4096 - 16 {
+            let at = self.tlb.fast.addend(index).wrapping_add(address) as usize;
             if let Some(bytes) = m.ram_mut().get_mut(at..at.wrapping_add(16)) {
                 bytes.copy_from_slice(&value.to_le_bytes());
                 return Ok(());

@@ -48,6 +48,7 @@ mod cpuid;
 mod exception;
 mod flags;
 mod fpu;
+mod hot;
 mod lower;
 mod mmu;
 mod op;

@@ -134,6 +134,13 @@ impl Core {
         self.walk_and_fill(m, address, access, view)
     }
 
+    /// The frame of `address` if a fetch would hit the TLB and be permitted.
+    pub fn cached_fetch(&self, address: u64) -> Option<u64> {
+        let view = self.view / ENTRIES;
+        let leaf = self.tlb.find(address, self.pcid)?;
+        self.permits(leaf, Access::Fetch, view).then_some(leaf & LEAF_FRAME)
+    }
+
     /// With paging off: the identity, filled so that fast tags work.
     fn unpaged_leaf(&mut self, m: &GuestMemory, address: u64) -> u64 {
         let page = address & 0xffff_f000;
@@ -375,14 +382,13 @@ impl Core {
             return;
         }
         let index = tlb::index(address);
-        let tag = (address & !0xfff).wrapping_neg();
         if self.permits(leaf, Access::Read, view) {
-            self.tlb.read[view * ENTRIES + index] = tag;
+            self.tlb.fast.allow_read(view, address, m.len());
         }
         if write && leaf & LEAF_DIRTY != 0 {
-            let offset = self.tlb.addend[index].wrapping_add(address & !0xfff) as usize;
+            let offset = self.tlb.fast.addend(index).wrapping_add(address & !0xfff) as usize;
             if m.plain_writable(offset) {
-                self.tlb.write[view * ENTRIES + index] = tag;
+                self.tlb.fast.allow_write(view, address, m.len());
             }
         }
     }

@@ -1,7 +1,8 @@
 //! The run loop: events between instructions, finding and building blocks, running them.
 
 use crate::Config;
-use crate::block::{self, BLOCK_BYTES_MAX, BLOCK_INSNS_MAX, Block, CROSSES, Cache, NONE, STOP_BEFORE};
+use crate::block::{self, BLOCK_BYTES_MAX, BLOCK_INSNS_MAX, Block, CROSSES, Cache, NONE, STOP_BEFORE, TRANSLATED};
+use crate::hot::{Hot, Left};
 use crate::core::{Core, Fault, Watch, mode, vector};
 use crate::lower;
 use crate::op::{Flow, Op};
@@ -20,7 +21,9 @@ const DR6_BS: u64 = 1 << 14;
 /// One vCPU.
 pub struct Cpu {
     pub(crate) core: Core,
-    cache: Cache,
+    pub(crate) cache: Cache,
+    /// Translated code, if it is on.
+    pub(crate) hot: Option<Box<Hot>>,
     /// Host breakpoints, linear addresses.
     breakpoints: BTreeSet<u64>,
     host_watches: Vec<Watch>,
@@ -43,6 +46,7 @@ impl Cpu {
         Cpu {
             core: Core::new(config),
             cache: Cache::new(),
+            hot: None,
             breakpoints: BTreeSet::new(),
             host_watches: Vec::new(),
             debug_seen: [0x400, 0, 0, 0, 0],
@@ -363,6 +367,11 @@ impl Cpu {
                 None => self.cache.clear(),
             }
             core.code_log = end;
+            if let Some(hot) = &mut self.hot {
+                for at in self.cache.killed.drain(..) {
+                    hot.kill(at);
+                }
+            }
         }
     }
 
@@ -557,11 +566,13 @@ impl Cpu {
             }
         }
         self.core.shadow_before = std::mem::take(&mut self.core.sys.shadow);
+        self.core.resume_before = resume_flag;
         self.core.flags_rest &= !rflags::RF;
         self.core.single_trap = step;
         let ops = self.cache.blocks[at as usize].ops();
         let stop = self.run_ops(m, b, at, ops.start, ops.end);
         self.core.shadow_before = false;
+        self.core.resume_before = false;
         if self.core.single_trap {
             self.core.single_trap = false;
             self.core.sys.pending_db |= DR6_BS;
@@ -651,19 +662,68 @@ impl Cpu {
         };
         // Code segments with limits or bases are rare: they take the checked way from block to block.
         let chain = self.core.mode & mode::SIZE == mode::CODE64 || self.core.mode & mode::FLAT != 0;
+        // After translated code gave an instruction back, and the way it left by.
+        let mut interpret = false;
+        let mut left_by = None;
         loop {
             let core = &mut self.core;
             let block = &self.cache.blocks[at as usize];
             let ticks = i64::from(block.ticks);
+            let mut ended = None;
             if core.budget + ticks > 0 || block.flags != 0 {
-                return self.run_part(m, b, at);
+                if block.flags != TRANSLATED || core.budget + ticks >= 0 {
+                    return self.run_part(m, b, at);
+                }
+                if !interpret {
+                    if let (Some((way, from, page)), Some(hot)) = (left_by.take(), &mut self.hot)
+                        && from == block.linear >> 12
+                        && page == block.page
+                    {
+                        hot.link(way, at);
+                    }
+                    match self.run_translated(m, at) {
+                        Left::End { at: last, flow, way } => {
+                            at = last;
+                            let block = &self.cache.blocks[at as usize];
+                            left_by = Some((way, block.linear >> 12, block.page));
+                            ended = Some(flow);
+                        }
+                        Left::Interpret => {
+                            interpret = true;
+                            at = match self.block_at_rip(m, 0) {
+                                Ok(next) => next,
+                                Err(Fault) => return self.fault(m, b),
+                            };
+                            continue;
+                        }
+                        Left::Refused => {}
+                    }
+                }
+            } else if let Some(hot) = &mut self.hot
+                && hot.count(at)
+            {
+                let generation = self.cache.generation;
+                self.core.rip = block.rip;
+                self.heat(m, at);
+                if self.cache.generation != generation {
+                    return None;
+                }
             }
-            core.block_rip = block.rip;
-            core.block_budget = core.budget;
-            core.budget += ticks;
-            let ops = &self.cache.ops[block.ops()];
-            let [first, ..] = ops else { return None };
-            let flow = (first.f)(core, m, b, ops);
+            let core = &mut self.core;
+            let block = &self.cache.blocks[at as usize];
+            let flow = match ended {
+                Some(flow) => flow,
+                None => {
+                    interpret = false;
+                    left_by = None;
+                    core.block_rip = block.rip;
+                    core.block_budget = core.budget;
+                    core.budget += ticks;
+                    let ops = &self.cache.ops[block.ops()];
+                    let [first, ..] = ops else { return None };
+                    (first.f)(core, m, b, ops)
+                }
+            };
             if (flow as u8).wrapping_sub(Flow::Taken as u8) > 2 && flow != Flow::Next {
                 return self.leave(m, b, at, flow);
             }

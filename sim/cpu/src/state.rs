@@ -324,6 +324,22 @@ impl CpuState {
         state
     }
 
+    /// The state at a Linux 32-bit boot entry (the same, "32-bit Boot Protocol"): protected mode, paging off, ESI = boot_params, selectors
+    /// 0x10 and 0x18, interrupts off.
+    pub fn linux32(entry: u32, boot_params: u32, gdt: TableRegister) -> CpuState {
+        let mut state = CpuState::reset();
+        state.flat32();
+        state.gpr = [0; 16];
+        state.gpr[RSI] = u64::from(boot_params);
+        state.rip = u64::from(entry);
+        state.sys.gdtr = gdt;
+        state.sys.seg[CS].selector = 0x10;
+        for index in [ES, SS, DS, FS, GS] {
+            state.sys.seg[index].selector = 0x18;
+        }
+        state
+    }
+
     /// The state of an application processor after SIPI with `vector`.
     pub fn start_up(vector: u8) -> CpuState {
         let mut state = CpuState::reset();

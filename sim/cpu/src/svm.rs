@@ -713,6 +713,11 @@ impl Core {
         let key = self.world_key();
         let vmcb = self.sys.svm.vmcb;
         let bytes = self.exit_bytes(m, &exit);
+        // Delivery would set RF in what it pushes; nothing was pushed.
+        self.flags_rest &= !rflags::RF;
+        if std::mem::take(&mut self.resume_before) {
+            self.flags_rest |= rflags::RF;
+        }
         for (offset, index) in [(at::ES, ES), (at::CS, CS), (at::SS, SS), (at::DS, DS)] {
             write_segment(m, vmcb, offset, self.sys.seg[index]);
         }
@@ -843,6 +848,7 @@ pub(crate) fn vmrun(c: &mut Core, m: &mut GuestMemory, _b: &mut dyn CpuBus, op: 
     // A guest never gets here: without the VMRUN intercept it is not entered (§15.5.1).
     let next = c.cut_rip(c.rip_after(op));
     let key = c.world_key();
+    let kept = (c.sys.cr2, c.sys.dr6);
     c.save_host(m, next);
     if !c.load_guest(m, vmcb) {
         write(m, vmcb, at::EXIT_CODE, 8, exit::INVALID);
@@ -852,6 +858,7 @@ pub(crate) fn vmrun(c: &mut Core, m: &mut GuestMemory, _b: &mut dyn CpuBus, op: 
         // Nothing ran under the guest's registers: the host's TLB stays in place.
         let svm = &c.sys.svm;
         c.sys.svm = Svm { gif: false, vm_cr: svm.vm_cr, init_pending: svm.init_pending, ..Svm::default() };
+        (c.sys.cr2, c.sys.dr6) = kept;
         if c.load_host(m).is_err() {
             c.sys.activity = crate::Activity::Shutdown;
         }
@@ -930,7 +937,7 @@ pub(crate) fn global_interrupts<const ON: bool>(c: &mut Core, _m: &mut GuestMemo
 pub(crate) fn invlpga(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
     tri!(c.need_svm());
     let address = if op.b == 8 { c.r[RAX] } else { c.r[RAX] & 0xffff_ffff };
-    tri!(c.vm_check_info(op, exit::INVLPGA, address));
+    tri!(c.vm_check(op, exit::INVLPGA));
     let asid = c.r[crate::RCX] & 0xffff_ffff;
     c.flush_asid_page(address, asid);
     finish(c, op)

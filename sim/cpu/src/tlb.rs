@@ -11,14 +11,14 @@
 //! There are three views, because the same entry permits different things to different callers: [`KERNEL`] (supervisor, user pages
 //! refused: SMAP), [`KERNEL_USER`] (supervisor, user pages allowed) and [`USER`].
 
-/// Entries; 64K cover 256 MiB, and the arrays are touched only where used.
-pub(crate) const ENTRIES: usize = 1 << 16;
-const MASK: u64 = ENTRIES as u64 - 1;
+pub(crate) use sim_translate::ENTRIES;
+use sim_translate::FastTags;
+use std::sync::atomic::{AtomicU64, Ordering};
+pub(crate) use sim_translate::index;
 
 pub(crate) const KERNEL: usize = 0;
 pub(crate) const KERNEL_USER: usize = 1;
 pub(crate) const USER: usize = 2;
-const VIEWS: usize = 4;
 
 /// `leaf` bits beside the frame address.
 pub(crate) const LEAF_WRITE: u64 = 2;
@@ -35,60 +35,38 @@ pub(crate) const LEAF_RAM: u64 = 1 << 10;
 pub(crate) const LEAF_NX: u64 = 1 << 63;
 pub(crate) const LEAF_FRAME: u64 = 0x000f_ffff_ffff_f000;
 
-type Tags = Box<[u64; VIEWS * ENTRIES]>;
-
 #[derive(Clone)]
 pub(crate) struct Tlb {
-    pub read: Tags,
-    pub write: Tags,
-    /// Flat RAM offset minus virtual address of the page.
-    pub addend: Box<[u64; ENTRIES]>,
+    /// Fast tags, and where the pages are in memory.
+    pub fast: FastTags,
     /// Virtual page address | 1, or 0.
     pub tag: Box<[u64; ENTRIES]>,
     pub leaf: Box<[u64; ENTRIES]>,
     pub pcid: Box<[u16; ENTRIES]>,
     filled: Vec<u16>,
     large: u32,
+    /// Changes when an entry goes: while it does not, what was found once is found again.
+    pub generation: u64,
 }
 
 fn boxed<T: Copy + std::fmt::Debug, const N: usize>(value: T) -> Box<[T; N]> {
     vec![value; N].into_boxed_slice().try_into().expect("the length is N")
 }
 
-/// A tag that no canonical address of this index can hit.
-#[inline(always)]
-fn never(index: usize) -> u64 {
-    // Hits only the page 1 << 63 (index 0) or the one after it (index 1).
-    if index & (ENTRIES - 1) == 0 { (1 << 63) - 0x1000 } else { 1 << 63 }
-}
-
-#[inline(always)]
-pub(crate) fn index(address: u64) -> usize {
-    (address >> 12 & MASK) as usize
-}
+/// TLBs made so far, above bit 40. Only equality matters, so this is no state.
+static TLBS: AtomicU64 = AtomicU64::new(0);
 
 impl Tlb {
     pub fn new() -> Tlb {
-        let mut tlb = Tlb {
-            read: boxed(0),
-            write: boxed(0),
-            addend: boxed(0),
+        Tlb {
+            fast: FastTags::new(),
             tag: boxed(0),
             leaf: boxed(0),
             pcid: boxed(0),
             filled: Vec::new(),
             large: 0,
-        };
-        for index in 0..ENTRIES {
-            tlb.drop_fast(index);
-        }
-        tlb
-    }
-
-    fn drop_fast(&mut self, index: usize) {
-        for view in 0..VIEWS {
-            self.read[view * ENTRIES + index] = never(index);
-            self.write[view * ENTRIES + index] = never(index);
+            // Of no other TLB, since two of them may take turns.
+            generation: TLBS.fetch_add(1 << 40, Ordering::Relaxed),
         }
     }
 
@@ -106,21 +84,23 @@ impl Tlb {
         if self.tag[index] == 0 {
             self.filled.push(index as u16);
         } else {
-            self.drop_fast(index);
+            let same = self.tag[index] == address & !0xfff | 1 && self.pcid[index] == pcid && (self.leaf[index] ^ leaf) & !LEAF_DIRTY == 0;
+            self.generation += u64::from(!same);
             self.large -= u32::from(self.leaf[index] & LEAF_LARGE != 0);
         }
         self.large += u32::from(leaf & LEAF_LARGE != 0);
         self.tag[index] = address & !0xfff | 1;
         self.leaf[index] = leaf;
         self.pcid[index] = pcid;
-        self.addend[index] = addend;
+        self.fast.place(index, addend);
     }
 
     fn clear(&mut self, index: usize) {
         self.large -= u32::from(self.leaf[index] & LEAF_LARGE != 0);
         self.tag[index] = 0;
         self.leaf[index] = 0;
-        self.drop_fast(index);
+        self.generation += 1;
+        self.fast.drop_tags(index);
     }
 
     /// Drops the entries for which `goes(tag, leaf, pcid)` holds.
@@ -166,7 +146,7 @@ impl Tlb {
     pub fn drop_all_fast(&mut self) {
         let filled = std::mem::take(&mut self.filled);
         for &slot in &filled {
-            self.drop_fast(usize::from(slot));
+            self.fast.drop_tags(usize::from(slot));
         }
         self.filled = filled;
     }
@@ -174,10 +154,7 @@ impl Tlb {
     /// Drops all fast write tags: some page must be watched again.
     pub fn drop_write_tags(&mut self) {
         for &slot in &self.filled {
-            let index = usize::from(slot);
-            for view in 0..VIEWS {
-                self.write[view * ENTRIES + index] = never(index);
-            }
+            self.fast.drop_write(usize::from(slot));
         }
     }
 

@@ -11,15 +11,21 @@ fn cpu_seconds() -> f64 {
     text.split(' ').next().and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
 }
 
-fn measure(name: &str, ticks: u64, build: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>) {
-    let mut machine = Machine::long();
-    machine.code(CODE, build);
-    machine.run(10_000);
-    let began = cpu_seconds();
-    assert_eq!(machine.run(ticks), sim_cpu::Stop::Deadline);
-    let seconds = cpu_seconds() - began;
-    assert_eq!(machine.cpu.ticks(), ticks + 10_000);
-    println!("{name:12} {:7.1} M ticks/s", ticks as f64 / seconds / 1e6);
+fn measure(name: &str, ticks: u64, build: impl Fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>) {
+    let speed = |translate: bool| {
+        let mut machine = Machine::long();
+        machine.code(CODE, &build);
+        if machine.cpu.set_translating(translate).is_err() {
+            return 0.0;
+        }
+        machine.run(10_000);
+        let began = cpu_seconds();
+        assert_eq!(machine.run(ticks), sim_cpu::Stop::Deadline);
+        let seconds = cpu_seconds() - began;
+        assert_eq!(machine.cpu.ticks(), ticks + 10_000);
+        ticks as f64 / seconds / 1e6
+    };
+    println!("{name:12} {:7.1} M ticks/s, translated {:7.1}", speed(false), speed(true));
 }
 
 #[test]

@@ -126,11 +126,11 @@ fn bulk<const K: u8, const N: usize>(c: &mut Core, m: &mut GuestMemory, op: &Op,
     let to = c.r[RDI];
     let room = |address: u64| (4096 - (address & 0xfff)) / N as u64;
     let to_index = tlb::index(to);
-    if to.wrapping_add(c.tlb.write[(c.view | to_index) & (4 * ENTRIES - 1)]) > 4095 {
+    if to.wrapping_add(c.tlb.fast.write(c.view / ENTRIES, to_index)) > 4095 {
         return 0;
     }
     let mut count = most.min(room(to));
-    let target = c.tlb.addend[to_index].wrapping_add(to) as usize;
+    let target = c.tlb.fast.addend(to_index).wrapping_add(to) as usize;
     if K == STOS {
         let bytes = count as usize * N;
         let Some(area) = m.ram_mut().get_mut(target..target + bytes) else { return 0 };
@@ -148,11 +148,11 @@ fn bulk<const K: u8, const N: usize>(c: &mut Core, m: &mut GuestMemory, op: &Op,
     let base = if op.seg() >= crate::state::FS { c.sys.seg[op.seg()].base } else { 0 };
     let from = c.r[RSI].wrapping_add(base);
     let from_index = tlb::index(from);
-    if from.wrapping_add(c.tlb.read[(c.view | from_index) & (4 * ENTRIES - 1)]) > 4095 {
+    if from.wrapping_add(c.tlb.fast.read(c.view / ENTRIES, from_index)) > 4095 {
         return 0;
     }
     count = count.min(room(from));
-    let source = c.tlb.addend[from_index].wrapping_add(from) as usize;
+    let source = c.tlb.fast.addend(from_index).wrapping_add(from) as usize;
     let bytes = count as usize * N;
     let ram = m.ram_mut();
     if source + bytes > ram.len() || target + bytes > ram.len() {

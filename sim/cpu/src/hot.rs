@@ -1,0 +1,190 @@
+//! Translated blocks: when a block becomes hot, how it is entered and left. The code itself is `sim-translate`'s.
+//!
+//! # Theory
+//! A block is counted each time the interpreter runs it; at [`HOT`] it is translated and gets [`TRANSLATED`]. The block loop enters it through
+//! [`Cpu::run_translated`], which comes back as if the block that was left last had just been interpreted. So everything between blocks (links, code page,
+//! deadline, events) is done in one place, for both.
+//!
+//! Which translation is used, and when, cannot be seen: a unit leaves before an instruction it cannot do, and the interpreter does that one.
+//!
+//! # What keeps the indirect-branch cache honest
+//! Going to another page fetches through the TLB, which is state. A unit enters the cache only when its page's translation is in the TLB and permits the
+//! fetch, and is found there only while no entry has left the TLB and mode, privilege and control registers are the same
+//! ([`sim_translate::Translator::set_context`]): then the interpreter's fetch would hit too, and change nothing.
+
+use crate::block::{Cache, TRANSLATED};
+use crate::core::mode;
+use crate::op::Flow;
+use crate::run::Cpu;
+use crate::state::{FS, GS};
+use crate::tlb::ENTRIES;
+use sim_mem::{GuestMemory, PAGE_SIZE};
+use sim_translate::{Guest, How, Translator, Unavailable, UnitId};
+
+/// Runs of a block before it is translated.
+const HOT: u16 = 40;
+/// The translator has refused it.
+const NEVER: u16 = u16::MAX;
+/// MXCSR's exception masks: with one of them clear, SSE could fault, which translated code does not expect.
+const MXCSR_MASKS: u32 = 0x1f80;
+
+/// What a vCPU that translates has.
+pub(crate) struct Hot {
+    jit: Translator,
+    /// By block: runs so far, and the unit.
+    blocks: Vec<(u16, Option<UnitId>)>,
+    /// By unit: its block.
+    units: Vec<u32>,
+    /// Of the block cache.
+    generation: u64,
+}
+
+/// How translated code came back.
+pub(crate) enum Left {
+    /// Block `at` ended, by this flow.
+    End { at: u32, flow: Flow, way: (UnitId, usize) },
+    /// RIP is set; the instruction there is for the interpreter.
+    Interpret,
+    /// Nothing ran.
+    Refused,
+}
+
+impl Hot {
+    /// # Errors
+    /// The host cannot.
+    pub fn new() -> Result<Hot, Unavailable> {
+        Ok(Hot { jit: Translator::new()?, blocks: Vec::new(), units: Vec::new(), generation: 0 })
+    }
+
+    /// Forgets all units if the block cache has started over.
+    fn keep_up(&mut self, cache: &Cache) {
+        if self.generation != cache.generation {
+            self.generation = cache.generation;
+            self.jit.clear();
+            self.blocks.clear();
+            self.units.clear();
+        }
+    }
+
+    /// Counts a run of block `at`. Returns whether it has just become hot.
+    #[inline]
+    pub fn count(&mut self, at: u32) -> bool {
+        let at = at as usize;
+        if self.blocks.len() <= at {
+            self.blocks.resize(at + 64, (0, None));
+        }
+        let heat = &mut self.blocks[at].0;
+        if *heat >= HOT {
+            return false;
+        }
+        *heat += 1;
+        *heat == HOT
+    }
+
+    /// The unit of a block.
+    pub fn unit(&self, at: u32) -> Option<UnitId> {
+        self.blocks.get(at as usize)?.1
+    }
+
+    /// Lets unit `from` go straight to block `to`, if that has a unit.
+    pub fn link(&mut self, (from, way): (UnitId, usize), to: u32) {
+        if let Some(to) = self.unit(to) {
+            self.jit.link(from, way, to);
+        }
+    }
+
+    /// A block's code was written over.
+    pub fn kill(&mut self, at: u32) {
+        if let Some(unit) = self.unit(at) {
+            self.jit.kill(unit);
+        }
+    }
+}
+
+impl Cpu {
+    /// Translates hot blocks from now on, or no more.
+    ///
+    /// # Errors
+    /// The host is no x86-64 with BMI2, or gives no executable memory; the interpreter goes on alone.
+    pub fn set_translating(&mut self, on: bool) -> Result<(), Unavailable> {
+        self.flush_blocks();
+        self.hot = if on { Some(Box::new(Hot::new()?)) } else { None };
+        Ok(())
+    }
+
+    /// Translates block `at`, which has become hot.
+    #[cold]
+    pub(crate) fn heat(&mut self, m: &GuestMemory, at: u32) {
+        let Some(hot) = &mut self.hot else { return };
+        hot.keep_up(&self.cache);
+        if hot.jit.is_full() {
+            // Everything starts over; what is hot will soon be back.
+            self.cache.clear();
+            return;
+        }
+        let block = &mut self.cache.blocks[at as usize];
+        let bits = u32::from(block.mode);
+        let fit = bits & mode::SIZE == mode::CODE64 && bits & (mode::ALIGN | mode::SINGLE) == 0 && block.flags == 0 && block.valid && block.linear == block.rip;
+        let sse = bits & (mode::EM | mode::TS | mode::NO_SSE) == 0;
+        let start = (block.linear & 0xfff) as usize;
+        let unit = if fit { hot.jit.translate(block.rip, &m.page(block.page)[start..start + usize::from(block.bytes)], usize::from(block.ticks), sse) } else { None };
+        if hot.blocks.len() <= at as usize {
+            hot.blocks.resize(at as usize + 64, (0, None));
+        }
+        hot.blocks[at as usize] = (NEVER, unit);
+        if unit.is_some() {
+            hot.units.push(at);
+            block.flags |= TRANSLATED;
+        }
+    }
+
+    /// Runs block `at` and what follows it in translated code.
+    pub(crate) fn run_translated(&mut self, m: &mut GuestMemory, at: u32) -> Left {
+        let Some(hot) = &mut self.hot else { return Left::Refused };
+        hot.keep_up(&self.cache);
+        let core = &mut self.core;
+        let Some(unit) = hot.unit(at) else { return Left::Refused };
+        if core.mxcsr & MXCSR_MASKS != MXCSR_MASKS {
+            return Left::Refused;
+        }
+        let view = core.view / ENTRIES;
+        let first = u64::from(core.mode) | (view as u64) << 32 | u64::from(core.pcid) << 40 | u64::from(core.sys.svm.guest) << 60;
+        hot.jit.set_context(core.tlb.generation, [first, core.sys.cr4, core.sys.efer]);
+        if !hot.jit.knows(unit) {
+            let block = &self.cache.blocks[at as usize];
+            let there = core.cached_fetch(block.linear).and_then(|frame| m.offset_of(frame));
+            if there == Some(block.page as usize * PAGE_SIZE as usize) {
+                hot.jit.remember(unit);
+            }
+        }
+        let mut flags = core.arith();
+        let exit = hot.jit.run(
+            &mut Guest {
+                gpr: &mut core.r,
+                xmm: &mut core.xmm,
+                mxcsr: &mut core.mxcsr,
+                flags: &mut flags,
+                budget: &mut core.budget,
+                ram: m.ram_mut(),
+                tags: &core.tlb.fast,
+                view,
+                fs_base: core.sys.seg[FS].base,
+                gs_base: core.sys.seg[GS].base,
+            },
+            unit,
+        );
+        let Some(exit) = exit else { return Left::Refused };
+        core.set_arith(flags);
+        let at = hot.units[exit.unit.index()];
+        let block = &self.cache.blocks[at as usize];
+        core.code_vpage = block.linear & !0xfff | 1;
+        core.code_page = block.page;
+        match exit.how {
+            How::Way { way, .. } => Left::End { at, flow: if way == 1 { Flow::Taken } else { Flow::Fall }, way: (exit.unit, way) },
+            How::Before { rip, .. } => {
+                core.rip = rip;
+                Left::Interpret
+            }
+        }
+    }
+}

@@ -1,0 +1,670 @@
+//! One guest block to host code.
+
+use crate::emit::{BUDGET, Emit, Kind, Later, S1, S2, at, at_index, field, resolve};
+use crate::frame;
+use crate::registers::{host, is_high, number, sized};
+use iced_x86::{Code, ConditionCode, Decoder, DecoderOptions, IcedError, Instruction, InstructionInfoFactory, MemoryOperand, Mnemonic as M, OpAccess, OpKind, Register};
+
+/// What cannot be translated.
+#[derive(Debug)]
+pub(crate) struct Unsupported;
+
+impl From<IcedError> for Unsupported {
+    fn from(_: IcedError) -> Self {
+        Unsupported
+    }
+}
+
+/// Exit codes beside instruction numbers.
+pub(crate) const WAY: u32 = 0xf0;
+
+/// A translated block before it has a place.
+pub(crate) struct Body {
+    pub code: Vec<u8>,
+    /// Where it is entered, and where a dead one is entered.
+    pub entry: usize,
+    pub dead: usize,
+    pub ticks: u8,
+    /// Offset of each instruction from the block's start; one more for the end.
+    pub offsets: Vec<u8>,
+    /// Patchable jump of each way.
+    pub ways: [Option<usize>; 2],
+    /// Guest address of each way.
+    pub targets: [u64; 2],
+    /// Positions of jumps to the common exit.
+    pub exits: Vec<Later>,
+}
+
+/// A place to leave at.
+struct Leave {
+    from: Later,
+    /// Instruction that did not run.
+    instruction: u8,
+}
+
+pub(crate) struct Builder<'a> {
+    emit: Emit,
+    info: &'a mut InstructionInfoFactory,
+    unit: u32,
+    ticks: u8,
+    leaves: Vec<Leave>,
+    /// Jumps to the stub of a way.
+    to_way: [Vec<Later>; 2],
+    targets: [u64; 2],
+    rip: u64,
+    sse: bool,
+    /// Jumps to the common exit.
+    exits: Vec<Later>,
+}
+
+/// Decodes and translates up to `count` instructions of `bytes` at `rip`. The result may end before the first one it cannot translate.
+pub(crate) fn translate(info: &mut InstructionInfoFactory, unit: u32, rip: u64, bytes: &[u8], count: usize, sse: bool) -> Result<Body, Unsupported> {
+    let mut decoder = Decoder::with_ip(64, bytes, rip, DecoderOptions::FORCE_RESERVED_NOP);
+    let mut instructions = Vec::with_capacity(count);
+    let mut offsets = vec![0u8];
+    while instructions.len() < count && decoder.can_decode() {
+        let instruction = decoder.decode();
+        if instruction.is_invalid() {
+            break;
+        }
+        instructions.push(instruction);
+        offsets.push(decoder.position() as u8);
+    }
+    let mut builder = Builder::new(info, unit, rip, sse);
+    // The tick count stands in the entry sequence, so what can be translated is found out first.
+    let mut good = 0;
+    for (index, instruction) in instructions.iter().enumerate() {
+        if builder.instruction(instruction, index as u8).is_err() {
+            break;
+        }
+        good = index + 1;
+    }
+    if good == 0 {
+        return Err(Unsupported);
+    }
+    let info = builder.info;
+    let mut builder = Builder::new(info, unit, rip, sse);
+    builder.ticks = good as u8;
+    builder.entry()?;
+    let entry = builder.emit.position() - ENTRY_BYTES;
+    let dead = entry - DEAD_BYTES;
+    for (index, instruction) in instructions[..good].iter().enumerate() {
+        builder.instruction(instruction, index as u8)?;
+    }
+    let whole = good == instructions.len() && good == count;
+    offsets.truncate(good + 1);
+    builder.finish(&instructions[good - 1], whole, entry, dead, offsets)
+}
+
+/// `lea r13, [r13+ticks]; pext rcx, r13, [rsp+sign]; jrcxz`.
+const ENTRY_BYTES: usize = 4 + 10 + 2;
+/// `mov ecx, code; jmp exit`.
+const DEAD_BYTES: usize = 10;
+
+fn condition(instruction: &Instruction) -> Option<u8> {
+    Some(match instruction.condition_code() {
+        ConditionCode::o => 0,
+        ConditionCode::no => 1,
+        ConditionCode::b => 2,
+        ConditionCode::ae => 3,
+        ConditionCode::e => 4,
+        ConditionCode::ne => 5,
+        ConditionCode::be => 6,
+        ConditionCode::a => 7,
+        ConditionCode::s => 8,
+        ConditionCode::ns => 9,
+        ConditionCode::p => 10,
+        ConditionCode::np => 11,
+        ConditionCode::l => 12,
+        ConditionCode::ge => 13,
+        ConditionCode::le => 14,
+        ConditionCode::g => 15,
+        ConditionCode::None => return None,
+    })
+}
+
+/// Instructions translated as they are, operands replaced.
+fn is_plain(instruction: &Instruction) -> bool {
+    match instruction.mnemonic() {
+        M::Add | M::Or | M::Adc | M::Sbb | M::And | M::Sub | M::Xor | M::Cmp | M::Test | M::Inc | M::Dec | M::Neg | M::Not => true,
+        M::Mov => (0..2).all(|i| instruction.op_kind(i) != OpKind::Register || instruction.op_register(i).is_gpr()),
+        M::Movzx | M::Movsx | M::Movsxd | M::Xchg | M::Xadd | M::Cmpxchg => true,
+        M::Bswap => instruction.op0_register().size() > 2,
+        M::Shl | M::Shr | M::Sar | M::Rol | M::Ror | M::Imul | M::Mul => true,
+        M::Cbw | M::Cwde | M::Cdqe | M::Cwd | M::Cdq | M::Cqo | M::Clc | M::Stc | M::Cmc | M::Lahf | M::Sahf => true,
+        M::Bt | M::Bts | M::Btr | M::Btc => instruction.op1_kind() != OpKind::Register || instruction.op0_kind() == OpKind::Register,
+        _ => {
+            let setcc_or_cmov = condition(instruction).is_some() && !instruction.is_jcc_short_or_near();
+            setcc_or_cmov && (0..instruction.op_count()).all(|i| instruction.op_kind(i) != OpKind::Register || instruction.op_register(i).is_gpr())
+        }
+    }
+}
+
+/// SSE and SSE2 instructions that do on the host exactly what the interpreter does, and whether they use MXCSR.
+fn is_sse(instruction: &Instruction) -> bool {
+    if instruction.encoding() != iced_x86::EncodingKind::Legacy {
+        return false;
+    }
+    let known = matches!(
+        instruction.mnemonic(),
+        M::Movaps | M::Movapd | M::Movdqa | M::Movups | M::Movupd | M::Movdqu | M::Movss | M::Movd | M::Movq | M::Movlps | M::Movlpd | M::Movhps | M::Movhpd | M::Movlhps
+            | M::Movhlps | M::Movmskps | M::Movmskpd | M::Pmovmskb | M::Movsd
+            | M::Addps | M::Addpd | M::Addss | M::Addsd | M::Subps | M::Subpd | M::Subss | M::Subsd
+            | M::Mulps | M::Mulpd | M::Mulss | M::Mulsd | M::Divps | M::Divpd | M::Divss | M::Divsd
+            | M::Sqrtps | M::Sqrtpd | M::Sqrtss | M::Sqrtsd | M::Minps | M::Minpd | M::Minss | M::Minsd
+            | M::Maxps | M::Maxpd | M::Maxss | M::Maxsd | M::Cmpps | M::Cmppd | M::Cmpss
+            | M::Ucomiss | M::Ucomisd | M::Comiss | M::Comisd
+            | M::Cvtss2sd | M::Cvtsd2ss | M::Cvtps2pd | M::Cvtpd2ps | M::Cvtdq2ps | M::Cvtdq2pd | M::Cvtps2dq | M::Cvttps2dq | M::Cvtpd2dq | M::Cvttpd2dq
+            | M::Cvtsi2ss | M::Cvtsi2sd | M::Cvtss2si | M::Cvtsd2si | M::Cvttss2si | M::Cvttsd2si
+            | M::Andps | M::Andpd | M::Andnps | M::Andnpd | M::Orps | M::Orpd | M::Xorps | M::Xorpd
+            | M::Unpcklps | M::Unpckhps | M::Unpcklpd | M::Unpckhpd | M::Shufps | M::Shufpd
+            | M::Pand | M::Pandn | M::Por | M::Pxor
+            | M::Paddb | M::Paddw | M::Paddd | M::Paddq | M::Psubb | M::Psubw | M::Psubd | M::Psubq
+            | M::Paddsb | M::Paddsw | M::Paddusb | M::Paddusw | M::Psubsb | M::Psubsw | M::Psubusb | M::Psubusw
+            | M::Pmullw | M::Pmulhw | M::Pmulhuw | M::Pmuludq | M::Pmaddwd | M::Pavgb | M::Pavgw | M::Psadbw
+            | M::Pminub | M::Pminsw | M::Pmaxub | M::Pmaxsw
+            | M::Pcmpeqb | M::Pcmpeqw | M::Pcmpeqd | M::Pcmpgtb | M::Pcmpgtw | M::Pcmpgtd
+            | M::Punpcklbw | M::Punpcklwd | M::Punpckldq | M::Punpcklqdq | M::Punpckhbw | M::Punpckhwd | M::Punpckhdq | M::Punpckhqdq
+            | M::Packsswb | M::Packssdw | M::Packuswb
+            | M::Pshufd | M::Pshufhw | M::Pshuflw | M::Pinsrw | M::Pextrw
+            | M::Psllw | M::Pslld | M::Psllq | M::Pslldq | M::Psrlw | M::Psrld | M::Psrlq | M::Psrldq | M::Psraw | M::Psrad
+            | M::Pshufb | M::Palignr | M::Movntdq | M::Movntps | M::Movntpd
+    );
+    // The string instructions share two names; MMX forms use other registers.
+    known && (0..instruction.op_count()).any(|i| instruction.op_kind(i) == OpKind::Register && instruction.op_register(i).is_xmm())
+        && (0..instruction.op_count()).all(|i| instruction.op_kind(i) != OpKind::Register || instruction.op_register(i).is_xmm() || instruction.op_register(i).is_gpr())
+}
+
+/// 16-byte operands that need no alignment.
+fn is_unaligned(mnemonic: M) -> bool {
+    matches!(mnemonic, M::Movups | M::Movupd | M::Movdqu | M::Lddqu)
+}
+
+impl<'a> Builder<'a> {
+    fn new(info: &'a mut InstructionInfoFactory, unit: u32, rip: u64, sse: bool) -> Builder<'a> {
+        Builder { emit: Emit::new(), info, unit, ticks: 64, leaves: Vec::new(), to_way: [Vec::new(), Vec::new()], targets: [0; 2], rip, sse, exits: Vec::new() }
+    }
+
+    fn code(&self, what: u32) -> u32 {
+        self.unit << 8 | what
+    }
+
+    /// Dead code's place, the exit for a budget that does not suffice, and the entry: `r13 += ticks`, out unless still negative.
+    fn entry(&mut self) -> Result<(), Unsupported> {
+        let ticks = i64::from(self.ticks);
+        self.emit.lea(BUDGET, at(BUDGET, -ticks))?;
+        self.emit.put(&Instruction::with2(Code::Mov_r32_imm32, Register::ECX, self.code(0))?)?;
+        let exit = self.emit.jmp();
+        self.exits.push(exit);
+        let entry = self.emit.position();
+        self.emit.lea(BUDGET, at(BUDGET, ticks))?;
+        self.emit.put(&Instruction::with3(Code::VEX_Pext_r64_r64_rm64, S1, BUDGET, field(frame::SIGN))?)?;
+        let back = 0 - (self.emit.position() as i64 + 2);
+        self.emit.bytes(&[0xe3, back as i8 as u8]);
+        debug_assert_eq!(self.emit.position() - entry, ENTRY_BYTES);
+        Ok(())
+    }
+
+    fn leave(&mut self, from: Later, instruction: u8) {
+        self.leaves.push(Leave { from, instruction });
+    }
+
+    /// A guest register's value in a host register, loaded into `scratch` if it is in the frame.
+    fn value(&mut self, register: usize, scratch: Register) -> Result<Register, Unsupported> {
+        match host(register) {
+            Some(n) => Ok(sized(n, 8)),
+            None => {
+                self.emit.load(scratch, field(8 * register as i64))?;
+                Ok(scratch)
+            }
+        }
+    }
+
+    /// The guest address of a memory operand into R11.
+    fn address(&mut self, insn: &Instruction) -> Result<(), Unsupported> {
+        let (base, index) = (insn.memory_base(), insn.memory_index());
+        let displacement = insn.memory_displacement64();
+        let segment = match insn.memory_segment() {
+            Register::FS => Some(frame::FS_BASE),
+            Register::GS => Some(frame::GS_BASE),
+            _ => None,
+        };
+        if base == Register::RIP {
+            self.emit.constant(S2, displacement)?;
+        } else if base == Register::EIP || (base != Register::None && !base.is_gpr()) || (index != Register::None && !index.is_gpr()) {
+            return Err(Unsupported);
+        } else if base == Register::None && index == Register::None {
+            self.emit.constant(S2, displacement)?;
+        } else {
+            let short = base.size() == 4 || index.size() == 4;
+            let base = if base == Register::None { None } else { Some(self.value(number(base), S2)?) };
+            let index = if index == Register::None { None } else { Some(self.value(number(index), S1)?) };
+            let displacement = displacement as i64;
+            let displacement = if short { i64::from(displacement as i32) } else { displacement };
+            let operand = match (base, index) {
+                (Some(base), Some(index)) => at_index(base, index, insn.memory_index_scale(), displacement),
+                (Some(base), None) => at(base, displacement),
+                (None, index) => MemoryOperand::new(Register::None, index.unwrap_or(Register::None), insn.memory_index_scale(), displacement, 8, false, Register::None),
+            };
+            if short {
+                self.emit.put(&Instruction::with2(Code::Lea_r32_m, Register::R11D, operand)?)?;
+            } else {
+                self.emit.lea(S2, operand)?;
+            }
+        }
+        if let Some(offset) = segment {
+            self.emit.load(S1, field(offset))?;
+            self.emit.lea(S2, at_index(S2, S1, 1, 0))?;
+        }
+        Ok(())
+    }
+
+    /// Makes R11 (with RCX added) the host address of `size` bytes at the guest address in R11.
+    fn reach(&mut self, kind: Kind, size: usize, aligned: bool, instruction: u8) -> Result<(), Unsupported> {
+        let miss = self.emit.translate(kind, size, aligned)?;
+        self.leave(miss, instruction);
+        Ok(())
+    }
+
+    /// As [`Builder::reach`], the whole address in R11.
+    fn reach_flat(&mut self, kind: Kind, size: usize, instruction: u8) -> Result<(), Unsupported> {
+        self.reach(kind, size, false, instruction)?;
+        self.emit.lea(S2, at_index(S2, S1, 1, 0))?;
+        Ok(())
+    }
+
+    fn instruction(&mut self, insn: &Instruction, index: u8) -> Result<(), Unsupported> {
+        if insn.has_rep_prefix() && insn.mnemonic() != M::Ret || insn.has_repne_prefix() && insn.mnemonic() != M::Ret {
+            return Err(Unsupported);
+        }
+        match insn.mnemonic() {
+            M::Nop | M::Endbr64 | M::Endbr32 | M::Reservednop => return if insn.has_lock_prefix() { Err(Unsupported) } else { Ok(()) },
+            M::Lea => return self.load_address(insn),
+            M::Push => return self.push(insn, index),
+            M::Pop => return self.pop(insn, index),
+            M::Leave if insn.code() == Code::Leaveq => return self.leave_frame(index),
+            M::Call => return self.call(insn, index),
+            M::Jmp => return self.jump(insn, index),
+            M::Ret => return self.ret(insn, index),
+            _ => {}
+        }
+        if insn.is_jcc_short_or_near() {
+            if insn.op0_kind() != OpKind::NearBranch64 {
+                return Err(Unsupported);
+            }
+            let condition = condition(insn).ok_or(Unsupported)?;
+            self.targets = [insn.next_ip(), insn.near_branch_target()];
+            let taken = self.emit.jcc(condition);
+            self.to_way[1].push(taken);
+            let fall = self.emit.jmp();
+            self.to_way[0].push(fall);
+            return Ok(());
+        }
+        if is_plain(insn) || (self.sse && is_sse(insn)) {
+            return self.plain(insn, index);
+        }
+        Err(Unsupported)
+    }
+
+    /// An instruction with its operands replaced.
+    fn plain(&mut self, insn: &Instruction, index: u8) -> Result<(), Unsupported> {
+        let mut new = *insn;
+        new.set_has_lock_prefix(false);
+        // Moves between AL, AX, EAX, RAX and an absolute address have a form that takes no other operand.
+        match insn.code() {
+            Code::Mov_AL_moffs8 => new.set_code(Code::Mov_r8_rm8),
+            Code::Mov_AX_moffs16 => new.set_code(Code::Mov_r16_rm16),
+            Code::Mov_EAX_moffs32 => new.set_code(Code::Mov_r32_rm32),
+            Code::Mov_RAX_moffs64 => new.set_code(Code::Mov_r64_rm64),
+            Code::Mov_moffs8_AL => new.set_code(Code::Mov_rm8_r8),
+            Code::Mov_moffs16_AX => new.set_code(Code::Mov_rm16_r16),
+            Code::Mov_moffs32_EAX => new.set_code(Code::Mov_rm32_r32),
+            Code::Mov_moffs64_RAX => new.set_code(Code::Mov_rm64_r64),
+            _ => {}
+        }
+        let accesses: [OpAccess; 5] = {
+            let info = self.info.info(insn);
+            [info.op0_access(), info.op1_access(), info.op2_access(), info.op3_access(), info.op4_access()]
+        };
+        let memory = (0..insn.op_count()).find(|&i| insn.op_kind(i) == OpKind::Memory);
+        let by_cl = matches!(insn.mnemonic(), M::Shl | M::Shr | M::Sar | M::Rol | M::Ror) && insn.op1_kind() == OpKind::Register;
+        // Which guest registers in the frame take part, and where.
+        let mut borrowed: Vec<(usize, Register, bool, bool)> = Vec::new();
+        let mut scratch: Vec<Register> = if memory.is_some() { vec![S1] } else { vec![S2, S1] };
+        if by_cl {
+            scratch.retain(|&r| r != S1);
+        }
+        for i in 0..insn.op_count() {
+            match insn.op_kind(i) {
+                OpKind::Register => {
+                    let register = insn.op_register(i);
+                    if register.is_xmm() || (by_cl && i == 1) {
+                        continue;
+                    }
+                    if !register.is_gpr() {
+                        return Err(Unsupported);
+                    }
+                    if is_high(register) {
+                        if register == Register::CH {
+                            return Err(Unsupported);
+                        }
+                        continue;
+                    }
+                    let n = number(register);
+                    let access = accesses[i as usize];
+                    let writes = matches!(access, OpAccess::Write | OpAccess::ReadWrite | OpAccess::CondWrite | OpAccess::ReadCondWrite);
+                    let reads = access != OpAccess::Write || register.size() < 4;
+                    let size = register.size();
+                    match host(n) {
+                        Some(h) => new.set_op_register(i, sized(h, size)),
+                        None => {
+                            let place = match borrowed.iter_mut().find(|(guest, ..)| *guest == n) {
+                                Some(entry) => {
+                                    entry.2 |= reads;
+                                    entry.3 |= writes;
+                                    entry.1
+                                }
+                                None => {
+                                    let place = scratch.pop().ok_or(Unsupported)?;
+                                    borrowed.push((n, place, reads, writes));
+                                    place
+                                }
+                            };
+                            new.set_op_register(i, sized(number(place), size));
+                        }
+                    }
+                }
+                OpKind::Memory | OpKind::Immediate8 | OpKind::Immediate16 | OpKind::Immediate32 | OpKind::Immediate64 | OpKind::Immediate8to16 | OpKind::Immediate8to32
+                | OpKind::Immediate8to64 | OpKind::Immediate32to64 => {}
+                _ => return Err(Unsupported),
+            }
+        }
+        if let Some(operand) = memory {
+            let access = accesses[operand as usize];
+            let size = insn.memory_size().size();
+            if !matches!(size, 1 | 2 | 4 | 8 | 16) {
+                return Err(Unsupported);
+            }
+            let kind = match access {
+                OpAccess::Read | OpAccess::CondRead => Kind::Read,
+                OpAccess::Write | OpAccess::ReadWrite | OpAccess::CondWrite | OpAccess::ReadCondWrite => Kind::Write,
+                OpAccess::None | OpAccess::NoMemAccess => return Err(Unsupported),
+            };
+            self.address(insn)?;
+            self.reach(kind, size, size == 16 && !is_unaligned(insn.mnemonic()), index)?;
+            let flat = by_cl || !borrowed.is_empty();
+            if flat {
+                self.emit.lea(S2, at_index(S2, S1, 1, 0))?;
+            }
+            new.set_segment_prefix(Register::None);
+            new.set_memory_base(S2);
+            new.set_memory_index(if flat { Register::None } else { S1 });
+            new.set_memory_index_scale(1);
+            new.set_memory_displ_size(0);
+            new.set_memory_displacement64(0);
+        }
+        for &(guest, place, reads, _) in &borrowed {
+            if reads {
+                self.emit.load(place, field(8 * guest as i64))?;
+            }
+        }
+        if by_cl {
+            self.emit.mov(S1, sized(14, 8))?;
+        }
+        self.emit.put(&new)?;
+        for &(guest, place, _, writes) in &borrowed {
+            if writes {
+                self.emit.store(field(8 * guest as i64), place)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// LEA: the segment does not count.
+    fn load_address(&mut self, insn: &Instruction) -> Result<(), Unsupported> {
+        let mut flat = *insn;
+        flat.set_segment_prefix(Register::None);
+        let to = insn.op0_register();
+        self.address(&flat)?;
+        let (n, size) = (number(to), to.size());
+        match host(n) {
+            Some(h) => {
+                let code = match size {
+                    2 => Code::Mov_r16_rm16,
+                    4 => Code::Mov_r32_rm32,
+                    _ => Code::Mov_r64_rm64,
+                };
+                self.emit.put(&Instruction::with2(code, sized(h, size), sized(11, size))?)?;
+            }
+            None => {
+                match size {
+                    2 => {
+                        self.emit.put(&Instruction::with2(Code::Mov_rm16_r16, field(8 * n as i64), Register::R11W)?)?;
+                        return Ok(());
+                    }
+                    4 => self.emit.put(&Instruction::with2(Code::Mov_r32_rm32, Register::R11D, Register::R11D)?)?,
+                    _ => {}
+                }
+                self.emit.store(field(8 * n as i64), S2)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores 8 bytes below the stack pointer: `value` is put into RCX once the address is known.
+    fn push_value(&mut self, index: u8, value: impl FnOnce(&mut Self) -> Result<Register, Unsupported>) -> Result<(), Unsupported> {
+        let sp = sized(15, 8);
+        self.emit.lea(S2, at(sp, -8))?;
+        self.reach_flat(Kind::Write, 8, index)?;
+        let from = value(self)?;
+        self.emit.store(at(S2, 0), from)?;
+        self.emit.lea(sp, at(sp, -8))?;
+        Ok(())
+    }
+
+    fn push(&mut self, insn: &Instruction, index: u8) -> Result<(), Unsupported> {
+        match insn.code() {
+            Code::Push_r64 => {
+                let n = number(insn.op0_register());
+                self.push_value(index, |b| b.value(n, S1))
+            }
+            Code::Pushq_imm8 | Code::Pushq_imm32 => {
+                let value = insn.immediate(0);
+                self.push_value(index, |b| {
+                    b.emit.constant(S1, value)?;
+                    Ok(S1)
+                })
+            }
+            Code::Push_rm64 if insn.op0_kind() == OpKind::Memory => {
+                self.address(insn)?;
+                self.reach(Kind::Read, 8, false, index)?;
+                self.emit.load(S1, at_index(S2, S1, 1, 0))?;
+                self.emit.store(field(frame::VALUE), S1)?;
+                self.push_value(index, |b| {
+                    b.emit.load(S1, field(frame::VALUE))?;
+                    Ok(S1)
+                })
+            }
+            _ => Err(Unsupported),
+        }
+    }
+
+    fn pop(&mut self, insn: &Instruction, index: u8) -> Result<(), Unsupported> {
+        if insn.code() != Code::Pop_r64 {
+            return Err(Unsupported);
+        }
+        let sp = sized(15, 8);
+        self.emit.mov(S2, sp)?;
+        self.reach(Kind::Read, 8, false, index)?;
+        let n = number(insn.op0_register());
+        match host(n) {
+            Some(15) => self.emit.load(sp, at_index(S2, S1, 1, 0))?,
+            Some(h) => {
+                self.emit.load(sized(h, 8), at_index(S2, S1, 1, 0))?;
+                self.emit.lea(sp, at(sp, 8))?;
+            }
+            None => {
+                self.emit.load(S1, at_index(S2, S1, 1, 0))?;
+                self.emit.store(field(8 * n as i64), S1)?;
+                self.emit.lea(sp, at(sp, 8))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn leave_frame(&mut self, index: u8) -> Result<(), Unsupported> {
+        self.emit.mov(S2, Register::RBP)?;
+        self.reach(Kind::Read, 8, false, index)?;
+        self.emit.lea(sized(15, 8), at(Register::RBP, 8))?;
+        self.emit.load(Register::RBP, at_index(S2, S1, 1, 0))?;
+        Ok(())
+    }
+
+    fn call(&mut self, insn: &Instruction, index: u8) -> Result<(), Unsupported> {
+        let next = insn.next_ip();
+        if insn.op0_kind() == OpKind::NearBranch64 {
+            self.push_value(index, |b| {
+                b.emit.constant(S1, next)?;
+                Ok(S1)
+            })?;
+            self.targets = [next, insn.near_branch_target()];
+            let taken = self.emit.jmp();
+            self.to_way[1].push(taken);
+            return Ok(());
+        }
+        if insn.code() != Code::Call_rm64 {
+            return Err(Unsupported);
+        }
+        self.indirect(insn, index)?;
+        self.emit.store(field(frame::TARGET), S2)?;
+        self.push_value(index, |b| {
+            b.emit.constant(S1, next)?;
+            Ok(S1)
+        })?;
+        self.put_jump(field(frame::TARGET))
+    }
+
+    /// The host address of an indirect branch's target into R11.
+    fn indirect(&mut self, insn: &Instruction, index: u8) -> Result<(), Unsupported> {
+        if insn.op0_kind() == OpKind::Memory {
+            self.address(insn)?;
+            self.reach(Kind::Read, 8, false, index)?;
+            self.emit.load(S2, at_index(S2, S1, 1, 0))?;
+        } else {
+            let from = self.value(number(insn.op0_register()), S2)?;
+            if from != S2 {
+                self.emit.mov(S2, from)?;
+            }
+        }
+        let miss = self.emit.look_up()?;
+        self.leave(miss, index);
+        Ok(())
+    }
+
+    fn put_jump(&mut self, to: MemoryOperand) -> Result<(), Unsupported> {
+        self.emit.put(&Instruction::with1(Code::Jmp_rm64, to)?)?;
+        Ok(())
+    }
+
+    fn jump(&mut self, insn: &Instruction, index: u8) -> Result<(), Unsupported> {
+        if insn.op0_kind() == OpKind::NearBranch64 {
+            self.targets = [insn.next_ip(), insn.near_branch_target()];
+            let taken = self.emit.jmp();
+            self.to_way[1].push(taken);
+            return Ok(());
+        }
+        if insn.code() != Code::Jmp_rm64 {
+            return Err(Unsupported);
+        }
+        self.indirect(insn, index)?;
+        self.emit.put(&Instruction::with1(Code::Jmp_rm64, S2)?)?;
+        Ok(())
+    }
+
+    fn ret(&mut self, insn: &Instruction, index: u8) -> Result<(), Unsupported> {
+        if !matches!(insn.code(), Code::Retnq | Code::Retnq_imm16) {
+            return Err(Unsupported);
+        }
+        let more = if insn.op_count() > 0 { insn.immediate(0) as i64 } else { 0 };
+        let sp = sized(15, 8);
+        self.emit.mov(S2, sp)?;
+        self.reach(Kind::Read, 8, false, index)?;
+        self.emit.load(S2, at_index(S2, S1, 1, 0))?;
+        let miss = self.emit.look_up()?;
+        self.leave(miss, index);
+        self.emit.lea(sp, at(sp, 8 + more))?;
+        self.emit.put(&Instruction::with1(Code::Jmp_rm64, S2)?)?;
+        Ok(())
+    }
+
+    /// Ways out, cold stubs, and the resolution of jumps.
+    fn finish(mut self, last: &Instruction, whole: bool, entry: usize, dead: usize, offsets: Vec<u8>) -> Result<Body, Unsupported> {
+        let mut exits = std::mem::take(&mut self.exits);
+        let ends = last.is_jcc_short_or_near() || matches!(last.mnemonic(), M::Jmp | M::Call | M::Ret);
+        let mut cut = None;
+        if !ends {
+            if whole {
+                self.targets[0] = last.next_ip();
+                let fall = self.emit.jmp();
+                self.to_way[0].push(fall);
+            } else {
+                // The next instruction is for the interpreter.
+                cut = Some(self.emit.jmp());
+            }
+        }
+        let mut resolved: Vec<(Later, usize)> = Vec::new();
+        let mut ways = [None; 2];
+        for way in 0..2 {
+            let sources = std::mem::take(&mut self.to_way[way]);
+            if sources.is_empty() {
+                continue;
+            }
+            let near = self.targets[way] >> 12 == self.rip >> 12;
+            let stub = self.emit.position();
+            if !near {
+                // Another page may be mapped elsewhere by now: by address, in this context.
+                self.emit.constant(S2, self.targets[way])?;
+                let miss = self.emit.look_up()?;
+                self.emit.put(&Instruction::with1(Code::Jmp_rm64, S2)?)?;
+                resolved.push((miss, self.emit.position()));
+            }
+            let code = self.code(WAY + way as u32);
+            self.emit.put(&Instruction::with2(Code::Mov_r32_imm32, Register::ECX, code)?)?;
+            exits.push(self.emit.jmp());
+            for source in sources {
+                if near {
+                    ways[way] = Some(source.field());
+                }
+                resolved.push((source, stub));
+            }
+        }
+        let mut leaves = std::mem::take(&mut self.leaves);
+        if let Some(from) = cut {
+            leaves.push(Leave { from, instruction: self.ticks });
+        }
+        let mut last_stub: Option<(u8, usize)> = None;
+        for Leave { from, instruction } in leaves {
+            let stub = match last_stub {
+                Some((same, stub)) if same == instruction => stub,
+                _ => {
+                    let stub = self.emit.position();
+                    let back = i64::from(self.ticks) - i64::from(instruction);
+                    if back != 0 {
+                        self.emit.lea(BUDGET, at(BUDGET, -back))?;
+                    }
+                    let code = self.code(u32::from(instruction));
+                    self.emit.put(&Instruction::with2(Code::Mov_r32_imm32, Register::ECX, code)?)?;
+                    exits.push(self.emit.jmp());
+                    stub
+                }
+            };
+            last_stub = Some((instruction, stub));
+            resolved.push((from, stub));
+        }
+        let mut code = self.emit.take();
+        for (later, target) in &resolved {
+            resolve(&mut code, later, *target as i64);
+        }
+        Ok(Body { code, entry, dead, ticks: self.ticks, offsets, ways, targets: self.targets, exits })
+    }
+}

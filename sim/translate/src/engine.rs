@@ -1,0 +1,330 @@
+//! The translator proper: units, their links, and the way in and out.
+
+use crate::arena::Arena;
+use crate::block::{self, WAY};
+use crate::emit::{BUDGET, Emit, TAGS, at, field, resolve};
+use crate::frame::{self, Frame, FrameBox, JUMPS};
+use crate::registers::{host, sized};
+use crate::{Exit, Guest, How, Unavailable, UnitId};
+use iced_x86::{Code, Decoder, DecoderOptions, Formatter, IcedError, Instruction, InstructionInfoFactory, IntelFormatter, MemoryOperand, Register};
+
+/// A translated block.
+struct Unit {
+    rip: u64,
+    /// Offset of each instruction, and of the end.
+    offsets: Vec<u8>,
+    ticks: u8,
+    entry: usize,
+    dead: usize,
+    end: usize,
+    ways: [Option<usize>; 2],
+    targets: [u64; 2],
+}
+
+/// What must be as it was for an entry of the indirect-branch cache to hold.
+pub(crate) type Context = [u64; 3];
+
+/// See the crate.
+pub struct Translator {
+    arena: Arena,
+    frame: FrameBox,
+    info: InstructionInfoFactory,
+    units: Vec<Unit>,
+    /// Offsets of the way in and the way out, and where units begin.
+    enter: usize,
+    leave: usize,
+    first: usize,
+    context: Context,
+    /// Salts of the contexts seen since the last change of generation.
+    salts: Vec<(Context, u64)>,
+    generation: u64,
+    salt: u64,
+}
+
+impl std::fmt::Debug for Translator {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Translator").field("units", &self.units.len()).field("bytes", &self.arena.next()).finish_non_exhaustive()
+    }
+}
+
+impl Translator {
+    /// # Errors
+    /// The host lacks BMI2, or executable memory.
+    pub fn new() -> Result<Translator, Unavailable> {
+        if !std::arch::is_x86_feature_detected!("bmi2") || !std::arch::is_x86_feature_detected!("ssse3") {
+            return Err(Unavailable::Processor);
+        }
+        let mut arena = Arena::new()?;
+        let enter = arena.append(&way_in().map_err(|_| Unavailable::Encoder)?).ok_or(Unavailable::Memory)?;
+        let leave = arena.append(&way_out().map_err(|_| Unavailable::Encoder)?).ok_or(Unavailable::Memory)?;
+        let first = arena.next();
+        Ok(Translator {
+            arena,
+            frame: FrameBox::new(),
+            info: InstructionInfoFactory::new(),
+            units: Vec::new(),
+            enter,
+            leave,
+            first,
+            context: [0; 3],
+            salts: Vec::new(),
+            generation: 0,
+            salt: 1,
+        })
+    }
+
+    /// Forgets all units; their ids mean nothing any more.
+    pub fn clear(&mut self) {
+        self.units.clear();
+        self.arena.rewind(self.first);
+        self.forget_jumps();
+    }
+
+    fn forget_jumps(&mut self) {
+        let frame = self.frame.get();
+        frame.jump_keys.fill(0);
+        self.salts.clear();
+        self.salt = 1;
+        frame.salt = 1 << 48;
+        self.context = [u64::MAX; 3];
+    }
+
+    /// Translates the block of `count` instructions at `rip`. `None`: its first instruction is not for the translator, or there is no room
+    /// ([`Translator::is_full`]).
+    pub fn translate(&mut self, rip: u64, bytes: &[u8], count: usize, sse: bool) -> Option<UnitId> {
+        if self.is_full() {
+            return None;
+        }
+        let id = self.units.len() as u32;
+        let mut body = block::translate(&mut self.info, id, rip, bytes, count, sse).ok()?;
+        let start = self.arena.next();
+        for exit in &body.exits {
+            resolve(&mut body.code, exit, self.leave as i64 - start as i64);
+        }
+        let at = self.arena.append(&body.code)?;
+        self.units.push(Unit {
+            rip,
+            offsets: body.offsets,
+            ticks: body.ticks,
+            entry: at + body.entry,
+            dead: at + body.dead,
+            end: at + body.code.len(),
+            ways: body.ways.map(|way| way.map(|field| at + field)),
+            targets: body.targets,
+        });
+        Some(UnitId(id))
+    }
+
+    /// Whether [`Translator::clear`] is due.
+    pub fn is_full(&self) -> bool {
+        self.units.len() >= 1 << 20 || self.arena.next() > crate::arena::ARENA_BYTES - (64 << 10)
+    }
+
+    /// Makes whoever enters `unit` leave at once: its code was written over.
+    pub fn kill(&mut self, unit: UnitId) {
+        if let Some(Unit { entry, dead, .. }) = self.units.get(unit.0 as usize) {
+            // jmp rel8, back to the dead entry just before.
+            let back = *dead as i64 - (*entry as i64 + 2);
+            let entry = *entry;
+            self.arena.put(entry, &[0xeb, back as i8 as u8]);
+        }
+    }
+
+    /// Lets `from` go straight to `to` by `way`. Both are on one page, mapped once.
+    pub fn link(&mut self, from: UnitId, way: usize, to: UnitId) {
+        let (Some(source), Some(target)) = (self.units.get(from.0 as usize), self.units.get(to.0 as usize)) else { return };
+        if let Some(field) = source.ways[way & 1]
+            && source.targets[way & 1] == target.rip
+        {
+            let entry = target.entry;
+            self.arena.patch(field, entry);
+        }
+    }
+
+    /// Chooses the context that entries of the indirect-branch cache are made and found in. `generation` changes when entries of the TLB go.
+    pub fn set_context(&mut self, generation: u64, context: Context) {
+        if self.generation != generation {
+            self.generation = generation;
+            self.salts.clear();
+        } else if self.context == context {
+            return;
+        }
+        self.context = context;
+        let known = self.salts.iter().find(|(other, _)| *other == context).map(|(_, salt)| *salt);
+        let salt = known.unwrap_or_else(|| {
+            self.salt += 1;
+            if self.salt > 0xffff {
+                self.forget_jumps();
+                self.generation = generation;
+                self.context = context;
+                self.salt = 2;
+            }
+            self.salts.push((context, self.salt));
+            self.salt
+        });
+        self.frame.get().salt = salt << 48;
+    }
+
+    /// Whether indirect branches of the current context find `unit`.
+    pub fn knows(&mut self, unit: UnitId) -> bool {
+        let Some(found) = self.units.get(unit.0 as usize) else { return false };
+        let (host, rip) = (self.arena.address(found.entry), found.rip);
+        let frame = self.frame.get();
+        let key = rip.wrapping_add(frame.salt);
+        let slot = key as usize & (JUMPS - 1);
+        frame.jump_keys[slot] == key.wrapping_neg() && frame.jump_hosts[slot] == host
+    }
+
+    /// Lets indirect branches of the current context find `unit`.
+    pub fn remember(&mut self, unit: UnitId) {
+        let Some(found) = self.units.get(unit.0 as usize) else { return };
+        let host = self.arena.address(found.entry);
+        let rip = found.rip;
+        let frame = self.frame.get();
+        let key = rip.wrapping_add(frame.salt);
+        let slot = key as usize & (JUMPS - 1);
+        frame.jump_keys[slot] = key.wrapping_neg();
+        frame.jump_hosts[slot] = host;
+    }
+
+    /// Runs from `unit` on until something is not for translated code. `None`: the memory is not what the tags were made for.
+    pub fn run(&mut self, guest: &mut Guest<'_>, unit: UnitId) -> Option<Exit> {
+        let entry = self.arena.address(self.units.get(unit.0 as usize)?.entry);
+        if guest.tags.limit() > guest.ram.len() as u64 {
+            return None;
+        }
+        let enter = self.arena.address(self.enter);
+        let frame = self.frame.get();
+        frame.gpr.copy_from_slice(&guest.gpr[..16]);
+        frame.flags = to_ax(*guest.flags);
+        frame.budget = *guest.budget;
+        frame.tags = guest.tags.view(guest.view) as u64;
+        frame.ram = guest.ram.as_mut_ptr() as u64;
+        frame.xmm = guest.xmm.as_mut_ptr() as u64;
+        frame.mxcsr = *guest.mxcsr;
+        frame.fs_base = guest.fs_base;
+        frame.gs_base = guest.gs_base;
+        // SAFETY: `enter` is the way in, written by `new` and never again; it keeps the calling convention, takes the frame and the address of a unit's entry.
+        // Units read and write the frame, guest registers through `frame.xmm` (borrowed in `guest`), the tags of one view (borrowed; `TAGS` points to VIEW_WORDS
+        // words and indices are cut to 16 bits), and guest memory only where a tag admits it, which is inside `tags.limit() <= ram.len()` by the invariant of
+        // `FastTags`. Entries in the jump cache and patched jumps lead to unit entries of this arena, which is rewound only together with both. The frame and
+        // everything borrowed stay in place during the call, and no other thread has them.
+        unsafe {
+            let run: extern "sysv64" fn(*mut Frame, u64) = std::mem::transmute(enter as *const ());
+            run(frame, entry);
+        }
+        guest.gpr[..16].copy_from_slice(&frame.gpr);
+        *guest.flags = from_ax(frame.flags);
+        *guest.budget = frame.budget;
+        *guest.mxcsr = frame.mxcsr;
+        let code = frame.exit as u32;
+        let id = code >> 8;
+        let unit = &self.units[id as usize];
+        let how = match code & 0xff {
+            what @ (WAY..) => {
+                let way = (what - WAY) as usize & 1;
+                How::Way { way, rip: unit.targets[way] }
+            }
+            instruction => {
+                let instruction = instruction as usize;
+                How::Before { rip: unit.rip.wrapping_add(u64::from(unit.offsets[instruction])), done: instruction }
+            }
+        };
+        Some(Exit { unit: UnitId(id), how })
+    }
+
+    /// Guest address of a unit, its instructions, and a listing of its host code.
+    pub fn listing(&self, unit: UnitId) -> Option<String> {
+        let unit = self.units.get(unit.0 as usize)?;
+        let code = self.arena.bytes(unit.dead, unit.end - unit.dead);
+        let mut text = format!("host code of {:#x}, {} ticks:\n", unit.rip, unit.ticks);
+        text.push_str(&disassemble(code, unit.dead as u64));
+        Some(text)
+    }
+}
+
+/// Lines of Intel syntax.
+pub fn disassemble(code: &[u8], rip: u64) -> String {
+    let mut formatter = IntelFormatter::new();
+    let mut text = String::new();
+    for instruction in &mut Decoder::with_ip(64, code, rip, DecoderOptions::NONE) {
+        let mut line = String::new();
+        formatter.format(&instruction, &mut line);
+        text.push_str(&format!("  {:x}: {line}\n", instruction.ip()));
+    }
+    text
+}
+
+/// RFLAGS bits to AH as SAHF takes it, and AL = OF.
+fn to_ax(flags: u64) -> u64 {
+    (flags & 0xd5 | 2) << 8 | flags >> 11 & 1
+}
+
+fn from_ax(ax: u64) -> u64 {
+    ax >> 8 & 0xd5 | (ax & 1) << 11
+}
+
+/// Callee-saved registers of the System V convention but RSP.
+const SAVED: [Register; 6] = [Register::RBX, Register::RBP, Register::R12, Register::R13, Register::R14, Register::R15];
+
+/// `fn(frame: rdi, entry: rsi)`: saves what the caller keeps, turns RSP into the frame, loads the guest.
+fn way_in() -> Result<Vec<u8>, IcedError> {
+    let mut e = Emit::new();
+    for register in SAVED {
+        e.put(&Instruction::with1(Code::Push_r64, register)?)?;
+    }
+    e.store(at(Register::RDI, frame::NATIVE_RSP), Register::RSP)?;
+    e.mov(Register::RSP, Register::RDI)?;
+    e.store(field(frame::TARGET), Register::RSI)?;
+    e.put(&Instruction::with1(Code::Stmxcsr_m32, field(frame::HOST_MXCSR))?)?;
+    e.put(&Instruction::with1(Code::Ldmxcsr_m32, field(frame::MXCSR))?)?;
+    e.load(Register::RCX, field(frame::XMM))?;
+    for n in 0..16u32 {
+        e.put(&Instruction::with2(Code::Movups_xmm_xmmm128, Register::XMM0 + n, at(Register::RCX, 16 * i64::from(n)))?)?;
+    }
+    e.load(TAGS, field(frame::TAGS))?;
+    e.load(BUDGET, field(frame::BUDGET))?;
+    // AL + 0x7f overflows exactly if AL is 1; SAHF then sets the other five.
+    e.load(Register::RAX, field(frame::FLAGS))?;
+    e.put(&Instruction::with2(Code::Add_AL_imm8, Register::AL, 0x7f)?)?;
+    e.put(&Instruction::with(Code::Sahf))?;
+    for guest in 0..16 {
+        if let Some(n) = host(guest) {
+            e.load(sized(n, 8), field(8 * guest as i64))?;
+        }
+    }
+    e.put(&Instruction::with1::<MemoryOperand>(Code::Jmp_rm64, field(frame::TARGET))?)?;
+    Ok(e.take())
+}
+
+/// ECX = exit code: saves the guest, gives the host its stack back.
+fn way_out() -> Result<Vec<u8>, IcedError> {
+    let mut e = Emit::new();
+    e.store(field(frame::EXIT), Register::RCX)?;
+    for guest in 0..16 {
+        if let Some(n) = host(guest) {
+            e.store(field(8 * guest as i64), sized(n, 8))?;
+        }
+    }
+    e.put(&Instruction::with(Code::Lahf))?;
+    e.put(&Instruction::with1(Code::Seto_rm8, Register::AL)?)?;
+    e.store(field(frame::FLAGS), Register::RAX)?;
+    e.store(field(frame::BUDGET), BUDGET)?;
+    e.load(Register::RCX, field(frame::XMM))?;
+    for n in 0..16u32 {
+        e.put(&Instruction::with2(Code::Movups_xmmm128_xmm, at(Register::RCX, 16 * i64::from(n)), Register::XMM0 + n)?)?;
+    }
+    e.put(&Instruction::with1(Code::Stmxcsr_m32, field(frame::MXCSR))?)?;
+    e.put(&Instruction::with1(Code::Ldmxcsr_m32, field(frame::HOST_MXCSR))?)?;
+    e.load(Register::RSP, field(frame::NATIVE_RSP))?;
+    for register in SAVED.into_iter().rev() {
+        e.put(&Instruction::with1(Code::Pop_r64, register)?)?;
+    }
+    e.put(&Instruction::with(Code::Retnq))?;
+    Ok(e.take())
+}
+
+const _: () = {
+    const fn send<T: Send>() {}
+    send::<Translator>();
+};

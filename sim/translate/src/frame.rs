@@ -1,0 +1,85 @@
+//! The state translated code works on; the host's RSP points to it.
+
+use std::mem::offset_of;
+
+/// Slots of the indirect-branch cache.
+pub(crate) const JUMPS: usize = 1 << 16;
+
+/// Below it lies free stack for signal handlers of the host.
+#[repr(C, align(64))]
+pub(crate) struct Frame {
+    /// Guest registers by number; R11 to R15 live here while translated code runs, the others on the way in and out.
+    pub gpr: [u64; 16],
+    /// AH as LAHF leaves it, AL = OF.
+    pub flags: u64,
+    pub budget: i64,
+    pub tags: u64,
+    pub ram: u64,
+    pub xmm: u64,
+    pub mxcsr: u32,
+    pub host_mxcsr: u32,
+    pub native_rsp: u64,
+    pub target: u64,
+    pub exit: u64,
+    /// Masks for PEXT: bits above a page offset; those and the low four; the sign.
+    pub beyond_page: u64,
+    pub beyond_aligned: u64,
+    pub sign: u64,
+    /// Context of the indirect-branch cache, above bit 48.
+    pub salt: u64,
+    pub fs_base: u64,
+    pub gs_base: u64,
+    pub value: u64,
+    /// Negated keys (address + salt) and host addresses.
+    pub jump_keys: [u64; JUMPS],
+    pub jump_hosts: [u64; JUMPS],
+}
+
+pub(crate) const FLAGS: i64 = offset_of!(Frame, flags) as i64;
+pub(crate) const BUDGET: i64 = offset_of!(Frame, budget) as i64;
+pub(crate) const TAGS: i64 = offset_of!(Frame, tags) as i64;
+pub(crate) const RAM: i64 = offset_of!(Frame, ram) as i64;
+pub(crate) const XMM: i64 = offset_of!(Frame, xmm) as i64;
+pub(crate) const MXCSR: i64 = offset_of!(Frame, mxcsr) as i64;
+pub(crate) const HOST_MXCSR: i64 = offset_of!(Frame, host_mxcsr) as i64;
+pub(crate) const NATIVE_RSP: i64 = offset_of!(Frame, native_rsp) as i64;
+pub(crate) const TARGET: i64 = offset_of!(Frame, target) as i64;
+pub(crate) const EXIT: i64 = offset_of!(Frame, exit) as i64;
+pub(crate) const BEYOND_PAGE: i64 = offset_of!(Frame, beyond_page) as i64;
+pub(crate) const BEYOND_ALIGNED: i64 = offset_of!(Frame, beyond_aligned) as i64;
+pub(crate) const SIGN: i64 = offset_of!(Frame, sign) as i64;
+pub(crate) const SALT: i64 = offset_of!(Frame, salt) as i64;
+pub(crate) const FS_BASE: i64 = offset_of!(Frame, fs_base) as i64;
+pub(crate) const GS_BASE: i64 = offset_of!(Frame, gs_base) as i64;
+pub(crate) const VALUE: i64 = offset_of!(Frame, value) as i64;
+pub(crate) const JUMP_KEYS: i64 = offset_of!(Frame, jump_keys) as i64;
+pub(crate) const JUMP_HOSTS: i64 = offset_of!(Frame, jump_hosts) as i64;
+
+/// Free stack below the frame.
+const STACK: usize = 64 << 10;
+
+/// A frame with its free stack, on the heap.
+pub(crate) struct FrameBox {
+    words: Box<[u64]>,
+}
+
+impl FrameBox {
+    pub fn new() -> FrameBox {
+        let bytes = STACK + size_of::<Frame>() + align_of::<Frame>();
+        let mut frame = FrameBox { words: vec![0; bytes.div_ceil(8)].into_boxed_slice() };
+        let inner = frame.get();
+        inner.beyond_page = !0xfff;
+        inner.beyond_aligned = !0xff0;
+        inner.sign = 1 << 63;
+        frame
+    }
+
+    /// The frame.
+    pub fn get(&mut self) -> &mut Frame {
+        let start = self.words.as_mut_ptr() as usize + STACK;
+        let skip = start.next_multiple_of(align_of::<Frame>()) - self.words.as_mut_ptr() as usize;
+        // SAFETY: `skip` plus the frame's size lies inside the allocation (its slack is one alignment), is aligned, and any bits are a valid `Frame`
+        // of plain integers; the borrow is that of `self`.
+        unsafe { &mut *self.words.as_mut_ptr().cast::<u8>().add(skip).cast::<Frame>() }
+    }
+}
