@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sim_bus::{MapError, Node, NodeId, Region};
 use sim_core::Streams;
 use sim_dev::acpi::Acpi;
+use sim_dev::ahci::Ahci;
 use sim_dev::debug::DebugExit;
 use sim_dev::fwcfg::FwCfg;
 use sim_dev::hpet::{self, Hpet};
@@ -156,6 +157,7 @@ pub(crate) fn assemble(board: &Board, boot: &Boot<'_>, bus: &mut Bus) -> Result<
         match disk.model {
             DiskModel::VirtioBlk => builder.virtio("virtio-blk", device, Block::new(id, sectors, disk.read_only))?,
             DiskModel::Nvme => builder.function("nvme", device, Nvme::new(id, sectors, disk.read_only), Nvme::function_mut)?,
+            DiskModel::Ahci => builder.function("ahci", device, Ahci::new(id, sectors), Ahci::function_mut)?,
         };
         device += 1;
     }

@@ -83,6 +83,7 @@ pub struct Disk {
 pub enum DiskModel {
     VirtioBlk,
     Nvme,
+    Ahci,
 }
 
 impl Default for Board {

@@ -11,6 +11,7 @@
 //! `debug` (the smallest), `uart`, `pit`, then the fabric.
 
 pub mod acpi;
+pub mod ahci;
 pub mod debug;
 pub mod fwcfg;
 pub mod hpet;
