@@ -57,6 +57,7 @@ pub const CRATES: &[Row] = &[
     Row("harness/tidy", "tidy", 0),
     Row("harness/runner", "runner", 7),
     Row("harness/parity", "parity", 8),
+    Row("harness/metal", "metal", 8),
     Row("harness/pool", "pool-cli", 8),
     Row("harness/fire", "pool-fire", 8),
     Row("harness/bench", "bench", 8),

@@ -567,11 +567,13 @@ impl Cpu {
         }
         self.core.shadow_before = std::mem::take(&mut self.core.sys.shadow);
         self.core.resume_before = resume_flag;
+        self.core.resume_before = resume_flag;
         self.core.flags_rest &= !rflags::RF;
         self.core.single_trap = step;
         let ops = self.cache.blocks[at as usize].ops();
         let stop = self.run_ops(m, b, at, ops.start, ops.end);
         self.core.shadow_before = false;
+        self.core.resume_before = false;
         self.core.resume_before = false;
         if self.core.single_trap {
             self.core.single_trap = false;
