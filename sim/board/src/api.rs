@@ -26,6 +26,8 @@ pub enum Port {
     Com1,
     /// 0x2f8, IRQ 3: the agent.
     Com2,
+    /// The virtio console, if the board has one.
+    Virtio,
 }
 
 impl Port {
@@ -33,6 +35,16 @@ impl Port {
         match self {
             Port::Com1 => 0,
             Port::Com2 => 1,
+            Port::Virtio => 2,
+        }
+    }
+
+    /// The line with an index; past the last, the last.
+    pub(crate) fn from_index(index: usize) -> Self {
+        match index {
+            0 => Port::Com1,
+            1 => Port::Com2,
+            _ => Port::Virtio,
         }
     }
 }
@@ -156,4 +168,6 @@ pub enum InputKind {
     Nmi,
     /// From here on the vCPUs take turns by another seed, adversarial or not ([`crate::Board::chaos`]).
     Turns { chaos: bool, seed: u64 },
+    /// A checkpoint at this very tick, besides the regular ones.
+    Checkpoint,
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sim_bus::{MapError, Node, NodeId, Region};
+use sim_bus::{MapError, Network as _, Node, NodeId, Region, WireId};
 use sim_core::Streams;
 use sim_dev::acpi::Acpi;
 use sim_dev::ahci::Ahci;
@@ -16,14 +16,15 @@ use sim_dev::pit::{self, Pit};
 use sim_dev::post::Post;
 use sim_dev::rtc::Rtc;
 use sim_dev::uart::Uart;
-use sim_dev::virtio::{Block, Entropy, Personality, Virtio};
+use sim_dev::virtio::{Block, Console, Entropy, Net, Personality, Virtio};
 use sim_dev::{acpi, pic};
 use sim_fault::{Fault, FaultDisk};
 use sim_host::{MemoryDisk, SECTOR};
+use sim_net::NicModel;
 
 use crate::api::Boot;
 use crate::bus::{Bus, ConsoleOut, IOAPIC, PCI_ECAM, PCI_PORTS, PIC, Slot};
-use crate::config::{Board, DiskModel};
+use crate::config::{Board, ConfigError, DiskModel};
 use crate::fabric::Line;
 use crate::machine::BuildError;
 use crate::map;
@@ -31,7 +32,8 @@ use crate::map;
 /// Nodes the machine reaches by name.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Named {
-    pub serial: [NodeId; 2],
+    /// By the index of their port.
+    pub serial: [Option<NodeId>; 3],
     pub acpi: NodeId,
 }
 
@@ -92,8 +94,8 @@ impl Builder<'_> {
 
 /// Puts all devices of `board` on `bus`.
 pub(crate) fn assemble(board: &Board, boot: &Boot<'_>, bus: &mut Bus) -> Result<Named, BuildError> {
-    let consoles = [bus.backends.add_console(), bus.backends.add_console()];
-    bus.consoles = vec![ConsoleOut::default(); 2];
+    let consoles = [bus.backends.add_console(), bus.backends.add_console(), bus.backends.add_console()];
+    bus.consoles = vec![ConsoleOut::default(); consoles.len()];
 
     bus.ports.insert(0x20, 2, PIC, pic::MASTER)?;
     bus.ports.insert(0xa0, 2, PIC, pic::SLAVE)?;
@@ -163,6 +165,25 @@ pub(crate) fn assemble(board: &Board, boot: &Boot<'_>, bus: &mut Bus) -> Result<
     }
     if board.rng {
         builder.virtio("virtio-rng", device, Entropy)?;
+        device += 1;
     }
-    Ok(Named { serial: [com1, com2], acpi })
+    let console = if board.virtio_console { Some(builder.virtio("virtio-con", device, Console::new(consoles[2]))?) } else { None };
+    device += u8::from(console.is_some());
+    let spec = board.network();
+    let network = sim_net::Net::new(&spec, &board.faults, board.seed).map_err(ConfigError::Network)?;
+    for (index, nic) in spec.nics.iter().enumerate() {
+        let wire = WireId(index as u8);
+        let (mac, link) = (spec.nic_mac(index).0, network.is_up(wire));
+        let id = match nic.model {
+            NicModel::E1000e => return Err(ConfigError::Range { key: "nic.model", allowed: "virtio-net" }.into()),
+            NicModel::VirtioNet => builder.virtio("virtio-net", device, Net::new(wire, mac, link))?,
+        };
+        builder.bus.nics.push(id);
+        device += 1;
+    }
+    if !(spec.nics.is_empty() && spec.peers.is_empty()) {
+        builder.bus.backends.set_network(Box::new(network));
+        builder.bus.schedule_network();
+    }
+    Ok(Named { serial: [Some(com1), Some(com2), console], acpi })
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sim_fault::{Fault, Keep};
+use sim_net::{NetError, NetSpec, NicSpec, PeerSpec, SegmentSpec};
 
 /// The most vCPUs a board may have (xAPIC flat addressing ends at 8, cluster and physical at 255; the design asks for 32).
 pub const VCPUS_MAX: u32 = 32;
@@ -45,6 +46,17 @@ pub struct Board {
     pub disks: Vec<Disk>,
     /// Whether there is a virtio entropy device.
     pub rng: bool,
+    /// Whether there is a virtio console.
+    pub virtio_console: bool,
+    /// NICs, after the disks.
+    #[serde(rename = "nic")]
+    pub nics: Vec<NicSpec>,
+    /// What NICs and peers are plugged into.
+    #[serde(rename = "segment")]
+    pub segments: Vec<SegmentSpec>,
+    /// Scripted computers on the segments.
+    #[serde(rename = "peer")]
+    pub peers: Vec<PeerSpec>,
     /// What breaks, and when.
     #[serde(rename = "fault")]
     pub faults: Vec<Fault>,
@@ -105,6 +117,10 @@ impl Default for Board {
             trace: Vec::new(),
             disks: Vec::new(),
             rng: false,
+            virtio_console: false,
+            nics: Vec::new(),
+            segments: Vec::new(),
+            peers: Vec::new(),
             faults: Vec::new(),
             disk_journal: Keep::Nothing,
         }
@@ -118,12 +134,21 @@ pub enum ConfigError {
     Toml(String),
     /// A value is out of its range.
     Range { key: &'static str, allowed: &'static str },
+    /// NICs, segments or peers make no sense.
+    Network(NetError),
+}
+
+impl From<NetError> for ConfigError {
+    fn from(error: NetError) -> Self {
+        ConfigError::Network(error)
+    }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConfigError::Toml(message) => write!(f, "board table: {message}"),
+            ConfigError::Network(error) => write!(f, "board table: {error}"),
             ConfigError::Range { key, allowed } => write!(f, "board table: `{key}` must be {allowed}"),
         }
     }
@@ -156,10 +181,19 @@ impl Board {
             ("cpuid", self.cpuid == "x86-64-v2", "\"x86-64-v2\", the one level there is"),
             ("disk", self.disks.len() <= 16, "at most 16 disks"),
         ];
-        match rows.iter().find(|(_, good, _)| !good) {
-            Some((key, _, allowed)) => Err(ConfigError::Range { key, allowed }),
-            None => Ok(()),
+        if let Some((key, _, allowed)) = rows.iter().find(|(_, good, _)| !good) {
+            return Err(ConfigError::Range { key, allowed });
         }
+        self.network().check()?;
+        Ok(())
+    }
+
+    /// The network. NICs on a board that describes none are on the default one ([`NetSpec::lan`]).
+    pub fn network(&self) -> NetSpec {
+        if self.segments.is_empty() && self.peers.is_empty() && !self.nics.is_empty() {
+            return NetSpec { nics: self.nics.clone(), ..NetSpec::lan(&[]) };
+        }
+        NetSpec { nics: self.nics.clone(), segments: self.segments.clone(), peers: self.peers.clone() }
     }
 }
 

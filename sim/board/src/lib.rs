@@ -40,11 +40,14 @@ mod map;
 mod snapshot;
 mod trace;
 #[cfg(test)]
+mod smp_tests;
+#[cfg(test)]
 mod tests;
 
 pub use api::{Boot, Input, InputKind, Outcome, Port, Until};
 pub use config::{Board, ConfigError, Disk, DiskModel, TraceKind, parse_size};
 pub use debug::Watchpoint;
+pub use sim_net::{NicModel, NicSpec};
 pub use loader::ImageError;
 pub use machine::{BuildError, Machine};
 pub use snapshot::{AssembleError, Snapshot, SnapshotParts};

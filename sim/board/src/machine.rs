@@ -218,6 +218,7 @@ impl Machine {
                 };
             }
             if self.bus.ticks == self.next_checkpoint {
+                self.next_checkpoint += self.board.checkpoint_ticks;
                 self.checkpoint();
                 if until.checkpoint {
                     return Outcome::Deadline;
@@ -228,8 +229,7 @@ impl Machine {
             let quiet_at = until.quiet.map(|(port, ns)| self.quiet_at(port, ns, began_ns));
             match self.bus.noticed {
                 Some(Noticed::Pattern(index)) => return Outcome::Output(index),
-                Some(Noticed::Any(0)) => return Outcome::AnyOutput(Port::Com1),
-                Some(Noticed::Any(_)) => return Outcome::AnyOutput(Port::Com2),
+                Some(Noticed::Any(index)) => return Outcome::AnyOutput(Port::from_index(index)),
                 None => {}
             }
             if until.ticks.is_some_and(|ticks| self.bus.ticks >= ticks) || until.ns.is_some_and(|ns| now >= ns) {
@@ -415,6 +415,11 @@ impl Machine {
         self.enter(InputKind::Turns { chaos, seed });
     }
 
+    /// Takes a checkpoint at this very tick, so that a snapshot can be taken here. It empties the TLBs, so it is an input as any other.
+    pub fn take_checkpoint(&mut self) {
+        self.enter(InputKind::Checkpoint);
+    }
+
     /// Lets an input in at this very point and records it.
     fn enter(&mut self, what: InputKind) {
         let (ticks, ns) = (self.ticks(), self.now_ns());
@@ -429,13 +434,16 @@ impl Machine {
                 if let Some(queue) = self.bus.backends.console_mut(id) {
                     queue.extend(bytes);
                 }
-                self.bus.input(self.named.serial[port.index()]);
+                if let Some(id) = self.named.serial[port.index()] {
+                    self.bus.input(id);
+                }
             }
             InputKind::PowerButton => {
                 let id = self.named.acpi;
                 self.bus.poke(id, |node, cx| node.input(cx));
             }
             InputKind::Nmi => self.bus.fabric.nmi(0),
+            InputKind::Checkpoint => self.checkpoint(),
             InputKind::Turns { chaos, seed } => {
                 self.turn.chaos = *chaos;
                 self.turn.left = 0;
@@ -542,6 +550,18 @@ impl Machine {
         self.bus.trace.unimplemented_accesses()
     }
 
+    /// The network behind the NICs, if there is one.
+    pub fn network(&self) -> Option<&sim_net::Net> {
+        self.bus.backends.network()?.as_any().downcast_ref()
+    }
+
+    /// What each NIC sent and received, as pcapng files with their names.
+    pub fn captures(&self) -> Vec<(String, Vec<u8>)> {
+        let Some(network) = self.network() else { return Vec::new() };
+        let epoch_ns = self.board.rtc_unix_seconds.saturating_mul(sim_bus::SECOND);
+        (0..network.spec().nics.len()).map(|nic| (format!("nic{nic}.pcapng"), network.pcapng(nic, epoch_ns))).collect()
+    }
+
     /// The receipt at this point: the chain of all checkpoints, continued by the present state.
     pub fn receipt(&mut self) -> String {
         let mut receipt = self.receipt.clone();
@@ -590,7 +610,6 @@ impl Machine {
         self.checkpointed_at = Some(self.bus.ticks);
         let read = self.cpus.iter().map(Cpu::code_log_position).min().unwrap_or(0);
         self.memory.trim_code_log(read);
-        self.next_checkpoint += self.board.checkpoint_ticks;
     }
 
     /// Everything but CPUs and memory, part by part: devices by their names, the rest of the board beside them.

@@ -5,7 +5,7 @@
 //! interrupt fabric: the board holds them by type, because pins and messages end there and the CPU takes vectors from there.
 //!
 //! # Failure
-//! No register write, in any order, may panic: `tests/garbage.rs` programs every model with noise.
+//! No register write, in any order, may panic: [`fuzz`] programs every model with noise, `tests/garbage.rs` a little and `cargo orrery campaign` for hours.
 //!
 //! # Reading order
 //! `debug` (the smallest), `uart`, `pit`, then the fabric.
@@ -13,11 +13,13 @@
 pub mod acpi;
 pub mod ahci;
 pub mod debug;
+pub mod fuzz;
 pub mod fwcfg;
 pub mod hpet;
 pub mod i8042;
 pub mod ioapic;
 pub mod lapic;
+pub mod offload;
 pub mod nvme;
 pub mod pci;
 pub mod pic;

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! recording := count input*
-//! input     := ticks_later ns_later kind:u8 rest       rest by kind: 0, 1: length bytes (typed at serial line 1, 2)
-//! ```                                                                2: - (power button)   3: - (NMI)   4: chaos:u8 seed:u64 (turns)
+//! input     := ticks_later ns_later kind:u8 rest       rest by kind: 0, 1, 5: length bytes (typed at serial line 1, 2, virtio)
+//! ```                                                                2: - (power button)   3: - (NMI)   4: chaos:u8 seed:u64 (turns)   6: - (checkpoint)
 //! Numbers without a width are LEB128; times count from the input before.
 
 use sim_board::{Input, InputKind, Port};
@@ -34,12 +34,14 @@ pub fn encode(inputs: &[Input]) -> Vec<u8> {
                 out.push(match port {
                     Port::Com1 => 0,
                     Port::Com2 => 1,
+                    Port::Virtio => 5,
                 });
                 put(&mut out, bytes.len() as u64);
                 out.extend_from_slice(bytes);
             }
             InputKind::PowerButton => out.push(2),
             InputKind::Nmi => out.push(3),
+            InputKind::Checkpoint => out.push(6),
             InputKind::Turns { chaos, seed } => {
                 out.extend_from_slice(&[4, u8::from(*chaos)]);
                 out.extend_from_slice(&seed.to_le_bytes());
@@ -79,13 +81,18 @@ impl<'a> Cursor<'a> {
         let ticks = ticks.checked_add(self.number()?)?;
         let ns = ns.checked_add(self.number()?)?;
         let what = match self.byte()? {
-            kind @ (0 | 1) => {
+            kind @ (0 | 1 | 5) => {
                 let count = usize::try_from(self.number()?).ok()?;
-                let port = if kind == 0 { Port::Com1 } else { Port::Com2 };
+                let port = match kind {
+                    0 => Port::Com1,
+                    1 => Port::Com2,
+                    _ => Port::Virtio,
+                };
                 InputKind::Serial { port, bytes: self.take(count)?.to_vec() }
             }
             2 => InputKind::PowerButton,
             3 => InputKind::Nmi,
+            6 => InputKind::Checkpoint,
             4 => {
                 let chaos = self.byte()? != 0;
                 InputKind::Turns { chaos, seed: self.take(8)?.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)) }

@@ -121,7 +121,7 @@ impl Personality for Block {
             return Answer { takes: REQUEST_NS, ..Answer::default() };
         }
         let (status, data, takes) = self.work(word32(&chain.input, 0), word64(&chain.input, 8), chain, cx);
-        Answer { data, last: Some(status), takes }
+        Answer { data, last: Some(status), takes, not_before: 0 }
     }
 
     fn reset(&mut self) {}

@@ -30,7 +30,7 @@ impl Personality for Entropy {
             data.extend_from_slice(&cx.random().to_le_bytes());
         }
         data.truncate(count);
-        Answer { data, last: None, takes: 1_000 }
+        Answer { data, last: None, takes: 1_000, not_before: 0 }
     }
     fn reset(&mut self) {}
     fn state(&mut self, _fields: &mut dyn Fields) {}

@@ -19,7 +19,7 @@ pub enum QueueError {
     Unreachable,
     /// A descriptor index is beyond the table, or the chain is longer than the table (a loop).
     Index,
-    /// A device-readable buffer follows a device-writable one, or an indirect table was not negotiated.
+    /// A device-readable buffer follows a device-writable one, or an indirect table is malformed.
     Order,
     /// The chain carries more than [`CHAIN_BYTES_MAX`].
     Length,
@@ -93,24 +93,43 @@ impl Queue {
         self.gather(head, cx).map(Some)
     }
 
+    /// Puts the chains taken last back as if they had not been taken.
+    pub fn put_back(&mut self, count: u16) {
+        self.next_available = self.next_available.wrapping_sub(count);
+    }
+
     fn gather(&self, head: u16, cx: &mut Cx<'_>) -> Result<Chain, QueueError> {
         let mut chain = Chain { head, ..Chain::default() };
         let mut index = head;
         let mut total = 0u64;
-        for _ in 0..self.size {
-            if index >= self.size {
+        let (mut table, mut size) = (self.descriptors, self.size);
+        // A chain may go over into one indirect table, and ends there (§2.7.5.3.1).
+        let mut indirect = false;
+        let mut left = u32::from(self.size) + u32::from(SIZE_MAX);
+        while left > 0 {
+            left -= 1;
+            if index >= size {
                 return Err(QueueError::Index);
             }
-            let bytes = read::<16>(cx, self.descriptors.wrapping_add(16 * u64::from(index)))?;
+            let bytes = read::<16>(cx, table.wrapping_add(16 * u64::from(index)))?;
             let word = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
             let address = bytes[..8].iter().rev().fold(0u64, |value, byte| value << 8 | u64::from(*byte));
             let length = u32::from(word(8)) | u32::from(word(10)) << 16;
             let (flags, next) = (word(12), word(14));
+            if flags & INDIRECT != 0 {
+                if indirect || flags & (NEXT | WRITE) != 0 || !length.is_multiple_of(16) || !(16..=16 * u32::from(SIZE_MAX)).contains(&length) {
+                    return Err(QueueError::Order);
+                }
+                indirect = true;
+                (table, size, index) = (address, (length / 16) as u16, 0);
+                left = u32::from(size);
+                continue;
+            }
             total += u64::from(length);
             if total > CHAIN_BYTES_MAX {
                 return Err(QueueError::Length);
             }
-            if flags & INDIRECT != 0 || flags & WRITE == 0 && !chain.output.is_empty() {
+            if flags & WRITE == 0 && !chain.output.is_empty() {
                 return Err(QueueError::Order);
             }
             if flags & WRITE != 0 {

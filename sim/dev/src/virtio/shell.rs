@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use sim_bus::{Access, Cx, Fields, Nanos, Node, Region, Reset, Token};
 
 use super::queue::{Queue, QueueError, SIZE_MAX};
-use super::{Answer, Chain, Personality};
+use super::{Answer, Chain, Personality, Waiting};
 use crate::pci::{Bar, Function, Identity, MsiX, TABLE_BYTES};
 
 /// BAR 0: the four structures, a page each.
@@ -20,14 +20,16 @@ const NOTIFY: u64 = 0x3000;
 const BAR_BYTES: u64 = 0x4000;
 
 const VERSION_1: u64 = 1 << 32;
+const INDIRECT: u64 = 1 << 28;
 const STATUS_FEATURES_OK: u8 = 8;
 const STATUS_DRIVER_OK: u8 = 4;
 const STATUS_NEEDS_RESET: u8 = 64;
 /// A notification is served this much later: a device needs time to look.
 const NOTICE_NS: Nanos = 500;
 
-/// Tokens: notifications by queue, then the next completion.
+/// Tokens: notifications by queue, then the next completion, then a look at the outside.
 const COMPLETE: Token = Token(0x100);
+const LOOK: Token = Token(0x101);
 
 /// A request on its way back.
 #[derive(Clone, Debug)]
@@ -51,6 +53,10 @@ pub struct Virtio<P> {
     config_vector: u16,
     queue_select: u16,
     isr: u8,
+    /// Configuration generation (§4.1.4.3).
+    generation: u8,
+    /// A look has been asked for and has not come.
+    looking: bool,
     queues: Vec<Queue>,
     /// In order of completion.
     done: VecDeque<Done>,
@@ -92,6 +98,8 @@ impl<P: Personality> Virtio<P> {
             config_vector: 0xffff,
             queue_select: 0,
             isr: 0,
+            generation: 0,
+            looking: false,
             queues: vec![Queue::default(); usize::from(P::QUEUES)],
             done: VecDeque::new(),
         }
@@ -103,7 +111,7 @@ impl<P: Personality> Virtio<P> {
     }
 
     fn offered(&self) -> u64 {
-        VERSION_1 | self.personality.features()
+        VERSION_1 | INDIRECT | self.personality.features()
     }
 
     fn reset_device(&mut self, cx: &mut Cx<'_>) {
@@ -142,7 +150,7 @@ impl<P: Personality> Virtio<P> {
             16..18 => (16, 2, u64::from(self.config_vector)),
             18..20 => (18, 2, vectors),
             20 => (20, 1, u64::from(self.status)),
-            21 => (21, 1, 0),
+            21 => (21, 1, u64::from(self.generation)),
             22..24 => (22, 2, u64::from(select)),
             24..26 => (24, 2, of_queue(|queue| u64::from(queue.size))),
             26..28 => (26, 2, queue.as_ref().map_or(0xffff, |queue| u64::from(queue.vector))),
@@ -179,6 +187,9 @@ impl<P: Personality> Virtio<P> {
                 if status & STATUS_FEATURES_OK != 0 && !acceptable {
                     status &= !STATUS_FEATURES_OK;
                 }
+                if status & !self.status & STATUS_FEATURES_OK != 0 {
+                    self.personality.negotiated(self.driver_features);
+                }
                 self.status = status | self.status & STATUS_NEEDS_RESET;
             }
             22 => self.queue_select = value as u16,
@@ -199,9 +210,17 @@ impl<P: Personality> Virtio<P> {
         }
     }
 
+    fn is_live(&self) -> bool {
+        self.status & STATUS_DRIVER_OK != 0 && self.status & STATUS_NEEDS_RESET == 0
+    }
+
     /// Serves every chain that waits on a queue.
     fn notified(&mut self, index: u16, cx: &mut Cx<'_>) {
-        if self.status & STATUS_DRIVER_OK == 0 || self.status & STATUS_NEEDS_RESET != 0 {
+        if !self.is_live() {
+            return;
+        }
+        if self.personality.holds(index) {
+            self.deliver(cx);
             return;
         }
         let Some(queue) = self.queues.get_mut(usize::from(index)) else { return };
@@ -215,12 +234,101 @@ impl<P: Personality> Virtio<P> {
                     return;
                 }
             };
+            // A driver that offers more chains than the queue has entries is not waiting for any of them.
+            if self.done.iter().filter(|done| done.queue == index).count() >= usize::from(SIZE_MAX) {
+                self.broken(QueueError::Available, cx);
+                return;
+            }
             let answer = self.personality.serve(index, &chain, cx);
-            // One after the other, as a single-headed device works.
-            let free = self.done.back().map_or(cx.now(), |last| last.at.max(cx.now()));
-            self.done.push_back(Done { at: free.saturating_add(answer.takes), queue: index, chain, answer });
+            // A queue's requests are done one after the other, as a single-headed device works.
+            let free = self.done.iter().rev().find(|done| done.queue == index).map_or(cx.now(), |last| last.at.max(cx.now()));
+            let at = free.saturating_add(answer.takes).max(answer.not_before);
+            let place = self.done.partition_point(|done| done.at <= at);
+            self.done.insert(place, Done { at, queue: index, chain, answer });
         }
         self.schedule(cx);
+    }
+
+    /// Looks at the outside: changed configuration, and what waits for held queues.
+    fn look(&mut self, cx: &mut Cx<'_>) {
+        self.looking = false;
+        if self.personality.look(cx) {
+            self.generation = self.generation.wrapping_add(1);
+            if self.status & STATUS_DRIVER_OK != 0 {
+                self.isr |= 2;
+                self.msix.raise(self.config_vector, &self.function, cx);
+            }
+        }
+        self.deliver(cx);
+    }
+
+    /// Puts what waits into the chains of held queues, as long as there are both.
+    fn deliver(&mut self, cx: &mut Cx<'_>) {
+        if !self.is_live() {
+            return;
+        }
+        let mut interrupts = 0u64;
+        while let Some(waiting) = self.personality.waiting(cx) {
+            match self.deliver_one(waiting, cx) {
+                Ok(Some(interrupt)) => interrupts |= u64::from(interrupt) << waiting.queue,
+                Ok(None) => break,
+                Err(error) => {
+                    self.broken(error, cx);
+                    return;
+                }
+            }
+        }
+        self.interrupt(interrupts, cx);
+    }
+
+    /// Puts one thing in. `None`: there are not enough chains. `true`: the driver wants an interrupt.
+    fn deliver_one(&mut self, waiting: Waiting, cx: &mut Cx<'_>) -> Result<Option<bool>, QueueError> {
+        let Some(queue) = self.queues.get_mut(usize::from(waiting.queue)) else { return Ok(None) };
+        let mut chains: Vec<Chain> = Vec::new();
+        let mut room = 0u64;
+        while room < waiting.bytes as u64 {
+            match queue.take(cx)? {
+                Some(chain) => {
+                    room += chain.room();
+                    chains.push(chain);
+                }
+                None => {
+                    queue.put_back(chains.len() as u16);
+                    return Ok(None);
+                }
+            }
+            if !waiting.spreads {
+                break;
+            }
+        }
+        if room < waiting.bytes as u64 {
+            // The driver posts buffers that nothing fits into: the thing is lost, the buffers stay.
+            queue.put_back(chains.len() as u16);
+            self.personality.refuse(cx);
+            return Ok(Some(false));
+        }
+        let data = self.personality.fetch(chains.len() as u16, usize::try_from(room).unwrap_or(usize::MAX), cx);
+        let mut rest = data.as_slice();
+        let mut interrupt = false;
+        for chain in &chains {
+            let before = rest.len();
+            rest = scatter(&chain.output, rest, cx)?;
+            if let Some(queue) = self.queues.get_mut(usize::from(waiting.queue)) {
+                interrupt |= queue.put(chain.head, (before - rest.len()) as u32, cx)?;
+            }
+        }
+        Ok(Some(interrupt))
+    }
+
+    /// Raises the vectors of queues, a bit each.
+    fn interrupt(&mut self, queues: u64, cx: &mut Cx<'_>) {
+        for queue in 0..P::QUEUES {
+            if queues >> queue & 1 != 0 {
+                self.isr |= 1;
+                let vector = self.queues[usize::from(queue)].vector;
+                self.msix.raise(vector, &self.function, cx);
+            }
+        }
     }
 
     fn schedule(&self, cx: &mut Cx<'_>) {
@@ -242,26 +350,12 @@ impl<P: Personality> Virtio<P> {
                 }
             }
         }
-        for queue in 0..P::QUEUES {
-            if interrupts >> queue & 1 != 0 {
-                self.isr |= 1;
-                let vector = self.queues[usize::from(queue)].vector;
-                self.msix.raise(vector, &self.function, cx);
-            }
-        }
+        self.interrupt(interrupts, cx);
         self.schedule(cx);
     }
 
     fn finish(&mut self, done: &Done, cx: &mut Cx<'_>) -> Result<bool, QueueError> {
-        let mut rest = done.answer.data.as_slice();
-        for &(address, length) in &done.chain.output {
-            let (part, left) = rest.split_at(rest.len().min(length as usize));
-            cx.dma_write(address, part).map_err(|_| QueueError::Unreachable)?;
-            rest = left;
-            if rest.is_empty() {
-                break;
-            }
-        }
+        scatter(&done.chain.output, &done.answer.data, cx)?;
         let mut written = done.answer.data.len().min(done.chain.room() as usize) as u32;
         if let Some(last) = done.answer.last
             && let Some(&(address, length)) = done.chain.output.iter().rev().find(|(_, length)| *length > 0)
@@ -289,6 +383,20 @@ impl<P: Personality> Virtio<P> {
         self.isr |= 2;
         self.msix.raise(self.config_vector, &self.function, cx);
     }
+}
+
+/// Writes `data` into buffers; returns what did not fit.
+fn scatter<'a>(buffers: &[(u64, u32)], data: &'a [u8], cx: &mut Cx<'_>) -> Result<&'a [u8], QueueError> {
+    let mut rest = data;
+    for &(address, length) in buffers {
+        if rest.is_empty() {
+            break;
+        }
+        let (part, left) = rest.split_at(rest.len().min(length as usize));
+        cx.dma_write(address, part).map_err(|_| QueueError::Unreachable)?;
+        rest = left;
+    }
+    Ok(rest)
 }
 
 impl<P: Personality> Node for Virtio<P> {
@@ -333,6 +441,15 @@ impl<P: Personality> Node for Virtio<P> {
                 }
                 _ => cx.unimplemented(Access::write(region, offset, size, value)),
             },
+            DEVICE => {
+                let mut taken = true;
+                for (index, byte) in value.to_le_bytes().into_iter().take(usize::from(size)).enumerate() {
+                    taken &= self.personality.config_write((offset - DEVICE) as usize + index, byte);
+                }
+                if !taken {
+                    cx.unimplemented(Access::write(region, offset, size, value));
+                }
+            }
             NOTIFY => {
                 let queue = (offset - NOTIFY) / 4;
                 if queue < u64::from(P::QUEUES) {
@@ -353,7 +470,11 @@ impl<P: Personality> Node for Virtio<P> {
         }
     }
 
-    fn input(&mut self, _cx: &mut Cx<'_>) {}
+    fn input(&mut self, cx: &mut Cx<'_>) {
+        if !std::mem::replace(&mut self.looking, true) {
+            cx.after(NOTICE_NS, LOOK);
+        }
+    }
 
     fn reset(&mut self, _how: Reset, cx: &mut Cx<'_>) {
         self.reset_device(cx);
@@ -372,6 +493,8 @@ impl<P: Personality> Node for Virtio<P> {
         fields.u16("config_vector", &mut self.config_vector);
         fields.u16("queue_select", &mut self.queue_select);
         fields.u8("isr", &mut self.isr);
+        fields.u8("generation", &mut self.generation);
+        fields.flag("looking", &mut self.looking);
         for queue in &mut self.queues {
             queue.state(fields);
         }
@@ -396,6 +519,8 @@ impl<P: Personality> Virtio<P> {
     fn work(&mut self, what: Token, cx: &mut Cx<'_>) {
         if what == COMPLETE {
             self.completed(cx);
+        } else if what == LOOK {
+            self.look(cx);
         } else {
             self.notified(what.0, cx);
         }
