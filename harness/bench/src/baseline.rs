@@ -36,6 +36,14 @@ pub struct Sim {
     pub guest: BTreeMap<String, SimRow>,
 }
 
+/// Costs of time travel by name: milliseconds, ratios, bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Travel {
+    #[serde(default)]
+    pub figure: BTreeMap<String, f64>,
+}
+
 /// Reads a baseline; an absent file is an empty one.
 ///
 /// # Errors

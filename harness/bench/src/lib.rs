@@ -23,6 +23,7 @@ mod image;
 pub mod os;
 pub mod report;
 pub mod speed;
+pub mod travel;
 
 /// What can go wrong.
 #[derive(Debug)]

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::baseline::{Os, Sim, SimRow};
+use crate::baseline::{Os, Sim, SimRow, Travel};
 use crate::os::{Cost, TARGETS};
 use crate::speed::{Row, Side};
+use crate::travel::{Figures, ROWS};
 
 /// Simulator speed: one line a guest. MIPS count our exact instructions over each side's time; memory is the peak in MiB.
 pub fn speed(rows: &[Row], base: &Sim) -> String {
@@ -56,6 +57,23 @@ pub fn costs(costs: &[Cost], base: &Os) -> String {
             }
             Err(why) => line(&mut out, format_args!("{:<18} {:>14} ({why})", cost.name, "-")),
         }
+    }
+    out
+}
+
+/// What time travel costs.
+pub fn travel(figures: &Figures, base: &Travel) -> String {
+    let mut out = String::new();
+    line(&mut out, format_args!("{:<18} {:>10} {:<6} {:>10} {:>9} {:>9}  what", "time travel", "figure", "", "baseline", "change", "target"));
+    for (name, unit, what, target) in ROWS {
+        let Some(value) = figures.get(*name) else { continue };
+        let old = base.figure.get(*name).copied();
+        let target = target.map_or_else(String::new, |target| format!("{target}{}", if *value <= target { " +" } else { " !" }));
+        line(&mut out, format_args!(
+            "{name:<18} {value:>10.3} {unit:<6} {:>10} {:>9} {target:>9}  {what}",
+            old.map_or_else(|| "-".to_string(), |old| format!("{old:.3}")),
+            old.map_or_else(String::new, |old| percent(old, *value)),
+        ));
     }
     out
 }

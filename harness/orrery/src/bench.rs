@@ -3,8 +3,8 @@
 use crate::Failure;
 use crate::build::Profile;
 use crate::context::Context;
-use ::bench::baseline::{Os, Sim};
-use ::bench::{BenchError, baseline, os, report, speed};
+use ::bench::baseline::{Os, Sim, Travel};
+use ::bench::{BenchError, baseline, os, report, speed, travel};
 
 #[derive(clap::Args)]
 pub struct BenchArgs {
@@ -14,6 +14,9 @@ pub struct BenchArgs {
     /// Only the speed guests of these names.
     #[arg(long)]
     only: Vec<String>,
+    /// Only what time travel costs: snapshots, forks, steps back, recordings.
+    #[arg(long)]
+    travel: bool,
     /// How often each guest runs on each machine; the median counts.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=99))]
     rounds: u64,
@@ -34,6 +37,16 @@ pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let perf = context.root.join("perf");
     let scratch = context.root.join("out/bench");
     std::fs::create_dir_all(&scratch).map_err(Failure::file(&scratch))?;
+    let figures = travel::run()?;
+    let travelled: Travel = baseline::read(&perf.join("travel.toml"))?;
+    print!("{}", report::travel(&figures, &travelled));
+    if args.bless {
+        let rounded = Travel { figure: figures.into_iter().map(|(name, value)| (name, (value * 1000.0).round() / 1000.0)).collect() };
+        baseline::write(&perf.join("travel.toml"), "What time travel costs on the host that blessed it (cargo orrery bench --travel --bless).", &rounded)?;
+    }
+    if args.travel {
+        return Ok(());
+    }
     let rounds = usize::try_from(args.rounds).unwrap_or(1);
     let options = speed::Options { only: args.only.clone(), rounds, qemu: args.against.is_some(), scratch };
     let rows = speed::run(&options, |what| eprintln!("bench: {what}"))?;

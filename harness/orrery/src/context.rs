@@ -58,6 +58,19 @@ impl Context {
         live::root(&busybox, programs).map_err(host)
     }
 
+    /// The commit that is checked out, `+` for a tree with changes; what snapshots and capsules are signed with.
+    pub fn commit(&self) -> String {
+        let git = |arguments: &[&str]| {
+            let output = std::process::Command::new("git").current_dir(&self.root).args(arguments).output().ok()?;
+            output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        };
+        match git(&["rev-parse", "--short=12", "HEAD"]) {
+            Some(commit) if git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|changes| changes.is_empty()) => commit,
+            Some(commit) => commit + "+",
+            None => "unknown".to_owned(),
+        }
+    }
+
     pub fn goldens(&self) -> golden::Store {
         golden::Store::new(&self.root.join("golden"))
     }

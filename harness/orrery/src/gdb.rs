@@ -9,6 +9,7 @@
 
 use crate::Failure;
 use crate::build::Profile;
+use crate::capsule;
 use crate::context::Context;
 use runner::Quiet;
 use sim_board::Machine;
@@ -28,6 +29,9 @@ pub struct GdbArgs {
     /// Do not run the scenario first: nothing is typed at the machine, nobody answers the agent.
     #[arg(long)]
     alone: bool,
+    /// Halt at this point instead: a tick, a time (`1.5s`), or text on the console (`print:TEXT`). What was before can be gone back to.
+    #[arg(long)]
+    at: Option<String>,
     /// Replays a recorded dialogue and compares.
     #[arg(long)]
     session: Option<PathBuf>,
@@ -48,17 +52,24 @@ pub fn gdb(args: &GdbArgs) -> Result<(), Failure> {
     let Some(wanted) = &args.scenario else {
         return Err(Failure::Request("which scenario?\n   = hint: cargo orrery gdb scenarios/tenants.toml".to_owned()));
     };
+    let at = args.at.as_deref().map(capsule::place).transpose()?.unwrap_or_default();
     let (mut machine, kernel) = machine(&context, wanted, args.alone)?;
+    let mut session = sim_gdb::Session::new(&mut machine);
+    session.read_symbols(&std::fs::read(&kernel).map_err(Failure::file(&kernel))?);
+    session.run_to(&at);
     let listener = TcpListener::bind(("127.0.0.1", args.port)).map_err(|error| Failure::Host(format!("port {}: {error}\n   = hint: --port 0 takes a free one", args.port)))?;
     let port = listener.local_addr().map_err(|error| Failure::Host(error.to_string()))?.port();
-    println!("The machine is halted before its first instruction. In another terminal:\n");
+    println!("The machine is halted {}. In another terminal:\n", match session.position() {
+        (0, _) => "before its first instruction".to_owned(),
+        (ticks, ns) => format!("at tick {ticks}, {:.6} s", ns as f64 / 1e9),
+    });
     // Debian's kernels come without symbols, and packed: nothing gdb could read.
     let symbols = std::fs::read(&kernel).is_ok_and(|image| image.starts_with(b"\x7fELF"));
     let shown = if symbols { format!("{} ", kernel.strip_prefix(&context.root).unwrap_or(&kernel).display()) } else { String::new() };
     println!("    gdb -x gdb/orrery.gdb {shown}-ex 'target remote :{port}'\n");
     let first = if symbols { "hbreak zone::boot, continue, backtrace, frames" } else { "continue, Ctrl-C, x/5i $pc" };
     println!("then for example: {first}, info registers, monitor help.");
-    let ended = sim_gdb::serve(&mut machine, &listener).map_err(|error| Failure::Host(error.to_string()))?;
+    let ended = sim_gdb::serve_session(session, &listener).map_err(|error| Failure::Host(error.to_string()))?;
     println!("{ended:?} after {} instructions; receipt {}", machine.ticks(), machine.receipt());
     Ok(())
 }
@@ -74,7 +85,7 @@ fn machine(context: &Context, wanted: &str, alone: bool) -> Result<(Machine, Pat
         if std::io::stderr().is_terminal() {
             eprintln!("running {} once, to know its inputs ...", scenario.name);
         }
-        bench.record(&scenario, &prepared, &mut Quiet)?.1
+        bench.record(&scenario, &prepared, &mut Quiet)?.1.inputs().to_vec()
     };
     let mut machine = bench.machine(&prepared)?;
     machine.replay(inputs);
@@ -135,7 +146,9 @@ fn replay(context: &Context, path: &Path, args: &GdbArgs) -> Result<(), Failure>
             }
         }
     });
-    let served = sim_gdb::serve(&mut machine, &listener);
+    let mut session_of_gdb = sim_gdb::Session::new(&mut machine);
+    session_of_gdb.read_symbols(&std::fs::read(&kernel).map_err(Failure::file(&kernel))?);
+    let served = sim_gdb::serve_session(session_of_gdb, &listener);
     drop(listener);
     let in_time = watchdog.join().unwrap_or(false);
     served.map_err(|error| Failure::Host(error.to_string()))?;

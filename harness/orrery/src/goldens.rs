@@ -13,6 +13,13 @@ pub struct GoldenArgs {
     filter: String,
 }
 
+impl GoldenArgs {
+    /// Scenarios whose name contains `filter`.
+    pub fn of(filter: &str) -> Self {
+        Self { filter: filter.to_owned() }
+    }
+}
+
 fn each(args: &GoldenArgs, mut act: impl FnMut(&Context, &Scenario, &runner::Transcript) -> Result<bool, Failure>) -> Result<bool, Failure> {
     let context = Context::find()?;
     let scenarios = context.scenarios(&args.filter)?;

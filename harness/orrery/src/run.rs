@@ -1,11 +1,14 @@
 //! The verbs `run` and `qemu`.
 
 use crate::Failure;
+use crate::capsule;
 use crate::build::Profile;
 use crate::context::Context;
-use runner::{Bench, Court, Progress, Quiet, RunError, Transcript, Verdict, bundle};
+use rayon::prelude::*;
+use runner::{Bench, Court, Progress, Quiet, RunError, Transcript, Variant, Verdict, bundle};
 use scenario::Scenario;
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub struct RunArgs {
@@ -17,6 +20,12 @@ pub struct RunArgs {
     /// Another seed of the board: another interleaving of everything that is left open.
     #[arg(long)]
     seed: Option<u64>,
+    /// Once more, cut into slices of 1, 13 and 777 ticks by this seed; the receipt must be equal.
+    #[arg(long)]
+    cut_seed: Option<u64>,
+    /// Under so many seeds of adversarial turns of the vCPUs, each twice: everything must hold, and each must repeat.
+    #[arg(long, num_args = 0..=1, default_missing_value = "10", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    chaos: Option<u32>,
     /// With a kernel built for trying an edit (other instruction counts: goldens are not judged).
     #[arg(long)]
     quick: bool,
@@ -40,6 +49,20 @@ fn profile(quick: bool) -> Profile {
 pub struct Finished {
     pub runs: Vec<Transcript>,
     pub verdict: Verdict,
+    /// What repeats the first run, if it failed.
+    pub capsule: Option<PathBuf>,
+}
+
+impl Finished {
+    /// The commands that show the failure again, for a scenario that fails.
+    pub fn again(&self, context: &Context, scenario: &str) -> String {
+        let mut text = format!("  again: cargo orrery run {scenario}");
+        if let Some(path) = &self.capsule {
+            let path = path.strip_prefix(&context.root).unwrap_or(path).display();
+            text.push_str(&format!("\n  the same, anywhere: cargo orrery replay {path}\n  in gdb, there: cargo orrery open {path}"));
+        }
+        text
+    }
 }
 
 /// How to run one.
@@ -56,22 +79,24 @@ pub fn simulate(context: &Context, bench: &Bench, scenario: &Scenario, how: How)
     let folder = context.bundle(&scenario.name);
     let prepared = bench.prepare(scenario, &folder)?;
     let mut progress = Progress::new(&scenario.name, std::io::stderr().is_terminal());
-    let runs: Result<Vec<Transcript>, RunError> = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..scenario.repeat).map(|_| scope.spawn(|| bench.simulate(scenario, &prepared, &mut Quiet))).collect();
-        let first = if how.live { bench.simulate(scenario, &prepared, &mut progress) } else { bench.simulate(scenario, &prepared, &mut Quiet) };
-        let others = others.into_iter().map(|other| match other.join() {
-            Ok(result) => result,
-            // The simulator's own assertions: pass them on as they are.
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        std::iter::once(first).chain(others).collect()
+    let variants = Variant::of(scenario);
+    // On the threads of whoever calls: with many scenarios side by side there are no more machines at once than processors.
+    let mut others = Ok(Vec::new());
+    let first = rayon::in_place_scope(|scope| {
+        scope.spawn(|_| others = variants.par_iter().skip(1).map(|variant| bench.simulate_as(*variant, scenario, &prepared, &mut Quiet)).collect::<Result<Vec<_>, RunError>>());
+        if how.live { bench.record(scenario, &prepared, &mut progress) } else { bench.record(scenario, &prepared, &mut Quiet) }
     });
     progress.finish();
-    let runs = runs?;
+    let (first, mut machine) = first?;
+    let runs: Vec<Transcript> = std::iter::once(first).chain(others?).collect();
     let store = context.goldens();
     let verdict = Court { scenario, exact: true, goldens: how.goldens.then_some(&store), staged: &prepared.staged, disks: &folder.join("disks") }.judge(&runs);
     bundle::write(&folder, scenario, &runs, &verdict).map_err(Failure::file(&folder))?;
-    Ok(Finished { runs, verdict })
+    let capsule = match runs.first() {
+        Some(run) if !verdict.holds() => Some(capsule::leave(context, scenario, &prepared, &mut machine, run, &verdict)?),
+        _ => None,
+    };
+    Ok(Finished { runs, verdict, capsule })
 }
 
 /// The table, and for failures what belongs to them.
@@ -93,6 +118,8 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let mut scenario = context.scenario(&args.scenario)?;
     scenario.repeat = args.repeat.unwrap_or(scenario.repeat);
     scenario.board.seed = args.seed.unwrap_or(scenario.board.seed);
+    scenario.cut = args.cut_seed.or(scenario.cut);
+    scenario.chaos_seeds = args.chaos.unwrap_or(scenario.chaos_seeds);
     let bench = context.bench(profile(args.quick), [&scenario])?;
     let finished = simulate(&context, &bench, &scenario, How { live: true, goldens: !args.quick })?;
     show(&scenario, &finished.runs, &finished.verdict);
@@ -100,7 +127,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     if finished.verdict.holds() {
         return Ok(());
     }
-    println!("  again: cargo orrery run {}", args.scenario);
+    println!("{}", finished.again(&context, &args.scenario));
     Err(Failure::DoesNotHold)
 }
 

@@ -36,13 +36,13 @@ pub fn test(args: &TestArgs) -> Result<(), Failure> {
                 let finished = simulate(&context, &bench, scenario, How { live: false, goldens: true });
                 let guard = screen.lock();
                 match &finished {
-                    Ok(Finished { runs, verdict }) => {
+                    Ok(done @ Finished { runs, verdict, .. }) => {
                         let (good, judged) = verdict.count();
                         let seconds = runs.first().map_or(0.0, |run| run.wall_ms as f64 / 1e3);
                         println!("{}  {:32}  {good} of {judged}  {seconds:.1} s", if verdict.holds() { "ok  " } else { "FAIL" }, scenario.name);
                         if !verdict.holds() {
                             show(scenario, runs, verdict);
-                            println!("  again: cargo orrery run {}\n", scenario.name);
+                            println!("{}\n", done.again(&context, &scenario.name));
                         }
                     }
                     Err(Failure::Request(why) | Failure::Host(why)) => println!("FAIL  {:32}  could not run: {why}", scenario.name),
@@ -57,7 +57,7 @@ pub fn test(args: &TestArgs) -> Result<(), Failure> {
     let mut failed = 0;
     for (scenario, result) in &finished {
         match result {
-            Ok(Finished { runs, verdict }) => {
+            Ok(Finished { runs, verdict, .. }) => {
                 failed += usize::from(!verdict.holds());
                 junit.add_test_suite(bundle::suite(scenario, runs, verdict));
             }

@@ -15,6 +15,7 @@ use crate::Prepared;
 use crate::progress::Watcher;
 use crate::target::{End, Line, Target, TargetError};
 use crate::transcript::{Outcome, Sample, StepRecord, Transcript};
+use crate::variant::Variant;
 use guest::{Body, Link, LinkEvent, Report, Request, StreamName};
 use scenario::{Action, Place, Run, Scenario, Text};
 use std::collections::BTreeMap;
@@ -92,6 +93,7 @@ pub fn drive(scenario: &Scenario, prepared: &Prepared, target: &mut dyn Target, 
     let target = driver.target;
     Ok(Transcript {
         scenario: scenario.name.clone(),
+        variant: Variant::Plain,
         machine: target.name().to_owned(),
         system: driver.system,
         steps: driver.steps,

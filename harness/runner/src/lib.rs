@@ -25,11 +25,13 @@ pub mod qemu;
 pub mod sim;
 pub mod target;
 pub mod transcript;
+pub mod variant;
 pub mod verdict;
 
 pub use progress::{Progress, Quiet, Watcher};
 pub use target::{End, Line, Target, TargetError};
 pub use transcript::{Outcome, Sample, StepRecord, Transcript};
+pub use variant::Variant;
 pub use verdict::{Court, Row, Verdict};
 
 use scenario::{Initrd, Kernel, Scenario, Userland};
@@ -215,11 +217,11 @@ impl Bench {
         Ok(sim::Simulator::new(&prepared.board, &prepared.boot())?.into_machine())
     }
 
-    /// Runs a prepared scenario on the simulator, and gives what entered the machine, for a replay.
-    pub fn record(&self, scenario: &Scenario, prepared: &Prepared, watcher: &mut dyn Watcher) -> Result<(Transcript, Vec<sim_board::Input>), RunError> {
+    /// Runs a prepared scenario on the simulator, and gives the machine as it stands at the end: it knows what entered it.
+    pub fn record(&self, scenario: &Scenario, prepared: &Prepared, watcher: &mut dyn Watcher) -> Result<(Transcript, sim_board::Machine), RunError> {
         let mut machine = sim::Simulator::new(&prepared.board, &prepared.boot())?;
         let transcript = driver::drive(scenario, prepared, &mut machine, watcher)?;
-        Ok((transcript, machine.into_machine().inputs().to_vec()))
+        Ok((transcript, machine.into_machine()))
     }
 
     /// Runs a prepared scenario on the simulator.

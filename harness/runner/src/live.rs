@@ -49,6 +49,8 @@ const TOOLS: &[&str] = &[
     "usr/sbin/psrinfo",
     "usr/sbin/kstat",
     "usr/sbin/failnth",
+    "usr/sbin/zpool",
+    "usr/sbin/zfs",
     "usr/bin/zonename",
 ];
 
@@ -59,12 +61,15 @@ pub struct Programs {
     pub agent: PathBuf,
     pub trial: PathBuf,
     pub bench: PathBuf,
+    /// Programs that `explore` watches.
+    pub keeper: PathBuf,
+    pub racer: PathBuf,
 }
 
 impl Programs {
     /// Those that run on any Linux, not only on our kernel.
-    pub(crate) fn guests(&self) -> [&Path; 3] {
-        [&self.agent, &self.trial, &self.bench]
+    pub(crate) fn guests(&self) -> [&Path; 5] {
+        [&self.agent, &self.trial, &self.bench, &self.keeper, &self.racer]
     }
 }
 
@@ -95,7 +100,15 @@ pub fn build_programs(root: &Path) -> Result<Programs, LiveError> {
     command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")).env_remove("RUSTFLAGS").env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET_DIR");
     run(&mut command, "building the guest's programs")?;
     let built = target.join("x86_64-unknown-linux-gnu/release");
-    Ok(Programs { tools: built.join("tools"), agent: built.join("agent"), trial: built.join("trial"), bench: built.join("bench_os") })
+    let program = |name: &str| built.join(name);
+    Ok(Programs {
+        tools: program("tools"),
+        agent: program("agent"),
+        trial: program("trial"),
+        bench: program("bench_os"),
+        keeper: program("keeper"),
+        racer: program("racer"),
+    })
 }
 
 /// Debian's static busybox.
@@ -137,9 +150,9 @@ pub fn root(busybox: &Path, programs: &Programs) -> Result<Tree, LiveError> {
 
     let mut tree = base;
     tree.file("usr/lib/orrery/tools", 0o755, read(&programs.tools)?);
-    tree.file("usr/lib/orrery/agent", 0o755, read(&programs.agent)?);
-    tree.file("usr/lib/orrery/trial", 0o755, read(&programs.trial)?);
-    tree.file("usr/lib/orrery/bench_os", 0o755, read(&programs.bench)?);
+    for program in programs.guests() {
+        tree.file(&format!("usr/lib/orrery/{}", file_name(program)), 0o755, read(program)?);
+    }
     for tool in TOOLS {
         tree.link(tool, "/usr/lib/orrery/tools");
     }

@@ -1,6 +1,7 @@
 //! What happened in one run, as data. Two transcripts of a scenario can be compared without knowing the machines.
 
 use crate::target::End;
+use crate::variant::Variant;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -105,6 +106,9 @@ impl Sample {
 #[derive(Clone, Debug, Serialize)]
 pub struct Transcript {
     pub scenario: String,
+    /// How this run differs from the scenario's first.
+    #[serde(skip)]
+    pub variant: Variant,
     pub machine: String,
     /// What the agent said it runs on.
     pub system: String,

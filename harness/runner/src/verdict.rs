@@ -3,6 +3,7 @@
 use crate::disks;
 use crate::target::End;
 use crate::transcript::{Outcome, StepRecord, Transcript};
+use crate::variant::Variant;
 use golden::{Store, normalise};
 use scenario::{Action, Comparison, ExpectKind, JudgedOn, OutputRule, Scenario, Stream, Text};
 use std::path::{Path, PathBuf};
@@ -103,9 +104,33 @@ impl Court<'_> {
             self.goldens(store, run, &mut rows);
         }
         for (index, other) in runs.iter().enumerate().skip(1) {
-            rows.push(same_receipt(index, run, other));
+            rows.push(match other.variant {
+                Variant::Plain => same_receipt(format!("run {} is the same as run 1, to the bit", index + 1), run, other),
+                Variant::Cut(_) => same_receipt(format!("{}: the same", other.variant), run, other),
+                Variant::Chaos { again: false, .. } => self.in_short(other),
+                Variant::Chaos { seed, again: true } => {
+                    let first = runs.iter().find(|run| run.variant == Variant::Chaos { seed, again: false });
+                    same_receipt(format!("{}: the same", other.variant), first.unwrap_or(run), other)
+                }
+            });
         }
+        rows.extend(distinct(runs));
         Verdict { rows }
+    }
+
+    /// Everything the scenario asks for, of another run, in one line.
+    fn in_short(&self, run: &Transcript) -> Row {
+        let mut all = vec![self.ran_through(run)];
+        self.steps(run, &mut all);
+        // What is asked of the host's tools about disks is asked of the first run's.
+        self.invariants(run, &mut all);
+        let inner = Verdict { rows: all };
+        let (good, judged) = inner.count();
+        let mut judged = row("machine", format!("{}: everything holds", run.variant), inner.holds(), format!("{good} of {judged}"));
+        let failing = inner.rows.iter().filter(|row| row.result == Result::Fails);
+        let details: Vec<String> = failing.map(|row| format!("{}: {}: {}\n{}", row.place, row.what, row.found, row.detail.clone().unwrap_or_default())).collect();
+        judged.detail = (!details.is_empty()).then(|| details.join("\n"));
+        judged
     }
 
     fn ran_through(&self, run: &Transcript) -> Row {
@@ -334,8 +359,15 @@ pub fn bless(store: &Store, scenario: &Scenario, run: &Transcript) -> std::io::R
     Ok(changed)
 }
 
-fn same_receipt(index: usize, first: &Transcript, other: &Transcript) -> Row {
-    let what = format!("run {} is the same as run 1, to the bit", index + 1);
+/// Other seeds are other runs, where there is more than one vCPU to take turns.
+fn distinct(runs: &[Transcript]) -> Option<Row> {
+    let chaotic = runs.iter().filter(|run| matches!(run.variant, Variant::Chaos { again: false, .. }));
+    let receipts: Vec<&str> = chaotic.filter_map(|run| run.receipt.as_deref()).collect();
+    let different: std::collections::BTreeSet<&str> = receipts.iter().copied().collect();
+    (receipts.len() > 1).then(|| row("receipt", "each seed is a run of its own", different.len() == receipts.len(), format!("{} seeds, {} receipts", receipts.len(), different.len())))
+}
+
+fn same_receipt(what: String, first: &Transcript, other: &Transcript) -> Row {
     match (&first.receipt, &other.receipt) {
         (Some(a), Some(b)) if a == b => row("receipt", what, true, a.clone()),
         (Some(a), Some(b)) => {

@@ -13,6 +13,10 @@ pub struct Scenario {
     pub slow: bool,
     /// How often it runs; all receipts must be equal.
     pub repeat: u32,
+    /// One more run is cut into slices at random; its receipt must be equal too.
+    pub cut: Option<u64>,
+    /// How many adversarial interleavings are tried, each twice.
+    pub chaos_seeds: u32,
     pub board: Board,
     pub image: Image,
     pub limits: Limits,

@@ -53,6 +53,8 @@ pub(crate) fn scenario<'s>(source: &Source<'s>, name: &str) -> Option<Scenario> 
         property: property.unwrap_or_default(),
         slow: top.boolean("slow").unwrap_or(false),
         repeat: narrow(top.number("repeat", 1..=16).unwrap_or(1)),
+        cut: top.boolean("cut").unwrap_or(false).then_some(1),
+        chaos_seeds: narrow(top.number("chaos_seeds", 0..=1000).unwrap_or(0)),
         board: board(&top, tables::of_board(source, root.get_ref(), &top)),
         image,
         limits: limits(&top, if foreign { DEFAULT_GUEST_TICKS } else { DEFAULT_TICKS }),

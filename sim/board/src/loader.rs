@@ -561,13 +561,16 @@ fn multiboot2(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, en
     Ok(CpuState::multiboot(entry, 0x36d7_6289, at as u32))
 }
 
-/// Linux: the 64-bit entry at 0x200 in the protected-mode part, with boot_params, identity page tables and a GDT made here.
+/// Linux: the 64-bit entry at 0x200 in the protected-mode part, with boot_params, identity page tables and a GDT made here; of a kernel that has no such
+/// entry, the 32-bit one at its beginning, with paging off.
 fn linux(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, image: Bytes<'_>) -> Result<CpuState, ImageError> {
     let short = |needs: u64| ImageError::Truncated { what: "Linux setup header", needs, has: image.0.len() as u64 };
     let version = image.u16(0x206).ok_or(short(0x208))?;
     let xloadflags = image.u16(0x236).ok_or(short(0x238))?;
-    if version < 0x20c || xloadflags & 1 == 0 {
-        return Err(ImageError::Unsupported { what: format!("Linux boot protocol {:#x} without a 64-bit entry", version) });
+    // XLF_KERNEL_64; without it the 32-bit entry is taken, which kernels have since 2.0a (with the fields used below).
+    let long = version >= 0x20c && xloadflags & 1 != 0;
+    if version < 0x20a {
+        return Err(ImageError::Unsupported { what: format!("Linux boot protocol {version:#x}, older than 2.0a") });
     }
     let sectors = match image.0.get(0x1f1) {
         Some(0) | None => 4,
@@ -576,7 +579,8 @@ fn linux(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, image: 
     let setup = (sectors + 1) * 512;
     let kernel = image.slice(setup, image.0.len() as u64 - setup.min(image.0.len() as u64), "Linux kernel")?;
     let declared = u64::from(image.u32(0x1f4).ok_or(short(0x1f8))?) * 16;
-    if declared > kernel.len() as u64 {
+    // The field counts paragraphs, and build tools round it up.
+    if declared > (kernel.len() as u64).next_multiple_of(16) {
         return Err(ImageError::Truncated { what: "Linux kernel", needs: setup + declared, has: image.0.len() as u64 });
     }
     let preferred = image.u64(0x258).ok_or(short(0x260))?;
@@ -594,7 +598,8 @@ fn linux(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, image: 
     // Boot parameters take the first page; page tables (one PML4, one PDPT, four PDs) follow on page bounds.
     let params_at = layout.reserve(4096, "boot parameters")?;
     layout.next = tables + 6 * 4096;
-    let gdt: Vec<u8> = [0u64, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff].iter().flat_map(|entry| entry.to_le_bytes()).collect();
+    let code = if long { 0x00af_9b00_0000_ffff } else { 0x00cf_9b00_0000_ffff };
+    let gdt: Vec<u8> = [0u64, 0, code, 0x00cf_9300_0000_ffff].iter().flat_map(|entry| entry.to_le_bytes()).collect();
     let gdt_at = layout.put(memory, &gdt, "descriptor table")?;
     let command_line = layout.text(memory, boot.append, "command line")?;
 
@@ -634,5 +639,6 @@ fn linux(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, image: 
         set(at + 16, &entry.kind.to_le_bytes());
     }
     put(memory, "boot parameters", params_at, &params)?;
-    Ok(CpuState::linux64(preferred + 0x200, params_at, tables, TableRegister { base: gdt_at, limit: gdt.len() as u16 - 1 }))
+    let gdt = TableRegister { base: gdt_at, limit: gdt.len() as u16 - 1 };
+    Ok(if long { CpuState::linux64(preferred + 0x200, params_at, tables, gdt) } else { CpuState::linux32(preferred as u32, params_at as u32, gdt) })
 }

@@ -30,6 +30,7 @@ mod history;
 mod link;
 mod monitor;
 mod session;
+mod symbols;
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -40,7 +41,7 @@ use gdbstub::stub::{GdbStub, GdbStubError, MultiThreadStopReason};
 use sim_board::{Machine, Outcome};
 
 pub use arch::{Regs, X86_64};
-pub use session::Session;
+pub use session::{Place, Session};
 
 use link::Link;
 
@@ -83,20 +84,24 @@ pub enum Ended {
 
 /// Waits for one gdb on `listener` and serves it.
 pub fn serve(machine: &mut Machine, listener: &TcpListener) -> Result<Ended, GdbError> {
+    serve_session(Session::new(machine), listener)
+}
+
+/// The same for a session that was prepared: brought to its place, given symbols.
+pub fn serve_session(session: Session<'_>, listener: &TcpListener) -> Result<Ended, GdbError> {
     let (stream, _) = listener.accept()?;
     stream.set_nodelay(true)?;
     let reader = stream.try_clone()?;
-    serve_on(machine, reader, stream)
+    serve_on(session, reader, stream)
 }
 
 /// Serves a gdb that started us (`target remote | orrery gdb ...`): commands on standard input, answers on standard output.
 pub fn serve_stdio(machine: &mut Machine) -> Result<Ended, GdbError> {
-    serve_on(machine, io::stdin(), io::stdout())
+    serve_on(Session::new(machine), io::stdin(), io::stdout())
 }
 
 /// Serves a gdb on any pair of byte streams.
-pub fn serve_on(machine: &mut Machine, reader: impl Read + Send + 'static, writer: impl Write) -> Result<Ended, GdbError> {
-    let mut session = Session::new(machine);
+pub fn serve_on(mut session: Session<'_>, reader: impl Read + Send + 'static, writer: impl Write) -> Result<Ended, GdbError> {
     let mut link = Link::new(reader);
     let stub = GdbStub::new(link::Out::new(writer));
     let failed = |error: GdbStubError<GdbError, io::Error>| {

@@ -3,6 +3,7 @@
 use sim_board::Port;
 
 use crate::session::Session;
+use crate::symbols;
 
 type Command = fn(&mut Session<'_>, &[&str]) -> String;
 
@@ -17,6 +18,8 @@ const COMMANDS: &[(&str, &str, &str, Command)] = &[
     ("inputs", "", "what entered from outside, and when", inputs),
     ("console", "[1|2]", "what serial line 1 or 2 printed since the last time", console),
     ("goto", "TICK", "goes to a tick, back or forth", go_to),
+    ("last-write", "ADDRESS [LENGTH]", "who wrote there last before now: the tick, the vCPU and its stack", last_write),
+    ("where", "[VCPU]", "the stack of a vCPU by frame pointers", stack),
     ("type", "TEXT", "types TEXT and a line end at serial line 1: enters the recording", type_text),
     ("xp", "ADDRESS [COUNT]", "bytes at a guest-physical address", physical),
     ("quit", "", "ends the machine when gdb disconnects", quit),
@@ -100,6 +103,45 @@ fn go_to(session: &mut Session<'_>, arguments: &[&str]) -> String {
     let reached = session.history.go_to(session.machine, target);
     let at = session.machine.ticks();
     if reached { format!("at tick {at}; `maintenance flush register-cache` shows its registers\n") } else { format!("not reached: at tick {at}\n") }
+}
+
+fn last_write(session: &mut Session<'_>, arguments: &[&str]) -> String {
+    const USAGE: &str = "usage: monitor last-write ADDRESS [LENGTH]\n";
+    let Some(address) = arguments.first().and_then(|word| number(word)) else { return USAGE.to_owned() };
+    let length = match arguments.get(1).map(|word| number(word)) {
+        None => 8,
+        Some(Some(length @ 1..=4096)) => length,
+        Some(_) => return USAGE.to_owned(),
+    };
+    if session.history.is_empty() {
+        return "no snapshot yet: the machine cannot go back\n".to_owned();
+    }
+    match session.last_write(address, length) {
+        Some((ticks, vcpu, stack)) => {
+            let mut text = format!("written at tick {ticks} by vcpu {vcpu} (monitor goto {ticks} stands before the write)\n");
+            show(session, &stack, &mut text);
+            text
+        }
+        None => format!("nothing was written to {address:#x}+{length} since the first snapshot\n"),
+    }
+}
+
+fn stack(session: &mut Session<'_>, arguments: &[&str]) -> String {
+    let vcpu = match arguments.first().map(|word| word.parse()) {
+        None => session.stopped_vcpu,
+        Some(Ok(vcpu)) if vcpu < session.machine.vcpus() => vcpu,
+        Some(_) => return "usage: monitor where [VCPU]\n".to_owned(),
+    };
+    let stack = symbols::backtrace(session.machine, vcpu);
+    let mut text = String::new();
+    show(session, &stack, &mut text);
+    text
+}
+
+fn show(session: &Session<'_>, stack: &[u64], text: &mut String) {
+    for (depth, address) in stack.iter().enumerate() {
+        text.push_str(&format!("#{depth:<3} {}\n", session.symbols.name(*address)));
+    }
 }
 
 fn number(word: &str) -> Option<u64> {

@@ -15,11 +15,12 @@ use gdbstub::target::ext::memory_map::{MemoryMap, MemoryMapOps};
 use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
-use sim_board::{Machine, Outcome, Until, Watchpoint};
+use sim_board::{Machine, Outcome, Port, Until, Watchpoint};
 use sim_bus::DebugStop;
 
 use crate::arch::{Regs, X86_64};
 use crate::history::History;
+use crate::symbols::{self, Symbols};
 use crate::{Ended, GdbError, monitor};
 
 /// Ticks between two looks for bytes from gdb: some milliseconds.
@@ -39,6 +40,14 @@ enum Resume {
     ContinueBack { limit: u64, present: u64 },
 }
 
+/// A place to stand at: the first point with at least these ticks, this virtual time, and, from there on, this text on the console.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    pub ticks: u64,
+    pub ns: u64,
+    pub console: Option<String>,
+}
+
 /// One gdb's view of the machine.
 #[derive(Debug)]
 pub struct Session<'a> {
@@ -55,7 +64,9 @@ pub struct Session<'a> {
     /// `monitor quit` was given.
     pub(crate) quit: bool,
     /// The vCPU gdb last stopped at.
-    stopped_vcpu: usize,
+    pub(crate) stopped_vcpu: usize,
+    /// Names of the kernel's functions, if somebody gave them.
+    pub(crate) symbols: Symbols,
 }
 
 fn tid(vcpu: usize) -> Tid {
@@ -82,6 +93,83 @@ impl<'a> Session<'a> {
             killed: false,
             quit: false,
             stopped_vcpu: 0,
+            symbols: Symbols::default(),
+        }
+    }
+
+    /// Takes function names from the kernel's ELF file, for what the monitor says. An image without any is fine.
+    pub fn read_symbols(&mut self, image: &[u8]) {
+        self.symbols = Symbols::read(image);
+    }
+
+    /// Where the machine stands: ticks and virtual time.
+    pub fn position(&self) -> (u64, u64) {
+        (self.machine.ticks(), self.machine.now_ns())
+    }
+
+    /// Finds the last write to a range before now and stays where it is. The answer is the tick of the write, the vCPU, and its stack.
+    pub(crate) fn last_write(&mut self, address: u64, len: u64) -> Option<(u64, usize, Vec<u64>)> {
+        let present = self.machine.ticks();
+        self.lift();
+        let watch = watchpoint(address, len, WatchKind::Write);
+        self.machine.add_watch(watch);
+        let mut limit = present;
+        let found = loop {
+            match self.history.search(self.machine, limit, present) {
+                Some(Ok(hit)) => break Some(hit),
+                Some(Err(start)) => limit = start,
+                None => break None,
+            }
+        };
+        self.machine.remove_watch(watch);
+        let answer = found.filter(|hit| self.history.go_to(self.machine, hit.ticks)).map(|hit| (hit.ticks, hit.vcpu, symbols::backtrace(self.machine, hit.vcpu)));
+        self.history.go_to(self.machine, present);
+        self.lower();
+        answer
+    }
+
+    /// Takes gdb's breakpoints and watchpoints out of the machine for a while.
+    fn lift(&mut self) {
+        for address in self.software.iter().chain(&self.hardware) {
+            self.machine.remove_breakpoint(*address);
+        }
+        for (watch, _) in &self.watches {
+            self.machine.remove_watch(*watch);
+        }
+    }
+
+    /// Puts them back.
+    fn lower(&mut self) {
+        for address in self.software.iter().chain(&self.hardware) {
+            self.machine.add_breakpoint(*address);
+        }
+        for (watch, _) in &self.watches {
+            self.machine.add_watch(*watch);
+        }
+    }
+
+    /// Brings the machine forward to the first point at which all of `place` holds, with snapshots on the way, so that gdb can go back from there.
+    pub fn run_to(&mut self, place: &Place) -> Outcome {
+        let texts: Vec<(Port, Vec<u8>)> = place.console.iter().map(|text| (Port::Com1, text.clone().into_bytes())).collect();
+        let mut printed = texts.is_empty();
+        loop {
+            let there = self.machine.ticks() >= place.ticks && self.machine.now_ns() >= place.ns;
+            if there && printed {
+                return Outcome::Deadline;
+            }
+            let until = Until {
+                checkpoint: true,
+                ticks: (self.machine.ticks() < place.ticks).then_some(place.ticks),
+                ns: (self.machine.ticks() >= place.ticks && self.machine.now_ns() < place.ns).then_some(place.ns),
+                output: if there { texts.clone() } else { Vec::new() },
+                ..Until::default()
+            };
+            let outcome = self.machine.run(&until);
+            self.history.note(self.machine);
+            printed |= matches!(outcome, Outcome::Output(_));
+            if outcome.is_final() || outcome == Outcome::Stuck {
+                return outcome;
+            }
         }
     }
 

@@ -207,6 +207,12 @@ fn the_machine_goes_back_to_breakpoints_accesses_and_steps() {
         assert_eq!(gdb.rip(), BASE);
         assert!(gdb.ask("bc").contains("replaylog:begin"));
         assert_eq!(gdb.ask(&format!("z0,{BASE:x},1")), "OK");
+        // Who wrote last, from anywhere, without going there.
+        assert!(gdb.monitor("goto 30000").contains("at tick 30000"));
+        let said = gdb.monitor("last-write 0x5000 4");
+        assert!(said.starts_with("written at tick 29998 by vcpu 0") && said.contains("#0   0x100006"), "{said}");
+        assert!(gdb.monitor("ticks").starts_with("tick 30000 "));
+        assert!(gdb.monitor("last-write 0x7000").starts_with("nothing was written"));
         // And forward again to the same end.
         assert!(gdb.ask("vCont;c").starts_with("T0f"));
         assert!(gdb.ask("vCont;c").starts_with("W07"));

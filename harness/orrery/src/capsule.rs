@@ -1,0 +1,164 @@
+//! The verbs `replay` and `open`, and the capsules that failing scenarios leave.
+//!
+//! # Theory
+//! A capsule holds what a run took in, so this host repeats it whatever has become of the checkout since. `replay` runs it to its end and compares receipts;
+//! `open` runs it to the point of failure, with snapshots on the way, and waits for gdb there: both ways from there are open.
+
+use crate::Failure;
+use crate::context::Context;
+use runner::verdict::Result as Judged;
+use runner::{Prepared, Transcript, Verdict};
+use scenario::Scenario;
+use sim_board::{Machine, Outcome, Port, Until};
+use sim_gdb::{Place, Session};
+use sim_snap::Capsule;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+#[derive(clap::Args)]
+pub struct ReplayArgs {
+    /// The capsule.
+    capsule: PathBuf,
+}
+
+#[derive(clap::Args)]
+pub struct OpenArgs {
+    /// The capsule.
+    capsule: PathBuf,
+    /// TCP port on this host; 0 takes a free one.
+    #[arg(long, default_value_t = 1234)]
+    port: u16,
+    /// Stand at another point of its run than that of the failure: a tick, a time (`1.5s`), or text on the console (`print:TEXT`).
+    #[arg(long)]
+    at: Option<String>,
+}
+
+/// Reads a point given on the command line.
+pub fn place(text: &str) -> Result<Place, Failure> {
+    if let Some(printed) = text.strip_prefix("print:") {
+        return Ok(Place { console: Some(printed.to_owned()), ..Place::default() });
+    }
+    if let Ok(ticks) = text.replace('_', "").parse() {
+        return Ok(Place { ticks, ..Place::default() });
+    }
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let scale = match &text[digits.len()..] {
+        "s" => Some(1e9),
+        "ms" => Some(1e6),
+        "us" => Some(1e3),
+        "ns" => Some(1.0),
+        _ => None,
+    };
+    match (scale, digits.parse::<f64>()) {
+        (Some(scale), Ok(number)) if number >= 0.0 => Ok(Place { ns: (number * scale) as u64, ..Place::default() }),
+        _ => Err(Failure::Request(format!("`{text}` is no point in time\n   = hint: a tick (1200000), a time (350ms, 1.5s), or text on the console (print:login)"))),
+    }
+}
+
+/// Reads a capsule.
+pub fn load(path: &Path) -> Result<Capsule, Failure> {
+    let bytes = std::fs::read(path).map_err(Failure::file(path))?;
+    Capsule::load(&bytes).map_err(|error| Failure::Request(format!("{}: {error}", path.display())))
+}
+
+/// The verb `replay`.
+pub fn replay(args: &ReplayArgs) -> Result<(), Failure> {
+    let capsule = load(&args.capsule)?;
+    if let Some(plan) = &capsule.plan {
+        return crate::explore::again(&capsule, plan);
+    }
+    println!("{}: {}", capsule.scenario, capsule.failure.what);
+    let begun = Instant::now();
+    let replayed = capsule.replay().map_err(|error| Failure::Request(format!("{}: {error}", args.capsule.display())))?;
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("receipt {} at tick {}, {:.3} s of machine time, in {seconds:.1} s", replayed.receipt, replayed.ticks, replayed.ns as f64 / 1e9);
+    if replayed.same {
+        println!("the same run, bit for bit");
+        return Ok(());
+    }
+    println!("NOT the same run: recorded was {} at tick {}", capsule.receipt, capsule.ticks);
+    Err(Failure::DoesNotHold)
+}
+
+/// The verb `open`.
+pub fn open(args: &OpenArgs) -> Result<(), Failure> {
+    let capsule = load(&args.capsule)?;
+    let wrong = |error: sim_snap::FileError| Failure::Request(format!("{}: {error}", args.capsule.display()));
+    let mut machine = capsule.machine().map_err(wrong)?;
+    let place = match &args.at {
+        Some(text) => place(text)?,
+        None => Place { ticks: capsule.failure.ticks, ns: capsule.failure.ns, console: None },
+    };
+    let symbols = args.capsule.with_extension("kernel");
+    std::fs::write(&symbols, &capsule.kernel).map_err(Failure::file(&symbols))?;
+    println!("{}: {}", capsule.scenario, capsule.failure.what);
+    if let Some(plan) = &capsule.plan {
+        println!("{}", plan.trim_end());
+    }
+    let mut session = Session::new(&mut machine);
+    session.read_symbols(&capsule.kernel);
+    session.run_to(&place);
+    wait(session, args.port, &symbols)
+}
+
+/// Says how to connect, and serves.
+pub fn wait(session: Session<'_>, port: u16, symbols: &Path) -> Result<(), Failure> {
+    let listener = TcpListener::bind(("127.0.0.1", port)).map_err(|error| Failure::Host(format!("port {port}: {error}\n   = hint: --port 0 takes a free one")))?;
+    let port = listener.local_addr().map_err(|error| Failure::Host(error.to_string()))?.port();
+    let (ticks, ns) = session.position();
+    println!("The machine stands at tick {ticks}, {:.6} s. In another terminal:\n", ns as f64 / 1e9);
+    println!("    gdb -x gdb/orrery.gdb {} -ex 'target remote :{port}'\n", symbols.display());
+    println!("then for example: backtrace, frames, reverse-continue, reverse-stepi, monitor last-write ADDRESS, monitor help.");
+    let ended = sim_gdb::serve_session(session, &listener).map_err(|error| Failure::Host(error.to_string()))?;
+    println!("{ended:?}");
+    Ok(())
+}
+
+/// A capsule of a run that has just ended.
+pub fn of_run(context: &Context, scenario: &Scenario, prepared: &Prepared, machine: &mut Machine, failure: sim_snap::Failure) -> Capsule {
+    let text = std::fs::read_to_string(context.root.join("scenarios").join(&scenario.name).with_extension("toml")).unwrap_or_default();
+    Capsule {
+        board: prepared.board.clone(),
+        kernel: prepared.kernel.clone(),
+        initrd: prepared.initrd.clone(),
+        append: prepared.append.clone(),
+        images: prepared.disks.clone(),
+        scenario: scenario.name.clone(),
+        scenario_text: text,
+        inputs: machine.inputs().to_vec(),
+        ticks: machine.ticks(),
+        ns: machine.now_ns(),
+        receipt: machine.receipt(),
+        failure,
+        plan: None,
+    }
+}
+
+/// Writes the capsule of a failing run into its bundle, and says where.
+pub fn leave(context: &Context, scenario: &Scenario, prepared: &Prepared, machine: &mut Machine, run: &Transcript, verdict: &Verdict) -> Result<PathBuf, Failure> {
+    let row = verdict.rows.iter().find(|row| row.result == Judged::Fails);
+    let what = row.map_or_else(|| "it failed".to_owned(), |row| format!("{}: {}: {}", row.place, row.what, row.found));
+    let step = row.and_then(|row| run.step(&row.what)).and_then(|step| step.ended_ns);
+    let mut capsule = of_run(context, scenario, prepared, machine, sim_snap::Failure { what, ..sim_snap::Failure::default() });
+    (capsule.failure.ticks, capsule.failure.ns) = (capsule.ticks, capsule.ns);
+    if let Some(ns) = step {
+        (capsule.failure.ticks, capsule.failure.ns) = (0, ns.min(capsule.ns));
+    } else if let Some(row) = row.filter(|row| row.place == "console" && !row.found.is_empty()) {
+        // A line that should not be there: it stands where the line was printed.
+        if let Ok(mut again) = capsule.machine()
+            && let Outcome::Output(_) = again.run(&Until::ns(capsule.ns).or_output(Port::Com1, row.found.as_bytes()))
+        {
+            (capsule.failure.ticks, capsule.failure.ns) = (again.ticks(), again.now_ns());
+        }
+    }
+    let path = context.bundle(&scenario.name).join("failure.capsule");
+    write(context, &capsule, &path)?;
+    Ok(path)
+}
+
+/// Writes a capsule.
+pub fn write(context: &Context, capsule: &Capsule, path: &Path) -> Result<(), Failure> {
+    let bytes = capsule.save(&context.commit()).map_err(|error| Failure::Host(error.to_string()))?;
+    std::fs::write(path, bytes).map_err(Failure::file(path))
+}

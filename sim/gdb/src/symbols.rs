@@ -1,0 +1,69 @@
+//! Names of addresses, from the symbol table of the kernel's ELF file, and stacks walked by frame pointers.
+
+use goblin::elf::Elf;
+use goblin::elf::sym::STT_FUNC;
+use sim_board::Machine;
+use sim_cpu::RBP;
+
+/// Frames of a backtrace at most.
+const FRAMES_MAX: usize = 32;
+
+/// Functions by address.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Symbols {
+    /// Address, size, name; in order of addresses.
+    functions: Vec<(u64, u64, String)>,
+}
+
+impl Symbols {
+    /// Reads a symbol table; an image that has none gives no names.
+    pub fn read(image: &[u8]) -> Self {
+        let Ok(elf) = Elf::parse(image) else { return Self::default() };
+        let mut functions: Vec<(u64, u64, String)> = elf
+            .syms
+            .iter()
+            .filter(|symbol| symbol.st_type() == STT_FUNC && symbol.st_value != 0)
+            .filter_map(|symbol| {
+                let name = elf.strtab.get_at(symbol.st_name)?;
+                Some((symbol.st_value, symbol.st_size, format!("{:#}", rustc_demangle::demangle(name))))
+            })
+            .collect();
+        functions.sort();
+        functions.dedup_by_key(|function| function.0);
+        Self { functions }
+    }
+
+    /// `name+0x12`, or the address alone.
+    pub fn name(&self, address: u64) -> String {
+        let after = self.functions.partition_point(|(start, ..)| *start <= address);
+        match after.checked_sub(1).map(|index| &self.functions[index]) {
+            Some((start, size, name)) if address - start < (*size).max(1) => format!("{address:#x} {name}+{:#x}", address - start),
+            Some(_) | None => format!("{address:#x}"),
+        }
+    }
+}
+
+/// The return addresses of a vCPU's stack, innermost first, by frame pointers: complete where code keeps them, as our kernel does.
+pub(crate) fn backtrace(machine: &mut Machine, vcpu: usize) -> Vec<u64> {
+    let Some(state) = machine.cpu_state(vcpu) else { return Vec::new() };
+    let mut addresses = vec![state.rip];
+    let mut frame = state.gpr[RBP];
+    while addresses.len() < FRAMES_MAX {
+        let mut words = [0; 16];
+        if frame & 7 != 0 || machine.read_linear(vcpu, frame, &mut words) != words.len() {
+            break;
+        }
+        let word = |at: usize| words[at..at + 8].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        let (outer, address) = (word(0), word(8));
+        if address == 0 {
+            break;
+        }
+        addresses.push(address);
+        // Stacks grow down: a caller's frame is above.
+        if outer <= frame {
+            break;
+        }
+        frame = outer;
+    }
+    addresses
+}
