@@ -146,8 +146,7 @@ impl Hba {
 
     fn fatal(&mut self, cx: &mut Cx<'_>) {
         cx.note("ahci: address outside RAM", u64::from(self.current));
-        self.halted = true;
-        self.raise(irq::HOST_FATAL);
+        self.stop(irq::HOST_FATAL);
     }
 
     fn fetch_soon(&mut self, cx: &mut Cx<'_>) {
@@ -272,7 +271,8 @@ impl Hba {
 
     fn schedule(&self, cx: &mut Cx<'_>) {
         match self.flights.first() {
-            Some(first) if first.at != NEVER => cx.at(first.at.max(cx.now()), COMPLETE),
+            // A port that stands still completes nothing.
+            Some(first) if first.at != NEVER && !self.halted => cx.at(first.at.max(cx.now()), COMPLETE),
             _ => cx.cancel(COMPLETE),
         }
     }
