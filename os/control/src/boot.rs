@@ -72,7 +72,8 @@ fn mount_all(zone: &Arc<Zone>, root_path: &str, lofs: &[(String, String)]) -> Re
     for (from, to) in lofs {
         let source = lookup(&outer, None, from.as_bytes(), Follow::Yes).map_err(|error| path_refusal(from, error))?;
         let at = lookup(&inner, None, to.as_bytes(), Follow::Yes).map_err(|error| path_refusal(to, error))?;
-        mount::bind(&at, &source, from, MountFlags::READ_ONLY).map_err(|error| path_refusal(to, error))?;
+        let bound = mount::bind(&at, &source, from, MountFlags::READ_ONLY).map_err(|error| path_refusal(to, error))?;
+        bound.mount.fix();
     }
     for (path, fs) in system().zone_mounts(zone) {
         match ops::mkdir(&inner, None, path.as_bytes(), 0o755) {
@@ -82,7 +83,8 @@ fn mount_all(zone: &Arc<Zone>, root_path: &str, lofs: &[(String, String)]) -> Re
         // A link in the tenant's tree must not lead the mount elsewhere: the walk stays in the zone, and a link is refused.
         let at = lookup(&inner, None, path.as_bytes(), Follow::No).map_err(|error| path_refusal(path, error))?;
         let kind = fs.kind();
-        mount::mount(&at, fs, kind, MountFlags::empty()).map_err(|error| path_refusal(path, error))?;
+        let mounted = mount::mount(&at, fs, kind, MountFlags::empty()).map_err(|error| path_refusal(path, error))?;
+        mounted.mount.fix();
     }
     Ok(())
 }

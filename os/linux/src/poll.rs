@@ -1,7 +1,6 @@
 //! Waiting for several descriptors (`poll(2)`, `select(2)`).
 
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use kif::Nanos;
@@ -26,31 +25,39 @@ struct Watched {
     skipped: bool,
 }
 
-/// Waits until one of `watched` is ready, returning what each is ready for; all empty after a time-out. `deadline`: `None` waits
-/// for ever, a past one only looks.
-fn wait(watched: &[Watched], deadline: Option<Nanos>) -> Result<Vec<Ready>> {
+/// What one of `watched` is ready for.
+fn look_at(one: &Watched) -> Ready {
+    match &one.file {
+        Some(file) => file.poll() & (one.wanted | ALWAYS),
+        None if one.skipped => Ready::empty(),
+        None => Ready::NVAL,
+    }
+}
+
+/// Waits until one of `watched` is ready; what each is ready for is then in `found`: nothing after a time-out. `deadline`: `None` waits for ever, a
+/// past one only looks.
+fn wait(watched: &[Watched], found: &mut [Ready], deadline: Option<Nanos>) -> Result<()> {
     let look = || {
         let mut any = false;
-        let found: Vec<Ready> = watched
-            .iter()
-            .map(|one| {
-                let ready = match &one.file {
-                    Some(file) => file.poll() & (one.wanted | ALWAYS),
-                    None if one.skipped => Ready::empty(),
-                    None => Ready::NVAL,
-                };
-                any |= !ready.is_empty();
-                ready
-            })
-            .collect();
-        any.then_some(found)
+        for (one, ready) in watched.iter().zip(found.iter_mut()) {
+            *ready = look_at(one);
+            any |= !ready.is_empty();
+        }
+        any.then_some(())
     };
     let files = watched.iter().filter_map(|one| one.file.as_deref());
     match vfs::wait_any(files, deadline, look) {
-        Ok(found) => Ok(found),
-        Err(sync::Woken::TimedOut) => Ok(vec![Ready::empty(); watched.len()]),
+        // After a time-out nothing was found.
+        Ok(()) | Err(sync::Woken::TimedOut) => Ok(()),
         Err(sync::Woken::Interrupted) => Err(Fail::Interrupted),
     }
+}
+
+/// An empty list with room for `count`, which the caller of the system call chose.
+fn room<T>(count: usize) -> Result<Vec<T>> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(count).map_err(|_| Errno::ENOMEM)?;
+    Ok(list)
 }
 
 /// For the length of the call another set of signals is blocked; it stays so if a signal ended the call, until that is
@@ -82,15 +89,15 @@ fn poll_entries(task: &mut Task, at: Ptr, count: u32, deadline: Option<Nanos>) -
     let count = check_count(count)?;
     let mut raw = buffer(count * 8)?;
     kif::user().read(at.0, &mut raw)?;
-    let watched: Vec<Watched> = raw
-        .chunks_exact(8)
-        .map(|entry| {
-            let fd = u32::try_from(linux_abi::field_u32(entry, 0).cast_signed());
-            let wanted = Ready::from_bits_truncate(linux_abi::field_u16(entry, 4).into());
-            Watched { file: fd.ok().and_then(|fd| task.files.get(fd).ok()), wanted, skipped: fd.is_err() }
-        })
-        .collect();
-    let found = wait(&watched, deadline)?;
+    let mut watched: Vec<Watched> = room(count)?;
+    watched.extend(raw.chunks_exact(8).map(|entry| {
+        let fd = u32::try_from(linux_abi::field_u32(entry, 0).cast_signed());
+        let wanted = Ready::from_bits_truncate(linux_abi::field_u16(entry, 4).into());
+        Watched { file: fd.ok().and_then(|fd| task.files.get(fd).ok()), wanted, skipped: fd.is_err() }
+    }));
+    let mut found: Vec<Ready> = room(count)?;
+    found.resize(count, Ready::empty());
+    wait(&watched, &mut found, deadline)?;
     for (entry, ready) in raw.chunks_exact_mut(8).zip(&found) {
         let bits = u16::try_from(ready.bits()).unwrap_or(0);
         entry[6..8].copy_from_slice(&bits.to_le_bytes());
@@ -156,8 +163,9 @@ fn select_sets(task: &mut Task, count: u32, sets: [Ptr; 3], deadline: Option<Nan
         }
     }
     let is_set = |bits: &Option<Vec<u8>>, fd: usize| bits.as_ref().is_some_and(|bits| bits[fd / 8] >> (fd % 8) & 1 != 0);
-    let mut watched = Vec::new();
-    let mut origin = Vec::new();
+    let wanted = bits.iter().flatten().flatten().map(|byte| byte.count_ones() as usize).sum::<usize>().min(count);
+    let mut watched = room(wanted)?;
+    let mut origin = room(wanted)?;
     for fd in 0..count {
         let mut wanted = Ready::empty();
         for (set, bits) in bits.iter().enumerate() {
@@ -171,12 +179,15 @@ fn select_sets(task: &mut Task, count: u32, sets: [Ptr; 3], deadline: Option<Nan
             origin.push(fd);
         }
     }
-    let found = wait(&watched, deadline)?;
+    let mut found: Vec<Ready> = room(watched.len())?;
+    found.resize(watched.len(), Ready::empty());
+    wait(&watched, &mut found, deadline)?;
     task.restart_deadline = None;
     let mut ready_count = 0;
     for (set, (at, bits)) in sets.iter().zip(&mut bits).enumerate() {
         let Some(bits) = bits else { continue };
-        let mut out = vec![0; bytes];
+        // At most 8 KiB: a bit for each descriptor.
+        let mut out = buffer(bytes)?;
         for (fd, ready) in origin.iter().zip(&found) {
             if bits[fd / 8] >> (fd % 8) & 1 != 0 && ready.intersects(SETS[set]) {
                 out[fd / 8] |= 1 << (fd % 8);

@@ -354,6 +354,7 @@ pub fn exec(task: &mut Task, at: Option<&Place>, program: Program) -> Result<()>
     }
     process.set_cred(loaded.cred);
     process.set_image(loaded.image);
+    process.set_visitor(false);
     process.has_execed.store(true, Ordering::Relaxed);
     process.death_signal.store(0, Ordering::Relaxed);
     process.exit_signal.store(linux_abi::consts::signal::SIGCHLD, Ordering::Relaxed);

@@ -23,6 +23,8 @@ use crate::{ProcError, Result};
 
 struct Waiter {
     bits: u32,
+    /// The queue it is in: a requeue changes it. Under the lock of `QUEUES`.
+    key: SpinLock<FutexKey>,
     woken: AtomicBool,
     queue: WaitQueue,
 }
@@ -40,17 +42,18 @@ fn read_word(address: u64) -> Result<u32> {
 /// # Errors
 /// [`ProcError::TryAgain`] if it is not; [`ProcError::TimedOut`], [`ProcError::Interrupted`], [`ProcError::BadAddress`].
 pub fn wait(key: FutexKey, address: u64, expected: u32, bits: u32, deadline: Option<Nanos>) -> Result<()> {
-    let waiter = Arc::new(Waiter { bits, woken: AtomicBool::new(false), queue: WaitQueue::new() });
+    let key_place = SpinLock::new(Class::FutexKey, key);
+    let waiter = Arc::new(Waiter { bits, key: key_place, woken: AtomicBool::new(false), queue: WaitQueue::new() });
     QUEUES.lock().entry(key).or_default().push_back(Arc::clone(&waiter));
     let value = match read_word(address) {
         Ok(value) => value,
         Err(error) => {
-            leave(key, &waiter);
+            leave(&waiter);
             return Err(error);
         }
     };
     if value != expected {
-        leave(key, &waiter);
+        leave(&waiter);
         // A wake-up that chose this waiter meanwhile is not lost: it counts as one.
         return if waiter.woken.load(Ordering::Acquire) { Ok(()) } else { Err(ProcError::TryAgain) };
     }
@@ -58,37 +61,21 @@ pub fn wait(key: FutexKey, address: u64, expected: u32, bits: u32, deadline: Opt
     match outcome {
         Ok(()) => Ok(()),
         Err(woken) => {
-            leave(key, &waiter);
+            leave(&waiter);
             if waiter.woken.load(Ordering::Acquire) { Ok(()) } else { Err(woken.into()) }
         }
     }
 }
 
 /// Takes a waiter out, wherever a requeue has put it.
-fn leave(key: FutexKey, waiter: &Arc<Waiter>) {
+fn leave(waiter: &Arc<Waiter>) {
     let mut queues = QUEUES.lock();
-    if take_out(&mut queues, key, waiter) {
-        return;
-    }
-    if waiter.woken.load(Ordering::Acquire) {
-        return;
-    }
-    let keys: Vec<FutexKey> = queues.keys().copied().collect();
-    for key in keys {
-        if take_out(&mut queues, key, waiter) {
-            return;
-        }
-    }
-}
-
-fn take_out(queues: &mut BTreeMap<FutexKey, VecDeque<Arc<Waiter>>>, key: FutexKey, waiter: &Arc<Waiter>) -> bool {
-    let Some(queue) = queues.get_mut(&key) else { return false };
-    let Some(at) = queue.iter().position(|other| Arc::ptr_eq(other, waiter)) else { return false };
-    queue.remove(at);
+    let key = *waiter.key.lock();
+    let Some(queue) = queues.get_mut(&key) else { return };
+    queue.retain(|other| !Arc::ptr_eq(other, waiter));
     if queue.is_empty() {
         queues.remove(&key);
     }
-    true
 }
 
 /// Wakes up to `count` waiters whose bits meet `bits`; returns how many.
@@ -145,6 +132,9 @@ pub fn requeue(
     let moved: Vec<_> = source.drain(..count).collect();
     if !source.is_empty() {
         queues.insert(from, source);
+    }
+    for waiter in &moved {
+        *waiter.key.lock() = to;
     }
     if count > 0 {
         queues.entry(to).or_default().extend(moved);

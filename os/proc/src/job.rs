@@ -5,9 +5,9 @@ use core::sync::atomic::Ordering;
 
 use kif::ZoneId;
 use linux_abi::consts::signal::*;
-use vfs::tty::job::{Caller, JobControl, TtySignal};
+use vfs::tty::job::{Caller, Group, JobControl, TtySignal};
 
-use crate::post::{from_kernel, is_refused, post, post_group};
+use crate::post::{from_kernel, is_refused, post, post_session_group};
 use crate::process::Process;
 use crate::table;
 
@@ -46,8 +46,8 @@ impl JobControl for Jobs {
             uid: process.cred().euid,
         })
     }
-    fn signal_group(&self, group: i32, signal: TtySignal) {
-        post_group(ZoneId::GLOBAL, unid(group), number(signal));
+    fn signal_group(&self, group: Group, signal: TtySignal) {
+        post_session_group(group.zone, unid(group.session), unid(group.group), number(signal));
     }
     fn signal_leader(&self, session: i32, signal: TtySignal) {
         let leader = table::lock().process(unid(session)).cloned();

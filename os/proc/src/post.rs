@@ -167,6 +167,15 @@ pub fn post_group(viewer: ZoneId, group: u32, signal: u32) {
     }
 }
 
+/// The same for those members that are of `session`, whose leader lives in zone `zone`: what a terminal may signal.
+pub fn post_session_group(zone: ZoneId, session: u32, group: u32, signal: u32) {
+    let mut members = table::lock().group(group, zone);
+    members.retain(|process| process.session() == session);
+    for process in members {
+        if post(&process, None, from_kernel(signal), false).is_err() {}
+    }
+}
+
 /// Whom `kill` means. Ids are as the sender's zone sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {

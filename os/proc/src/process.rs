@@ -282,6 +282,8 @@ pub struct Process {
     pub(crate) signals: SpinLock<SigState>,
     /// Children, zombies included. Taken under the process table's lock only, and never two at once.
     pub(crate) children: Mutex<Vec<Arc<Process>>>,
+    /// See [`Process::is_visitor`].
+    visitor: AtomicBool,
     /// Announced when a child ends, stops or continues.
     pub(crate) child_events: WaitQueue,
     /// Stopped LWPs wait here, and one in exec for the others to be gone.
@@ -358,6 +360,7 @@ impl Process {
             limits: SpinLock::new(STATE, birth.limits),
             signals: SpinLock::new(Class::Signals, SigState { actions: birth.actions, ..SigState::default() }),
             children: Mutex::new(Class::Process, Vec::new()),
+            visitor: AtomicBool::new(false),
             child_events: WaitQueue::new(),
             stop_queue: WaitQueue::new(),
             umask: AtomicU32::new(birth.umask),
@@ -619,19 +622,34 @@ impl Process {
         }
     }
     /// Argument strings, NUL separated, as the program has them now. Empty for zombies.
-    pub fn command_line(&self) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn command_line(&self) -> crate::Result<Vec<u8>> {
         self.read_range(self.image().arguments)
     }
     /// Environment strings, NUL separated.
-    pub fn environment(&self) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn environment(&self) -> crate::Result<Vec<u8>> {
         self.read_range(self.image().environment)
     }
-    fn read_range(&self, (start, end): (u64, u64)) -> Vec<u8> {
-        let Some(space) = self.space() else { return Vec::new() };
+    fn read_range(&self, (start, end): (u64, u64)) -> crate::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        let Some(space) = self.space() else { return Ok(text) };
         let length = usize::try_from(end.saturating_sub(start)).unwrap_or(0).min(128 << 10);
-        let mut text = alloc::vec![0; length];
+        text.try_reserve_exact(length).map_err(|_| crate::ProcError::NoMemory)?;
+        text.resize(length, 0);
         let count = space.peek(start, &mut text);
         text.truncate(count);
-        text
+        Ok(text)
+    }
+    /// True from entering a zone until it runs a program of that zone: what it carries is the operator's.
+    pub fn is_visitor(&self) -> bool {
+        self.visitor.load(Ordering::Relaxed)
+    }
+    pub(crate) fn set_visitor(&self, on: bool) {
+        self.visitor.store(on, Ordering::Relaxed);
     }
 }

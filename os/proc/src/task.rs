@@ -248,9 +248,8 @@ impl Task {
     fn crash(&mut self, info: &SigInfo) {
         if let SigDetail::Fault { address } = info.detail {
             let rip = self.user.regs().rip;
-            kif::log().line(format_args!(
-                "zone {}: pid {} ({}): {} at {rip:#x}, address {address:#x}",
-                self.zone.name(),
+            self.zone.report(format_args!(
+                "pid {} ({}): {} at {rip:#x}, address {address:#x}",
                 self.process.pid(),
                 self.process.name(),
                 signal::name(info.signal),
@@ -353,9 +352,8 @@ impl Task {
 
     fn out_of_memory(&self) {
         self.zone.stats.anon_alloc_fail.bump();
-        kif::log().line(format_args!(
-            "zone {}: out of memory: killed pid {} ({}), {} KiB resident",
-            self.zone.name(),
+        self.zone.report(format_args!(
+            "out of memory: killed pid {} ({}), {} KiB resident",
             self.process.pid(),
             self.process.name(),
             self.space.usage().resident * 4,

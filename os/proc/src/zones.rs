@@ -31,6 +31,7 @@ pub fn enter_zone(lwp: &Arc<Lwp>, zone: &Arc<Zone>, root: vfs::Place) -> Result<
     if init == 0 && !zone.is_global() {
         kif::log().line(format_args!("zone {}: pid {} entered before its init", zone.name(), process.pid()));
     }
+    process.set_visitor(true);
     process.set_cred(process.cred().in_zone(zone.id()));
     process.set_directories(Directories { root: root.clone(), cwd: root });
     process.set_charge(Some(processes));

@@ -237,6 +237,7 @@ impl Vnode for Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec;
 
     /// A disk in memory, 4,096-byte sectors, that refuses what is not whole sectors.
     struct Memory(Mutex<Vec<u8>>);

@@ -34,6 +34,9 @@ pub const ONESHOT: u32 = 1 << 30;
 /// Inode numbers of epoll objects begin here, to tell them from pipes.
 const FIRST_INO: u64 = 1 << 32;
 
+/// Items looked at under the lock at once.
+const LOOK_AT_ONCE: usize = 32;
+
 /// What to watch for in a file, and what to say then (`struct epoll_event`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Interest {
@@ -165,23 +168,38 @@ impl Epoll {
     /// Looks through the list; with `consume`, notes what was reported.
     fn look(&self, limit: usize, consume: bool) -> Vec<(u32, u64)> {
         let mut reports = Vec::new();
+        // From behind the last report to the end, then from the start up to it.
+        let begin = self.list.lock().last;
+        let (mut at, mut wrapped) = (begin, begin.is_none());
+        while reports.len() < limit {
+            let (passed, more) = self.look_on(at, if wrapped { begin } else { None }, limit, consume, &mut reports);
+            match (more, passed) {
+                (true, passed) => at = passed,
+                (false, _) if !wrapped => (at, wrapped) = (None, true),
+                (false, _) => break,
+            }
+        }
+        reports
+    }
+
+    /// Looks at the next [`LOOK_AT_ONCE`] items behind `after` and up to `until`. Returns the last one looked at, and whether there may be more. The
+    /// lock is released in between: how many items there are is for a process to say, how long others wait is not.
+    fn look_on(&self, after: Option<Key>, until: Option<Key>, limit: usize, consume: bool, reports: &mut Vec<(u32, u64)>) -> (Option<Key>, bool) {
         // Keeps files alive until the lock is released: one of them may be the last handle.
-        let mut held: Vec<Arc<File>> = Vec::new();
+        let mut held: [Option<Arc<File>>; LOOK_AT_ONCE] = [const { None }; LOOK_AT_ONCE];
         let mut guard = self.list.lock();
         let list = &mut *guard;
-        let start = list.last.map_or(Bound::Unbounded, Bound::Excluded);
-        let order: Vec<Key> = match list.last {
-            None => list.items.keys().copied().collect(),
-            Some(last) => {
-                let before = list.items.range(..=last).map(|(key, _)| *key);
-                list.items.range((start, Bound::Unbounded)).map(|(key, _)| *key).chain(before).collect()
-            }
-        };
-        for key in order {
-            if reports.len() >= limit {
+        let mut at = after;
+        let mut more = true;
+        for place in &mut held {
+            let start = at.map_or(Bound::Unbounded, Bound::Excluded);
+            let next = list.items.range_mut((start, Bound::Unbounded)).next();
+            let Some((key, item)) = next.filter(|(key, _)| until.is_none_or(|until| **key <= until)) else {
+                more = false;
                 break;
-            }
-            let Some(item) = list.items.get_mut(&key) else { continue };
+            };
+            let key = *key;
+            at = Some(key);
             let Some(file) = item.file.upgrade() else {
                 list.items.remove(&key);
                 continue;
@@ -189,7 +207,7 @@ impl Epoll {
             let events = file.pollee().map_or(0, Pollee::events);
             let wanted = Ready::from_bits_truncate(item.interest.mask) | Ready::ERR | Ready::HUP;
             let ready = file.poll() & wanted;
-            held.push(file);
+            *place = Some(file);
             let is_old = item.interest.mask & EDGE != 0 && item.reported == Some(events);
             if ready.is_empty() || item.spent || is_old {
                 continue;
@@ -200,10 +218,13 @@ impl Epoll {
                 item.spent = item.interest.mask & ONESHOT != 0;
                 list.last = Some(key);
             }
+            if reports.len() >= limit {
+                break;
+            }
         }
         drop(guard);
         drop(held);
-        reports
+        (at, more)
     }
 }
 

@@ -5,7 +5,8 @@
 //! open-file description for `flock`, the process for record locks. The two kinds do not see each other, as on Linux.
 //!
 //! # Locking
-//! The table has one mutex of class `Vnode`. Waiters sleep on one queue for all files: locks are rare.
+//! The table has one mutex of class `Vnode`, held for a look-up. Each file's locks have a mutex (`FileLocks`) and a queue of waiters of their own, so
+//! that who holds many locks of one file delays users of that file only.
 //!
 //! # Limits
 //! [`RECORDS_MAX`] record locks on one file, and as many waiters.
@@ -14,6 +15,7 @@
 //! signal.
 
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use kif::Nanos;
 use sync::{Class, Mutex, WaitQueue};
@@ -111,17 +113,49 @@ impl FileLocks {
     }
 }
 
-static TABLE: Mutex<BTreeMap<NodeId, FileLocks>> = Mutex::new(Class::Vnode, BTreeMap::new());
-static WAITERS: WaitQueue = WaitQueue::new();
+/// A file that somebody holds or wants a lock of.
+struct Entry {
+    locks: Mutex<FileLocks>,
+    waiters: WaitQueue,
+}
 
-fn with<R>(id: NodeId, body: impl FnOnce(&mut FileLocks) -> R) -> R {
-    let mut table = TABLE.lock();
-    let locks = table.entry(id).or_default();
-    let result = body(locks);
-    if locks.is_empty() {
-        table.remove(&id);
+static TABLE: Mutex<BTreeMap<NodeId, Arc<Entry>>> = Mutex::new(Class::Vnode, BTreeMap::new());
+
+/// A file's entry, in use as long as this lives: the last one takes an entry without locks out of the table.
+struct InUse {
+    id: NodeId,
+    entry: Arc<Entry>,
+}
+
+impl InUse {
+    fn of(id: NodeId) -> Self {
+        let mut table = TABLE.lock();
+        let entry = table.entry(id).or_insert_with(|| {
+            Arc::new(Entry { locks: Mutex::new(Class::FileLocks, FileLocks::default()), waiters: WaitQueue::new() })
+        });
+        Self { id, entry: Arc::clone(entry) }
     }
-    result
+    /// Without making one.
+    fn existing(id: NodeId) -> Option<Self> {
+        let entry = TABLE.lock().get(&id).map(Arc::clone)?;
+        Some(Self { id, entry })
+    }
+    fn with<R>(&self, body: impl FnOnce(&mut FileLocks) -> R) -> R {
+        body(&mut self.entry.locks.lock())
+    }
+    fn wake(&self) {
+        self.entry.waiters.wake_all();
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let mut table = TABLE.lock();
+        // The table's handle and this one: nobody else can come by another meanwhile.
+        let removed = if Arc::strong_count(&self.entry) == 2 && self.entry.locks.lock().is_empty() { table.remove(&self.id) } else { None };
+        drop(table);
+        drop(removed);
+    }
 }
 
 /// See [`crate::File::flock`].
@@ -130,14 +164,15 @@ pub(crate) fn flock(id: NodeId, owner: u64, kind: Option<LockKind>, nonblock: bo
         forget(id, owner);
         return Ok(());
     };
-    let attempt = || match with(id, |locks| locks.take_whole(owner, kind)) {
+    let file = InUse::of(id);
+    let attempt = || match file.with(|locks| locks.take_whole(owner, kind)) {
         Err(VfsError::WouldBlock) => None,
         done => Some(done),
     };
     if nonblock {
         return attempt_once(attempt);
     }
-    WAITERS.wait_interruptible(None, attempt)?
+    file.entry.waiters.wait_interruptible(None, attempt)?
 }
 
 fn attempt_once(attempt: impl FnOnce() -> Option<Result<()>>) -> Result<()> {
@@ -146,8 +181,9 @@ fn attempt_once(attempt: impl FnOnce() -> Option<Result<()>>) -> Result<()> {
 
 /// Drops the whole-file lock of a description (also at its last close).
 pub(crate) fn forget(id: NodeId, owner: u64) {
-    with(id, |locks| locks.whole.retain(|(other, _)| *other != owner));
-    WAITERS.wake_all();
+    let Some(file) = InUse::existing(id) else { return };
+    file.with(|locks| locks.whole.retain(|(other, _)| *other != owner));
+    file.wake();
 }
 
 /// Takes a record lock (`F_SETLK`, `F_SETLKW`).
@@ -155,20 +191,21 @@ pub(crate) fn forget(id: NodeId, owner: u64) {
 /// # Errors
 /// Would block, would deadlock, interrupted.
 pub fn set_record(id: NodeId, wanted: Record, wait: bool) -> Result<()> {
-    let attempt = || match with(id, |locks| locks.take_record(&wanted)) {
+    let file = InUse::of(id);
+    let attempt = || match file.with(|locks| locks.take_record(&wanted)) {
         Err(VfsError::WouldBlock) => None,
         done => Some(done),
     };
     if !wait {
         let result = attempt_once(attempt);
-        WAITERS.wake_all();
+        file.wake();
         return result;
     }
     if let Some(done) = attempt() {
-        WAITERS.wake_all();
+        file.wake();
         return done;
     }
-    with(id, |locks| {
+    file.with(|locks| {
         if locks.would_deadlock(&wanted) {
             return Err(VfsError::Deadlock);
         }
@@ -178,13 +215,13 @@ pub fn set_record(id: NodeId, wanted: Record, wait: bool) -> Result<()> {
         locks.waiting.push(wanted);
         Ok(())
     })?;
-    let outcome = WAITERS.wait_interruptible(None::<Nanos>, attempt);
-    with(id, |locks| {
+    let outcome = file.entry.waiters.wait_interruptible(None::<Nanos>, attempt);
+    file.with(|locks| {
         if let Some(index) = locks.waiting.iter().position(|waiter| *waiter == wanted) {
             locks.waiting.swap_remove(index);
         }
     });
-    WAITERS.wake_all();
+    file.wake();
     outcome?
 }
 
@@ -194,7 +231,8 @@ pub fn set_record(id: NodeId, wanted: Record, wait: bool) -> Result<()> {
 /// # Errors
 /// Too many records to cut one in two. The whole range never fails.
 pub fn clear_record(id: NodeId, owner: u64, first: u64, last: u64) -> Result<()> {
-    let outcome = with(id, |locks| {
+    let Some(file) = InUse::existing(id) else { return Ok(()) };
+    let outcome = file.with(|locks| {
         // Only a hole in the middle of a record needs one more.
         let splits = locks.records.iter().any(|held| held.owner == owner && held.first < first && last < held.last);
         if splits && locks.records.len() >= RECORDS_MAX {
@@ -203,12 +241,12 @@ pub fn clear_record(id: NodeId, owner: u64, first: u64, last: u64) -> Result<()>
         locks.cut(owner, first, last);
         Ok(())
     });
-    WAITERS.wake_all();
+    file.wake();
     outcome
 }
 
 /// A record lock that conflicts with `wanted` (`F_GETLK`).
 #[must_use]
 pub fn test_record(id: NodeId, wanted: &Record) -> Option<Record> {
-    with(id, |locks| locks.records.iter().find(|held| held.conflicts(wanted)).copied())
+    InUse::existing(id)?.with(|locks| locks.records.iter().find(|held| held.conflicts(wanted)).copied())
 }

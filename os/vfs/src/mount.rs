@@ -27,7 +27,7 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use bitflags::bitflags;
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use kif::ZoneId;
 use once_cell::race::OnceBox;
 use sync::{Class, SpinLock};
@@ -91,6 +91,8 @@ pub struct Mount {
     partial: bool,
     zone: ZoneId,
     flags: AtomicU32,
+    /// The operator made it for the zone: the zone cannot take it off.
+    is_fixed: AtomicBool,
     source: String,
     covered: SpinLock<Option<Covered>>,
     children: SpinLock<BTreeMap<NodeId, Arc<Mount>>>,
@@ -110,6 +112,7 @@ impl Mount {
             partial,
             zone,
             flags: AtomicU32::new(flags.bits()),
+            is_fixed: AtomicBool::new(false),
             source: source.into(),
             covered: SpinLock::new(Class::MountTree, None),
             children: SpinLock::new(Class::MountTree, BTreeMap::new()),
@@ -145,6 +148,10 @@ impl Mount {
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.flags().contains(MountFlags::READ_ONLY)
+    }
+    /// Makes it one that only the operator can unmount.
+    pub fn fix(&self) {
+        self.is_fixed.store(true, Ordering::Relaxed);
     }
     /// What was given as the source.
     #[must_use]
@@ -374,7 +381,7 @@ pub fn remount(place: &Place, flags: MountFlags) -> Result<()> {
     Ok(())
 }
 
-/// Unmounts what is mounted at `path`. A caller in a zone may not unmount its root.
+/// Unmounts what is mounted at `path`. A caller in a zone may not unmount its root, nor what the operator mounted for it.
 ///
 /// # Errors
 /// Not a mount point; busy (open files, working directories, mounts inside), unless `lazy`.
@@ -387,7 +394,8 @@ pub fn unmount(cx: &Cx<'_>, path: &[u8], lazy: bool) -> Result<()> {
         return Err(VfsError::NotPermitted);
     }
     let below = place.mount.covered().ok_or(VfsError::Invalid)?;
-    if cx.cred.zone != ZoneId::GLOBAL && below.mount.zone != cx.cred.zone {
+    let is_fixed = place.mount.is_fixed.load(Ordering::Relaxed);
+    if cx.cred.zone != ZoneId::GLOBAL && (is_fixed || below.mount.zone != cx.cred.zone) {
         return Err(VfsError::NotPermitted);
     }
     if !lazy && place.mount.child_count.load(Ordering::Acquire) != 0 {

@@ -269,7 +269,10 @@ pub fn rename(
     if moved.kind() == Kind::Directory && changes_parent && !cx.cred.is_privileged() {
         cred::permit(&moved.attr()?, cx.cred, Want::WRITE)?;
     }
-    source.dir.vnode.rename(&source.name, &target.dir.vnode, &target.name, flags)
+    let rename = || source.dir.vnode.rename(&source.name, &target.dir.vnode, &target.name, flags);
+    // An exchange moves the target too, which may be a directory.
+    let moves_directory = moved.kind() == Kind::Directory || flags.contains(RenameFlags::EXCHANGE);
+    if moves_directory && changes_parent { walk::moving_directory(rename) } else { rename() }
 }
 
 /// Text of a symbolic link.

@@ -376,17 +376,32 @@ impl Node {
 impl Drop for Node {
     /// Takes a tree apart without recursion: a tenant decides how deep it is, the kernel stack does not.
     fn drop(&mut self) {
-        fn children(node: &mut Node, list: &mut Vec<Arc<Node>>) {
-            if let Body::Directory(directory) = &mut node.body {
-                let entries = core::mem::take(&mut directory.get_mut().entries);
-                list.extend(entries.into_values().map(|(_, child)| child));
+        /// What is left of a directory, and of those above it. A step down allocates this little, and then frees the node it is made of.
+        struct Level {
+            entries: BTreeMap<Arc<[u8]>, (u64, Arc<Node>)>,
+            above: Option<Box<Level>>,
+        }
+        fn entries(node: &mut Node) -> BTreeMap<Arc<[u8]>, (u64, Arc<Node>)> {
+            match &mut node.body {
+                Body::Directory(directory) => core::mem::take(&mut directory.get_mut().entries),
+                Body::File | Body::Symlink(_) | Body::Device(_) | Body::Fifo(_) | Body::Socket => BTreeMap::new(),
             }
         }
-        let mut list = Vec::new();
-        children(self, &mut list);
-        while let Some(child) = list.pop() {
-            if let Some(mut child) = Arc::into_inner(child) {
-                children(&mut child, &mut list);
+        let mut level = Level { entries: entries(self), above: None };
+        loop {
+            if let Some((_, (_, child))) = level.entries.pop_first() {
+                // A child that others hold goes with the last of them.
+                if let Some(mut child) = Arc::into_inner(child) {
+                    let inside = entries(&mut child);
+                    drop(child);
+                    if !inside.is_empty() {
+                        level = Level { entries: inside, above: Some(Box::new(level)) };
+                    }
+                }
+            } else if let Some(above) = level.above {
+                level = *above;
+            } else {
+                break;
             }
         }
         self.shared.nodes.fetch_sub(1, Ordering::Relaxed);

@@ -11,11 +11,13 @@
 
 use alloc::borrow::Cow;
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 use kif::ZoneId;
 
 use crate::cred::{self, Cred, Want};
-use crate::vnode::{Kind, NAME_MAX, PATH_MAX};
+use crate::vnode::{Kind, NAME_MAX, PATH_MAX, VnodeRef};
 use crate::{Place, Result, VfsError};
 
 /// Symbolic links followed in one walk (`path_resolution(7)`).
@@ -143,6 +145,8 @@ struct Walk<'a> {
     cx: &'a Cx<'a>,
     place: Place,
     links: u32,
+    /// Mount, and number of directory moves, for which the place was found below the mount's root. Steps within the mount keep that true.
+    connected: Option<(u64, u64)>,
 }
 
 impl<'a> Walk<'a> {
@@ -155,7 +159,7 @@ impl<'a> Walk<'a> {
         }
         let start = if path[0] == b'/' { cx.root } else { at.unwrap_or(cx.cwd) };
         check_zone(cx, start)?;
-        Ok(Self { cx, place: start.clone(), links: 0 })
+        Ok(Self { cx, place: start.clone(), links: 0, connected: None })
     }
 
     fn run(&mut self, path: &[u8], stop: Stop, want_link: bool) -> Result<End> {
@@ -218,6 +222,7 @@ impl<'a> Walk<'a> {
                 if let Some(jump) = vnode.jump()? {
                     check_zone(self.cx, &jump.place)?;
                     self.place = jump.place;
+                    self.connected = None;
                     link = jump.link;
                     continue;
                 }
@@ -232,6 +237,7 @@ impl<'a> Walk<'a> {
                 if rest[0] == b'/' {
                     check_zone(self.cx, self.cx.root)?;
                     self.place = self.cx.root.clone();
+                    self.connected = None;
                 }
                 text = Cow::Owned(rest);
                 at = 0;
@@ -240,14 +246,26 @@ impl<'a> Walk<'a> {
             if want_link && is_last && vnode.kind() != Kind::Directory {
                 link = Some((self.place.clone(), name.into()));
             }
-            let mount = alloc::sync::Arc::clone(&self.place.mount);
-            self.place = Place { mount, vnode }.cross();
+            self.step(vnode);
         }
         // The text (of the path or of the last link) ended in a slash: only a directory will do.
         if text.last() == Some(&b'/') && self.place.vnode.kind() != Kind::Directory {
             return Err(VfsError::NotDirectory);
         }
         Ok(End { place: self.place.clone(), last, link })
+    }
+
+    /// Makes sure that the place is below the root of its mount: all the way up, but only once for a walk that goes on up, as long as no
+    /// directory moves.
+    fn check_connected(&mut self) -> Result<()> {
+        let moves = settled_moves();
+        let known = moves.map(|moves| (self.place.mount.id(), moves));
+        if known.is_some() && self.connected == known {
+            return Ok(());
+        }
+        is_connected(&self.place)?;
+        self.connected = known.filter(|_| settled_moves() == moves);
+        Ok(())
     }
 
     /// One step up.
@@ -265,15 +283,43 @@ impl<'a> Walk<'a> {
                 return Ok(());
             }
             self.place = below;
+            self.connected = None;
         }
         if self.place.mount.is_partial() {
-            is_connected(&self.place)?;
+            self.check_connected()?;
         }
         let (vnode, _) = self.place.vnode.parent()?;
-        let mount = alloc::sync::Arc::clone(&self.place.mount);
-        self.place = Place { mount, vnode }.cross();
+        self.step(vnode);
         Ok(())
     }
+
+    /// To a neighbour in the same mount, and onto what is mounted there.
+    fn step(&mut self, vnode: VnodeRef) {
+        let mount = self.place.mount.id();
+        self.place = Place { mount: Arc::clone(&self.place.mount), vnode }.cross();
+        if self.place.mount.id() != mount {
+            self.connected = None;
+        }
+    }
+}
+
+/// Directory moves begun and finished, in all file systems. While both are the same number, and still the one they were when a directory was
+/// found below the root of its mount, it is there still, and so are its parents up to that root.
+static MOVES_BEGUN: AtomicU64 = AtomicU64::new(0);
+static MOVES_FINISHED: AtomicU64 = AtomicU64::new(0);
+
+/// Runs a rename that gives a directory another parent.
+pub(crate) fn moving_directory<R>(rename: impl FnOnce() -> R) -> R {
+    MOVES_BEGUN.fetch_add(1, Ordering::SeqCst);
+    let done = rename();
+    MOVES_FINISHED.fetch_add(1, Ordering::SeqCst);
+    done
+}
+
+/// The number of moves, if none is under way.
+fn settled_moves() -> Option<u64> {
+    let finished = MOVES_FINISHED.load(Ordering::SeqCst);
+    (MOVES_BEGUN.load(Ordering::SeqCst) == finished).then_some(finished)
 }
 
 /// Refuses a caller of a zone that would stand outside its zone.
@@ -290,7 +336,7 @@ fn check_zone(cx: &Cx<'_>, place: &Place) -> Result<()> {
 /// climbing through what the mount never showed.
 fn is_connected(place: &Place) -> Result<()> {
     let root = place.mount.root().id();
-    let mut at = alloc::sync::Arc::clone(&place.vnode);
+    let mut at = Arc::clone(&place.vnode);
     loop {
         if at.id() == root {
             return Ok(());

@@ -144,3 +144,32 @@ fn directory_moved_out_of_a_loopback_does_not_lead_up() {
     world.rename("/tree/in/d", "/elsewhere/d").expect("moved by another");
     assert_eq!(walker.find("..").err(), Some(VfsError::NotFound));
 }
+
+#[test]
+fn a_zone_keeps_what_the_operator_mounted_for_it() {
+    let (global, inside) = zone();
+    let bound = mount::bind(&inside.find("/usr").expect("usr"), &global.find("/usr").expect("usr"), "/usr", MountFlags::READ_ONLY).expect("bind");
+    bound.mount.fix();
+    drop(bound);
+    add(&inside, "/tmp");
+    assert_eq!(mount::unmount(&inside.cx(), b"/usr", true), Err(VfsError::NotPermitted));
+    mount::unmount(&inside.cx(), b"/tmp", false).expect("its own");
+    mount::unmount(&global.cx(), b"/zones/z/root/usr", false).expect("the operator may");
+}
+
+#[test]
+fn a_long_way_up_asks_once_and_a_move_is_still_seen() {
+    let world = World::new();
+    for dir in ["/tree", "/tree/in", "/tree/in/a", "/tree/in/a/b", "/tree/in/a/b/c", "/seen", "/elsewhere"] {
+        world.mkdir(dir).expect(dir);
+    }
+    mount::bind(&world.find("/seen").expect("seen"), &world.find("/tree/in").expect("in"), "", MountFlags::empty()).expect("bind");
+    let mut walker = world.as_user(0, 0);
+    walker.enter("/seen/a/b/c");
+    assert!(walker.find("../../..").is_ok(), "up to the mount's root");
+    assert!(walker.find("../../../a/../a/b/../..").is_ok());
+    // A link leads to a place of the same mount that is not below its root any more: what was found out before does not count for it.
+    world.rename("/tree/in/a/b", "/elsewhere/b").expect("moved by another");
+    assert_eq!(walker.find("..").map(|_| ()), Err(VfsError::NotFound));
+    assert_eq!(walker.find("../..").err(), Some(VfsError::NotFound));
+}

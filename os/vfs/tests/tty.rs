@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use kif::ZoneId;
-use vfs::tty::job::{self, Caller, JobControl, TtySignal};
+use vfs::tty::job::{self, Caller, Group, JobControl, TtySignal};
 use vfs::tty::termios::{TERMIOS_BYTES, Termios, cc, lflag, request};
 use vfs::tty::{self, pty, serial};
 use vfs::{File, MountFlags, OpenFlags, Ready, VfsError, devfs, mount};
@@ -26,8 +26,10 @@ impl JobControl for Jobs {
         let caller = CALLER.get();
         (caller.pid != 0).then_some(caller)
     }
-    fn signal_group(&self, group: i32, signal: TtySignal) {
-        SENT.lock().expect("lock").push((group, signal));
+    fn signal_group(&self, group: Group, signal: TtySignal) {
+        // What the process layer checks with: a group never goes without its session.
+        assert_eq!(self.group_session(group.group), Some(group.session), "{group:?}");
+        SENT.lock().expect("lock").push((group.group, signal));
     }
     fn signal_leader(&self, session: i32, signal: TtySignal) {
         SENT.lock().expect("lock").push((-session, signal));

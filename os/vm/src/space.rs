@@ -158,6 +158,9 @@ pub struct Usage {
     pub stack: u64,
 }
 
+/// Most segments that [`AddressSpace::regions`] gives at once.
+pub const REGIONS_AT_ONCE: usize = 64;
+
 /// Identity of a futex word: the same for all who share the memory, different from all else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FutexKey {
@@ -485,6 +488,9 @@ impl AddressSpace {
             if target < MMAP_MIN || (target < old_end && old < target_end) {
                 return Err(VmError::Invalid);
             }
+            let replaced = inner.mapped_bytes(target, target_end);
+            let grown = new_length.saturating_sub(old_length.saturating_add(replaced));
+            inner.check_more(grown, segment.protection.write && !segment.shared)?;
             inner.remove(target, target_end);
             inner.move_pages(old, old_length, target, new_length, &segment.tail((old - seg_start) / PAGE), zone)?;
             return Ok(target);
@@ -512,7 +518,7 @@ impl AddressSpace {
             return Err(VmError::NoRoom);
         }
         let target = inner.find_room(new_length).ok_or(VmError::NoRoom)?;
-        inner.check_growth(0, new_length - old_length, segment.protection.write && !segment.shared)?;
+        inner.check_more(new_length - old_length, segment.protection.write && !segment.shared)?;
         inner.move_pages(old, old_length, target, new_length, &segment.tail((old - seg_start) / PAGE), zone)?;
         Ok(target)
     }
@@ -625,8 +631,9 @@ impl AddressSpace {
         Ok(map)
     }
 
-    /// The segments, lowest first.
-    pub fn regions(&self) -> Vec<Region> {
+    /// Up to [`REGIONS_AT_ONCE`] segments that begin at `from` or above, lowest first. All of them: again from the end of the last one, until none
+    /// comes. (A process decides how many there are, so nobody holds them all.)
+    pub fn regions(&self, from: u64) -> Vec<Region> {
         // Files are asked for their names after the lock: a name is found by walking directories.
         let found: Vec<(Region, Option<Arc<dyn Backing>>)> = {
             let inner = self.inner.lock();
@@ -650,7 +657,7 @@ impl AddressSpace {
                 };
                 (region, object.map(|object| Arc::clone(&object.backing)))
             };
-            inner.segments.iter().map(region).collect()
+            inner.segments.range(from..).take(REGIONS_AT_ONCE).map(region).collect()
         };
         let named = |(mut region, backing): (Region, Option<Arc<dyn Backing>>)| {
             if let Some(backing) = backing {
@@ -795,11 +802,19 @@ impl Inner {
 
     /// Refuses a new mapping of `[start, end)` that would break a limit. What it replaces counts in its favour.
     fn check_growth(&self, start: u64, end: u64, data: bool) -> Result<(), VmError> {
+        self.check_more((end - start).saturating_sub(self.mapped_bytes(start, end)), data)
+    }
+
+    /// Bytes of `[start, end)` that are mapped.
+    fn mapped_bytes(&self, start: u64, end: u64) -> u64 {
+        self.overlapping(start, end).map(|(first, segment)| segment.end.min(end) - first.max(start)).sum()
+    }
+
+    /// Refuses `grown` more mapped bytes that would break a limit.
+    fn check_more(&self, grown: u64, data: bool) -> Result<(), VmError> {
         if self.segments.len() + 2 > MAX_SEGMENTS {
             return Err(VmError::NoRoom);
         }
-        let replaced: u64 = self.overlapping(start, end).map(|(first, segment)| segment.end.min(end) - first.max(start)).sum();
-        let grown = (end - start).saturating_sub(replaced);
         if self.mapped.saturating_mul(PAGE).saturating_add(grown) > self.limits.address_space {
             return Err(VmError::NoRoom);
         }
@@ -936,11 +951,14 @@ impl Inner {
         self.table.unmap_range(old, old + old_length);
         let from = old >> PAGE_SHIFT;
         let to = target >> PAGE_SHIFT;
-        let pages: Vec<u64> =
-            self.store.range(from, (old + old_length.min(new_length)) >> PAGE_SHIFT).map(|(page, _)| page).collect();
-        for page in pages {
+        let end = (old + old_length.min(new_length)) >> PAGE_SHIFT;
+        let mut at = from;
+        loop {
+            let next = self.store.range(at, end).next().map(|(page, _)| page);
+            let Some(page) = next else { break };
             let slot = self.store.take(page);
             self.store.put(page - from + to, slot, zone)?;
+            at = page + 1;
         }
         self.remove(old, old + old_length);
         self.insert(target, moved);

@@ -206,7 +206,7 @@ impl World {
                 }
             }
             // The listing covers exactly the model.
-            let listed: u64 = space.regions().iter().map(|region| (region.end - region.start) / PAGE).sum();
+            let listed: u64 = space.regions(0).iter().map(|region| (region.end - region.start) / PAGE).sum();
             assert_eq!(listed, model.len() as u64);
             assert_eq!(space.usage().mapped, model.len() as u64);
         }
@@ -357,7 +357,7 @@ fn limits_hold() {
     assert_eq!(space.brk(BASE + PAGE), BASE, "brk counts against both");
     // A capped zone: the page fails, the space stays whole.
     kif::frames().set_cap_bytes(zone, kif::frames().charged_bytes(zone) + 2 * PAGE);
-    let region = space.regions()[0].clone();
+    let region = space.regions(0)[0].clone();
     let results: Vec<_> = (0..8)
         .map(|page| space.fault(kif::Fault { address: region.start + page * PAGE, write: false, execute: false }))
         .collect();
@@ -371,13 +371,31 @@ fn segments_merge_and_brk_comes_back() {
     assert_eq!(space.brk(0), BASE);
     assert_eq!(space.brk(BASE + 100), BASE + 100);
     assert_eq!(space.brk(BASE + 5 * PAGE), BASE + 5 * PAGE);
-    let regions = space.regions();
+    let regions = space.regions(0);
     assert_eq!((regions.len(), regions[0].name.as_str()), (1, "[heap]"));
     space.protect(BASE + PAGE, PAGE, Protection::R).expect("mapped");
-    assert_eq!(space.regions().len(), 3);
+    assert_eq!(space.regions(0).len(), 3);
     space.protect(BASE + PAGE, PAGE, Protection::RW).expect("mapped");
-    assert_eq!(space.regions().len(), 1, "the same attributes merge again");
+    assert_eq!(space.regions(0).len(), 1, "the same attributes merge again");
     assert_eq!(space.brk(BASE), BASE);
-    assert!(space.regions().is_empty());
+    assert!(space.regions(0).is_empty());
     assert_eq!(space.brk(BASE - 1), BASE, "below the start: no change");
+}
+
+#[test]
+fn a_mapping_that_moves_counts_against_the_limits() {
+    kif_host::start();
+    let zone = kif_host::fresh_zone();
+    let limits = Limits { address_space: 16 * PAGE, data: 8 * PAGE, stack: 8 << 20 };
+    let space = AddressSpace::new(zone, limits).expect("memory");
+    let map = |at, pages| space.map(MapRequest::anonymous(Place::Fixed(at), pages * PAGE, Protection::RW)).expect("within");
+    // Something low in the address space must not count as replaced.
+    let low = map(0x10000, 4);
+    let high = map(BASE, 4);
+    assert!(space.remap(high, 4 * PAGE, 9 * PAGE, true, None).is_err(), "RLIMIT_DATA, wherever it lands");
+    assert!(space.remap(high, 4 * PAGE, 9 * PAGE, true, Some(BASE + 100 * PAGE)).is_err(), "RLIMIT_DATA, at a place of its own");
+    assert!(space.remap(high, 4 * PAGE, 1000 * PAGE, true, Some(BASE + 100 * PAGE)).is_err(), "RLIMIT_AS");
+    // In the place of the other one there is room for it: that one goes.
+    assert_eq!(space.remap(high, 4 * PAGE, 8 * PAGE, true, Some(low)), Ok(low));
+    assert_eq!(space.usage().mapped, 8);
 }

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt;
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use kif::{Nanos, ZoneId};
 use probe::Registration;
@@ -82,6 +82,10 @@ impl fmt::Display for State {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DataKey(pub &'static str);
 
+/// Lines that a tenant may put on the machine's log in one span.
+const LINES: u32 = 20;
+const LINES_SPAN: Nanos = Nanos(10_000_000_000);
+
 /// A tenant, or the global zone.
 #[allow(missing_debug_implementations, reason = "implemented below, briefly")]
 pub struct Zone {
@@ -96,6 +100,10 @@ pub struct Zone {
     booted_realtime: Nanos,
     state: AtomicU8,
     init_pid: AtomicU32,
+    /// Which span of [`LINES_SPAN`] the zone last put a line on the log in, how many in it, and how many were left out since the last.
+    line_span: AtomicU64,
+    lines: AtomicU32,
+    lines_left_out: AtomicU32,
     hostname: Mutex<String>,
     data: Mutex<Vec<(DataKey, Arc<dyn Any + Send + Sync>)>>,
     pub(crate) kstats: Mutex<Vec<Registration>>,
@@ -118,6 +126,9 @@ impl Zone {
             booted_realtime: kif::clock().realtime(),
             state: AtomicU8::new(State::Initialized as u8),
             init_pid: AtomicU32::new(0),
+            line_span: AtomicU64::new(0),
+            lines: AtomicU32::new(0),
+            lines_left_out: AtomicU32::new(0),
             hostname: Mutex::new(Class::Zone, config.hostname),
             data: Mutex::new(Class::Zone, Vec::new()),
             kstats: Mutex::new(Class::Zone, Vec::new()),
@@ -192,6 +203,25 @@ impl Zone {
     }
     pub(crate) fn set_init_pid(&self, pid: u32) {
         self.init_pid.store(pid, Ordering::Release);
+    }
+    /// Puts a line about the zone's own doings (a crash, a kill) on the machine's log: at most [`LINES`] in [`LINES_SPAN`] for a tenant, which
+    /// decides how often it crashes. What was left out is counted, and said with the next line that is not.
+    pub fn report(&self, line: fmt::Arguments<'_>) {
+        let span = kif::clock().monotonic().0 / LINES_SPAN.0;
+        if !self.is_global() {
+            if self.line_span.swap(span, Ordering::AcqRel) != span {
+                self.lines.store(0, Ordering::Relaxed);
+            }
+            if self.lines.fetch_add(1, Ordering::Relaxed) >= LINES {
+                self.lines_left_out.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            let left_out = self.lines_left_out.swap(0, Ordering::Relaxed);
+            if left_out > 0 {
+                kif::log().line(format_args!("zone {}: {left_out} lines left out", self.name));
+            }
+        }
+        kif::log().line(format_args!("zone {}: {line}", self.name));
     }
     /// CPU time and load of the zone.
     #[must_use]

@@ -239,6 +239,10 @@ impl Node {
             return Ok(());
         }
         let Some(caller) = caller() else { return Ok(()) };
+        // The operator's until it runs a program of the zone.
+        if owner.process()?.is_visitor() && caller.zone_id() != ZoneId::GLOBAL && caller.pid() != owner.pid {
+            return Err(VfsError::AccessDenied);
+        }
         let (mine, theirs) = (caller.cred(), owner.process()?.cred());
         if mine.is_root() || mine.euid == theirs.uid && mine.euid == theirs.euid { Ok(()) } else { Err(VfsError::AccessDenied) }
     }

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write;
 
-use kif::PAGE_SIZE;
+use kif::{PAGE_SIZE, ZoneId};
 use linux_abi::consts::process::RLIMITS;
 use proc::UNLIMITED;
 use vfs::{MountFlags, Result, VfsError};
@@ -34,9 +34,9 @@ const fn row(name: &'static str, mode: u32, read: Read) -> Row {
 pub(super) const FILES: [Row; 22] = [
     row("auxv", 0o400, |_, owner| Ok(owner.process()?.image().auxv.to_vec())),
     row("cgroup", 0o444, |_, _| Ok(b"0::/\n".to_vec())),
-    row("cmdline", 0o444, |_, owner| Ok(owner.process()?.command_line())),
+    row("cmdline", 0o444, |view, owner| strings(view, owner, proc::Process::command_line)),
     Row { name: "comm", mode: 0o644, read: comm, write: Some(set_comm) },
-    row("environ", 0o400, |_, owner| Ok(owner.process()?.environment())),
+    row("environ", 0o400, |view, owner| strings(view, owner, proc::Process::environment)),
     row("io", 0o400, |_, _| Ok(b"rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n".to_vec())),
     row("limits", 0o444, limits),
     row("loginuid", 0o444, |_, _| Ok(b"4294967295".to_vec())),
@@ -66,22 +66,37 @@ const MAPPINGS_TEXT_MAX: usize = 4 << 20;
 
 /// Writes a part of the text for each mapping. A process decides how many there are: the text grows fallibly and ends in an error at
 /// [`MAPPINGS_TEXT_MAX`].
-fn for_each_mapping(regions: &[vm::Region], mut part: impl FnMut(&mut String, &vm::Region) -> core::fmt::Result) -> Result<Vec<u8>> {
+fn for_each_mapping(owner: &Owner, mut part: impl FnMut(&mut String, &vm::Region) -> core::fmt::Result) -> Result<Vec<u8>> {
     let mut text = String::new();
-    for region in regions {
-        let more = region.name.len() + 1024;
-        if text.len() + more > MAPPINGS_TEXT_MAX || text.try_reserve(more).is_err() {
-            return Err(VfsError::NoMemory);
+    let Some(space) = owner.process()?.space() else { return Ok(Vec::new()) };
+    let mut from = 0;
+    loop {
+        let regions = space.regions(from);
+        let Some(last) = regions.last() else { return Ok(text.into_bytes()) };
+        from = last.end;
+        for region in &regions {
+            let more = region.name.len() + 1024;
+            if text.len() + more > MAPPINGS_TEXT_MAX || text.try_reserve(more).is_err() {
+                return Err(VfsError::NoMemory);
+            }
+            part(&mut text, region).expect("a string takes everything");
         }
-        part(&mut text, region).expect("a string takes everything");
     }
-    Ok(text.into_bytes())
 }
 
 fn write(body: impl FnOnce(&mut String) -> core::fmt::Result) -> Vec<u8> {
     let mut text = String::new();
     body(&mut text).expect("a string takes everything");
     text.into_bytes()
+}
+
+/// Arguments or environment. Those of a program that the operator brought into a zone are not the zone's to read.
+fn strings(view: &View, owner: &Owner, which: fn(&proc::Process) -> proc::Result<Vec<u8>>) -> Result<Vec<u8>> {
+    let process = owner.process()?;
+    if view.zone != ZoneId::GLOBAL && process.is_visitor() {
+        return Ok(Vec::new());
+    }
+    which(&process).map_err(|_| VfsError::NoMemory)
 }
 
 /// The state letter; a process that looks at itself finds itself running.
@@ -121,8 +136,7 @@ fn set_comm(owner: &Owner, data: &[u8]) -> Result<()> {
 }
 
 fn maps(_view: &View, owner: &Owner) -> Result<Vec<u8>> {
-    let regions = owner.process()?.space().map_or_else(Vec::new, |space| space.regions());
-    for_each_mapping(&regions, map_line)
+    for_each_mapping(owner, map_line)
 }
 
 fn map_line(text: &mut String, region: &vm::Region) -> core::fmt::Result {
@@ -153,8 +167,7 @@ fn map_line(text: &mut String, region: &vm::Region) -> core::fmt::Result {
 }
 
 fn smaps(_view: &View, owner: &Owner) -> Result<Vec<u8>> {
-    let regions = owner.process()?.space().map_or_else(Vec::new, |space| space.regions());
-    for_each_mapping(&regions, |text, region| {
+    for_each_mapping(owner, |text, region| {
         map_line(text, region)?;
         let (size, resident) = ((region.end - region.start) / 1024, region.resident * 4);
         let (shared, private) = if region.shared { (resident, 0) } else { (0, resident) };

@@ -333,7 +333,13 @@ fn set_hostname(view: &View, data: &[u8]) -> Result<()> {
         return Err(VfsError::Invalid);
     }
     let zone = zone_of(view).ok_or(VfsError::NotFound)?;
-    if !zone.may(zone::Privilege::HostName) {
+    // Whoever opened the file may have handed it on: the writer must be allowed, and be of this zone (or the operator).
+    // (No process: the kernel's own thread.)
+    let is_allowed = proc::current().is_none_or(|writer| {
+        let writer = writer.process();
+        writer.cred().is_root() && (writer.zone_id() == zone.id() || writer.zone_id() == ZoneId::GLOBAL)
+    });
+    if !zone.may(zone::Privilege::HostName) || !is_allowed {
         return Err(VfsError::NotPermitted);
     }
     zone.set_hostname(name);

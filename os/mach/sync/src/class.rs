@@ -19,6 +19,8 @@ pub enum Class {
     Files,
     File,
     Vnode,
+    /// Advisory locks of one file.
+    FileLocks,
     /// Interest lists of epoll objects (one inside another is refused, so they never nest).
     Epoll,
     Tty,
@@ -35,6 +37,8 @@ pub enum Class {
     /// Which LWP a kernel thread runs.
     LwpMap,
     Futex,
+    /// Where one futex waiter is queued.
+    FutexKey,
     Pipe,
     /// Child map and covered place of one mount.
     MountTree,

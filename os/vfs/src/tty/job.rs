@@ -36,12 +36,22 @@ pub struct Caller {
     pub uid: u32,
 }
 
+/// A process group, with what makes it more than a number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Group {
+    pub group: i32,
+    pub session: i32,
+    /// Zone of the session's leader.
+    pub zone: ZoneId,
+}
+
 /// The process layer. `proc` registers one at start-up. Called without terminal locks held.
 pub trait JobControl: Send + Sync {
     /// The calling process; `None` for a kernel thread.
     fn caller(&self) -> Option<Caller>;
-    /// Sends `signal` to every process of `group`.
-    fn signal_group(&self, group: i32, signal: TtySignal);
+    /// Sends `signal` to every process of a group, as long as the group is one of that session and zone: numbers come again, and a terminal
+    /// may remember one for long.
+    fn signal_group(&self, group: Group, signal: TtySignal);
     /// Sends `signal` to the leader of `session` only.
     fn signal_leader(&self, session: i32, signal: TtySignal);
     /// The session that `group` belongs to; `None` if the group has no members.

@@ -33,7 +33,7 @@ use core::any::Any;
 use kif::{Nanos, ZoneId};
 use sync::{Class, Mutex, Woken};
 
-use self::job::{Caller, TtySignal, jobs};
+use self::job::{Caller, Group, TtySignal, jobs};
 use self::ldisc::{Effects, LineDiscipline};
 use self::serial::Serial;
 use self::termios::{TERMIOS_BYTES, TERMIOS2_BYTES, Termios, WindowSize, cc, lflag, request};
@@ -99,6 +99,13 @@ struct State {
     mode: u32,
     uid: u32,
     gid: u32,
+}
+
+impl State {
+    /// The foreground process group, as job control knows it.
+    fn foreground_group(&self) -> Option<Group> {
+        (self.foreground != 0).then_some(Group { group: self.foreground, session: self.session, zone: self.session_zone })
+    }
 }
 
 /// Which queues `TCFLSH` empties.
@@ -225,12 +232,12 @@ impl Tty {
         if state.session != session {
             return;
         }
-        let foreground = state.foreground;
+        let foreground = state.foreground_group();
         state.session = 0;
         state.foreground = 0;
         drop(state);
         if let Some(jobs) = jobs()
-            && foreground != 0
+            && let Some(foreground) = foreground
         {
             jobs.signal_group(foreground, TtySignal::Hangup);
             jobs.signal_group(foreground, TtySignal::Continue);
@@ -245,7 +252,7 @@ impl Tty {
         state.hung_up = true;
         state.output.clear();
         state.ldisc.flush_input();
-        let (session, foreground) = (state.session, state.foreground);
+        let (session, foreground) = (state.session, state.foreground_group());
         state.session = 0;
         state.foreground = 0;
         drop(state);
@@ -258,7 +265,7 @@ impl Tty {
         if let Some(jobs) = jobs() {
             jobs.signal_leader(session, TtySignal::Hangup);
             jobs.signal_leader(session, TtySignal::Continue);
-            if foreground != 0 {
+            if let Some(foreground) = foreground {
                 jobs.signal_group(foreground, TtySignal::Hangup);
                 jobs.signal_group(foreground, TtySignal::Continue);
             }
@@ -281,7 +288,7 @@ impl Tty {
         if jobs.is_orphaned(caller.group) {
             return Err(VfsError::Io);
         }
-        jobs.signal_group(caller.group, signal);
+        jobs.signal_group(Group { group: caller.group, session: caller.session, zone: caller.zone }, signal);
         Err(VfsError::Interrupted)
     }
 
@@ -327,11 +334,11 @@ impl Tty {
         effects.echo.truncate(room);
         state.output.extend(&effects.echo);
         self.drain(&mut state);
-        let foreground = state.foreground;
+        let foreground = state.foreground_group();
         drop(state);
         self.pollee.notify();
         if let Some(jobs) = jobs()
-            && foreground != 0
+            && let Some(foreground) = foreground
         {
             for signal in effects.signals {
                 jobs.signal_group(foreground, signal);
@@ -593,10 +600,10 @@ impl Tty {
             return;
         }
         state.window = window;
-        let foreground = state.foreground;
+        let foreground = state.foreground_group();
         drop(state);
         if let Some(jobs) = jobs()
-            && foreground != 0
+            && let Some(foreground) = foreground
         {
             jobs.signal_group(foreground, TtySignal::WindowSize);
         }
