@@ -140,8 +140,6 @@ pub(crate) struct Core {
     pub shadow_before: bool,
     /// RFLAGS.RF was set when the running instruction began.
     pub resume_before: bool,
-    /// RFLAGS.RF was set when the running instruction began.
-    pub resume_before: bool,
     /// A #VMEXIT on its way; then what [`Core::fault`] says does not count.
     pub svm_exit: Option<svm::Exit>,
     /// The event being delivered, as EXITINTINFO has it; 0 outside delivery.
@@ -188,7 +186,6 @@ impl Core {
             watch_hit: None,
             pause_seen: false,
             shadow_before: false,
-            resume_before: false,
             resume_before: false,
             svm_exit: None,
             delivering: 0,
