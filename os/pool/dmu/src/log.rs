@@ -4,7 +4,7 @@
 //! Each change to a dataset leaves an item in memory. [`Store::log_sync`] writes the items as records into a chain of blocks whose head the dataset's
 //! object set names, and flushes: that is all an `fsync` costs. A commit makes the records needless; the chain then goes on from its last block, which was
 //! allocated but never written, so that the head on disk always names a block that holds nothing older than itself. The first `fsync` of a dataset finds no
-//! head on disk and is a commit.
+//! head on disk and is a commit. One `fsync` is whole or nothing: of several blocks the first is written last.
 //!
 //! A chain found at import is read up to the first block that fails its check. Its blocks are kept out of use ([`pool_spa::Allocator::claim`]), its records are
 //! replayed by the file system (`pool_zpl::replay_logs`), and the next commit drops it. A crash before that commit finds the same chain again.
@@ -159,6 +159,7 @@ impl Store {
     fn write_log(&mut self, dataset: u64) -> Result<(), EditError> {
         let records = self.encode_items(dataset)?;
         let txg = self.txg;
+        let mut blocks: Vec<(BlockPointer, Vec<u8>)> = Vec::new();
         let mut records = records.into_iter().peekable();
         while records.peek().is_some() {
             let Some(current) = self.heads.get(&dataset).and_then(|head| head.log.next.clone()) else { return Err(EditError::Invalid("no intent log")) };
@@ -175,14 +176,23 @@ impl Store {
             words[3] += 1;
             let next = intent_log::pointer(dvas, next_size, txg, words);
             let block = intent_log::seal(size, &body, &next, current.words);
-            let written = current.copies().try_for_each(|dva| self.pool.write_block(&dva, &block));
             if let Some(head) = self.heads.get_mut(&dataset) {
-                head.log.spent.push(current);
+                head.log.spent.push(current.clone());
                 head.log.next = Some(next);
             }
-            written?;
+            blocks.push((current, block));
         }
-        self.pool.flush()?;
+        // The first block makes the others part of the chain: written last, it makes the sync whole or nothing. A record has the data as it is now, so part
+        // of a sync could show what never was.
+        let write = |(pointer, block): &(BlockPointer, Vec<u8>)| pointer.copies().try_for_each(|dva| self.pool.write_block(&dva, block));
+        if let Some((first, rest)) = blocks.split_first() {
+            if !rest.is_empty() {
+                rest.iter().try_for_each(write)?;
+                self.pool.flush()?;
+            }
+            write(first)?;
+            self.pool.flush()?;
+        }
         if let Some(head) = self.heads.get_mut(&dataset) {
             head.log.items.clear();
         }

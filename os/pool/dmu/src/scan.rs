@@ -73,8 +73,10 @@ struct Walk {
     /// Blocks born at or before are visited elsewhere, or are of no interest.
     min_birth: u64,
     stack: Vec<Place>,
-    /// First (object, block) still to be visited, once the stack became invalid.
-    bookmark: Option<(u64, u64)>,
+    /// First (object, block) still to be visited when the stack was made.
+    bookmark: (u64, u64),
+    /// The stack is to be made anew from the root.
+    descend: bool,
 }
 
 impl Store {
@@ -113,7 +115,7 @@ impl Store {
             let Some(walk) = &mut scan.current else {
                 return self.finish_scan(&scan, now);
             };
-            if walk.bookmark.is_some() && walk.stack.is_empty() {
+            if core::mem::take(&mut walk.descend) {
                 match self.scan_root(walk.dataset) {
                     Ok(Some(root)) => walk.stack.push(root),
                     Ok(None) | Err(EditError::Read(Error::NotFound)) => {}
@@ -157,8 +159,9 @@ impl Store {
         {
             let shift = next.fan_bits * u32::from(next.pointer.level);
             let first = next.block.checked_shl(shift).unwrap_or(0);
-            walk.bookmark = Some(if next.object == 0 { (first * (16384 / dnode::SLOT as u64), 0) } else { (next.object, first) });
+            walk.bookmark = if next.object == 0 { (first * (16384 / dnode::SLOT as u64), 0) } else { (next.object, first) };
             walk.stack.clear();
+            walk.descend = true;
         }
     }
 
@@ -179,7 +182,7 @@ impl Store {
             ScanKind::Resilver if scan.txgs.is_empty() => return Ok(None),
             ScanKind::Resilver => scan.txgs.start - 1,
         };
-        let walk = |dataset, min_birth: u64| Walk { dataset, min_birth: min_birth.max(lowest), stack: Vec::new(), bookmark: Some((0, 0)) };
+        let walk = |dataset, min_birth: u64| Walk { dataset, min_birth: min_birth.max(lowest), stack: Vec::new(), bookmark: (0, 0), descend: true };
         if !scan.visited.contains(&0) {
             return Ok(Some(walk(0, 0)));
         }
@@ -221,7 +224,7 @@ impl Store {
             report.errors += 1;
             return Ok(());
         };
-        let (object, block) = walk.bookmark.unwrap_or((0, 0));
+        let (object, block) = walk.bookmark;
         let mut below: Vec<Place> = Vec::new();
         if pointer.level > 0 {
             for (index, bytes) in (0_u64..).zip(data.chunks_exact(blkptr::SIZE)) {
@@ -263,6 +266,7 @@ impl Store {
                 };
             }
         }
+        below.retain(|place| !place.pointer.is_hole() && place.pointer.birth > walk.min_birth);
         walk.stack.extend(below.into_iter().rev());
         Ok(())
     }

@@ -1,0 +1,334 @@
+//! Disks in memory: they note what was written when, and break on request.
+//!
+//! A [`Disk`] is a handle; clones share one medium. With a [`Journal`] every write and flush of several disks is noted in the order it happened, so that
+//! the state after a power cut at any point can be made again ([`Replay`]).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kif::{BlockDev, BlockError};
+
+const PAGE: u64 = 4096;
+
+type Page = Arc<[u8; PAGE as usize]>;
+
+/// Contents of a medium; pages never written are zero. Cloning is cheap: pages are shared until they change.
+#[derive(Clone, Debug, Default)]
+pub struct Pages(BTreeMap<u64, Page>);
+
+impl Pages {
+    /// Reads at a byte offset.
+    pub fn read(&self, offset: u64, out: &mut [u8]) {
+        for (index, byte_range) in spans(offset, out.len()) {
+            let part = &mut out[byte_range.1.clone()];
+            match self.0.get(&index) {
+                Some(page) => part.copy_from_slice(&page[byte_range.0]),
+                None => part.fill(0),
+            }
+        }
+    }
+
+    /// Writes at a byte offset.
+    pub fn write(&mut self, offset: u64, data: &[u8]) {
+        for (index, byte_range) in spans(offset, data.len()) {
+            let page = self.0.entry(index).or_insert_with(|| Arc::new([0; PAGE as usize]));
+            Arc::make_mut(page)[byte_range.0].copy_from_slice(&data[byte_range.1]);
+        }
+    }
+
+    /// The pages that were written, by number.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.0.iter().map(|(index, page)| (*index, &page[..]))
+    }
+}
+
+type Span = (u64, (std::ops::Range<usize>, std::ops::Range<usize>));
+
+/// The pages a byte range touches: page number, range in the page, range in the buffer.
+fn spans(offset: u64, length: usize) -> impl Iterator<Item = Span> {
+    let end = offset + length as u64;
+    (offset / PAGE..end.div_ceil(PAGE)).map(move |index| {
+        let (from, to) = (offset.max(index * PAGE), end.min((index + 1) * PAGE));
+        let size = |bytes: u64| usize::try_from(bytes).expect("within memory");
+        (index, (size(from - index * PAGE)..size(to - index * PAGE), size(from - offset)..size(to - offset)))
+    })
+}
+
+/// What a disk was asked to keep.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Write { disk: usize, offset: u64, data: Vec<u8> },
+    Flush { disk: usize },
+    /// A mark of the test's own.
+    Mark(u64),
+}
+
+/// Steps of several disks in order.
+#[derive(Clone, Debug, Default)]
+pub struct Journal(Arc<Mutex<Vec<Step>>>);
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Journal {
+    /// Notes a mark.
+    pub fn mark(&self, mark: u64) {
+        locked(&self.0).push(Step::Mark(mark));
+    }
+
+    /// Takes all steps out.
+    #[must_use]
+    pub fn take(&self) -> Vec<Step> {
+        std::mem::take(&mut locked(&self.0))
+    }
+}
+
+/// How a disk breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Every n-th read fails.
+    ReadErrors(u64),
+    /// Every n-th write fails, and nothing of it is kept.
+    WriteErrors(u64),
+    /// Every n-th read gives wrong bytes once.
+    WrongReads(u64),
+    /// Every n-th write is kept with a flipped bit.
+    BitRot(u64),
+    /// Every n-th write is not kept, though the disk says so.
+    LostWrites(u64),
+    /// Every n-th write goes to the place behind its own.
+    MisdirectedWrites(u64),
+    /// Every n-th write keeps its first half only.
+    TornWrites(u64),
+    /// Every transfer fails.
+    Dead,
+    /// The disk is pulled: every transfer says so.
+    Gone,
+    /// It says that it flushed, and did not: the same as none, while the power stays on.
+    IgnoredFlushes,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pages: Pages,
+    troubles: Vec<Trouble>,
+    reads: u64,
+    writes: u64,
+    journal: Option<(usize, Journal)>,
+    size: u64,
+}
+
+/// A handle of a disk.
+#[derive(Clone, Debug)]
+pub struct Disk(Arc<Mutex<State>>);
+
+impl Disk {
+    /// An empty disk of `size` bytes.
+    #[must_use]
+    pub fn new(size: u64) -> Self {
+        Self::of(Pages::default(), size)
+    }
+
+    /// A disk with contents.
+    #[must_use]
+    pub fn of(pages: Pages, size: u64) -> Self {
+        Self(Arc::new(Mutex::new(State { pages, size, ..State::default() })))
+    }
+
+    /// Notes all steps in `journal` from now on, as disk `index`.
+    pub fn record(&self, index: usize, journal: &Journal) {
+        locked(&self.0).journal = Some((index, journal.clone()));
+    }
+
+    /// Breaks as `troubles` say from now on; none mends it.
+    pub fn break_down(&self, troubles: &[Trouble]) {
+        locked(&self.0).troubles = troubles.to_vec();
+    }
+
+    /// Contents now.
+    #[must_use]
+    pub fn pages(&self) -> Pages {
+        locked(&self.0).pages.clone()
+    }
+
+    /// A disk of its own with the same contents.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let state = locked(&self.0);
+        Self::of(state.pages.clone(), state.size)
+    }
+
+    /// Makes the disk larger.
+    pub fn grow(&self, size: u64) {
+        let mut state = locked(&self.0);
+        state.size = state.size.max(size);
+    }
+
+    /// Overwrites bytes behind the pool's back.
+    pub fn scribble(&self, offset: u64, data: &[u8]) {
+        locked(&self.0).pages.write(offset, data);
+    }
+
+    /// The handle as a device.
+    #[must_use]
+    pub fn device(&self) -> Box<dyn BlockDev> {
+        Box::new(self.clone())
+    }
+}
+
+fn hits(count: u64, every: u64) -> bool {
+    count % every.max(1) == every.max(1) - 1
+}
+
+impl BlockDev for Disk {
+    fn size_bytes(&self) -> u64 {
+        locked(&self.0).size
+    }
+    fn sector_bytes(&self) -> u32 {
+        512
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BlockError> {
+        let mut state = locked(&self.0);
+        if offset.saturating_add(out.len() as u64) > state.size {
+            return Err(BlockError::OutOfRange);
+        }
+        let count = state.reads;
+        state.reads += 1;
+        state.pages.read(offset, out);
+        for trouble in &state.troubles {
+            match trouble {
+                Trouble::Dead => return Err(BlockError::Io),
+                Trouble::Gone => return Err(BlockError::Gone),
+                Trouble::ReadErrors(every) if hits(count, *every) => return Err(BlockError::Io),
+                Trouble::WrongReads(every) if hits(count, *every) => {
+                    let middle = out.len() / 2;
+                    out[middle] ^= 0x10;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
+        let mut state = locked(&self.0);
+        if offset.saturating_add(data.len() as u64) > state.size {
+            return Err(BlockError::OutOfRange);
+        }
+        let count = state.writes;
+        state.writes += 1;
+        let (mut offset, mut kept) = (offset, data.to_vec());
+        for trouble in &state.troubles {
+            match trouble {
+                Trouble::Dead => return Err(BlockError::Io),
+                Trouble::Gone => return Err(BlockError::Gone),
+                Trouble::WriteErrors(every) if hits(count, *every) => return Err(BlockError::Io),
+                Trouble::BitRot(every) if hits(count, *every) => {
+                    let middle = kept.len() / 2;
+                    kept[middle] ^= 0x04;
+                }
+                Trouble::LostWrites(every) if hits(count, *every) => kept.clear(),
+                Trouble::MisdirectedWrites(every) if hits(count, *every) && offset + 2 * kept.len() as u64 <= state.size => offset += kept.len() as u64,
+                Trouble::TornWrites(every) if hits(count, *every) => kept.truncate(kept.len() / 2 / 512 * 512),
+                _ => {}
+            }
+        }
+        state.pages.write(offset, &kept);
+        if let Some((disk, journal)) = &state.journal {
+            locked(&journal.0).push(Step::Write { disk: *disk, offset, data: kept });
+        }
+        Ok(())
+    }
+    fn flush(&self) -> Result<(), BlockError> {
+        let state = locked(&self.0);
+        for trouble in &state.troubles {
+            match trouble {
+                Trouble::Dead => return Err(BlockError::Io),
+                Trouble::Gone => return Err(BlockError::Gone),
+                _ => {}
+            }
+        }
+        if let Some((disk, journal)) = &state.journal {
+            locked(&journal.0).push(Step::Flush { disk: *disk });
+        }
+        Ok(())
+    }
+}
+
+/// What a power cut leaves of the writes that no flush made safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// All of them arrived.
+    Nothing,
+    /// None did.
+    Everything,
+    /// Each with even odds, by a seed.
+    Some(u64),
+    /// All but the last, of which the first sectors arrived, by a seed.
+    Torn(u64),
+}
+
+/// Disks as a journal makes them, step by step.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    safe: Vec<Pages>,
+    /// Writes since each disk's last flush.
+    open: Vec<Vec<(u64, Vec<u8>)>>,
+    size: u64,
+}
+
+/// SplitMix64 (Steele et al. 2014).
+#[must_use]
+pub const fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+impl Replay {
+    /// Begins with disks as they are now.
+    #[must_use]
+    pub fn new(disks: &[Disk]) -> Self {
+        let size = disks.first().map_or(0, Disk::size_bytes);
+        Self { safe: disks.iter().map(Disk::pages).collect(), open: vec![Vec::new(); disks.len()], size }
+    }
+
+    /// Takes one more step.
+    pub fn step(&mut self, step: &Step) {
+        match step {
+            Step::Write { disk, offset, data } => self.open[*disk].push((*offset, data.clone())),
+            Step::Flush { disk } => {
+                for (offset, data) in self.open[*disk].drain(..) {
+                    self.safe[*disk].write(offset, &data);
+                }
+            }
+            Step::Mark(_) => {}
+        }
+    }
+
+    /// The disks after the power failed here.
+    #[must_use]
+    pub fn cut(&self, loss: Loss) -> Vec<Disk> {
+        let mut out = Vec::new();
+        for (index, (safe, open)) in self.safe.iter().zip(&self.open).enumerate() {
+            let mut pages = safe.clone();
+            for (number, (offset, data)) in open.iter().enumerate() {
+                let dice = |seed: u64| mix(seed ^ (index as u64) << 32 ^ number as u64);
+                let kept = match loss {
+                    Loss::Nothing => data.len(),
+                    Loss::Everything => 0,
+                    Loss::Some(seed) => if dice(seed) & 1 == 0 { data.len() } else { 0 },
+                    Loss::Torn(seed) if number + 1 == open.len() => {
+                        let sectors = (data.len() / 512) as u64;
+                        usize::try_from(dice(seed) % sectors.max(1)).unwrap_or(0) * 512
+                    }
+                    Loss::Torn(_) => data.len(),
+                };
+                pages.write(*offset, &data[..kept]);
+            }
+            out.push(Disk::of(pages, self.size));
+        }
+        out
+    }
+}

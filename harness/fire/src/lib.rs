@@ -1,0 +1,24 @@
+//! Proof by fire of the pool: power cuts, broken disks, damaged structures, random operations, all on disks in memory.
+//!
+//! # Theory
+//! A workload runs on a pool whose disks note every write and flush. Afterwards the state of the disks at any moment can be made again, with
+//! what a write cache may have kept or lost ([`disk::Replay`]), and the pool opened from it: whatever was acknowledged must be there, whatever was not must be
+//! there whole or not at all, and the full check ([`pool_dmu::check`]) must find nothing. The same workload runs on disks that lie, fail and
+//! vanish ([`matrix`]), and from random seeds with kills between ([`ztest`]).
+//!
+//! # Structures
+//! [`disk`] (disks and journals), [`rig`] (pools and layouts), [`work`] (the workload and its model), [`atlas`], [`matrix`], [`ztest`], [`fuzz`].
+//!
+//! # Failure
+//! Every finding names its seed, layout and cut; the same arguments find it again. The library under test must not panic: a panic is a finding like any other,
+//! and ends the run.
+//!
+//! # Limits
+//! Disks of 80 MiB, files up to a few hundred KiB: the point is the number of states, not their size.
+pub mod atlas;
+pub mod disk;
+pub mod fuzz;
+pub mod matrix;
+pub mod rig;
+pub mod work;
+pub mod ztest;
