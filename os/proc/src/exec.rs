@@ -235,9 +235,9 @@ fn map_plan(space: &Arc<AddressSpace>, file: &Arc<File>, plan: &Plan, base: u64)
         if end > zeros_from {
             space.map(MapRequest::anonymous(At::Fixed(zeros_from), end - zeros_from, load.protection))?;
         }
-        // The rest of the last file page belongs to the zeros, too.
+        // The rest of the last file page belongs to the zeros, too: to its end, whatever the segment's size (`ld.so` makes its heap there).
         if load.file_bytes > 0 && end > data_end && load.protection.write {
-            let count = usize::try_from(zeros_from.min(end) - data_end).map_err(|_| ProcError::NotExecutable)?;
+            let count = usize::try_from(zeros_from - data_end).map_err(|_| ProcError::NotExecutable)?;
             space.poke(data_end, &vec![0; count])?;
         }
     }
