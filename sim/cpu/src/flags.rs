@@ -9,7 +9,7 @@
 //! | instruction | flags the manual leaves undefined | here |
 //! |---|---|---|
 //! | AND OR XOR TEST ANDN BLS* BZHI BEXTR | AF | 0 |
-//! | SHL SHR SAR, count not 0 | AF | 0 |
+//! | SHL SHR SAR SHLD SHRD, count not 0 | AF | 1 |
 //! | SHL SHR SAR SHLD SHRD, count > 1 | OF | as for the last single shift: SHL, SHLD: MSB of result xor CF; SHR: bit MSB-1 of the result; SAR: 0; SHRD: top two bits of the result differ |
 //! | SHLD SHRD 16-bit, count > 16 | result, CF | as on a 48-bit value a:b:a |
 //! | ROL ROR RCL RCR, count > 1 | OF | by the rule for a count of 1 applied to the result |
@@ -35,7 +35,7 @@ pub(crate) const SBB: u32 = 4 << 2; // with borrow in
 pub(crate) const LOGIC: u32 = 5 << 2;
 pub(crate) const INC: u32 = 6 << 2; // cc_src: carry as it was
 pub(crate) const DEC: u32 = 7 << 2;
-pub(crate) const SHIFT: u32 = 8 << 2; // cc_src: CF | OF image
+pub(crate) const SHIFT: u32 = 8 << 2; // cc_src: CF | AF | OF image
 
 /// log2 of an operand size in bytes.
 #[inline(always)]
@@ -141,7 +141,8 @@ impl Core {
             SBB => (res.wrapping_add(src).wrapping_add(1) ^ src ^ res) & 0x10 != 0,
             INC => res & 0xf == 0,
             DEC => res & 0xf == 0xf,
-            _ => false,
+            // SHIFT; LOGIC has none.
+            _ => src & AF != 0,
         }
     }
 

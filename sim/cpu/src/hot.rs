@@ -12,7 +12,7 @@
 //! fetch, and is found there only while no entry has left the TLB and mode, privilege and control registers are the same
 //! ([`sim_translate::Translator::set_context`]): then the interpreter's fetch would hit too, and change nothing.
 
-use crate::block::{Cache, TRANSLATED};
+use crate::block::{Block, Cache, TRANSLATED};
 use crate::core::mode;
 use crate::op::Flow;
 use crate::run::Cpu;
@@ -21,8 +21,8 @@ use crate::tlb::ENTRIES;
 use sim_mem::{GuestMemory, PAGE_SIZE};
 use sim_translate::{Guest, How, Translator, Unavailable, UnitId};
 
-/// Runs of a block before it is translated.
-const HOT: u16 = 40;
+/// Runs of a block before it is translated, where nothing else is asked for.
+pub const HOT: u16 = 40;
 /// The translator has refused it.
 const NEVER: u16 = u16::MAX;
 /// MXCSR's exception masks: with one of them clear, SSE could fault, which translated code does not expect.
@@ -37,6 +37,8 @@ pub(crate) struct Hot {
     units: Vec<u32>,
     /// Of the block cache.
     generation: u64,
+    /// Runs of a block before it is translated.
+    after: u16,
 }
 
 /// How translated code came back.
@@ -52,8 +54,8 @@ pub(crate) enum Left {
 impl Hot {
     /// # Errors
     /// The host cannot.
-    pub fn new() -> Result<Hot, Unavailable> {
-        Ok(Hot { jit: Translator::new()?, blocks: Vec::new(), units: Vec::new(), generation: 0 })
+    pub fn new(after: u16) -> Result<Hot, Unavailable> {
+        Ok(Hot { jit: Translator::new()?, blocks: Vec::new(), units: Vec::new(), generation: 0, after: after.clamp(1, NEVER - 1) })
     }
 
     /// Forgets all units if the block cache has started over.
@@ -74,11 +76,11 @@ impl Hot {
             self.blocks.resize(at + 64, (0, None));
         }
         let heat = &mut self.blocks[at].0;
-        if *heat >= HOT {
+        if *heat >= self.after {
             return false;
         }
         *heat += 1;
-        *heat == HOT
+        *heat == self.after
     }
 
     /// The unit of a block.
@@ -102,14 +104,25 @@ impl Hot {
 }
 
 impl Cpu {
-    /// Translates hot blocks from now on, or no more.
+    /// Translates blocks from now on once they have run `after` times ([`HOT`] is a good number); `None`: interprets all.
     ///
     /// # Errors
     /// The host is no x86-64 with BMI2, or gives no executable memory; the interpreter goes on alone.
-    pub fn set_translating(&mut self, on: bool) -> Result<(), Unavailable> {
+    pub fn set_translating(&mut self, after: Option<u16>) -> Result<(), Unavailable> {
         self.flush_blocks();
-        self.hot = if on { Some(Box::new(Hot::new()?)) } else { None };
+        self.hot = match after {
+            Some(after) => Some(Box::new(Hot::new(after)?)),
+            None => None,
+        };
         Ok(())
+    }
+
+    /// Host code of the translated block that holds the instruction at `rip`, for reports.
+    pub fn translation_of(&self, rip: u64) -> Option<String> {
+        let hot = self.hot.as_ref()?;
+        let holds = |block: &Block| block.valid && block.rip <= rip && rip < block.rip + u64::from(block.bytes) && block.flags & TRANSLATED != 0;
+        let at = (0..self.cache.blocks.len()).rev().find(|&at| holds(&self.cache.blocks[at]))?;
+        hot.jit.listing(hot.unit(at as u32)?)
     }
 
     /// Translates block `at`, which has become hot.

@@ -61,6 +61,7 @@ mod tlb;
 
 pub use crate::core::Watch;
 pub use cpuid::{CpuidLeaf, CpuidTable};
+pub use hot::HOT;
 pub use run::Cpu;
 pub use sim_bus::{At, Attention, CpuBus, DebugStop, Stop};
 pub use state::{Activity, CpuState, Segment, System, TableRegister, attr, cr0, cr4, efer, rflags};

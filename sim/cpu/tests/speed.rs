@@ -15,7 +15,7 @@ fn measure(name: &str, ticks: u64, build: impl Fn(&mut CodeAssembler) -> Result<
     let speed = |translate: bool| {
         let mut machine = Machine::long();
         machine.code(CODE, &build);
-        if machine.cpu.set_translating(translate).is_err() {
+        if machine.cpu.set_translating(translate.then_some(sim_cpu::HOT)).is_err() {
             return 0.0;
         }
         machine.run(10_000);

@@ -2,8 +2,9 @@
 
 use crate::emit::{BUDGET, Emit, Kind, Later, S1, S2, at, at_index, field, resolve};
 use crate::frame;
+use crate::quirks::Quirks;
 use crate::registers::{host, is_high, number, sized};
-use iced_x86::{Code, ConditionCode, Decoder, DecoderOptions, IcedError, Instruction, InstructionInfoFactory, MemoryOperand, Mnemonic as M, OpAccess, OpKind, Register};
+use iced_x86::{Code, ConditionCode, Decoder, DecoderOptions, FlowControl, IcedError, Instruction, InstructionInfoFactory, MemoryOperand, Mnemonic as M, OpAccess, OpKind, Register, RflagsBits};
 
 /// What cannot be translated.
 #[derive(Debug)]
@@ -13,6 +14,14 @@ impl From<IcedError> for Unsupported {
     fn from(_: IcedError) -> Self {
         Unsupported
     }
+}
+
+/// What may be translated at all.
+#[derive(Clone, Copy)]
+pub(crate) struct Can {
+    /// SSE is switched on in the guest.
+    pub sse: bool,
+    pub quirks: Quirks,
 }
 
 /// Exit codes beside instruction numbers.
@@ -52,13 +61,13 @@ pub(crate) struct Builder<'a> {
     to_way: [Vec<Later>; 2],
     targets: [u64; 2],
     rip: u64,
-    sse: bool,
+    can: Can,
     /// Jumps to the common exit.
     exits: Vec<Later>,
 }
 
 /// Decodes and translates up to `count` instructions of `bytes` at `rip`. The result may end before the first one it cannot translate.
-pub(crate) fn translate(info: &mut InstructionInfoFactory, unit: u32, rip: u64, bytes: &[u8], count: usize, sse: bool) -> Result<Body, Unsupported> {
+pub(crate) fn translate(info: &mut InstructionInfoFactory, unit: u32, rip: u64, bytes: &[u8], count: usize, can: Can) -> Result<Body, Unsupported> {
     let mut decoder = Decoder::with_ip(64, bytes, rip, DecoderOptions::FORCE_RESERVED_NOP);
     let mut instructions = Vec::with_capacity(count);
     let mut offsets = vec![0u8];
@@ -70,11 +79,11 @@ pub(crate) fn translate(info: &mut InstructionInfoFactory, unit: u32, rip: u64, 
         instructions.push(instruction);
         offsets.push(decoder.position() as u8);
     }
-    let mut builder = Builder::new(info, unit, rip, sse);
+    let mut builder = Builder::new(info, unit, rip, can);
     // The tick count stands in the entry sequence, so what can be translated is found out first.
     let mut good = 0;
     for (index, instruction) in instructions.iter().enumerate() {
-        if builder.instruction(instruction, index as u8).is_err() {
+        if builder.instruction(instruction, index as u8, &instructions[index + 1..]).is_err() {
             break;
         }
         good = index + 1;
@@ -83,13 +92,13 @@ pub(crate) fn translate(info: &mut InstructionInfoFactory, unit: u32, rip: u64, 
         return Err(Unsupported);
     }
     let info = builder.info;
-    let mut builder = Builder::new(info, unit, rip, sse);
+    let mut builder = Builder::new(info, unit, rip, can);
     builder.ticks = good as u8;
     builder.entry()?;
     let entry = builder.emit.position() - ENTRY_BYTES;
     let dead = entry - DEAD_BYTES;
     for (index, instruction) in instructions[..good].iter().enumerate() {
-        builder.instruction(instruction, index as u8)?;
+        builder.instruction(instruction, index as u8, &instructions[index + 1..good])?;
     }
     let whole = good == instructions.len() && good == count;
     offsets.truncate(good + 1);
@@ -175,14 +184,32 @@ fn is_sse(instruction: &Instruction) -> bool {
         && (0..instruction.op_count()).all(|i| instruction.op_kind(i) != OpKind::Register || instruction.op_register(i).is_xmm() || instruction.op_register(i).is_gpr())
 }
 
+/// Whether the six flags are written again before anybody can see them: by what reads none, cannot fault and does not end the block.
+fn flags_die(rest: &[Instruction]) -> bool {
+    const ARITHMETIC: u32 = RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
+    for next in rest {
+        let memory = (0..next.op_count()).any(|i| next.op_kind(i) == OpKind::Memory) && next.mnemonic() != M::Lea;
+        let unsafe_here = memory || next.rflags_read() & ARITHMETIC != 0 || next.flow_control() != FlowControl::Next || next.stack_pointer_increment() != 0;
+        if unsafe_here || !(is_plain(next) || matches!(next.mnemonic(), M::Lea | M::Nop)) {
+            return false;
+        }
+        // A shift by CL may leave them.
+        let sure = !matches!(next.mnemonic(), M::Shl | M::Shr | M::Sar | M::Rol | M::Ror);
+        if sure && next.rflags_modified() & ARITHMETIC == ARITHMETIC {
+            return true;
+        }
+    }
+    false
+}
+
 /// 16-byte operands that need no alignment.
 fn is_unaligned(mnemonic: M) -> bool {
     matches!(mnemonic, M::Movups | M::Movupd | M::Movdqu | M::Lddqu)
 }
 
 impl<'a> Builder<'a> {
-    fn new(info: &'a mut InstructionInfoFactory, unit: u32, rip: u64, sse: bool) -> Builder<'a> {
-        Builder { emit: Emit::new(), info, unit, ticks: 64, leaves: Vec::new(), to_way: [Vec::new(), Vec::new()], targets: [0; 2], rip, sse, exits: Vec::new() }
+    fn new(info: &'a mut InstructionInfoFactory, unit: u32, rip: u64, can: Can) -> Builder<'a> {
+        Builder { emit: Emit::new(), info, unit, ticks: 64, leaves: Vec::new(), to_way: [Vec::new(), Vec::new()], targets: [0; 2], rip, can, exits: Vec::new() }
     }
 
     fn code(&self, what: u32) -> u32 {
@@ -273,7 +300,7 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn instruction(&mut self, insn: &Instruction, index: u8) -> Result<(), Unsupported> {
+    fn instruction(&mut self, insn: &Instruction, index: u8, rest: &[Instruction]) -> Result<(), Unsupported> {
         if insn.has_rep_prefix() && insn.mnemonic() != M::Ret || insn.has_repne_prefix() && insn.mnemonic() != M::Ret {
             return Err(Unsupported);
         }
@@ -300,14 +327,25 @@ impl<'a> Builder<'a> {
             self.to_way[0].push(fall);
             return Ok(());
         }
-        if is_plain(insn) || (self.sse && is_sse(insn)) {
-            return self.plain(insn, index);
+        if is_plain(insn) || (self.can.sse && is_sse(insn)) {
+            return self.plain(insn, index, rest);
         }
         Err(Unsupported)
     }
 
     /// An instruction with its operands replaced.
-    fn plain(&mut self, insn: &Instruction, index: u8) -> Result<(), Unsupported> {
+    fn plain(&mut self, insn: &Instruction, index: u8, rest: &[Instruction]) -> Result<(), Unsupported> {
+        let quirks = self.can.quirks;
+        let by_the_rules = match insn.mnemonic() {
+            M::And | M::Or | M::Xor | M::Test => quirks.logic,
+            M::Shl | M::Shr | M::Sar => quirks.shifts,
+            M::Rol | M::Ror => quirks.rotates,
+            M::Bt | M::Bts | M::Btr | M::Btc => quirks.bit_tests,
+            _ => true,
+        };
+        if !by_the_rules && !flags_die(rest) {
+            return Err(Unsupported);
+        }
         let mut new = *insn;
         new.set_has_lock_prefix(false);
         // Moves between AL, AX, EAX, RAX and an absolute address have a form that takes no other operand.
@@ -417,6 +455,44 @@ impl<'a> Builder<'a> {
                 self.emit.store(field(8 * guest as i64), place)?;
             }
         }
+        if matches!(insn.mnemonic(), M::Mul | M::Imul) && !flags_die(rest) {
+            self.product_flags(insn)?;
+        }
+        Ok(())
+    }
+
+    /// After a multiplication: SF, ZF and PF of the low half and AF 0, where processors differ; CF and OF stay.
+    fn product_flags(&mut self, insn: &Instruction) -> Result<(), Unsupported> {
+        let (n, size) = if insn.op_count() == 1 {
+            (0, if insn.op0_kind() == OpKind::Memory { insn.memory_size().size() } else { insn.op0_register().size() })
+        } else {
+            (number(insn.op0_register()), insn.op0_register().size())
+        };
+        let e = &mut self.emit;
+        e.put(&Instruction::with1(Code::Setb_rm8, Register::CL)?)?;
+        let low = match host(n) {
+            Some(h) => sized(h, size),
+            None => {
+                e.load(S2, field(8 * n as i64))?;
+                sized(11, size)
+            }
+        };
+        let test = match size {
+            1 => Code::Test_rm8_r8,
+            2 => Code::Test_rm16_r16,
+            4 => Code::Test_rm32_r32,
+            _ => Code::Test_rm64_r64,
+        };
+        e.put(&Instruction::with2(test, low, low)?)?;
+        // Those of the test into AH, the overflow into its CF and, through AL, into OF.
+        e.mov(S2, Register::RAX)?;
+        e.put(&Instruction::with(Code::Lahf))?;
+        e.put(&Instruction::with2(Code::And_rm8_imm8, Register::AH, 0xee)?)?;
+        e.put(&Instruction::with2(Code::Or_r8_rm8, Register::AH, Register::CL)?)?;
+        e.put(&Instruction::with2(Code::Mov_r8_rm8, Register::AL, Register::CL)?)?;
+        e.put(&Instruction::with2(Code::Add_AL_imm8, Register::AL, 0x7f)?)?;
+        e.put(&Instruction::with(Code::Sahf))?;
+        e.mov(Register::RAX, S2)?;
         Ok(())
     }
 

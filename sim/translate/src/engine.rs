@@ -1,12 +1,14 @@
 //! The translator proper: units, their links, and the way in and out.
 
 use crate::arena::Arena;
-use crate::block::{self, WAY};
+use crate::block::{self, Can, WAY};
 use crate::emit::{BUDGET, Emit, TAGS, at, field, resolve};
 use crate::frame::{self, Frame, FrameBox, JUMPS};
 use crate::registers::{host, sized};
+use crate::quirks::Quirks;
 use crate::{Exit, Guest, How, Unavailable, UnitId};
 use iced_x86::{Code, Decoder, DecoderOptions, Formatter, IcedError, Instruction, InstructionInfoFactory, IntelFormatter, MemoryOperand, Register};
+use std::sync::OnceLock;
 
 /// A translated block.
 struct Unit {
@@ -21,6 +23,9 @@ struct Unit {
     targets: [u64; 2],
 }
 
+/// The host does not change.
+static QUIRKS: OnceLock<Quirks> = OnceLock::new();
+
 /// What must be as it was for an entry of the indirect-branch cache to hold.
 pub(crate) type Context = [u64; 3];
 
@@ -29,6 +34,7 @@ pub struct Translator {
     arena: Arena,
     frame: FrameBox,
     info: InstructionInfoFactory,
+    quirks: Quirks,
     units: Vec<Unit>,
     /// Offsets of the way in and the way out, and where units begin.
     enter: usize,
@@ -62,6 +68,7 @@ impl Translator {
             arena,
             frame: FrameBox::new(),
             info: InstructionInfoFactory::new(),
+            quirks: *QUIRKS.get_or_init(Quirks::probe),
             units: Vec::new(),
             enter,
             leave,
@@ -96,7 +103,7 @@ impl Translator {
             return None;
         }
         let id = self.units.len() as u32;
-        let mut body = block::translate(&mut self.info, id, rip, bytes, count, sse).ok()?;
+        let mut body = block::translate(&mut self.info, id, rip, bytes, count, Can { sse, quirks: self.quirks }).ok()?;
         let start = self.arena.next();
         for exit in &body.exits {
             resolve(&mut body.code, exit, self.leave as i64 - start as i64);

@@ -13,6 +13,8 @@ mod engine;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod frame;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod quirks;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod registers;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]

@@ -7,7 +7,7 @@
 //!
 //! # Invariant
 //! If `read` or `write` of a slot is the negated address of page `p` with that index, then `p + addend` is a page inside `0..limit`. A tag that admits
-//! nothing is zero, but for index 0, where zero would admit page 0.
+//! nothing is zero, or for the first and last index something else.
 
 /// Entries of each view: one per virtual page number modulo this.
 pub const ENTRIES: usize = 1 << 16;
@@ -41,11 +41,17 @@ pub fn index(address: u64) -> usize {
     (address >> 12) as usize & (ENTRIES - 1)
 }
 
+/// A tag that no address of this index hits, even if up to 15 is added to the sum: zero where that suffices, so that most of the memory need not be touched.
 #[inline(always)]
 fn never(index: usize) -> u64 {
-    // Of index 0, only the page before 1 << 63 could hit, which is not canonical and has another index.
-    if index & (ENTRIES - 1) == 0 { (1 << 63) - 0x1000 } else { 0 }
+    match index & (ENTRIES - 1) {
+        // Zero would admit page 0, and by wrapping the last bytes of the last page. Half the reach of the index away, nothing is near.
+        0 | LAST => 1 << 27,
+        _ => 0,
+    }
 }
+
+const LAST: usize = ENTRIES - 1;
 
 #[inline(always)]
 fn word(view: usize, kind: usize, index: usize) -> usize {
@@ -64,8 +70,10 @@ impl FastTags {
         let words: Box<[u64; WORDS]> = vec![0u64; WORDS].into_boxed_slice().try_into().unwrap_or_else(|_| unreachable!("the length is WORDS"));
         let mut tags = FastTags { words, limit: 0 };
         for view in 0..VIEWS {
-            tags.words[word(view, READ, 0)] = never(0);
-            tags.words[word(view, WRITE, 0)] = never(0);
+            for index in [0, LAST] {
+                tags.words[word(view, READ, index)] = never(index);
+                tags.words[word(view, WRITE, index)] = never(index);
+            }
         }
         tags
     }
@@ -167,8 +175,13 @@ mod tests {
     #[test]
     fn nothing_hits_an_empty_slot() {
         let tags = FastTags::new();
-        for address in [0u64, 1, 0xfff, 0x1000, 0xffff, 0x1000_0000, 0x7fff_ffff_f000, 0xffff_8000_0000_0000, u64::MAX] {
-            assert!(address.wrapping_add(tags.read(0, index(address))) > 4095, "{address:#x}");
+        for page in [0u64, 1, 0xfffe, 0xffff, 0x1_0000, 0x7_ffff_ffff, 0x8_0000_0000_0000, 0x8_0000_0000_0001, 0xf_ffff_ffff_fffe, 0xf_ffff_ffff_ffff] {
+            for (low, size) in [(0u64, 1u64), (0xff0, 16), (0xff9, 8), (0xfff, 16), (0xfff, 1)] {
+                let address = page << 12 | low;
+                // As the interpreter tests, and as translated code does.
+                assert!(address.wrapping_add(tags.read(0, index(address))) > 4095, "{address:#x}");
+                assert!(address.wrapping_add(tags.read(0, index(address))).wrapping_add(size - 1) > 4095, "{address:#x}");
+            }
         }
     }
 }

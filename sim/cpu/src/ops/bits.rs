@@ -5,7 +5,7 @@ use crate::core::Core;
 use crate::flags::{self, log2, sext, trunc};
 use crate::op::{Flow, Op, Run};
 use crate::state::RCX;
-use crate::state::rflags::{CF, OF, ZF};
+use crate::state::rflags::{AF, CF, OF, ZF};
 use sim_bus::CpuBus;
 use sim_mem::GuestMemory;
 
@@ -22,7 +22,15 @@ pub(crate) const SAR: u8 = 7;
 fn shift_flags<const N: usize>(c: &mut Core, res: u64, carry: bool, overflow: bool) {
     c.cc_op = flags::SHIFT | log2(N);
     c.cc_res = res;
-    c.cc_src = if carry { CF } else { 0 } | if overflow { OF } else { 0 };
+    c.cc_src = AF | if carry { CF } else { 0 } | if overflow { OF } else { 0 };
+}
+
+/// SF, ZF and PF of a result, a carry, no overflow and no AF.
+#[inline(always)]
+fn carry_flags<const N: usize>(c: &mut Core, res: u64, carry: bool) {
+    c.cc_op = flags::SHIFT | log2(N);
+    c.cc_res = res;
+    c.cc_src = if carry { CF } else { 0 };
 }
 
 /// One shift or rotate. A masked count of zero changes no flag.
@@ -318,13 +326,13 @@ fn bmi<const F: bool, const K: u8, const N: usize, const M: u8>(c: &mut Core, m:
                 BLSMSK => (trunc::<N>(src ^ minus), src == 0),
                 _ => (trunc::<N>(src & src.wrapping_neg()), src != 0),
             };
-            shift_flags::<N>(c, res, carry, false);
+            carry_flags::<N>(c, res, carry);
             res
         }
         BZHI => {
             let count = other & 0xff;
             let res = if count >= bits { src } else { src & ((1 << count) - 1) };
-            shift_flags::<N>(c, res, count >= bits, false);
+            carry_flags::<N>(c, res, count >= bits);
             res
         }
         PDEP => deposit(other, src),

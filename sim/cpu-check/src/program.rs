@@ -1,0 +1,391 @@
+//! Random programs.
+
+use iced_x86::code_asm::{CodeAssembler, byte_ptr, qword_ptr, r8, r9, r10, r11, r12, r13, r14, r15, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, IcedError, Instruction, Mnemonic as M, OpKind};
+use sim_cpu::{Config, Cpu, CpuState, Segment, TableRegister, cr0, cr4, rflags};
+use sim_mem::GuestMemory;
+
+const RAM: u64 = 8 << 20;
+const PML4: u64 = 0x1000;
+const GDT: u64 = 0x8000;
+const IDT: u64 = 0x9000;
+const TSS: u64 = 0xa000;
+/// What the handler loads registers from: 16 sets of 16.
+const SETS: u64 = 0xb000;
+/// Addresses of the pieces, and the handler's counter after them.
+const PIECES: u64 = 0xc000;
+const COUNTER: u64 = 0xc800;
+/// A ring of what exceptions found.
+const LOG: u64 = 0x1_0000;
+const CODE: u64 = 0x10_0000;
+const HANDLERS: u64 = 0x18_0000;
+const DATA: u64 = 0x20_0000;
+const STACK: u64 = 0x30_0000;
+/// Pages of data; the one after is not mapped.
+const DATA_PAGES: u64 = 8;
+const PIECE_COUNT: u64 = 16;
+const PIECE_BYTES: u64 = 0x1c0;
+
+/// xorshift64*.
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64) -> Rng {
+        Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+    pub fn below(&mut self, limit: u64) -> u64 {
+        (self.next() >> 11) % limit
+    }
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize]
+    }
+    /// A value of the kind that finds bugs.
+    fn value(&mut self) -> u64 {
+        match self.below(9) {
+            0 => 0,
+            1 => u64::MAX,
+            2 => 1 << self.below(64),
+            3..=5 => DATA + self.below(DATA_PAGES * 0x1000),
+            6 => DATA + (1 + self.below(DATA_PAGES)) * 0x1000 - self.below(20),
+            7 => self.below(64),
+            _ => self.next() >> self.below(64),
+        }
+    }
+}
+
+/// One-byte opcodes that come often: ALU, moves, shifts, groups.
+const ONE: &[u8] = &[
+    0x00, 0x01, 0x02, 0x03, 0x09, 0x0b, 0x11, 0x13, 0x19, 0x1b, 0x21, 0x23, 0x29, 0x2b, 0x31, 0x33, 0x38, 0x39, 0x3a, 0x3b, 0x3c, 0x3d, 0x63, 0x69, 0x6b, 0x80, 0x81, 0x83, 0x83, 0x84, 0x85,
+    0x86, 0x87, 0x88, 0x89, 0x89, 0x8a, 0x8b, 0x8b, 0x8b, 0x8d, 0x8d, 0xa8, 0xa9, 0xb0, 0xb8, 0xc0, 0xc1, 0xc1, 0xc6, 0xc7, 0xd0, 0xd1, 0xd2, 0xd3, 0xd3, 0xf6, 0xf7, 0xf7, 0xfe, 0xff, 0x98, 0x99,
+    0x50, 0x53, 0x55, 0x58, 0x5b, 0x5d, 0x68, 0x6a, 0x8f, 0x9c, 0x9f, 0x9e, 0xf5, 0xf8, 0xf9, 0xfc, 0xfd, 0xa4, 0xab, 0xc9, 0xd7, 0xd9, 0xdd, 0xa1, 0xa3,
+];
+
+/// Two-byte opcodes likewise.
+const TWO: &[u8] = &[
+    0x10, 0x11, 0x12, 0x13, 0x14, 0x16, 0x17, 0x28, 0x29, 0x2a, 0x2c, 0x2d, 0x2e, 0x2f, 0x40, 0x42, 0x44, 0x45, 0x48, 0x4c, 0x4f, 0x50, 0x51, 0x54, 0x57, 0x58, 0x59, 0x5a, 0x5b, 0x5c, 0x5d, 0x5e,
+    0x5f, 0x60, 0x64, 0x67, 0x6a, 0x6c, 0x6e, 0x6f, 0x70, 0x71, 0x72, 0x73, 0x74, 0x76, 0x7e, 0x7f, 0x90, 0x92, 0x94, 0x95, 0x9c, 0x9f, 0xa2, 0xa3, 0xa4, 0xa5, 0xab, 0xac, 0xad, 0xaf, 0xaf, 0xb0,
+    0xb1, 0xb3, 0xb6, 0xb6, 0xb7, 0xb8, 0xba, 0xba, 0xbb, 0xbc, 0xbd, 0xbe, 0xbf, 0xc0, 0xc1, 0xc2, 0xc4, 0xc5, 0xc6, 0xc8, 0xcb, 0xd0, 0xd4, 0xd5, 0xd7, 0xda, 0xdb, 0xe6, 0xe7, 0xef, 0xf4, 0xf6, 0xfa,
+    0xfe, 0xae, 0x31, 0x38, 0x3a,
+];
+
+/// A program by its seed.
+pub struct Program {
+    seed: u64,
+    /// When an interrupt comes.
+    pub interrupt: Option<u64>,
+}
+
+impl Program {
+    pub fn new(seed: u64) -> Program {
+        let interrupt = (seed % 3 == 0).then_some(700 + seed * 13 % 1500);
+        Program { seed, interrupt }
+    }
+
+    /// The machine at its start.
+    pub fn machine(&self) -> (Cpu, GuestMemory) {
+        let mut rng = Rng::new(self.seed);
+        let mut memory = GuestMemory::new(RAM);
+        let user = self.seed % 5 < 2;
+        tables(&mut memory);
+        let mut put = |gpa: u64, bytes: &[u8]| memory.write(gpa, bytes).expect("it is in RAM");
+        put(HANDLERS, &handlers());
+        for set in 0..16 {
+            for register in 0..16 {
+                let value = if register == 4 { STACK - 8 * rng.below(64) } else { rng.value() };
+                put(SETS + 128 * set + 8 * register, &value.to_le_bytes());
+            }
+        }
+        for piece in 0..PIECE_COUNT {
+            let at = CODE + piece * PIECE_BYTES + rng.below(16);
+            put(PIECES + 8 * piece, &at.to_le_bytes());
+        }
+        for piece in 0..PIECE_COUNT {
+            let mut word = [0; 8];
+            memory.read(PIECES + 8 * piece, &mut word).expect("it is in RAM");
+            let at = u64::from_le_bytes(word);
+            let bytes = piece_of_code(&mut rng, at);
+            memory.write(at, &bytes).expect("it is in RAM");
+        }
+        let noise: Vec<u8> = (0..DATA_PAGES * 0x1000 / 8).flat_map(|_| rng.value().to_le_bytes()).collect();
+        memory.write(DATA, &noise).expect("it is in RAM");
+        let mut cpu = Cpu::new(Config::default());
+        cpu.set_state(&self.state(&mut rng, &memory, user));
+        (cpu, memory)
+    }
+
+    fn state(&self, rng: &mut Rng, memory: &GuestMemory, user: bool) -> CpuState {
+        let mut state = CpuState::linux64(CODE, 0, PML4, TableRegister { base: GDT, limit: 0x4f });
+        state.rip = memory.read_u64(PIECES, 8).expect("it is in RAM");
+        state.sys.cr0 |= cr0::WP | cr0::NE;
+        state.sys.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT;
+        state.sys.idtr = TableRegister { base: IDT, limit: 0xfff };
+        state.sys.seg[sim_cpu::TR] = Segment { base: TSS, limit: 0x67, attr: 0x8b, selector: 0x20 };
+        for index in [sim_cpu::FS, sim_cpu::GS] {
+            state.sys.seg[index].base = DATA + rng.below(0x2000);
+        }
+        for register in &mut state.gpr {
+            *register = rng.value();
+        }
+        state.gpr[sim_cpu::RSP] = STACK - 64;
+        for register in &mut state.xmm {
+            *register = u128::from(rng.value()) << 64 | u128::from(if rng.below(2) == 0 { (rng.next() as i32 as f64 / 8.0).to_bits() } else { rng.next() });
+        }
+        state.rflags = rng.next() & rflags::ARITH | rflags::IF | rflags::FIXED;
+        if user {
+            state.sys.cpl = 3;
+            for (index, selector) in [(sim_cpu::CS, 0x33), (sim_cpu::SS, 0x3b), (sim_cpu::DS, 0x3b), (sim_cpu::ES, 0x3b)] {
+                state.sys.seg[index].selector = selector;
+                state.sys.seg[index].attr |= 3 << sim_cpu::attr::DPL_SHIFT;
+            }
+        }
+        if rng.below(6) == 0 {
+            state.mxcsr = 0x1f80 ^ (rng.next() as u32 & 0xffc0);
+        }
+        state
+    }
+}
+
+fn tables(memory: &mut GuestMemory) {
+    let mut put = |gpa: u64, value: u64| memory.write_u64(gpa, 8, value).expect("tables are in RAM");
+    put(PML4, 0x2007);
+    put(0x2000, 0x3007);
+    for index in 0..4 {
+        put(0x3000 + 8 * index, (0x4000 + 0x1000 * index) | 7);
+        for page in 0..512 {
+            let address = (index * 512 + page) << 12;
+            let hole = address == DATA + DATA_PAGES * 0x1000;
+            // A page of data that is read-only, and one that is a device.
+            let entry = match address {
+                _ if hole => 0,
+                a if a == DATA + 0x5000 => a | 5,
+                a if a == DATA + 0x6000 => 0xfec0_0000 | 7,
+                a => a | 7,
+            };
+            put(0x4000 + 0x1000 * index + 8 * page, entry);
+        }
+    }
+    put(GDT + 0x10, 0x00af_9b00_0000_ffff);
+    put(GDT + 0x18, 0x00cf_9300_0000_ffff);
+    put(GDT + 0x20, 0x0000_8b00_0000_0067 | (TSS & 0xff_ffff) << 16);
+    put(GDT + 0x28, 0);
+    put(GDT + 0x30, 0x00af_fb00_0000_ffff);
+    put(GDT + 0x38, 0x00cf_f300_0000_ffff);
+    for vector in 0..256u64 {
+        let handler = HANDLERS + 16 * vector;
+        // Interrupt gates on the first stack of the IST, so that a lost stack pointer does no harm.
+        put(IDT + 16 * vector, handler & 0xffff | 0x10 << 16 | 0xee01 << 32 | (handler >> 16 & 0xffff) << 48);
+        put(IDT + 16 * vector + 8, handler >> 32);
+    }
+    put(TSS + 4, STACK + 0x8000);
+    put(TSS + 0x24, STACK + 0x7000);
+}
+
+/// 256 entries of 16 bytes and the handler they share.
+fn handlers() -> Vec<u8> {
+    let mut out = vec![0x90; 0x1000];
+    for vector in 0..256usize {
+        // push imm32; jmp rel32.
+        let at = 16 * vector;
+        out[at] = 0x68;
+        out[at + 1..at + 5].copy_from_slice(&(vector as u32).to_le_bytes());
+        out[at + 5] = 0xe9;
+        out[at + 6..at + 10].copy_from_slice(&(0x1000 - (at as u32 + 10)).to_le_bytes());
+    }
+    out.extend(common_handler().expect("the handler assembles"));
+    out
+}
+
+fn common_handler() -> Result<Vec<u8>, IcedError> {
+    let registers = [rax, rcx, rdx, rbx, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15];
+    let mut a = CodeAssembler::new(64)?;
+    for register in registers {
+        a.push(register)?;
+    }
+    // The next entry of the log: 24 words from the top of the stack (registers, vector, what was pushed).
+    a.cld()?;
+    a.mov(rbx, qword_ptr(COUNTER))?;
+    a.inc(qword_ptr(COUNTER))?;
+    a.mov(rdi, rbx)?;
+    a.and(rdi, 255)?;
+    a.shl(rdi, 8)?;
+    a.add(rdi, LOG as i32)?;
+    a.mov(rsi, rsp)?;
+    a.mov(ecx_(), 24)?;
+    a.rep().movsq()?;
+    // Vector 0x30 comes from outside and changes nothing.
+    let mut again = a.create_label();
+    a.cmp(byte_ptr(rsp + 15 * 8), 0x30)?;
+    a.jne(again)?;
+    for register in registers.into_iter().rev() {
+        a.pop(register)?;
+    }
+    a.add(rsp, 8)?;
+    a.iretq()?;
+    a.set_label(&mut again)?;
+    // The frame: an error code is there if the word after the vector is below the code's addresses; both kinds end with CS, flags, RSP, SS.
+    let mut plain = a.create_label();
+    let mut ready = a.create_label();
+    a.lea(rdi, qword_ptr(rsp + 16 * 8))?;
+    a.mov(rax, qword_ptr(rdi + 8))?;
+    a.and(rax, -4)?;
+    a.cmp(rax, 0x10)?;
+    a.je(plain)?;
+    a.cmp(rax, 0x30)?;
+    a.je(plain)?;
+    a.add(rdi, 8)?;
+    a.jmp(ready)?;
+    a.set_label(&mut plain)?;
+    a.nop()?;
+    a.set_label(&mut ready)?;
+    // A new RIP, stack and registers; the flags stay but for TF, NT and AC.
+    a.mov(rcx, rbx)?;
+    a.and(rcx, PIECE_COUNT as i32 - 1)?;
+    a.mov(rax, qword_ptr(rcx * 8 + PIECES))?;
+    a.mov(qword_ptr(rdi), rax)?;
+    a.and(qword_ptr(rdi + 16), 0xcd5)?;
+    a.or(qword_ptr(rdi + 16), 0x202)?;
+    a.and(ebx_(), 15)?;
+    a.shl(ebx_(), 7)?;
+    a.add(rbx, SETS as i32)?;
+    a.mov(rax, qword_ptr(rbx + 32))?;
+    a.mov(qword_ptr(rdi + 24), rax)?;
+    a.mov(rsp, rdi)?;
+    for (number, register) in [(0, rax), (1, rcx), (2, rdx), (5, rbp), (6, rsi), (7, rdi), (8, r8), (9, r9), (10, r10), (11, r11), (12, r12), (13, r13), (14, r14), (15, r15), (3, rbx)] {
+        a.mov(register, qword_ptr(rbx + 8 * number))?;
+    }
+    a.iretq()?;
+    a.assemble(HANDLERS + 0x1000)
+}
+
+fn ecx_() -> iced_x86::code_asm::AsmRegister32 {
+    iced_x86::code_asm::ecx
+}
+
+fn ebx_() -> iced_x86::code_asm::AsmRegister32 {
+    iced_x86::code_asm::ebx
+}
+
+/// One random instruction that does not leave its place.
+fn instruction(rng: &mut Rng) -> Vec<u8> {
+    loop {
+        let mut bytes = Vec::new();
+        match rng.below(12) {
+            0 | 1 => bytes.push(0x66),
+            2 => bytes.push(0xf2),
+            3 => bytes.push(0xf3),
+            4 => bytes.push(rng.pick(&[0x64, 0x65, 0xf0, 0x67])),
+            _ => {}
+        }
+        if rng.below(3) > 0 {
+            bytes.push(0x40 | if rng.below(2) == 0 { 8 } else { rng.below(16) as u8 });
+        }
+        match rng.below(20) {
+            0..=11 => bytes.push(rng.pick(ONE)),
+            12..=18 => bytes.extend([0x0f, rng.pick(TWO)]),
+            _ => bytes.extend([0x0f, rng.next() as u8]),
+        }
+        // ModRM: registers, [reg], [reg + disp8], or with disp32.
+        let mode = rng.pick(&[0xc0u8, 0xc0, 0xc0, 0, 0x40, 0x40, 0x80]);
+        bytes.push(mode | rng.next() as u8 & 0x3f);
+        if rng.below(2) == 0 {
+            bytes.push(rng.next() as u8);
+        }
+        let small = (rng.below(0x200) as i32 - 0x100).to_le_bytes();
+        bytes.extend(small);
+        bytes.extend(rng.next().to_le_bytes());
+        let instruction = Decoder::new(64, &bytes, DecoderOptions::FORCE_RESERVED_NOP).decode();
+        if is_fit(&instruction) {
+            bytes.truncate(instruction.len());
+            return bytes;
+        }
+    }
+}
+
+fn is_fit(instruction: &Instruction) -> bool {
+    if instruction.is_invalid() || instruction.flow_control() != FlowControl::Next || instruction.is_privileged() {
+        return false;
+    }
+    let segment = (0..instruction.op_count()).any(|i| instruction.op_kind(i) == OpKind::Register && instruction.op_register(i).is_segment_register());
+    !segment && !matches!(instruction.mnemonic(), M::Popf | M::Popfq | M::Lss | M::Lfs | M::Lgs | M::Swapgs | M::Ldmxcsr | M::Fxrstor | M::Xrstor | M::Rdpmc)
+}
+
+/// Code for one piece: random instructions with branches over them, run a few times, then on to another piece.
+fn piece_of_code(rng: &mut Rng, at: u64) -> Vec<u8> {
+    let room = PIECE_BYTES as usize - 16 - 64;
+    let mut code = Vec::new();
+    // Branch targets are the starts of instructions so far.
+    let mut starts = vec![0usize];
+    let counter = DATA + 0x7000 + rng.below(32) * 8;
+    while code.len() < room {
+        starts.push(code.len());
+        match rng.below(24) {
+            // jcc over the next instruction.
+            0..=2 => {
+                let over = instruction(rng);
+                code.extend([0x70 | rng.below(16) as u8, over.len() as u8]);
+                code.extend(over);
+            }
+            // A loop back, as long as the counter lasts: dec qword [counter]; jns.
+            3 => {
+                code.extend([0x48, 0xff, 0x0c, 0x25]);
+                code.extend((counter as u32).to_le_bytes());
+                let target = rng.pick(&starts);
+                code.extend([0x0f, 0x8f]);
+                code.extend((target as i32 - (code.len() as i32 + 4)).to_le_bytes());
+            }
+            // A call of what follows, and a return out of it.
+            4 => {
+                let inside = instruction(rng);
+                code.extend([0xe8, 2, 0, 0, 0, 0xeb, inside.len() as u8 + 1]);
+                code.extend(inside);
+                code.push(0xc3);
+            }
+            // A store into code: of this piece or another.
+            5 if rng.below(4) == 0 => {
+                let target = CODE + rng.below(PIECE_COUNT * PIECE_BYTES);
+                code.extend([0x88, 0x04 | (rng.below(4) as u8) << 3, 0x25]);
+                code.extend((target as u32).to_le_bytes());
+            }
+            // An indirect jump to the next instruction: lea rax, [rip + 2]; jmp rax.
+            6 => code.extend([0x48, 0x8d, 0x05, 2, 0, 0, 0, 0xff, 0xe0]),
+            // Sense for a register: mov r, address.
+            7 | 8 => {
+                let register = rng.below(16) as u8;
+                if register != 4 {
+                    code.extend([0x48 | register >> 3, 0xc7, 0xc0 | register & 7]);
+                    code.extend((rng.value() as u32 & 0x7fff_ffff).to_le_bytes());
+                }
+            }
+            _ => code.extend(instruction(rng)),
+        }
+    }
+    // Sets the counter, and jumps to another piece, directly or through the table.
+    code.extend([0x48, 0xc7, 0x04, 0x25]);
+    code.extend((counter as u32).to_le_bytes());
+    code.extend((2 + rng.below(30) as u32).to_le_bytes());
+    let next = rng.below(PIECE_COUNT);
+    match rng.below(3) {
+        0 => {
+            code.extend([0xff, 0x24, 0x25]);
+            code.extend((PIECES as u32 + 8 * next as u32).to_le_bytes());
+        }
+        1 => {
+            // push qword [table]; ret.
+            code.extend([0xff, 0x34, 0x25]);
+            code.extend((PIECES as u32 + 8 * next as u32).to_le_bytes());
+            code.push(0xc3);
+        }
+        _ => {
+            let target = CODE + next * PIECE_BYTES + 16;
+            code.push(0xe9);
+            code.extend(((target as i64 - (at as i64 + code.len() as i64 + 4)) as i32).to_le_bytes());
+        }
+    }
+    code
+}
