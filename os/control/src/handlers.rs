@@ -47,6 +47,16 @@ pub(crate) fn run(operation: Operation, request: &NvList, viewer: ZoneId) -> Ans
         }
         Operation::KstatRead => kstat_read(request, viewer),
         Operation::CpuInfo => Ok(cpu_info()),
+        Operation::PoolList
+        | Operation::PoolCreate
+        | Operation::PoolImport
+        | Operation::PoolExport
+        | Operation::PoolDevice
+        | Operation::PoolScrub
+        | Operation::DatasetList
+        | Operation::DatasetMake
+        | Operation::DatasetSnap
+        | Operation::DatasetMount => crate::pools::run(operation, request),
         Operation::HeapFailNth => {
             system().fail_nth(request.number("n")?);
             Ok(NvList::new())

@@ -27,6 +27,7 @@ extern crate alloc;
 mod boot;
 mod device;
 mod handlers;
+mod pools;
 mod system;
 #[cfg(test)]
 mod tests;

@@ -36,6 +36,7 @@ pub fn start(boot: Result<BootInfo, BootError>) -> ! {
     userland::start_processes().expect("memory for the process layer at boot");
     userland::describe_machine(&boot);
     stats::register(1);
+    userland::start_pools();
     userland::start_init(&boot);
     threads::leave()
 }

@@ -444,6 +444,16 @@ impl Spawn for Spawner {
     fn spawn_lwp(&self, name: &str, zone: ZoneId, body: Box<dyn FnOnce() + Send>) -> Result<ThreadId, OutOfMemory> {
         Self::start(name, zone, SchedClass::FairShare, body)
     }
+    fn on_large_stack(&self, body: &mut dyn FnMut()) -> Result<(), OutOfMemory> {
+        let zone = with_current(|_, thread| ZoneId(thread.zone.load(Relaxed)));
+        let charge = |zone| with_current(|_, thread| thread.account.set_zone(zone));
+        charge(ZoneId::GLOBAL);
+        let result = hal::thread::on_large_stack(body);
+        if let Some(zone) = zone {
+            charge(zone);
+        }
+        result
+    }
     fn move_to_zone(&self, id: ThreadId, zone: ZoneId) {
         let Some(context) = find(id) else { return };
         let thread = of(&context);

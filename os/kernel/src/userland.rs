@@ -77,6 +77,12 @@ impl vfs::devfs::KernelLog for LogReader {
     }
 }
 
+/// Imports and mounts the pools that were in use when the machine last went down.
+pub fn start_pools() {
+    let cred = vfs::Cred::root(ZoneId::GLOBAL);
+    pool_fs::manage::start_all(&Cx { cred: &cred, root: root(), cwd: root() });
+}
+
 /// Starts the process layer and everything that hangs on it.
 ///
 /// # Errors
@@ -112,10 +118,17 @@ fn zone_ends(zone: &Arc<Zone>, why: ZoneEnd) {
     match why {
         ZoneEnd::InitExited(status) => {
             kif::log().line(format_args!("init ended ({status:?}): switching off"));
+            pool_fs::manage::sync_all();
             power::off()
         }
-        ZoneEnd::Halt => power::off(),
-        ZoneEnd::Reboot => power::reset(),
+        ZoneEnd::Halt => {
+            pool_fs::manage::sync_all();
+            power::off()
+        }
+        ZoneEnd::Reboot => {
+            pool_fs::manage::sync_all();
+            power::reset()
+        }
     }
 }
 

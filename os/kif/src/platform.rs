@@ -46,6 +46,15 @@ pub trait Spawn: Sync {
     fn spawn_lwp(&self, name: &str, zone: ZoneId, body: Box<dyn FnOnce() + Send>) -> Result<ThreadId, OutOfMemory> {
         self.spawn(name, zone, body)
     }
+    /// Calls `body`, on the calling thread, with a stack of at least 200 KiB, and with what the kernel allocates meanwhile charged to the global zone.
+    /// It may block.
+    ///
+    /// # Errors
+    /// No memory for the stack: `body` was not called.
+    fn on_large_stack(&self, body: &mut dyn FnMut()) -> Result<(), OutOfMemory> {
+        body();
+        Ok(())
+    }
     /// From now on the thread runs in the share of `zone` (a process entered it).
     fn move_to_zone(&self, _thread: ThreadId, _zone: ZoneId) {}
     /// CPU time of a thread: in user mode and in the kernel. Zero for threads that are gone.

@@ -275,7 +275,25 @@ pub fn parse<'m>(
     if boot.rsdp.is_none() {
         boot.rsdp = search_rsdp(memory);
     }
+    adopt_initrd(&mut boot);
     Ok(boot)
+}
+
+/// A loader may put the end of the initrd over memory that firmware reserved for its own use during boot and still claims (SeaBIOS does, for each
+/// disk it drives). Where the initrd is, there is memory: the usable region it starts in reaches as far as it does. Nobody else gets the part that firmware
+/// claims.
+fn adopt_initrd(boot: &mut BootInfo) {
+    let Some(initrd) = boot.initrd else { return };
+    let claimed = |at: u64| boot.regions().iter().any(|region| region.range.start <= at && at < region.range.end);
+    let last = initrd.end.saturating_sub(1);
+    if !claimed(last) {
+        return;
+    }
+    let regions = &mut boot.regions[..boot.region_count];
+    let starts_in = |region: &&mut Region| region.kind == RegionKind::Usable && region.range.start <= initrd.start && initrd.start < region.range.end;
+    if let Some(region) = regions.iter_mut().find(starts_in) {
+        region.range.end = region.range.end.max(initrd.end);
+    }
 }
 
 /// `struct hvm_start_info`, version 0 and 1.

@@ -82,6 +82,17 @@ fn a_reserved_entry_wins_over_a_usable_one() {
 }
 
 #[test]
+fn an_initrd_may_end_in_memory_that_firmware_claims() {
+    // The initrd is 0x100_0000..0x100_2345; firmware claims all from 0x100_1000.
+    let boot = pvh(&[(0x10_0000, 0xf0_1000, 1), (0x100_1000, 0x10_0000, 2)]).parse(0, 0x9000).unwrap();
+    assert_eq!(boot.regions()[0].range, PhysRange { start: 0x10_0000, end: 0x100_2345 });
+    assert!(usable(&boot).iter().all(|(_, end)| *end <= 0x100_0000), "nobody gets what firmware claims");
+    // Beyond any entry there is no memory.
+    let boot = pvh(&[(0x10_0000, 0xf0_1000, 1)]).parse(0, 0x9000).unwrap();
+    assert_eq!(boot.regions()[0].range.end, 0x100_1000);
+}
+
+#[test]
 fn entries_that_wrap_are_dropped() {
     let boot = pvh(&[(u64::MAX - 5, 10, 1), (0x10_0000, 0x1000, 1)]).parse(0, 0x9000).unwrap();
     assert_eq!((boot.regions().len(), boot.regions_dropped), (1, 1));

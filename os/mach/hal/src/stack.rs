@@ -1,4 +1,5 @@
-//! Kernel stacks: 32 KiB each in a region of their own, below each a guard that is never mapped.
+//! Kernel stacks: 32 KiB each in a region of their own, below each a guard that is never mapped. Work that needs more (the pool's) borrows a large one
+//! ([`borrow_large`]): there are as many of those as such work ever ran at once.
 
 use alloc::vec::Vec;
 
@@ -13,6 +14,63 @@ const STACK: u64 = 32 * 1024;
 const PAGES: usize = 8;
 /// Stacks at the same time.
 const MOST: u32 = 65_536;
+
+/// Large stacks: behind the others, the same with larger numbers.
+const LARGE_BASE: u64 = paging::STACKS + MOST as u64 * SLOT;
+const LARGE_SLOT: u64 = 512 * 1024;
+const LARGE_BYTES: u64 = 256 * 1024;
+const LARGE_MOST: u32 = 64;
+
+struct LargeStacks {
+    /// Upper ends of those nobody uses.
+    free: Vec<u64>,
+    next: u32,
+}
+
+static LARGE: SpinLock<LargeStacks> = SpinLock::new(Class::Stacks, LargeStacks { free: Vec::new(), next: 0 });
+
+/// Takes a large stack; returns its bounds. It is mapped for good and charged to the global zone.
+///
+/// # Errors
+/// No memory, or all are taken.
+pub(crate) fn borrow_large() -> Result<(u64, u64), OutOfMemory> {
+    let slot = {
+        let mut large = LARGE.lock();
+        if let Some(high) = large.free.pop() {
+            return Ok((high - LARGE_BYTES, high));
+        }
+        if large.next == LARGE_MOST {
+            return Err(OutOfMemory);
+        }
+        large.next += 1;
+        let most = large.next as usize;
+        let have = large.free.len();
+        large.free.reserve(most - have);
+        large.next - 1
+    };
+    let high = LARGE_BASE + (u64::from(slot) + 1) * LARGE_SLOT;
+    let mut at = high;
+    while at > high - LARGE_BYTES {
+        let frame = kif::frames().allocate(ZoneId::GLOBAL, false);
+        let mapped = frame.and_then(|frame| {
+            paging::map_stack_page(at - PAGE_SIZE as u64, frame).inspect_err(|_| kif::frames().release(frame))?;
+            Ok(frame)
+        });
+        match mapped {
+            Ok(_) => at -= PAGE_SIZE as u64,
+            Err(error) => {
+                // What is mapped stays with the slot; the slot is lost, which there are enough of.
+                return Err(error);
+            }
+        }
+    }
+    Ok((high - LARGE_BYTES, high))
+}
+
+/// Gives a large stack back.
+pub(crate) fn give_large_back(high: u64) {
+    LARGE.lock().free.push(high);
+}
 
 struct Slots {
     free: Vec<u32>,

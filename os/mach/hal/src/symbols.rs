@@ -103,10 +103,15 @@ pub fn report(out: &mut dyn fmt::Write) -> fmt::Result {
         return Ok(());
     }
     let area = percpu::this();
-    // Frames lie in the thread's stack, ascending; anything else ends the walk.
-    let (low, high) = (area.stack_low.get(), area.stack_high.get());
-    for _ in 0..40 {
-        if frame_pointer < low || !frame_pointer.is_multiple_of(8) || frame_pointer > high.saturating_sub(16) || high == u64::MAX {
+    // Frames lie in the stack the thread is on, ascending; those below a call on a large stack lie in its own. Anything else ends the walk.
+    let (mut low, mut high) = (area.stack_low.get(), area.stack_high.get());
+    let own = crate::thread::with_current(crate::thread::Context::own_stack);
+    for _ in 0..60 {
+        let inside = |(low, high): (u64, u64)| low <= frame_pointer && frame_pointer <= high.saturating_sub(16) && high != u64::MAX;
+        if let Some(own) = own.filter(|own| !inside((low, high)) && inside(*own)) {
+            (low, high) = own;
+        }
+        if !inside((low, high)) || !frame_pointer.is_multiple_of(8) {
             break;
         }
         // SAFETY: two words inside the running thread's mapped stack.
@@ -115,7 +120,7 @@ pub fn report(out: &mut dyn fmt::Write) -> fmt::Result {
             break;
         }
         writeln!(out, "  {back:#018x} {}", Name(back))?;
-        if next <= frame_pointer {
+        if next <= frame_pointer && own.is_none_or(|(low, high)| next < low || high <= next) {
             break;
         }
         frame_pointer = next;

@@ -14,13 +14,15 @@ use kif::{Fault, FaultHandler, OutOfMemory, ThreadId, ZoneId};
 
 use crate::stack::Stack;
 use crate::user::{self, UserState};
-use crate::{cpu, hooks, paging, percpu};
+use crate::{cpu, hooks, paging, percpu, stack};
 
 /// The machine's half of a kernel thread.
 #[allow(missing_debug_implementations, reason = "cells of the running thread")]
 pub struct Context {
     id: ThreadId,
     stack: Stack,
+    /// Bounds of the stack it is on: its own, or a large one.
+    on: Cell<(u64, u64)>,
     sp: Cell<u64>,
     /// True from being switched to until the next thread has taken over, and for ever once ended.
     running: AtomicBool,
@@ -79,13 +81,70 @@ thread_switch:
 thread_start:
     call {first}
     ud2
+    /* call_on(rdi: upper end of a stack, rsi: where the call is) */
+    .p2align 4
+    .globl call_on
+    .type call_on, @function
+call_on:
+    push rbp
+    mov rbp, rsp
+    mov rsp, rdi
+    mov rdi, rsi
+    call {called}
+    mov rsp, rbp
+    pop rbp
+    ret
     "#,
     first = sym first,
+    called = sym called,
 );
 
 unsafe extern "C" {
     fn thread_switch(keep: *mut u64, next: u64);
     fn thread_start();
+    fn call_on(high: u64, call: *mut Call<'_>);
+}
+
+/// A call on another stack.
+struct Call<'c> {
+    body: &'c mut dyn FnMut(),
+}
+
+/// First Rust code on the large stack.
+extern "C" fn called(call: &mut Call<'_>) {
+    cpu::interrupts_on();
+    (call.body)();
+    cpu::interrupts_off();
+}
+
+/// Calls `body` on a large stack. It may block; the thread comes back on its own stack. Interrupts are on, no spin lock is held.
+///
+/// # Errors
+/// No memory for a stack: `body` was not called.
+pub fn on_large_stack(body: &mut dyn FnMut()) -> Result<(), OutOfMemory> {
+    let inside = with_current(|context| context.on.get() != context.stack.bounds());
+    if inside != Some(false) {
+        // There already, or no threads yet: the boot stack does.
+        body();
+        return Ok(());
+    }
+    assert!(cpu::interrupts_enabled(), "a large stack is for work that may block");
+    let (low, high) = stack::borrow_large()?;
+    let place = |bounds: (u64, u64)| {
+        with_current(|context| context.on.set(bounds));
+        let area = percpu::this();
+        area.stack_low.set(bounds.0);
+        area.stack_high.set(bounds.1);
+    };
+    let mut call = Call { body };
+    cpu::interrupts_off();
+    place((low, high));
+    // SAFETY: a mapped stack that nobody else is on; `call` outlives the call; `called` returns with interrupts off, as it was called.
+    unsafe { call_on(high, &raw mut call) };
+    place(with_current(|context| context.stack.bounds()).expect("this thread runs"));
+    cpu::interrupts_on();
+    stack::give_large_back(high);
+    Ok(())
 }
 
 impl Context {
@@ -120,6 +179,7 @@ impl Context {
     ) -> Self {
         Self {
             id,
+            on: Cell::new(stack.bounds()),
             stack,
             sp: Cell::new(sp),
             running: AtomicBool::new(running),
@@ -142,6 +202,10 @@ impl Context {
     #[must_use]
     pub const fn id(&self) -> ThreadId {
         self.id
+    }
+    /// Bounds of its own stack.
+    pub(crate) const fn own_stack(&self) -> (u64, u64) {
+        self.stack.bounds()
     }
     /// What the kernel keeps with the thread.
     #[must_use]
@@ -229,7 +293,7 @@ pub fn switch_to(next: Arc<Context>) {
         unsafe { cpu::write_cr3(space) };
         area.loaded_cr3.set(space);
     }
-    let (low, high) = next.stack.bounds();
+    let (low, high) = next.on.get();
     area.stack_low.set(low);
     area.stack_high.set(high);
     let sp = next.sp.get();

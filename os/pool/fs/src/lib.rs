@@ -32,6 +32,7 @@
 extern crate alloc;
 
 mod error;
+pub mod manage;
 mod node;
 mod registry;
 mod storage;

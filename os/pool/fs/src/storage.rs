@@ -2,13 +2,14 @@
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use kif::{Nanos, PAGE_SIZE, ZoneId};
-use pool_dmu::Store;
+use pool_dmu::{ScanKind, ScanReport, Store};
 use pool_dmu::edit::EditError;
 use pool_zpl::{Volume, Writer};
 use sync::{Class, Mutex, SpinLock, WaitQueue};
@@ -24,6 +25,8 @@ pub const COMMIT_INTERVAL: Nanos = Nanos(5_000_000_000);
 const DIRTY_MAX: u64 = 16 << 20;
 /// Free memory below which changes are refused.
 const MEMORY_MIN: u64 = 8 << 20;
+/// Blocks of a scan between two looks at what else is to be done.
+const SCAN_BLOCKS: u64 = 64;
 /// Nodes kept although nobody holds them.
 const RECENT_MAX: usize = 1024;
 /// `f_type` of ZFS.
@@ -46,6 +49,8 @@ pub struct Storage {
     /// Pages of files kept in memory.
     pub(crate) pages: AtomicU64,
     stop: AtomicBool,
+    is_scanning: AtomicBool,
+    last_scan: SpinLock<Option<(ScanKind, ScanReport)>>,
     ticker: WaitQueue,
 }
 
@@ -69,6 +74,8 @@ impl Storage {
             mounted: SpinLock::new(Class::PoolNodes, Vec::new()),
             pages: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            is_scanning: AtomicBool::new(false),
+            last_scan: SpinLock::new(Class::PoolNodes, None),
             ticker: WaitQueue::new(),
         });
         let committer = Arc::clone(&storage);
@@ -93,13 +100,72 @@ impl Storage {
         while !self.stop.load(Relaxed) {
             let deadline = kif::clock().monotonic().plus(COMMIT_INTERVAL);
             // Nobody but `export` wakes it: the usual end is the deadline.
-            if self.ticker.wait_until(deadline, || self.stop.load(Relaxed).then_some(())).is_ok() {
+            let woken = || (self.stop.load(Relaxed) || self.is_scanning.load(Relaxed)).then_some(());
+            if self.ticker.wait_until(deadline, woken).is_ok() && self.stop.load(Relaxed) {
                 return;
+            }
+            if self.is_scanning.load(Relaxed) {
+                self.scan();
+                continue;
             }
             if let Err(error) = self.sync() {
                 kif::log().line(format_args!("pool {}: commit failed: {error:?}", self.name));
             }
         }
+    }
+
+    /// Takes the next steps of a scrub or resilver, letting others in between.
+    fn scan(&self) {
+        let step = self.with_inner(|inner| {
+            let kind = inner.store.scan().map(|(kind, _)| kind);
+            Ok((kind, inner.store.scan_step(SCAN_BLOCKS, now().0)?))
+        });
+        match step {
+            Ok((Some(kind), report)) => {
+                *self.last_scan.lock() = Some((kind, report));
+                self.is_scanning.store(!report.done, Relaxed);
+            }
+            Ok((None, _)) => self.is_scanning.store(false, Relaxed),
+            Err(error) => {
+                self.is_scanning.store(false, Relaxed);
+                kif::log().line(format_args!("pool {}: the scan ended: {error:?}", self.name));
+            }
+        }
+        kif::spawn().yield_now();
+    }
+
+    /// Looks whether there is a scan to be done.
+    pub(crate) fn wake(&self) {
+        let has_scan = self.with_inner(|inner| Ok(inner.store.scan().is_some())).unwrap_or(false);
+        self.is_scanning.store(has_scan, Relaxed);
+        self.ticker.wake_all();
+    }
+
+    /// What the scan under way or the last one did, in words.
+    pub(crate) fn scan_line(&self) -> String {
+        let Some((kind, report)) = *self.last_scan.lock() else { return String::from("none requested") };
+        let (doing, done) = match kind {
+            ScanKind::Scrub => ("scrub in progress", "scrub repaired"),
+            ScanKind::Resilver => ("resilver in progress", "resilvered"),
+        };
+        if report.done {
+            format!("{done} {} places of {} blocks, {} errors", report.repaired, report.blocks, report.errors)
+        } else {
+            format!("{doing}: {} blocks, {} bytes so far, {} repaired", report.blocks, report.bytes, report.repaired)
+        }
+    }
+
+    /// True if file system `dataset` is mounted.
+    pub(crate) fn has_mounted(&self, dataset: u64) -> bool {
+        let mounted: Vec<Arc<Shared>> = self.mounted.lock().iter().filter_map(Weak::upgrade).collect();
+        mounted.iter().any(|shared| shared.dataset == dataset && shared.is_mounted.load(Relaxed))
+    }
+
+    /// Lets go of the devices without a commit.
+    pub(crate) fn abandon(&self) {
+        drop(self.inner.lock().take());
+        self.stop.store(true, Relaxed);
+        self.ticker.wake_all();
     }
 
     /// Calls `body` with the store.
@@ -116,7 +182,11 @@ impl Storage {
         if self.is_suspended() {
             return Err(VfsError::Io);
         }
-        let result = body(inner);
+        // The pool's code works with blocks on its stack.
+        let mut body = Some(body);
+        let mut result = None;
+        let called = kif::spawn().on_large_stack(&mut || result = body.take().map(|body| body(inner)));
+        let (Ok(()), Some(result)) = (called, result) else { return Err(VfsError::NoMemory) };
         if let Err(EditError::Write(error)) = &result
             && !self.suspended.swap(true, Relaxed)
         {

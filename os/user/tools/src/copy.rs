@@ -13,7 +13,7 @@ pub struct Copied {
     pub bytes: u64,
 }
 
-/// Copies the tree `from` to the directory `to`, which must not exist.
+/// Copies the tree `from` to the directory `to`, which is made unless it exists.
 pub fn tree(from: &Path, to: &Path) -> Result<Copied, (PathBuf, io::Error)> {
     let mut copied = Copied::default();
     directory(from, to, &mut BTreeMap::new(), &mut copied)?;
@@ -28,7 +28,11 @@ fn directory(from: &Path, to: &Path, links: &mut Links, copied: &mut Copied) -> 
         move |error| (path.clone(), error)
     };
     let attributes = fs::symlink_metadata(from).map_err(at(from))?;
-    fs::DirBuilder::new().mode(0o700).create(to).map_err(at(to))?;
+    match fs::DirBuilder::new().mode(0o700).create(to) {
+        // The top of all: a file system of its own, empty.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && to.is_dir() => {}
+        made => made.map_err(at(to))?,
+    }
     for entry in fs::read_dir(from).map_err(at(from))? {
         let entry = entry.map_err(at(from))?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));

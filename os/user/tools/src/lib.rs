@@ -17,7 +17,8 @@
 //! # Limits
 //! Configuration knows the properties this system acts on, and refuses others by name rather than store what would be ignored.
 
-pub mod config;
+pub mod bytes;
+mod config;
 mod control;
 mod copy;
 mod failnth;
@@ -32,10 +33,12 @@ pub mod rctl_value;
 mod relay;
 mod session;
 pub mod usage;
+mod zfs;
 mod zlogin;
 mod zoneadm;
 pub mod zonecfg;
 mod zonename;
+mod zpool;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -63,6 +66,8 @@ const TOOLS: &[Tool] = &[
     Tool { name: "prstat", help: prstat::HELP, run: prstat::run },
     Tool { name: "kstat", help: kstat::HELP, run: kstat::run },
     Tool { name: "failnth", help: failnth::HELP, run: failnth::run },
+    Tool { name: "zpool", help: zpool::HELP, run: zpool::run },
+    Tool { name: "zfs", help: zfs::HELP, run: zfs::run },
     Tool { name: "poweroff", help: power::HELP, run: power::poweroff },
     Tool { name: "halt", help: power::HELP, run: power::poweroff },
     Tool { name: "reboot", help: power::HELP, run: power::reboot },

@@ -226,11 +226,26 @@ fn install(name: &str, arguments: &[String]) -> Result<u8, Failure> {
     }
     fs::create_dir_all(&config.zonepath).map_err(|error| Failure::new(format!("{}: {error}", config.zonepath)))?;
     store.set_state(name, State::Incomplete)?;
+    own_file_system(&config.zonepath, &target)?;
     let copied = copy::tree(source, Path::new(&target))
         .map_err(|(path, error)| Failure::new(format!("{}: {error}; the zone is incomplete: uninstall it", path.display())))?;
     store.set_state(name, State::Installed)?;
     usage::print(&format!("{name}: installed {} files, {} bytes from {tree}\n", copied.files, copied.bytes));
     Ok(0)
+}
+
+/// `f_type` of tmpfs.
+const TMPFS: i64 = 0x0102_1994;
+
+/// Makes a zone's root directory. In memory it is a file system of its own: how many files there may be, and who waits for whose renames, is then
+/// each zone's own affair.
+fn own_file_system(zonepath: &str, root: &str) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::new(format!("{root}: {error}"));
+    fs::create_dir(root).map_err(failed)?;
+    if rustix::fs::statfs(zonepath).map_err(|error| failed(error.into()))?.f_type == TMPFS {
+        rustix::mount::mount("tmpfs", root, "tmpfs", rustix::mount::MountFlags::empty(), c"mode=755").map_err(|error| failed(error.into()))?;
+    }
+    Ok(())
 }
 
 fn uninstall(name: &str, arguments: &[String]) -> Result<u8, Failure> {
@@ -246,6 +261,11 @@ fn uninstall(name: &str, arguments: &[String]) -> Result<u8, Failure> {
         return Ok(0);
     }
     store.set_state(name, State::Incomplete)?;
+    match rustix::mount::unmount(&root, rustix::mount::UnmountFlags::empty()) {
+        // It need not be a file system of its own.
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
+        Err(error) => return Err(Failure::new(format!("{root}: {}", io::Error::from(error)))),
+    }
     match fs::remove_dir_all(&root) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Failure::new(format!("{root}: {error}"))),
         Ok(()) | Err(_) => {}

@@ -1,0 +1,191 @@
+//! Operations on pools and datasets: requests into `pool_fs::manage`, answers out of it.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use control_abi::{Code, Operation};
+use kif::ZoneId;
+use nv::NvList;
+use pool_dmu::DatasetKind;
+use pool_fs::manage::{self, DeviceChange, Refused, Status};
+use pool_spa::VdevStatus;
+use vfs::{Cred, Cx};
+
+use crate::device::{Refusal, system};
+
+type Answer = Result<NvList, Refusal>;
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        let code = match &refused {
+            Refused::NotFound(_) => Code::NotFound,
+            Refused::Exists(_) => Code::Exists,
+            Refused::Busy(_) => Code::Busy,
+            Refused::Invalid(_) => Code::Invalid,
+            Refused::Failed(_) => Code::State,
+        };
+        Self::new(code, refused)
+    }
+}
+
+fn flag(request: &NvList, name: &str) -> Result<bool, Refusal> {
+    Ok(request.opt_number(name)?.unwrap_or(0) != 0)
+}
+
+/// Runs an operation, on a stack that is large enough for the pool's code.
+pub(crate) fn run(operation: Operation, request: &NvList) -> Answer {
+    let mut answer = None;
+    let called = kif::spawn().on_large_stack(&mut || answer = Some(dispatch(operation, request)));
+    match (called, answer) {
+        (Ok(()), Some(answer)) => answer,
+        _ => Err(Refusal::new(Code::Limit, "no memory for the pool's work")),
+    }
+}
+
+fn dispatch(operation: Operation, request: &NvList) -> Answer {
+    let root = system().global_root();
+    let cred = Cred::root(ZoneId::GLOBAL);
+    let cx = Cx { cred: &cred, root: &root, cwd: &root };
+    let nothing = || Ok(NvList::new());
+    match operation {
+        Operation::PoolList => {
+            let pools = match request.opt_string("pool")? {
+                Some(name) => [manage::pool(name)?].into(),
+                None => pool_fs::all(),
+            };
+            let pools = pools.iter().map(|pool| Ok(describe(&manage::status(pool)?))).collect::<Result<Vec<_>, Refusal>>()?;
+            Ok(NvList::new().with("pools", pools))
+        }
+        Operation::PoolCreate => {
+            let ashift = request.opt_number("ashift")?.map(|shift| u32::try_from(shift).unwrap_or(u32::MAX));
+            let pool = manage::create(request.string("name")?, request.strings("vdevs")?, ashift, flag(request, "force")?)?;
+            manage::mount_all(&cx, &pool)?;
+            Ok(NvList::new().with("guid", manage::status(&pool)?.guid))
+        }
+        Operation::PoolImport => {
+            let Some(wanted) = request.opt_string("pool")? else {
+                let found = manage::importable().into_iter().map(|found| {
+                    let list = NvList::new().with("name", found.name).with("guid", found.guid);
+                    list.with("exported", u64::from(found.exported)).with("disks", found.disks)
+                });
+                return Ok(NvList::new().with("importable", found.collect::<Vec<_>>()));
+            };
+            let pool = manage::import(wanted)?;
+            manage::mount_all(&cx, &pool)?;
+            nothing()
+        }
+        Operation::PoolExport => {
+            manage::export(&cx, request.string("pool")?)?;
+            nothing()
+        }
+        Operation::PoolDevice => {
+            let pool = request.string("pool")?;
+            let change = match request.string("change")? {
+                "add" => {
+                    manage::add(pool, request.strings("vdevs")?)?;
+                    return nothing();
+                }
+                "attach" => DeviceChange::Attach,
+                "replace" => DeviceChange::Replace,
+                "detach" => DeviceChange::Detach,
+                "offline" => DeviceChange::Offline,
+                "online" => DeviceChange::Online,
+                "clear" => DeviceChange::Clear,
+                other => return Err(Refusal::new(Code::Invalid, format!("'{other}' is not a change of a device"))),
+            };
+            manage::change_device(pool, change, request.string("device")?, request.opt_string("new")?)?;
+            nothing()
+        }
+        Operation::PoolScrub => {
+            manage::scrub(request.string("pool")?, flag(request, "stop")?)?;
+            nothing()
+        }
+        Operation::DatasetList => dataset_list(request),
+        Operation::DatasetMake => {
+            manage::create_dataset(&cx, request.string("name")?)?;
+            nothing()
+        }
+        Operation::DatasetSnap => {
+            manage::snapshot(request.string("name")?)?;
+            nothing()
+        }
+        _ => {
+            let name = request.string("name")?;
+            let pool = manage::pool_of(name)?;
+            if flag(request, "unmount")? {
+                manage::unmount(&cx, &pool, name)?;
+            } else {
+                manage::mount(&cx, &pool, name)?;
+            }
+            nothing()
+        }
+    }
+}
+
+fn dataset_list(request: &NvList) -> Answer {
+    let names: Vec<String> = match request.opt_string("name")? {
+        Some(name) => [name.to_string()].into(),
+        None => pool_fs::all().iter().map(|pool| pool.name().to_string()).collect(),
+    };
+    let mut out = Vec::new();
+    for name in names {
+        for info in manage::datasets(&name)? {
+            let kind = match info.kind {
+                DatasetKind::Filesystem => "filesystem",
+                DatasetKind::Volume => "volume",
+                DatasetKind::Snapshot => "snapshot",
+            };
+            let mut list = NvList::new()
+                .with("name", info.name.as_str())
+                .with("kind", kind)
+                .with("used", info.used_bytes)
+                .with("referenced", info.dataset.referenced_bytes)
+                .with("created", info.dataset.creation_time);
+            if let Some(origin) = &info.origin {
+                list.set("origin", origin.as_str());
+            }
+            if info.kind == DatasetKind::Filesystem
+                && let Some(at) = manage::mountpoint_of(&info.name)?
+            {
+                list.set("mountpoint", at);
+            }
+            out.push(list);
+        }
+    }
+    Ok(NvList::new().with("datasets", out))
+}
+
+fn describe(status: &Status) -> NvList {
+    let mut vdevs = Vec::new();
+    for vdev in &status.vdevs {
+        walk(vdev, 0, &mut vdevs);
+    }
+    NvList::new()
+        .with("name", status.name.as_str())
+        .with("guid", status.guid)
+        .with("health", status.health.as_str())
+        .with("size", status.size)
+        .with("allocated", status.allocated)
+        .with("scan", status.scan.as_str())
+        .with("suspended", u64::from(status.suspended))
+        .with("vdevs", vdevs)
+}
+
+fn walk(vdev: &VdevStatus, depth: u64, out: &mut Vec<NvList>) {
+    let counts = vdev.leaf.as_ref().map(|leaf| leaf.counts).unwrap_or_default();
+    out.push(
+        NvList::new()
+            .with("name", vdev.name.trim_start_matches("/dev/"))
+            .with("guid", vdev.guid)
+            .with("depth", depth)
+            .with("state", vdev.state.name())
+            .with("log", u64::from(vdev.is_log))
+            .with("read", counts.read_errors)
+            .with("write", counts.write_errors)
+            .with("checksum", counts.checksum_errors),
+    );
+    for child in &vdev.children {
+        walk(child, depth + 1, out);
+    }
+}

@@ -1,0 +1,625 @@
+//! What an operator does with pools: make, import, export, look at, change devices, mount.
+//!
+//! Disks are named as under `/dev`. A disk of an imported pool is held: nobody writes to it through its device node.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use kif::{BlockDev, BlockError, ZoneId};
+use pool_dmu::edit::EditError;
+use pool_dmu::{DatasetInfo, DatasetKind, Datasets, ScanKind, Store};
+use pool_spa::{Event, EventSink, ImportOptions, Layout, Pool, VdevStatus};
+use pool_zpl::{NewEntry, create_filesystem};
+use sync::{Class, SpinLock};
+use vfs::{Cx, MountFlags, VfsError};
+
+use crate::storage::now;
+use crate::{Storage, registry};
+
+/// Why an operation was refused, in words that say what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// No pool, dataset or device of this name.
+    NotFound(String),
+    /// The name is taken.
+    Exists(String),
+    /// Something is in use.
+    Busy(String),
+    /// The request makes no sense.
+    Invalid(String),
+    /// The pool or a device failed.
+    Failed(String),
+}
+
+impl core::fmt::Display for Refused {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let (Self::NotFound(text) | Self::Exists(text) | Self::Busy(text) | Self::Invalid(text) | Self::Failed(text)) = self;
+        f.write_str(text)
+    }
+}
+
+type Result<R> = core::result::Result<R, Refused>;
+
+fn failed(what: &str, error: VfsError) -> Refused {
+    match error {
+        VfsError::NotFound => Refused::NotFound(format!("{what}: not found")),
+        VfsError::Exists => Refused::Exists(format!("{what}: already exists")),
+        VfsError::Busy => Refused::Busy(format!("{what}: busy: unmount its file systems first")),
+        VfsError::NoSpace => Refused::Failed(format!("{what}: no space left in the pool")),
+        error => Refused::Failed(format!("{what}: {error:?}")),
+    }
+}
+
+fn edit_failed(what: &str, error: &EditError) -> Refused {
+    match error {
+        EditError::Exists => Refused::Exists(format!("{what}: already exists")),
+        EditError::Invalid(why) => Refused::Invalid(format!("{what}: {why}")),
+        error => Refused::Failed(format!("{what}: {error}")),
+    }
+}
+
+/// A disk held by a pool; given back when the pool lets go of it.
+struct Held(Arc<vfs::block::Disk>);
+
+impl Held {
+    fn take(disk: &Arc<vfs::block::Disk>) -> Option<Box<dyn BlockDev>> {
+        disk.hold().then(|| Box::new(Self(Arc::clone(disk))) as Box<dyn BlockDev>)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+impl BlockDev for Held {
+    fn size_bytes(&self) -> u64 {
+        self.0.device().size_bytes()
+    }
+    fn sector_bytes(&self) -> u32 {
+        self.0.device().sector_bytes()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> core::result::Result<(), BlockError> {
+        self.0.device().read(offset, out)
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> core::result::Result<(), BlockError> {
+        self.0.device().write(offset, data)
+    }
+    fn flush(&self) -> core::result::Result<(), BlockError> {
+        self.0.device().flush()
+    }
+}
+
+/// Takes disk `name` (with or without `/dev/`).
+fn take(name: &str) -> Result<Box<dyn BlockDev>> {
+    let bare = name.strip_prefix("/dev/").unwrap_or(name);
+    let disk = vfs::block::disks().into_iter().find(|disk| disk.name() == bare);
+    let disk = disk.ok_or_else(|| Refused::NotFound(format!("{name}: no such disk")))?;
+    Held::take(&disk).ok_or_else(|| Refused::Busy(format!("{name}: in use by a pool")))
+}
+
+fn random() -> Box<dyn FnMut() -> u64 + Send> {
+    Box::new(|| {
+        let mut bytes = [0; 8];
+        kif::rng().fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    })
+}
+
+/// Tells the console of what devices do; many reports of one kind and device become few lines.
+struct Reporter {
+    pool: String,
+    seen: SpinLock<BTreeMap<(&'static str, u64), u64>>,
+}
+
+impl EventSink for Reporter {
+    fn event(&self, event: &Event) {
+        let leaf = match event {
+            Event::Io { leaf, .. } | Event::Checksum { leaf, .. } | Event::Repaired { leaf, .. } => *leaf,
+            Event::State { vdev, .. } => *vdev,
+            _ => 0,
+        };
+        let count = {
+            let mut seen = self.seen.lock();
+            let count = seen.entry((event.class(), leaf)).or_insert(0);
+            *count += 1;
+            *count
+        };
+        if count.is_power_of_two() {
+            kif::log().line(format_args!("pool {}: {} #{count}: {event:?}", self.pool, event.class()));
+        }
+    }
+}
+
+fn watch(mut pool: Pool) -> Pool {
+    let name = String::from(pool.name());
+    pool.set_events(Arc::new(Reporter { pool: name, seen: SpinLock::new(Class::PoolNodes, BTreeMap::new()) }));
+    pool
+}
+
+/// Puts a store into use under its name.
+fn start(store: Store) -> Result<Arc<Storage>> {
+    let storage = Storage::start(store).map_err(|_| Refused::Failed(String::from("no memory for the pool's thread")))?;
+    if registry::add(&storage) {
+        return Ok(storage);
+    }
+    // Two pools of one name: the second is closed as it was found.
+    storage.abandon();
+    Err(Refused::Exists(format!("{}: a pool of this name is imported", storage.name())))
+}
+
+/// A pool that could be imported: name, guid, names of the disks that were found, and whether it was exported in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Importable {
+    pub name: String,
+    pub guid: u64,
+    pub disks: Vec<String>,
+    pub exported: bool,
+}
+
+/// Looks for pools on disks that no pool holds.
+#[must_use]
+pub fn importable() -> Vec<Importable> {
+    let free: Vec<_> = vfs::block::disks().into_iter().filter_map(|disk| Some((disk.name(), Held::take(&disk)?))).collect();
+    let (names, devices): (Vec<_>, Vec<_>) = free.into_iter().unzip();
+    pool_spa::scan(&devices)
+        .into_iter()
+        .map(|found| Importable {
+            disks: found.devices.iter().filter_map(|index| names.get(*index)).map(ToString::to_string).collect(),
+            exported: found.state == 1,
+            name: found.name,
+            guid: found.guid,
+        })
+        .collect()
+}
+
+/// Imports the pool called `wanted` (a name or a decimal guid) and replays its intent logs.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn import(wanted: &str) -> Result<Arc<Storage>> {
+    let matches = |found: &Importable| found.name == wanted || wanted.parse() == Ok(found.guid);
+    let found: Vec<Importable> = importable().into_iter().filter(matches).collect();
+    let found = match found.as_slice() {
+        [] => return Err(Refused::NotFound(format!("{wanted}: no such pool on the disks that are free"))),
+        [found] => found,
+        _ => return Err(Refused::Invalid(format!("{wanted}: more than one pool has this name; import by number"))),
+    };
+    let devices = found.disks.iter().map(|disk| take(disk)).collect::<Result<Vec<_>>>()?;
+    let guid = found.guid.to_string();
+    let pool = Pool::import_with(devices, ImportOptions { wanted: Some(&guid), at_most: None });
+    let pool = watch(pool.map_err(|error| Refused::Failed(format!("{wanted}: {error}")))?);
+    let mut store = Store::open(pool, random()).map_err(|error| edit_failed(wanted, &error))?;
+    let replayed = pool_zpl::replay_logs(&mut store, now()).map_err(|error| edit_failed(wanted, &error))?;
+    if replayed > 0 {
+        kif::log().line(format_args!("pool {}: {replayed} records of the intent log replayed", store.name()));
+    }
+    start(store)
+}
+
+/// Splits `mirror a b raidz c d e log f` into vdevs: kind (parity; 0 = mirror; `None` = disk), names, whether it is a log.
+fn parse_layout(words: &[String]) -> Result<Vec<(Option<usize>, Vec<String>, bool)>> {
+    let mut out: Vec<(Option<usize>, Vec<String>, bool)> = Vec::new();
+    let mut is_log = false;
+    let mut open = false;
+    for word in words {
+        let kind = match word.as_str() {
+            "mirror" => Some(0),
+            "raidz" | "raidz1" => Some(1),
+            "raidz2" => Some(2),
+            "raidz3" => Some(3),
+            "log" => {
+                (is_log, open) = (true, false);
+                continue;
+            }
+            "spare" | "cache" | "special" | "dedup" => return Err(Refused::Invalid(format!("{word} devices are not supported yet"))),
+            _ => None,
+        };
+        match (kind, open) {
+            (Some(_), _) => {
+                out.push((kind, Vec::new(), is_log));
+                open = true;
+            }
+            (None, true) => out.last_mut().expect("a kind opened one").1.push(word.clone()),
+            (None, false) => out.push((None, [word.clone()].into(), is_log)),
+        }
+    }
+    if out.is_empty() {
+        return Err(Refused::Invalid(String::from("no disks given")));
+    }
+    Ok(out)
+}
+
+fn layouts(words: &[String]) -> Result<Vec<(Layout, bool)>> {
+    parse_layout(words)?
+        .into_iter()
+        .map(|(redundancy, names, is_log)| {
+            let devices = names.iter().map(|name| Ok((format!("/dev/{}", name.trim_start_matches("/dev/")), take(name)?))).collect::<Result<_>>()?;
+            Ok((Layout { redundancy, devices }, is_log))
+        })
+        .collect()
+}
+
+/// Makes a pool of `words` (`mirror vda vdb`, as `zpool create` takes them). Disks that hold a pool are refused unless `force`.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn create(name: &str, words: &[String], ashift: Option<u32>, force: bool) -> Result<Arc<Storage>> {
+    let reserved = ["mirror", "raidz", "draid", "spare", "log", "cache"].iter().any(|word| name.starts_with(word));
+    let plain = name.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-.".contains(letter));
+    if reserved || !plain || !name.starts_with(|letter: char| letter.is_ascii_alphabetic()) || name.len() > 200 {
+        return Err(Refused::Invalid(format!("{name}: not a name for a pool: a letter, then letters, digits, - _ . but no kind of device")));
+    }
+    if registry::find(name).is_some() {
+        return Err(Refused::Exists(format!("{name}: a pool of this name is imported")));
+    }
+    if !force {
+        let named: Vec<&str> = words.iter().map(|word| word.strip_prefix("/dev/").unwrap_or(word)).collect();
+        for found in importable() {
+            if let Some(disk) = found.disks.iter().find(|disk| named.contains(&disk.as_str())) {
+                return Err(Refused::Exists(format!("{disk} belongs to pool {}; use -f to overwrite it", found.name)));
+            }
+        }
+    }
+    let mut data = Vec::new();
+    let mut logs = Vec::new();
+    for (layout, is_log) in layouts(words)? {
+        if is_log { logs.push(layout) } else { data.push(layout) }
+    }
+    let sectors = data.iter().flat_map(|layout| &layout.devices).map(|(_, device)| device.sector_bytes().trailing_zeros());
+    let ashift = ashift.or_else(|| sectors.max()).unwrap_or(12).clamp(9, 16);
+    let (pool, config) = pool_spa::create(name, data, ashift, &mut random()).map_err(|error| Refused::Invalid(format!("{name}: {error}")))?;
+    let (seconds, rest) = now();
+    let build = || -> core::result::Result<Store, EditError> {
+        let mut store = Store::create(watch(pool), config, seconds, random())?;
+        create_filesystem(&mut store, name, &NewEntry { mode: 0o755, uid: 0, gid: 0, now: (seconds, rest) })?;
+        store.commit(seconds)?;
+        for log in logs {
+            store.add(log, true, seconds)?;
+        }
+        Ok(store)
+    };
+    start(build().map_err(|error| edit_failed(name, &error))?)
+}
+
+/// The pool called `name`.
+///
+/// # Errors
+/// [`Refused::NotFound`].
+pub fn pool(name: &str) -> Result<Arc<Storage>> {
+    registry::find(name).filter(|pool| pool.name() == name).ok_or_else(|| Refused::NotFound(format!("{name}: no such pool; see 'zpool list'")))
+}
+
+/// The pool that holds dataset `name`.
+///
+/// # Errors
+/// [`Refused::NotFound`].
+pub fn pool_of(name: &str) -> Result<Arc<Storage>> {
+    registry::find(name).ok_or_else(|| Refused::NotFound(format!("{name}: no such pool; see 'zpool list'")))
+}
+
+/// Unmounts a pool's file systems, commits, and gives its disks back.
+///
+/// # Errors
+/// See [`Refused`]; the pool stays imported then.
+pub fn export(cx: &Cx<'_>, name: &str) -> Result<()> {
+    let pool = pool(name)?;
+    unmount_all(cx, &pool)?;
+    pool.export().map_err(|error| failed(name, error))?;
+    registry::remove(&pool);
+    Ok(())
+}
+
+/// What may be done to a device of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChange {
+    Attach,
+    Replace,
+    Detach,
+    Offline,
+    Online,
+    Clear,
+}
+
+/// Changes device `old` of a pool; `new` for attach and replace. What has to be copied is resilvered in the background.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Option<&str>) -> Result<()> {
+    let pool = pool(pool_name)?;
+    let path = |name: &str| format!("/dev/{}", name.trim_start_matches("/dev/"));
+    let device = match (change, new) {
+        (DeviceChange::Attach | DeviceChange::Replace, Some(new)) => Some((path(new), take(new)?)),
+        (DeviceChange::Attach | DeviceChange::Replace, None) => return Err(Refused::Invalid(String::from("the new disk is missing"))),
+        _ => None,
+    };
+    let known = |store: &Store| store.leaf_called(&path(old)).or_else(|| store.leaf_called(old)).or_else(|| old.parse().ok());
+    let mut missing = false;
+    let mut error = None;
+    let result = pool.with(|store| {
+        let Some(leaf) = known(store) else {
+            missing = true;
+            return Ok(());
+        };
+        let seconds = now().0;
+        let done = match (change, device) {
+            (DeviceChange::Attach | DeviceChange::Replace, Some((path, device))) => {
+                store.attach(leaf, &path, device, change == DeviceChange::Replace, seconds).map(drop)
+            }
+            (DeviceChange::Detach, _) => store.detach(leaf, seconds),
+            (DeviceChange::Offline, _) => store.offline(leaf, seconds),
+            (DeviceChange::Online, _) => store.online(leaf, seconds),
+            _ => {
+                store.clear_errors(Some(leaf));
+                Ok(())
+            }
+        };
+        match done {
+            Ok(()) if matches!(change, DeviceChange::Attach | DeviceChange::Replace | DeviceChange::Online) => store.start_scan(ScanKind::Resilver),
+            Ok(()) => {}
+            Err(refusal) => error = Some(refusal),
+        }
+        Ok(())
+    });
+    result.map_err(|error| failed(pool_name, error))?;
+    pool.wake();
+    if missing {
+        return Err(Refused::NotFound(format!("{old}: no such device in pool {pool_name}; see 'zpool status'")));
+    }
+    error.map_or(Ok(()), |error| Err(edit_failed(old, &error)))
+}
+
+/// Adds vdevs to a pool.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn add(pool_name: &str, words: &[String]) -> Result<()> {
+    let pool = pool(pool_name)?;
+    for (layout, is_log) in layouts(words)? {
+        let mut error = None;
+        let result = pool.with(|store| {
+            error = store.add(layout, is_log, now().0).err();
+            Ok(())
+        });
+        result.map_err(|error| failed(pool_name, error))?;
+        if let Some(error) = error {
+            return Err(edit_failed(pool_name, &error));
+        }
+    }
+    Ok(())
+}
+
+/// Starts a scrub, or stops what is under way.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn scrub(pool_name: &str, stop: bool) -> Result<()> {
+    let pool = pool(pool_name)?;
+    let result = pool.with(|store| {
+        if stop { store.stop_scan() } else { store.start_scan(ScanKind::Scrub) }
+        Ok(())
+    });
+    pool.wake();
+    result.map_err(|error| failed(pool_name, error))
+}
+
+/// What `zpool status` shows.
+#[derive(Clone, Debug)]
+pub struct Status {
+    pub name: String,
+    pub guid: u64,
+    pub health: String,
+    pub size: u64,
+    pub allocated: u64,
+    pub vdevs: Vec<VdevStatus>,
+    pub scan: String,
+    pub suspended: bool,
+}
+
+/// Looks at a pool.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn status(pool: &Storage) -> Result<Status> {
+    let look = pool.with(|store| {
+        let (free, total) = store.free_total();
+        let inner = store.pool();
+        Ok(Status {
+            name: store.name(),
+            guid: inner.guid(),
+            health: inner.health().name().to_string(),
+            size: total,
+            allocated: total - free,
+            vdevs: inner.status(),
+            scan: String::new(),
+            suspended: false,
+        })
+    });
+    let mut status = look.map_err(|error| failed(pool.name(), error))?;
+    status.scan = pool.scan_line();
+    status.suspended = pool.is_suspended();
+    Ok(status)
+}
+
+/// Datasets and snapshots at and below `name`, with what `zfs list` shows.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn datasets(name: &str) -> Result<Vec<DatasetInfo>> {
+    let pool = pool_of(name)?;
+    // What is open is not in the tree on disk yet.
+    pool.sync().map_err(|error| failed(name, error))?;
+    pool.with(|store| Ok(Datasets::open(store.pool())?.list(name)?)).map_err(|error| failed(name, error))
+}
+
+/// Makes a file system and mounts it.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn create_dataset(cx: &Cx<'_>, name: &str) -> Result<()> {
+    let pool = pool_of(name)?;
+    let mut error = None;
+    let made = pool.with(|store| {
+        error = create_filesystem(store, name, &NewEntry { mode: 0o755, uid: 0, gid: 0, now: now() }).and_then(|_| store.commit(now().0)).err();
+        Ok(())
+    });
+    made.map_err(|error| failed(name, error))?;
+    if let Some(error) = error {
+        return Err(edit_failed(name, &error));
+    }
+    mount(cx, &pool, name)
+}
+
+/// Takes a snapshot, `dataset@name`.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn snapshot(name: &str) -> Result<()> {
+    let pool = pool_of(name)?;
+    let (dataset, short) = name.split_once('@').ok_or_else(|| Refused::Invalid(format!("{name}: a snapshot is called DATASET@NAME")))?;
+    pool.sync().map_err(|error| failed(name, error))?;
+    let mut error = None;
+    let taken = pool.with(|store| {
+        error = store.snapshot(dataset, short, now().0).err();
+        Ok(())
+    });
+    taken.map_err(|error| failed(name, error))?;
+    error.map_or(Ok(()), |error| Err(edit_failed(name, &error)))
+}
+
+// ---- mounting --------------------------------------------------------------------------------------------------------------------
+
+/// Where a file system belongs: its `mountpoint`, or that of the one above with the rest of its name; `None`: nowhere.
+fn mountpoint(datasets: &Datasets<'_>, info: &DatasetInfo) -> core::result::Result<Option<String>, pool_dmu::Error> {
+    let properties = datasets.properties(info)?;
+    let find = |name: &str| properties.iter().find(|property| property.name == name);
+    if find("canmount").is_some_and(|property| property.value == "0" && property.source == pool_dmu::Source::Local) {
+        return Ok(None);
+    }
+    Ok(match find("mountpoint") {
+        None => Some(format!("/{}", info.name)),
+        Some(property) => match (property.value.as_str(), &property.source) {
+            ("none" | "legacy", _) => None,
+            (base, pool_dmu::Source::Inherited(from)) => {
+                let rest = info.name.strip_prefix(from.as_str()).unwrap_or("");
+                Some(format!("{}{rest}", base.trim_end_matches('/')))
+            }
+            (path, _) => Some(path.to_string()),
+        },
+    })
+}
+
+fn place(pool: &Storage, name: &str) -> Result<(u64, Option<String>)> {
+    let look = pool.with(|store| {
+        let datasets = Datasets::open(store.pool())?;
+        let info = datasets.find(name)?;
+        let at = mountpoint(&datasets, &info)?;
+        Ok((store.find(name)?, at))
+    });
+    look.map_err(|error| failed(name, error))
+}
+
+/// Where a file system belongs; `None`: nowhere.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn mountpoint_of(name: &str) -> Result<Option<String>> {
+    Ok(place(&*pool_of(name)?, name)?.1)
+}
+
+/// Mounts one file system where it belongs, in the global zone; one that belongs nowhere is left.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn mount(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
+    let (dataset, Some(path)) = place(pool, name)? else { return Ok(()) };
+    let fs = pool.mount(dataset, false).map_err(|error| match error {
+        VfsError::Busy => Refused::Busy(format!("{name}: already mounted")),
+        error => failed(name, error),
+    })?;
+    let mut made = String::new();
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        made.push('/');
+        made.push_str(part);
+        match vfs::ops::mkdir(cx, None, made.as_bytes(), 0o755) {
+            Ok(()) | Err(VfsError::Exists) => {}
+            Err(error) => return Err(failed(&made, error)),
+        }
+    }
+    let at = vfs::lookup(cx, None, path.as_bytes(), vfs::Follow::Yes).map_err(|error| failed(&path, error))?;
+    vfs::mount::mount(&at, fs, name, MountFlags::empty()).map_err(|error| failed(&path, error))?;
+    Ok(())
+}
+
+fn filesystems(pool: &Storage) -> Result<Vec<String>> {
+    let list = pool.with(|store| {
+        let all = Datasets::open(store.pool())?.list(&store.name())?;
+        Ok(all.into_iter().filter(|info| info.kind == DatasetKind::Filesystem).map(|info| info.name).collect())
+    });
+    list.map_err(|error| failed(pool.name(), error))
+}
+
+/// Mounts all file systems of a pool, outer ones first; what cannot be mounted is said and left.
+///
+/// # Errors
+/// The pool cannot be read.
+pub fn mount_all(cx: &Cx<'_>, pool: &Arc<Storage>) -> Result<()> {
+    for name in filesystems(pool)? {
+        match mount(cx, pool, &name) {
+            Ok(()) => {}
+            Err(error) => kif::log().line(format_args!("{error}")),
+        }
+    }
+    Ok(())
+}
+
+/// Unmounts one file system.
+///
+/// # Errors
+/// Not mounted, or in use.
+pub fn unmount(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
+    let (_, Some(path)) = place(pool, name)? else { return Err(Refused::NotFound(format!("{name}: not mounted"))) };
+    vfs::mount::unmount(cx, path.as_bytes(), false).map_err(|error| failed(&path, error))
+}
+
+fn unmount_all(cx: &Cx<'_>, pool: &Arc<Storage>) -> Result<()> {
+    let mut names = filesystems(pool)?;
+    names.reverse();
+    for name in names {
+        let (dataset, at) = place(pool, &name)?;
+        let (true, Some(path)) = (pool.has_mounted(dataset), at) else { continue };
+        vfs::mount::unmount(cx, path.as_bytes(), false).map_err(|error| failed(&path, error))?;
+    }
+    Ok(())
+}
+
+/// At boot: imports every pool that was in use when the machine went down, and mounts it.
+pub fn start_all(cx: &Cx<'_>) {
+    assert!(cx.cred.zone == ZoneId::GLOBAL, "pools are the global zone's");
+    if kif::spawn().on_large_stack(&mut || import_found(cx)).is_err() {
+        kif::log().line(format_args!("no memory to look for pools"));
+    }
+}
+
+fn import_found(cx: &Cx<'_>) {
+    for found in importable().into_iter().filter(|found| !found.exported) {
+        match import(&found.guid.to_string()).and_then(|pool| mount_all(cx, &pool)) {
+            Ok(()) => kif::log().line(format_args!("pool {}: imported from {}", found.name, found.disks.join(" "))),
+            Err(error) => kif::log().line(format_args!("pool {}: not imported: {error}", found.name)),
+        }
+    }
+}
+
+/// Commits what all pools have open: before the machine goes off.
+pub fn sync_all() {
+    for pool in registry::all() {
+        if let Err(error) = pool.sync() {
+            kif::log().line(format_args!("pool {}: {error:?}", pool.name()));
+        }
+    }
+}
