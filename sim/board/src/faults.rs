@@ -4,9 +4,29 @@ use std::sync::Arc;
 
 use sim_bus::{Ending, Fields, NEVER, Nanos, Point, Report};
 use sim_core::Streams;
-use sim_fault::{Fault, FaultDisk, MachineFaults, MachineKind, Strike};
+use sim_cpu::Activity;
+use sim_fault::{Fault, FaultDisk, MachineCheck, MachineFaults, MachineKind, Strike};
 
 use crate::machine::Machine;
+
+#[cfg(test)]
+mod tests;
+
+const CR4_MCE: u64 = 1 << 6;
+
+/// Bits of MCi_STATUS and MCG_STATUS, and how #MC is injected (the form of EVENTINJ: APM vol. 2 §15.20).
+mod mc {
+    pub const VALID: u64 = 1 << 63;
+    pub const OVERFLOW: u64 = 1 << 62;
+    pub const UNCORRECTED: u64 = 1 << 61;
+    pub const ENABLED: u64 = 1 << 60;
+    pub const ADDRESS_VALID: u64 = 1 << 58;
+    pub const CONTEXT_CORRUPT: u64 = 1 << 57;
+    pub const RESTART_VALID: u64 = 1;
+    pub const IN_PROGRESS: u64 = 1 << 2;
+    pub const VECTOR: u64 = 18;
+    pub const EVENT_EXCEPTION: u64 = 1 << 31 | 3 << 8;
+}
 
 /// The plan as it stands, and what is broken for a while.
 #[derive(Debug)]
@@ -112,9 +132,38 @@ impl Machine {
         self.bus.add_event("fault", "machine", format!("{name}: {what}"), now);
     }
 
-    /// Fills a machine-check bank and tells the vCPU.
-    fn machine_check(&mut self, check: &sim_fault::MachineCheck) -> String {
-        format!("bank {} of vcpu {}: the CPU model has no machine-check banks", check.bank, check.vcpu)
+    /// Fills a machine-check bank; an uncorrected error raises #MC, or stops a processor that has it off or is in its handler already (APM vol. 2
+    /// §9.3.2).
+    fn machine_check(&mut self, check: &MachineCheck) -> String {
+        let Some(cpu) = self.cpus.get_mut(check.vcpu as usize) else { return format!("there is no vcpu {}", check.vcpu) };
+        let mut state = cpu.state();
+        let Some([_, status, address, _]) = state.sys.mc_banks.get_mut(usize::from(check.bank)) else {
+            return format!("there is no bank {}", check.bank);
+        };
+        let overflow = if *status & mc::VALID != 0 { mc::OVERFLOW } else { 0 };
+        *status = u64::from(check.code) | mc::VALID | mc::ENABLED | overflow;
+        if let Some(at) = check.address {
+            *status |= mc::ADDRESS_VALID;
+            *address = at;
+        }
+        let kind = if check.uncorrected { "uncorrected" } else { "corrected" };
+        let mut text = format!("{kind} machine check {:#06x} in bank {} of vcpu {}", check.code, check.bank, check.vcpu);
+        if check.uncorrected {
+            *status |= mc::UNCORRECTED | mc::CONTEXT_CORRUPT;
+            let sys = &mut state.sys;
+            if sys.cr4 & CR4_MCE == 0 || sys.mcg_status & mc::IN_PROGRESS != 0 {
+                sys.activity = Activity::Shutdown;
+                text.push_str(": the processor shuts down");
+            } else {
+                sys.mcg_status |= mc::IN_PROGRESS | mc::RESTART_VALID;
+                sys.svm.inject = mc::VECTOR | mc::EVENT_EXCEPTION;
+                if sys.activity == Activity::Halted {
+                    sys.activity = Activity::Running;
+                }
+            }
+        }
+        cpu.set_state(&state);
+        text
     }
 
     /// A byte of RAM.

@@ -30,26 +30,26 @@ pub(crate) fn elf(code: &[u8]) -> Vec<u8> {
 }
 
 /// Assembles a 32-bit guest.
-fn assemble(write: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>) -> Vec<u8> {
+pub(crate) fn assemble(write: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>) -> Vec<u8> {
     let mut a = CodeAssembler::new(32).expect("32 is a bitness");
     write(&mut a).expect("test code is well-formed");
     a.assemble(BASE).expect("test code assembles")
 }
 
 /// `out dx, al` to a port.
-fn outb(a: &mut CodeAssembler, port: u32, value: u32) -> Result<(), iced_x86::IcedError> {
+pub(crate) fn outb(a: &mut CodeAssembler, port: u32, value: u32) -> Result<(), iced_x86::IcedError> {
     a.mov(edx, port)?;
     a.mov(eax, value)?;
     a.out(dx, al)
 }
 
 /// Ends the machine with `eax << 1 | 1`.
-fn exit(a: &mut CodeAssembler) -> Result<(), iced_x86::IcedError> {
+pub(crate) fn exit(a: &mut CodeAssembler) -> Result<(), iced_x86::IcedError> {
     a.mov(edx, 0xf4)?;
     a.out(dx, eax)
 }
 
-fn boot(board: &Board, code: &[u8]) -> Machine {
+pub(crate) fn boot(board: &Board, code: &[u8]) -> Machine {
     Machine::new(board, &Boot::new(&elf(code), None, "test")).expect("test image loads")
 }
 
@@ -63,7 +63,7 @@ fn run(code: &[u8]) -> (Machine, Outcome) {
 const HANDLER: u64 = BASE + 0x400;
 
 /// A guest and its interrupt handler.
-fn with_handler(
+pub(crate) fn with_handler(
     main: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>,
     handler: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>,
 ) -> Vec<u8> {
@@ -77,7 +77,7 @@ fn with_handler(
 }
 
 /// Sets up an IDT at 0x2000 whose vector `vector` leads to [`HANDLER`], and a GDT at 0x1800, and a stack.
-fn interrupts(a: &mut CodeAssembler, vector: u32) -> Result<(), iced_x86::IcedError> {
+pub(crate) fn interrupts(a: &mut CodeAssembler, vector: u32) -> Result<(), iced_x86::IcedError> {
     // GDT: null, code, data.
     for (at, value) in [(0x1808, 0x0000_ffffu32), (0x180c, 0x00cf_9b00), (0x1810, 0x0000_ffff), (0x1814, 0x00cf_9300)] {
         a.mov(dword_ptr(at), value as i32)?;
@@ -95,7 +95,7 @@ fn interrupts(a: &mut CodeAssembler, vector: u32) -> Result<(), iced_x86::IcedEr
 }
 
 /// Writes a LAPIC register.
-fn lapic(a: &mut CodeAssembler, offset: u32, value: u32) -> Result<(), iced_x86::IcedError> {
+pub(crate) fn lapic(a: &mut CodeAssembler, offset: u32, value: u32) -> Result<(), iced_x86::IcedError> {
     a.mov(dword_ptr(0xfee0_0000u32 + offset), value as i32)
 }
 

@@ -1,22 +1,26 @@
-//! Backends behind devices: what a disk holds.
+//! Backends behind devices: what a disk holds, and how images are read.
 //!
 //! # Theory
 //! A disk is an image that is never changed (shared) under a map of sectors that were written: forking one for a snapshot costs the map, and the image given by
 //! the caller stays as it was. Disks live in memory: a run is a function of its inputs, and an image file is one of them, read before the run.
 //!
 //! # Structures
-//! [`MemoryDisk`] implements [`sim_bus::DiskBackend`]. Fault plans wrap it (`sim-fault`).
+//! [`MemoryDisk`] implements [`sim_bus::DiskBackend`]. Fault plans wrap it (`sim-fault`). [`raw_image`] makes the flat image of a file that is raw or qcow2.
 //!
 //! # Failure
-//! Requests outside the disk and writes to read-only disks are refused; nothing else can fail here.
+//! Requests outside the disk and writes to read-only disks are refused; nothing else can fail here. A damaged image is refused with the field that is wrong.
 //!
 //! # Limits
-//! Written data is kept in 4 KiB blocks in memory.
+//! Written data is kept in 4 KiB blocks in memory. qcow2: `qcow2.rs` says what is not read.
+
+mod qcow2;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sim_bus::{DiskBackend, DiskError};
+
+pub use qcow2::{Qcow2Error, raw_image};
 
 /// Bytes in a sector.
 pub const SECTOR: usize = 512;
@@ -130,9 +134,23 @@ impl DiskBackend for MemoryDisk {
             return Err(DiskError::ReadOnly);
         }
         let end = sector.checked_add(count).filter(|end| *end <= self.sectors).ok_or(DiskError::Range)?;
-        let zeros = [0; SECTOR];
-        for sector in sector..end {
-            self.put(sector * SECTOR as u64, &zeros);
+        let (start, limit) = (sector * SECTOR as u64, end * SECTOR as u64);
+        let (first, last) = (start.div_ceil(BLOCK), limit / BLOCK);
+        if first >= last {
+            // Within a block, or over the border of two.
+            self.put(start, &vec![0; (limit - start) as usize]);
+            return Ok(());
+        }
+        self.put(start, &vec![0; (first * BLOCK - start) as usize]);
+        self.put(last * BLOCK, &vec![0; (limit - last * BLOCK) as usize]);
+        // Whole blocks are forgotten; over the image they become the one block of zeros that all share.
+        let forgotten: Vec<u64> = self.written.range(first..last).map(|(number, _)| *number).collect();
+        for number in forgotten {
+            self.written.remove(&number);
+        }
+        let zeros = Arc::new([0; BLOCK as usize]);
+        for number in first..last.min((self.image.len() as u64).div_ceil(BLOCK)) {
+            self.written.insert(number, zeros.clone());
         }
         Ok(())
     }
@@ -162,6 +180,24 @@ mod tests {
         assert_eq!(sector[..], image[2048..2560], "the neighbour is untouched");
         assert_eq!(disk.read(100, &mut sector), Err(DiskError::Range));
         assert_eq!(disk.read(u64::MAX, &mut sector), Err(DiskError::Range));
+    }
+
+    #[test]
+    fn discarding_is_cheap_and_exact() {
+        let mut disk = MemoryDisk::empty(1 << 40);
+        disk.write(5, &[7; 512]).expect("in range");
+        disk.discard(0, 1 << 31).expect("in range");
+        assert!(disk.written.is_empty(), "nothing is kept of it");
+        for (first, count) in [(0u64, 1u64), (7, 1), (3, 20), (8, 8), (0, 32), (9, 6)] {
+            let mut disk = MemoryDisk::new(vec![9; 16384].into(), 32, false);
+            disk.write(10, &[5; 1024]).expect("in range");
+            let before = disk.content();
+            disk.discard(first, count).expect("in range");
+            for (at, (was, is)) in before.iter().zip(disk.content()).enumerate() {
+                let inside = (first..first + count).contains(&(at as u64 / 512));
+                assert_eq!(is, if inside { 0 } else { *was }, "byte {at} of {first} +{count}");
+            }
+        }
     }
 
     #[test]
