@@ -103,7 +103,7 @@ impl LinuxKernel {
             return Ok(());
         }
         let Some((_, path)) = self.modules.iter().find(|(known, _)| *known == name) else {
-            if let Some((_, provider)) = PROVIDERS.iter().find(|(asked, _)| *asked == name) {
+            if let Some((_, provider)) = PROVIDERS.iter().find(|(asked, _)| *asked == name.trim_start_matches("crypto_")) {
                 return self.load(provider, optional, into);
             }
             return if optional || self.is_builtin(&name) { Ok(()) } else { Err(DebianError::NoModule { module: name, kernel: self.package.name.clone() }) };
