@@ -61,6 +61,13 @@ pub(crate) struct ConsoleOut {
     any: bool,
 }
 
+impl ConsoleOut {
+    /// What comes now is handed out, whatever was printed in another future of this point.
+    pub fn forget_shown(&mut self) {
+        self.shown = self.printed;
+    }
+}
+
 /// Why the bus wants the run to end at this tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Noticed {

@@ -149,6 +149,19 @@ fn snapshots_of_several_running_processors_go_back_and_fork() {
 }
 
 #[test]
+fn another_future_prints_anew() {
+    let mut machine = machine(1, false, 3);
+    machine.keep_snapshots();
+    let start = machine.snapshot().expect("before the first tick");
+    machine.serial_put(Port::Com1, b"x");
+    machine.run_until(1_000);
+    machine.restore(&start).expect("of this machine");
+    machine.forget_future();
+    machine.run_until(1_000);
+    assert_eq!(machine.inputs(), [], "the key belongs to the other future");
+}
+
+#[test]
 fn turns_by_another_seed_and_extra_checkpoints_are_inputs_and_replay() {
     let mut first = machine(4, false, 3);
     first.run_until(20_000);

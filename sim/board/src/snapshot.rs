@@ -396,8 +396,9 @@ impl Machine {
         }
     }
 
-    /// Forgets inputs that wait to be replayed: from here on it is another run.
+    /// Forgets inputs that wait to be replayed, and what was printed after this point: from here on it is another run.
     pub fn forget_future(&mut self) {
         self.replay.clear();
+        self.bus.consoles.iter_mut().for_each(crate::bus::ConsoleOut::forget_shown);
     }
 }
