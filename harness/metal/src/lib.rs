@@ -122,8 +122,12 @@ pub fn qemu(image: &Path, cpu: &str) -> Result<Option<Log>, String> {
     Ok(Some(Log::new(&done.stdout, end)))
 }
 
-/// A known difference: the line's name (its first word) and why our reading is the manual's.
-pub type Known = (&'static str, &'static str);
+/// A known difference: names of lines (a line's name is its first word; `WAY.NAME`, or `NAME` for every way) and why our reading is the manual's.
+pub type Known = (&'static [&'static str], &'static str);
+
+fn covers(row: &str, name: &str) -> bool {
+    row == name || name.split_once('.').is_some_and(|(_, short)| short == row)
+}
 
 /// Lines by name, in order; several of a name are joined.
 fn by_name(log: &Log) -> BTreeMap<&str, Vec<&str>> {
@@ -145,17 +149,16 @@ pub fn compare(ours: &Log, theirs: &Log, known: &[Known]) -> Vec<String> {
     let names: std::collections::BTreeSet<_> = left.keys().chain(right.keys()).collect();
     for name in names {
         let (a, b) = (left.get(*name), right.get(*name));
-        let listed = known.iter().any(|(row, _)| row == name);
-        if a == b && listed {
-            out.push(format!("{name}: listed as a difference, and there is none"));
-        } else if a != b && !listed {
+        let listed = known.iter().flat_map(|(rows, _)| *rows).any(|row| covers(row, name));
+        if a != b && !listed {
             let text = |lines: Option<&Vec<&str>>| lines.map_or("nothing".to_owned(), |lines| lines.join("\n        "));
             out.push(format!("{name}:\n  ours  {}\n  QEMU  {}", text(a), text(b)));
         }
     }
-    for (row, _) in known {
-        if !left.contains_key(row) && !right.contains_key(row) {
-            out.push(format!("{row}: listed as a difference, and neither log has it"));
+    for row in known.iter().flat_map(|(rows, _)| *rows) {
+        let differs = |name: &&str| covers(row, name) && left.get(*name) != right.get(*name);
+        if !left.keys().chain(right.keys()).any(differs) {
+            out.push(format!("{row}: listed as a difference, and there is none"));
         }
     }
     out

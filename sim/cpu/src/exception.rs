@@ -10,6 +10,7 @@ use crate::op::{Flow, Op};
 use crate::ops::tri;
 use crate::state::{Activity, CS, DS, ES, FS, GS, LDTR, RSP, SS, Segment, TR, attr, cr0, efer, rflags};
 use crate::svm::{Exit, event, exit};
+use crate::task::Switch;
 use crate::tlb;
 use sim_bus::CpuBus;
 use sim_mem::GuestMemory;
@@ -29,14 +30,15 @@ const EXT: u32 = 1;
 const IDT: u32 = 2;
 
 /// System descriptor types.
-const TSS16_AVAILABLE: u16 = 1;
+pub(crate) const TSS16_AVAILABLE: u16 = 1;
 const LDT: u16 = 2;
-const TSS16_BUSY: u16 = 3;
+pub(crate) const TSS16_BUSY: u16 = 3;
 const CALL16: u16 = 4;
+const TASK_GATE: u16 = 5;
 const INT16: u16 = 6;
 const TRAP16: u16 = 7;
-const TSS_AVAILABLE: u16 = 9;
-const TSS_BUSY: u16 = 11;
+pub(crate) const TSS_AVAILABLE: u16 = 9;
+pub(crate) const TSS_BUSY: u16 = 11;
 const CALL: u16 = 12;
 const INTERRUPT: u16 = 14;
 const TRAP: u16 = 15;
@@ -46,7 +48,7 @@ fn contributory(vector: u8) -> bool {
 }
 
 /// The segment described by 8 bytes.
-fn segment_from(raw: u64, selector: u16) -> Segment {
+pub(crate) fn segment_from(raw: u64, selector: u16) -> Segment {
     let mut limit = (raw & 0xffff | raw >> 32 & 0xf_0000) as u32;
     let attr = (raw >> 40 & 0xff | raw >> 44 & 0xf00) as u16;
     if attr & attr::G != 0 {
@@ -55,11 +57,11 @@ fn segment_from(raw: u64, selector: u16) -> Segment {
     Segment { base: raw >> 16 & 0xff_ffff | raw >> 32 & 0xff00_0000, limit, attr, selector }
 }
 
-fn is_code(seg: &Segment) -> bool {
+pub(crate) fn is_code(seg: &Segment) -> bool {
     seg.attr & (attr::S | attr::CODE) == attr::S | attr::CODE
 }
 
-fn is_conforming(seg: &Segment) -> bool {
+pub(crate) fn is_conforming(seg: &Segment) -> bool {
     is_code(seg) && seg.attr & attr::CONFORMING != 0
 }
 
@@ -205,7 +207,7 @@ impl Core {
         let high = if long { self.load_sys(m, b, base.wrapping_add(8), 8)? } else { 0 };
         let gate = segment_from(low, 0).attr;
         let kind = gate & 0x1f;
-        let known = if long { matches!(kind, INTERRUPT | TRAP) } else { matches!(kind, INT16 | TRAP16 | INTERRUPT | TRAP) };
+        let known = if long { matches!(kind, INTERRUPT | TRAP) } else { matches!(kind, INT16 | TRAP16 | INTERRUPT | TRAP | TASK_GATE) };
         if !known {
             return Err(self.raise_code(vector::GP, refused));
         }
@@ -214,6 +216,11 @@ impl Core {
         }
         if gate & attr::P == 0 {
             return Err(self.raise_code(vector::NP, refused));
+        }
+        if kind == TASK_GATE {
+            let task = self.task_descriptor(m, b, (low >> 16) as u16, false, vector::GP, ext)?;
+            let next = self.rip;
+            return self.task_switch(m, b, task, Switch::Event(code), next);
         }
         let mut target = low & 0xffff | low >> 32 & 0xffff_0000;
         if kind == INT16 || kind == TRAP16 {
@@ -393,7 +400,7 @@ impl Core {
     }
 
     /// Checks a selector for SS at `cpl`; `bad` is the vector of what is wrong with the segment.
-    fn check_stack_segment(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, selector: u16, cpl: u8, bad: u8, ext: u32) -> Result<Segment, Fault> {
+    pub fn check_stack_segment(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, selector: u16, cpl: u8, bad: u8, ext: u32) -> Result<Segment, Fault> {
         let error = u32::from(selector & 0xfffc) | ext;
         if selector & 0xfffc == 0 {
             return Err(self.raise_code(bad, ext));
@@ -434,7 +441,7 @@ impl Core {
         self.load_sys(m, b, address, 8)
     }
 
-    fn mark_accessed(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, selector: u16, raw: u64) -> Result<(), Fault> {
+    pub fn mark_accessed(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, selector: u16, raw: u64) -> Result<(), Fault> {
         if raw & 1 << 40 != 0 {
             return Ok(());
         }
@@ -621,9 +628,9 @@ impl Core {
             return Ok(());
         }
         let kind = seg.attr & 0x1f;
-        let gate_ok = if self.long_mode() { kind == CALL } else { kind == CALL || kind == CALL16 };
+        let task = matches!(kind, TSS_AVAILABLE | TSS16_AVAILABLE | TASK_GATE);
+        let gate_ok = if self.long_mode() { kind == CALL } else { kind == CALL || kind == CALL16 || task };
         if !gate_ok {
-            // Task gates and TSS: not there yet.
             return Err(self.raise_code(vector::GP, error));
         }
         let rpl = (selector & 3) as u8;
@@ -632,6 +639,11 @@ impl Core {
         }
         if seg.attr & attr::P == 0 {
             return Err(self.raise_code(vector::NP, error));
+        }
+        if task {
+            let target = if kind == TASK_GATE { (raw >> 16) as u16 } else { selector };
+            let new = self.task_descriptor(m, b, target, false, vector::GP, 0)?;
+            return self.task_switch(m, b, new, if call { Switch::Call } else { Switch::Jump }, next);
         }
         self.call_gate(m, b, op, selector, raw, kind, call)
     }
@@ -812,8 +824,7 @@ impl Core {
             return Err(self.gp0());
         }
         if !real && self.flags_rest & (NT | VM) == NT {
-            // In long mode #GP by the manual; a nested task elsewhere is not there yet.
-            return Err(self.gp0());
+            return if self.long_mode() { Err(self.gp0()) } else { self.task_return(m, b, op) };
         }
         let rip = self.peek_sized(m, b, op, size, 0)?;
         let selector = self.peek_sized(m, b, op, size, word)? as u16;

@@ -31,8 +31,8 @@
 //!
 //! # Limits
 //! 64 instructions or 240 bytes a block; 2 M operations (64 MiB) in the cache, then it starts over; 64K TLB entries. Virtual addresses have 48 bits;
-//! physical ones [`Config::physical_bits`]. MONITOR, MWAIT, SMM, TSX and the store buffer do not exist. AVX, FMA and SVM are not there yet (CPUID says
-//! so; their instructions raise #UD), nor are task gates and hardware task switches (they raise #GP). Code outside RAM and ROM reads as 0xff bytes.
+//! physical ones [`Config::physical_bits`]. MONITOR, MWAIT, SMM, TSX and the store buffer do not exist. AVX and FMA are not there yet (CPUID says
+//! so; their instructions raise #UD). Code outside RAM and ROM reads as 0xff bytes.
 //! VME and performance counters do not exist.
 //!
 //! # Tests
@@ -57,6 +57,7 @@ mod run;
 mod simd;
 mod state;
 mod svm;
+mod task;
 mod tlb;
 
 pub use crate::core::Watch;

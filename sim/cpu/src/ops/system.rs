@@ -126,7 +126,7 @@ impl Core {
         Ok(())
     }
 
-    fn write_cr3(&mut self, m: &mut GuestMemory, value: u64) -> Result<(), Fault> {
+    pub(crate) fn write_cr3(&mut self, m: &mut GuestMemory, value: u64) -> Result<(), Fault> {
         let long = self.sys.efer & efer::LMA != 0;
         let pcid_on = self.sys.cr4 & cr4::PCIDE != 0;
         let keep = pcid_on && value >> 63 != 0;
@@ -643,42 +643,42 @@ pub(crate) fn sysret(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op
     Flow::Exit
 }
 
-/// SYSENTER.
+/// SYSENTER: AMD processors know it in legacy mode only (APM vol. 3).
 pub(crate) fn sysenter(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, _op: &Op) -> Flow {
+    if c.mode & mode::LONG != 0 {
+        c.ud();
+        return Flow::Fault;
+    }
     if c.mode & mode::PROTECTED == 0 || c.sys.sysenter_cs & 0xfffc == 0 {
         c.gp0();
         return Flow::Fault;
     }
-    let long = c.sys.efer & efer::LMA != 0;
     let selector = c.sys.sysenter_cs as u16 & !3;
     c.flags_rest &= !(rflags::VM | rflags::IF);
-    c.sys.seg[CS] = Core::flat(selector, 0, true, long);
+    c.sys.seg[CS] = Core::flat(selector, 0, true, false);
     c.sys.seg[SS] = Core::flat(selector.wrapping_add(8), 0, false, false);
-    c.rip = if long { c.sys.sysenter_eip } else { c.sys.sysenter_eip & 0xffff_ffff };
-    c.r[RSP] = if long { c.sys.sysenter_esp } else { c.sys.sysenter_esp & 0xffff_ffff };
+    c.rip = c.sys.sysenter_eip & 0xffff_ffff;
+    c.r[RSP] = c.sys.sysenter_esp & 0xffff_ffff;
     c.sys.cpl = 0;
     c.update_mode();
     Flow::Exit
 }
 
-/// SYSEXIT: `b` = operand size.
-pub(crate) fn sysexit(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op) -> Flow {
+/// SYSEXIT: legacy mode only, as SYSENTER.
+pub(crate) fn sysexit(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, _op: &Op) -> Flow {
+    if c.mode & mode::LONG != 0 {
+        c.ud();
+        return Flow::Fault;
+    }
     if c.mode & mode::PROTECTED == 0 || c.sys.sysenter_cs & 0xfffc == 0 || c.sys.cpl != 0 {
         c.gp0();
         return Flow::Fault;
     }
-    let wide = op.b == 8;
     let selector = c.sys.sysenter_cs as u16;
-    let (rip, rsp) = (c.r[RDX], c.r[RCX]);
-    if wide && !(canonical(rip) && canonical(rsp)) {
-        c.gp0();
-        return Flow::Fault;
-    }
-    let (code, stack) = if wide { (32, 40) } else { (16, 24) };
-    c.sys.seg[CS] = Core::flat(selector.wrapping_add(code) | 3, 3, true, wide);
-    c.sys.seg[SS] = Core::flat(selector.wrapping_add(stack) | 3, 3, false, false);
-    c.rip = if wide { rip } else { rip & 0xffff_ffff };
-    c.r[RSP] = if wide { rsp } else { rsp & 0xffff_ffff };
+    c.sys.seg[CS] = Core::flat(selector.wrapping_add(16) | 3, 3, true, false);
+    c.sys.seg[SS] = Core::flat(selector.wrapping_add(24) | 3, 3, false, false);
+    c.rip = c.r[RDX] & 0xffff_ffff;
+    c.r[RSP] = c.r[RCX] & 0xffff_ffff;
     c.sys.cpl = 3;
     c.update_mode();
     Flow::Exit
