@@ -112,6 +112,7 @@ impl Host {
         &self.bench.memory[at as usize..at as usize + length]
     }
     /// Fills a slot: two regions of half the data each.
+    #[expect(clippy::too_many_arguments, reason = "the fields of a command")]
     fn prepare(&mut self, slot: u64, command: u8, features: u16, lba: u64, count: u16, bytes: u32, out: bool) {
         let table = TABLES + 0x100 * slot;
         let regions = if bytes == 0 { 0u32 } else { 2 };
