@@ -146,6 +146,12 @@ impl Disk {
         locked(&self.0).troubles = troubles.to_vec();
     }
 
+    /// True if it has trouble.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        !locked(&self.0).troubles.is_empty()
+    }
+
     /// Contents now.
     #[must_use]
     pub fn pages(&self) -> Pages {

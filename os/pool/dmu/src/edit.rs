@@ -597,7 +597,11 @@ impl Set {
     /// As [`Set::view`].
     pub fn free(&mut self, pool: &Pool, number: u64) -> Result<(), Error> {
         let (slots, old) = match self.slots.remove(&number) {
-            Some(Slot::Live(edit)) => (edit.dnode.slots, self.disk_dnode(pool, number).ok()),
+            Some(Slot::Live(edit)) => {
+                // Made where another was freed in this txg: that one's blocks are dropped already.
+                let is_second = self.slots.contains_key(&(u64::MAX - number));
+                (edit.dnode.slots, if is_second { None } else { self.disk_dnode(pool, number).ok() })
+            }
             Some(Slot::Free { .. }) => return Err(Error::NotFound),
             None => {
                 let dnode = self.disk_dnode(pool, number)?;

@@ -16,7 +16,7 @@ use pool_phys::label::{self, Uberblock};
 use pool_phys::nvlist::Value;
 
 use crate::Pool;
-use crate::leaf::{Context, Leaf, VdevState};
+use crate::leaf::{Context, Leaf};
 
 /// A device did not take a write; nothing was committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,19 +96,16 @@ impl Pool {
     /// Carries `act` out on every leaf that has got all of this txg so far. One that fails drops out; too many are an error.
     fn on_leaves(&self, act: &mut dyn FnMut(&Leaf, u32) -> Result<(), WriteError>) -> Result<(), WriteError> {
         for top in self.tops().values() {
-            let (mut done, mut failure, mut leaves) = (0, None, 0);
+            let mut failure = WriteError::Device { guid: top.config().guid, error: BlockError::Gone };
             top.for_each_leaf(&mut |leaf, ashift| {
-                leaves += 1;
-                if leaf.has_missed() {
-                    return;
-                }
-                match act(leaf, ashift) {
-                    Ok(()) => done += 1,
-                    Err(error) => failure = Some(error),
+                if !leaf.has_missed()
+                    && let Err(error) = act(leaf, ashift)
+                {
+                    failure = error;
                 }
             });
-            if done == 0 && leaves > 0 || top.state() > VdevState::Degraded {
-                return Err(failure.unwrap_or(WriteError::Device { guid: top.config().guid, error: BlockError::Gone }));
+            if !top.bears(&|leaf| !leaf.has_missed()) {
+                return Err(failure);
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::cell::{RefCell, RefMut};
 use core::fmt;
 
 use kif::BlockDev;
@@ -17,6 +18,7 @@ use crate::event::Event;
 use crate::leaf::{Context, Leaf, VdevState};
 use crate::vdev::{Leaves, Vdev, VdevStatus, leaf_of};
 use crate::Geometry;
+use crate::zio::Interior;
 
 /// Features a reader of the MOS must know, among those a label can list (`features_for_read`).
 const MOS_FEATURES: [&str; 2] = ["com.delphix:hole_birth", "com.delphix:embedded_data"];
@@ -150,6 +152,7 @@ pub struct Pool {
     /// Devices that carry the pool's guid but have no place in its tree.
     strays: Leaves,
     context: Context,
+    interior: RefCell<Interior>,
 }
 
 impl fmt::Debug for Pool {
@@ -232,7 +235,7 @@ impl Pool {
             return Err(ImportError::MissingTops { found: trees.len(), expected });
         }
         let tops = trees.iter().map(|(id, tree)| (*id, Vdev::open(tree, tree.ashift, &mut leaves))).collect();
-        Ok(Self { name: pool.name, guid: pool.guid, state: pool.state, uberblock, found_txgs, tops, labels, strays: leaves, context: Context::default() })
+        Ok(Self { name: pool.name, guid: pool.guid, state: pool.state, uberblock, found_txgs, tops, labels, strays: leaves, context: Context::default(), interior: RefCell::default() })
     }
 
     /// Name in the labels.
@@ -261,7 +264,7 @@ impl Pool {
         self.tops.values().map(Vdev::status).collect()
     }
     pub(crate) fn new(name: String, guid: u64, uberblock: Uberblock, tops: BTreeMap<u64, Vdev>, labels: BTreeMap<u64, List>) -> Self {
-        Self { name, guid, state: 0, uberblock, found_txgs: Vec::new(), tops, labels, strays: Leaves::new(), context: Context::default() }
+        Self { name, guid, state: 0, uberblock, found_txgs: Vec::new(), tops, labels, strays: Leaves::new(), context: Context::default(), interior: RefCell::default() }
     }
     pub(crate) const fn set_state(&mut self, state: u64) {
         self.state = state;
@@ -277,6 +280,9 @@ impl Pool {
     }
     pub(crate) const fn context(&self) -> &Context {
         &self.context
+    }
+    pub(crate) fn interior(&self) -> RefMut<'_, Interior> {
+        self.interior.borrow_mut()
     }
     pub(crate) const fn context_mut(&mut self) -> &mut Context {
         &mut self.context

@@ -325,6 +325,16 @@ impl Vdev {
         }
     }
 
+    /// The vdev's data is there if only the leaves that `good` accepts have it.
+    pub fn bears(&self, good: &dyn Fn(&Leaf) -> bool) -> bool {
+        match &self.body {
+            Body::Leaf(leaf) => good(leaf),
+            Body::Mirror(sides) => sides.iter().any(|side| side.bears(good)),
+            Body::Raidz { shape, children } => children.iter().filter(|child| !child.bears(good)).count() <= shape.parity,
+            Body::Absent => true,
+        }
+    }
+
     /// Calls `visit` with every leaf below and the top-level vdev's ashift.
     pub fn for_each_leaf(&self, visit: &mut dyn FnMut(&Leaf, u32)) {
         match &self.body {

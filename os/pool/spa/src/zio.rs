@@ -1,10 +1,12 @@
 //! Reading one block: copies, gang trees, checksum, decompression.
 
+use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
 use pool_phys::blkptr::{BlockPointer, Checksum, Compression, Dva, SIZE, Target};
+use pool_phys::dnode::kind;
 use pool_phys::{intent_log, label};
 
 use crate::event::Event;
@@ -12,6 +14,8 @@ use crate::leaf::Context;
 use crate::vdev::Io;
 use crate::{Pool, Scrubbed};
 
+/// Interior blocks kept, 128 KiB each at most.
+const INTERIOR_MAX: usize = 48;
 const GANG_DEPTH_MAX: u32 = 8;
 pub(crate) const GANG_HEADER: usize = 512;
 
@@ -103,8 +107,12 @@ impl Pool {
             }
             Target::Stored(_) if pointer.encrypted => return Err(fail(Reason::Encrypted)),
             Target::Stored(_) => {
+                if let Some(known) = self.interior().get(pointer) {
+                    return Ok(known);
+                }
                 let stored = self.read_stored(pointer, 0).map_err(fail)?;
                 decompress(pointer.compression, &stored, &mut out).map_err(fail)?;
+                self.interior().put(pointer, &out);
             }
         }
         Ok(out)
@@ -276,6 +284,36 @@ impl Pool {
             });
             right
         })
+    }
+}
+
+/// Blocks of pointers and of dnodes read last. Every way to a file's data leads through several, most of them the same ones; decompressing them
+/// again and again is most of what a small read would cost. A block is known by its address and birth: neither changes while anything refers to it.
+#[derive(Debug, Default)]
+pub(crate) struct Interior(VecDeque<((u32, u64, u64), Vec<u8>)>);
+
+impl Interior {
+    fn key(pointer: &BlockPointer) -> Option<(u32, u64, u64)> {
+        let dva = pointer.copies().next().filter(|_| pointer.level > 0 || pointer.kind == kind::DNODE)?;
+        Some((dva.vdev, dva.offset, pointer.physical_birth))
+    }
+
+    fn get(&mut self, pointer: &BlockPointer) -> Option<Vec<u8>> {
+        let key = Self::key(pointer)?;
+        let at = self.0.iter().position(|(known, _)| *known == key)?;
+        let entry = self.0.remove(at)?;
+        let out = (entry.1.len() as u64 == pointer.lsize).then(|| entry.1.clone());
+        self.0.push_back(entry);
+        out
+    }
+
+    fn put(&mut self, pointer: &BlockPointer, data: &[u8]) {
+        if let Some(key) = Self::key(pointer) {
+            if self.0.len() == INTERIOR_MAX {
+                self.0.pop_front();
+            }
+            self.0.push_back((key, data.to_vec()));
+        }
     }
 }
 
