@@ -7,6 +7,7 @@ use sim_core::Streams;
 use sim_dev::acpi::Acpi;
 use sim_dev::ahci::Ahci;
 use sim_dev::debug::DebugExit;
+use sim_dev::e1000e::E1000e;
 use sim_dev::fwcfg::FwCfg;
 use sim_dev::hpet::{self, Hpet};
 use sim_dev::i8042::{self, I8042};
@@ -175,7 +176,7 @@ pub(crate) fn assemble(board: &Board, boot: &Boot<'_>, bus: &mut Bus) -> Result<
         let wire = WireId(index as u8);
         let (mac, link) = (spec.nic_mac(index).0, network.is_up(wire));
         let id = match nic.model {
-            NicModel::E1000e => return Err(ConfigError::Range { key: "nic.model", allowed: "virtio-net" }.into()),
+            NicModel::E1000e => builder.function("e1000e", device, E1000e::new(wire, mac, link), E1000e::function_mut)?,
             NicModel::VirtioNet => builder.virtio("virtio-net", device, Net::new(wire, mac, link))?,
         };
         builder.bus.nics.push(id);

@@ -14,6 +14,7 @@ pub mod acpi;
 pub mod ahci;
 pub mod debug;
 pub mod fuzz;
+pub mod e1000e;
 pub mod fwcfg;
 pub mod hpet;
 pub mod i8042;

@@ -31,6 +31,7 @@
 
 pub mod config;
 mod fault;
+mod fuzz;
 pub mod pcapng;
 mod peer;
 mod port;
@@ -45,6 +46,7 @@ use sim_bus::{Fields, Nanos, Network, Point, WireId};
 use sim_core::{EventQueue, LoadError, Payload, Streams};
 
 pub use config::{ClientKind, ClientSpec, DhcpSpec, Mac, NetError, NetSpec, NicModel, NicSpec, PeerSpec, SegmentSpec, SourceSpec, parse_rate};
+pub use fuzz::fuzz;
 pub use pcapng::Direction;
 pub use peer::{Content, Meter, Transfer};
 pub use port::{Captured, Counters};
@@ -61,6 +63,8 @@ pub const FRAME_MIN: usize = 14;
 pub const INBOX_MAX: usize = 512;
 /// Bytes of one NIC's capture at most.
 pub const CAPTURE_MAX: u64 = 256 << 20;
+/// Frames on their way at once at most; what comes then is dropped.
+pub(crate) const FLIGHTS_MAX: usize = 1 << 18;
 /// Stations a switch remembers.
 const STATIONS_MAX: usize = 1024;
 
@@ -198,6 +202,10 @@ impl Net {
         let Some(switch) = station.segment.and_then(|segment| self.switches.get(segment)) else { return at };
         let rate = station.faults.rate(at).map_or(switch.bandwidth, |limit| limit.min(switch.bandwidth));
         let done = station.out_free.max(at).saturating_add(config::serialisation_ns(frame.len(), rate));
+        if self.flights.len() >= FLIGHTS_MAX {
+            self.dropped += 1;
+            return at;
+        }
         station.out_free = done;
         self.flights.post(done.saturating_add(switch.latency), Flight::Switch { port, frame });
         done
@@ -223,7 +231,7 @@ impl Net {
             let begin = station.in_free.max(at);
             // What waits, in bytes, is the time it will take.
             let waiting = u128::from(begin - at) * u128::from(rate) / 8 / 1_000_000_000;
-            if waiting > u128::from(queue) {
+            if waiting > u128::from(queue) || self.flights.len() >= FLIGHTS_MAX {
                 self.dropped += 1;
                 continue;
             }

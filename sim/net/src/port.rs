@@ -9,7 +9,7 @@ use sim_core::{EventId, EventQueue};
 use crate::fault::Faults;
 use crate::pcapng::Direction;
 use crate::tape::Tape;
-use crate::{CAPTURE_MAX, FRAME_MAX, FRAME_MIN, Flight, INBOX_MAX};
+use crate::{CAPTURE_MAX, FLIGHTS_MAX, FRAME_MAX, FRAME_MIN, Flight, INBOX_MAX};
 
 /// A frame that came by a NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,14 +138,12 @@ pub(crate) fn frame_state(frame: &mut Arc<[u8]>, fields: &mut dyn Fields) {
 
 /// The walk over frames on their way.
 pub(crate) fn flights_state(flights: &mut EventQueue<Flight>, ports: u16, fields: &mut dyn Fields) {
-    /// More than any network has on its way.
-    const FLIGHTS_MAX: u64 = 1 << 20;
     let mut number = flights.next_number();
     fields.u64("next_flight", &mut number);
     let mut rows: Vec<(EventId, Flight)> = flights.iter().map(|(id, flight)| (*id, flight.clone())).collect();
     let mut count = rows.len() as u64;
     fields.u64("flights", &mut count);
-    if count > FLIGHTS_MAX {
+    if count > 2 * FLIGHTS_MAX as u64 {
         fields.refuse("flights");
         return;
     }

@@ -340,3 +340,10 @@ fn tables_read_back_as_they_were_written() {
     assert!(toml::from_str::<PeerSpec>("name = 'x'\naddress = '10.0.0.1'").is_err(), "no prefix");
     assert!(toml::from_str::<PeerSpec>("name = 'x'\naddress = '10.0.0.1/24'\nmac = '01:00:00:00:00:00'").is_err(), "a group");
 }
+
+#[test]
+fn peers_take_garbage_and_the_same_garbage_has_the_same_answers() {
+    let answers = crate::fuzz(5, 6_000);
+    assert!(answers > 1_000, "{answers} answers: the peers are dead");
+    assert_eq!(crate::fuzz(6, 500), crate::fuzz(6, 500));
+}

@@ -135,6 +135,7 @@ fn fresh<N: Node>(shape: &Shape<N>, random: &mut Rng, counts: &mut Counts) -> Be
     bench.backends = Backends::new(random.next_u64());
     bench.backends.add_console();
     bench.backends.add_disk(Box::new(Moody { bytes: vec![0x5a; SECTORS as usize * 512], requests: 0, now: 0 }));
+    bench.backends.set_network(Box::new(super::network::Noise::new(random.next_u64())));
     bench.memory = vec![0; MEMORY as usize];
     if random.chance(1, 2) {
         random.fill(&mut bench.memory);

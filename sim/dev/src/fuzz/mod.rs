@@ -16,6 +16,7 @@
 //! `targets.rs` (the table), `drive.rs` (one run).
 
 mod drive;
+mod network;
 mod storage;
 mod targets;
 

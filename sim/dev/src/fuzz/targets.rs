@@ -1,12 +1,13 @@
 //! The table of targets: a row for each device.
 
-use sim_bus::{Backends, ConsoleId, Cx, DiskId, Effect, Region};
+use sim_bus::{Backends, ConsoleId, Cx, DiskId, Effect, Region, WireId};
 use sim_core::Rng;
 
 use super::drive::{SECTORS, Shape, nothing, run, value};
+use super::network::{MAC, e1000e_act, e1000e_prepare};
 use super::storage::{ahci_act, ahci_prepare, nvme_act, nvme_prepare, virtio_act, virtio_prepare};
 use super::{Counts, Target};
-use crate::{acpi, ahci, debug, fwcfg, hpet, i8042, ioapic, lapic, nvme, pci, pic, pit, post, rtc, uart, virtio};
+use crate::{acpi, ahci, debug, e1000e, fwcfg, hpet, i8042, ioapic, lapic, nvme, pci, pic, pit, post, rtc, uart, virtio};
 
 /// A row: name, how to make the device, its regions, its tokens, and how to talk to it.
 macro_rules! target {
@@ -46,6 +47,30 @@ pub const TARGETS: &[Target] = &[
         virtio_act
     ),
     target!("virtio-rng", || virtio::Virtio::new(virtio::Entropy), &[(0, 0x40), (0, 0x3010), (2, 0x1000)], 4, virtio_prepare, virtio_act),
+    target!(
+        "virtio-net",
+        || virtio::Virtio::new(virtio::Net::new(WireId(0), MAC, true)),
+        &[(0, 0x40), (0, 0x3010), (2, 0x1000)],
+        0x101,
+        virtio_prepare,
+        virtio_act
+    ),
+    target!(
+        "virtio-console",
+        || virtio::Virtio::new(virtio::Console::new(ConsoleId(0))),
+        &[(0, 0x40), (0, 0x3010), (2, 0x1000)],
+        0x101,
+        virtio_prepare,
+        virtio_act
+    ),
+    target!(
+        "e1000e",
+        || e1000e::E1000e::new(WireId(0), MAC, true),
+        &[(0, 0x120), (0, 0x1030), (0, 0x2830), (0, 0x3830), (0, 0x4128), (0, 0x5c00), (3, 0x60)],
+        14,
+        e1000e_prepare,
+        e1000e_act
+    ),
     target!("nvme", || nvme::Nvme::new(DiskId(0), SECTORS, false), &[(0, 0x44), (0, 0x1120), (4, 0x1000)], 4, nvme_prepare, nvme_act),
     target!("ahci", || ahci::Ahci::new(DiskId(0), SECTORS), &[(5, 0x30), (5, 0x180)], 4, ahci_prepare, ahci_act),
     Target { name: "interrupts", run: interrupts },

@@ -127,7 +127,7 @@ fn writes_errors_and_unknown_requests_have_their_status() {
 
 #[test]
 fn a_broken_ring_stops_the_device_until_reset() {
-    for (length, flags, next) in [(16, 1u16, 0u16), (16, 1, 99), (u32::MAX, 0, 0), (16, 4, 0)] {
+    for (length, flags, next) in [(16, 1u16, 0u16), (16, 1, 99), (u32::MAX, 0, 0), (16, 5, 0), (17, 4, 0)] {
         let mut bench = start(Block::new(DiskId(0), 16, false));
         descriptor(&mut bench, 0, 0x4000, length, flags, next);
         offer(&mut bench, 1);
