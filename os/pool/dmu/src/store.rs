@@ -623,6 +623,8 @@ impl Store {
         let mut bonus = old.clone();
         put(&mut bonus, ds::NEXT, head);
         put(&mut bonus, ds::SNAPSHOTS, 0);
+        // Everything in it is the head's too, for now.
+        put(&mut bonus, ds::UNIQUE, 0);
         put(&mut bonus, ds::CHILDREN, 1);
         put(&mut bonus, ds::CREATED, now);
         put(&mut bonus, ds::CREATED_TXG, self.txg);

@@ -454,3 +454,26 @@ fn random_operations_equal_a_model_over_many_groups() {
     let files = model.names.values().filter(|object| model.contents.contains_key(object)).count();
     assert_eq!(found.len(), files);
 }
+
+#[test]
+fn a_snapshot_uses_what_only_it_still_holds() {
+    let folder = folder("unique");
+    let mut store = create(&folder, "unique", Some(0), 2, 9);
+    let dataset = store.find("unique").expect("find");
+    let mut next = random(21);
+    let data: Vec<u8> = (0..1 << 20).map(|_| next() as u8).collect();
+    let mut writer = Writer::open(&mut store, dataset).expect("open");
+    let root = writer.root();
+    let object = writer.make(root, b"f", Make::File, &NEW).expect("make");
+    writer.write(object, 0, &data, NOW).expect("write");
+    store.snapshot("unique", "s", NOW.0).expect("snapshot");
+    let used = |store: &Store| Datasets::open(store.pool()).expect("datasets").find("unique@s").expect("find").used_bytes;
+    assert_eq!(used(&store), 0);
+    Writer::open(&mut store, dataset).expect("open").remove(root, b"f", NOW).expect("remove");
+    store.commit(NOW.0).expect("commit");
+    // The file, its indirect block, and the metadata that changed with it.
+    let found = used(&store);
+    assert!((1 << 20..(1 << 20) + (200 << 10)).contains(&found), "{found} bytes for a file of 1 MiB");
+    store.export(NOW.0).expect("export");
+    judge(&folder, "unique");
+}
