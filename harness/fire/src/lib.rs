@@ -22,3 +22,31 @@ pub mod matrix;
 pub mod rig;
 pub mod work;
 pub mod ztest;
+
+/// A batch of the power-cut atlas for a campaign: `cases` operations on a layout chosen by the seed, every step a cut.
+///
+/// # Errors
+/// The findings.
+pub fn atlas_batch(seed: u64, cases: u64) -> Result<String, String> {
+    let shape = &rig::SHAPES[usize::try_from(disk::mix(seed) >> 8).unwrap_or(0) % rig::SHAPES.len()];
+    let atlas = atlas::draw(shape, seed, atlas::Scale { operations: cases, every: 1 }, &mut |_, _| {}).map_err(|error| format!("{}: {error}", shape.name))?;
+    if atlas.is_clean() { Ok(format!("{}: {atlas}", shape.name)) } else { Err(format!("{}: {atlas}; {}", shape.name, atlas.findings.join("; "))) }
+}
+
+/// A batch of random lives for a campaign.
+///
+/// # Errors
+/// The finding.
+pub fn ztest_batch(seed: u64, cases: u64) -> Result<String, String> {
+    let shape = &rig::SHAPES[usize::try_from(disk::mix(seed) >> 8).unwrap_or(0) % rig::SHAPES.len()];
+    ztest::run(shape, seed, cases).map(|report| format!("{}: {report}", shape.name))
+}
+
+/// A batch of pools that lie for a campaign.
+///
+/// # Errors
+/// The finding.
+pub fn liar_batch(seed: u64, cases: u64) -> Result<String, String> {
+    fuzz::parsers(seed, cases * 100);
+    fuzz::liar(seed, cases).map(|report| format!("{} cases, {} fine, {} errors", report.cases, report.fine, report.errors))
+}

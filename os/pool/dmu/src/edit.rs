@@ -375,7 +375,7 @@ impl Tree<'_> {
             Some(children) => children,
             None if old.is_hole() => Vec::new(),
             None => {
-                let data = self.pool.read(&old).map_err(Error::from)?;
+                let data = self.pool.read_shared(&old).map_err(Error::from)?;
                 data.chunks_exact(blkptr::SIZE).map(|bytes| BlockPointer::parse(bytes).map(Node::Disk)).collect::<Result<_, _>>()?
             }
         };

@@ -1,5 +1,6 @@
 //! Object sets and the block trees of objects.
 
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -147,7 +148,7 @@ pub struct Object<'p> {
     pool: &'p Pool,
     dnode: Dnode,
     /// Indirect blocks followed last, topmost first: (level, index of the block at that level, contents).
-    path: Vec<(u8, u64, Vec<u8>)>,
+    path: Vec<(u8, u64, Arc<[u8]>)>,
 }
 
 impl<'p> Object<'p> {
@@ -182,7 +183,7 @@ impl<'p> Object<'p> {
             let block = if shift >= 64 { 0 } else { number >> shift };
             let depth = usize::from(top - level);
             if !self.path.get(depth).is_some_and(|step| step.0 == level && step.1 == block) {
-                let data = self.pool.read(&pointer)?;
+                let data = self.pool.read_shared(&pointer)?;
                 self.path.truncate(depth);
                 self.path.push((level, block, data));
             }

@@ -1,6 +1,7 @@
 //! Reading one block: copies, gang trees, checksum, decompression.
 
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
@@ -14,8 +15,13 @@ use crate::leaf::Context;
 use crate::vdev::Io;
 use crate::{Pool, Scrubbed};
 
-/// Interior blocks kept, 128 KiB each at most.
-const INTERIOR_MAX: usize = 48;
+/// Interior blocks kept, and their bytes.
+const INTERIOR_MAX: usize = 256;
+const INTERIOR_BYTES: usize = 8 << 20;
+/// Object types of name tables that every file system's opening reads.
+const MASTER_NODE: u8 = 21;
+const SA_FIRST: u8 = 45;
+const SA_LAST: u8 = 47;
 const GANG_DEPTH_MAX: u32 = 8;
 pub(crate) const GANG_HEADER: usize = 512;
 
@@ -96,6 +102,28 @@ impl Pool {
     /// # Errors
     /// See [`Reason`]; the error names the block.
     pub fn read(&self, pointer: &BlockPointer) -> Result<Vec<u8>, ReadError> {
+        if let Some(known) = self.interior().get(pointer) {
+            return Ok(known.to_vec());
+        }
+        let data = self.read_device(pointer)?;
+        self.interior().put(pointer, || Arc::from(data.as_slice()));
+        Ok(data)
+    }
+
+    /// The same, shared with the cache of interior blocks.
+    ///
+    /// # Errors
+    /// As [`Pool::read`].
+    pub fn read_shared(&self, pointer: &BlockPointer) -> Result<Arc<[u8]>, ReadError> {
+        if let Some(known) = self.interior().get(pointer) {
+            return Ok(known);
+        }
+        let data: Arc<[u8]> = Arc::from(self.read_device(pointer)?);
+        self.interior().put(pointer, || Arc::clone(&data));
+        Ok(data)
+    }
+
+    fn read_device(&self, pointer: &BlockPointer) -> Result<Vec<u8>, ReadError> {
         let fail = |reason| fail(pointer, reason);
         let size = |bytes: u64| usize::try_from(bytes).map_err(|_| fail(Reason::Damaged));
         let mut out = vec![0; size(pointer.lsize)?];
@@ -107,12 +135,8 @@ impl Pool {
             }
             Target::Stored(_) if pointer.encrypted => return Err(fail(Reason::Encrypted)),
             Target::Stored(_) => {
-                if let Some(known) = self.interior().get(pointer) {
-                    return Ok(known);
-                }
                 let stored = self.read_stored(pointer, 0).map_err(fail)?;
                 decompress(pointer.compression, &stored, &mut out).map_err(fail)?;
-                self.interior().put(pointer, &out);
             }
         }
         Ok(out)
@@ -287,32 +311,39 @@ impl Pool {
     }
 }
 
-/// Blocks of pointers and of dnodes read last. Every way to a file's data leads through several, most of them the same ones; decompressing them
-/// again and again is most of what a small read would cost. A block is known by its address and birth: neither changes while anything refers to it.
+/// Blocks of pointers, dnodes and name tables read last. Every way to a file's data leads through several, most of them the same ones; decompressing
+/// them again and again is most of what a small read would cost. A block is known by its address and birth: neither changes while anything
+/// refers to it.
 #[derive(Debug, Default)]
-pub(crate) struct Interior(VecDeque<((u32, u64, u64), Vec<u8>)>);
+pub(crate) struct Interior {
+    blocks: VecDeque<((u32, u64, u64), Arc<[u8]>)>,
+    bytes: usize,
+}
 
 impl Interior {
     fn key(pointer: &BlockPointer) -> Option<(u32, u64, u64)> {
-        let dva = pointer.copies().next().filter(|_| pointer.level > 0 || pointer.kind == kind::DNODE)?;
+        let is_interior = pointer.level > 0 || matches!(pointer.kind, kind::DNODE | kind::DIRECTORY | MASTER_NODE | SA_FIRST..=SA_LAST);
+        let dva = pointer.copies().next().filter(|_| is_interior)?;
         Some((dva.vdev, dva.offset, pointer.physical_birth))
     }
 
-    fn get(&mut self, pointer: &BlockPointer) -> Option<Vec<u8>> {
+    fn get(&mut self, pointer: &BlockPointer) -> Option<Arc<[u8]>> {
         let key = Self::key(pointer)?;
-        let at = self.0.iter().position(|(known, _)| *known == key)?;
-        let entry = self.0.remove(at)?;
-        let out = (entry.1.len() as u64 == pointer.lsize).then(|| entry.1.clone());
-        self.0.push_back(entry);
+        let at = self.blocks.iter().rposition(|(known, _)| *known == key)?;
+        let entry = self.blocks.remove(at)?;
+        let out = (entry.1.len() as u64 == pointer.lsize).then(|| Arc::clone(&entry.1));
+        self.blocks.push_back(entry);
         out
     }
 
-    fn put(&mut self, pointer: &BlockPointer, data: &[u8]) {
-        if let Some(key) = Self::key(pointer) {
-            if self.0.len() == INTERIOR_MAX {
-                self.0.pop_front();
-            }
-            self.0.push_back((key, data.to_vec()));
+    fn put(&mut self, pointer: &BlockPointer, data: impl FnOnce() -> Arc<[u8]>) {
+        let Some(key) = Self::key(pointer) else { return };
+        let data = data();
+        self.bytes += data.len();
+        self.blocks.push_back((key, data));
+        while self.bytes > INTERIOR_BYTES || self.blocks.len() > INTERIOR_MAX {
+            let Some((_, old)) = self.blocks.pop_front() else { break };
+            self.bytes -= old.len();
         }
     }
 }
