@@ -27,6 +27,7 @@
 extern crate alloc;
 
 pub mod args;
+mod events;
 pub mod fail;
 mod futex;
 mod io;

@@ -16,7 +16,7 @@ use proc::Task;
 
 use crate::args::{Arg, DirFd, Fd, Len, Offset, OptPath, Path, Ptr, SetSize, Sig, Sig0};
 use crate::fail::{Fail, Result};
-use crate::{futex, io, mem, net, path, poll, process, signal, system, time};
+use crate::{events, futex, io, mem, net, path, poll, process, signal, system, time};
 
 /// Whether a handler with SA_RESTART restarts the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -428,15 +428,15 @@ pub static ROWS: &[Row] = rows! {
     279 move_pages absent;
     280 utimensat(dir: DirFd, path: OptPath, times: Ptr, flags: u32) = path::utimensat, Plain, Path, Full;
     281 epoll_pwait(set: Fd, to: Ptr, room: i32, timeout: i32, mask: Ptr) = poll::epoll_pwait, Plain, Path, Full;
-    282 signalfd absent;
-    283 timerfd_create absent;
-    284 eventfd absent;
+    282 signalfd(fd: i32, set: Ptr, size: SetSize) = events::signalfd, Plain, Small, Full;
+    283 timerfd_create(clock: u32, flags: u32) = events::timerfd_create, Plain, Small, Full;
+    284 eventfd(initial: u32) = events::eventfd, Plain, Small, Full;
     285 fallocate(fd: Fd, mode: u32, offset: Offset, length: Offset) = io::fallocate, Plain, Small, Partial;
-    286 timerfd_settime absent;
-    287 timerfd_gettime absent;
+    286 timerfd_settime(fd: Fd, flags: u32, new: Ptr, old: Ptr) = events::timerfd_settime, Plain, Small, Full;
+    287 timerfd_gettime(fd: Fd, to: Ptr) = events::timerfd_gettime, Plain, None, Full;
     288 accept4(fd: Fd) = net::on_socket, Plain, None, Partial;
-    289 signalfd4 absent;
-    290 eventfd2 absent;
+    289 signalfd4(fd: i32, set: Ptr, size: SetSize, flags: u32) = events::signalfd4, Plain, Small, Full;
+    290 eventfd2(initial: u32, flags: u32) = events::eventfd2, Plain, Small, Full;
     291 epoll_create1(flags: u32) = poll::epoll_create1, Plain, Small, Full;
     292 dup3(from: Fd, to: Fd, flags: u32) = io::dup3, Plain, Small, Full;
     293 pipe2(to: Ptr, flags: u32) = io::pipe2, Plain, Small, Full;
@@ -465,7 +465,7 @@ pub static ROWS: &[Row] = rows! {
     316 renameat2(from_dir: DirFd, from: Path, to_dir: DirFd, to: Path, flags: u32) = path::renameat2, Plain, Path, Full;
     317 seccomp absent;
     318 getrandom(to: Ptr, length: u64, flags: u32) = process::getrandom, Restartable, Small, Full;
-    319 memfd_create absent;
+    319 memfd_create(name: Ptr, flags: u32) = events::memfd_create, Plain, Path, Partial;
     320 kexec_file_load absent;
     321 bpf absent;
     322 execveat(dir: DirFd, path: Path, argv: Ptr, envp: Ptr, flags: u32) = process::execveat, Plain, Exec, Full;

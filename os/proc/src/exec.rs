@@ -120,6 +120,7 @@ impl Runner<'_> {
     }
 
     fn load_binary(&self, at: Option<&Place>, file: Arc<File>, head: &[u8], program: &Program, named: &[u8]) -> Result<Loaded> {
+        let text = vfs::text::execute(file.vnode().id())?;
         let plan = self.plan(&file, head)?;
         let interpreter = match plan.interpreter {
             None => None,
@@ -185,6 +186,7 @@ impl Runner<'_> {
             environment: stack.environment,
             auxv: stack.auxv,
             stack_start: stack.pointer,
+            text: Some(Arc::new(text)),
         };
         Ok(Loaded { space, entry, stack: stack.pointer, image, cred, name })
     }

@@ -47,9 +47,11 @@ pub mod locks;
 mod post;
 mod process;
 pub mod signal;
+pub mod signalfd;
 pub mod table;
 mod task;
 pub mod timer;
+pub mod timerfd;
 mod wait;
 mod zones;
 

@@ -69,6 +69,7 @@ pub fn post(process: &Arc<Process>, target: Option<&Arc<Lwp>>, info: SigInfo, ou
             enqueue(state, target, info)
         }
     };
+    process.signal_events.notify();
     if wake_stopped {
         process.stop_queue.wake_all();
     }

@@ -152,6 +152,8 @@ pub struct Image {
     pub auxv: Arc<[u8]>,
     /// Entry of the stack at exec.
     pub stack_start: u64,
+    /// Keeps the program file from being written.
+    pub text: Option<Arc<vfs::text::Use>>,
 }
 
 /// A soft and a hard limit.
@@ -284,6 +286,8 @@ pub struct Process {
     pub(crate) children: Mutex<Vec<Arc<Process>>>,
     /// See [`Process::is_visitor`].
     visitor: AtomicBool,
+    /// Told of each signal that is posted ([`crate::signalfd`]).
+    pub(crate) signal_events: Arc<vfs::Pollee>,
     /// Announced when a child ends, stops or continues.
     pub(crate) child_events: WaitQueue,
     /// Stopped LWPs wait here, and one in exec for the others to be gone.
@@ -315,6 +319,8 @@ pub(crate) struct Alarm {
     pub interval: Nanos,
     /// Counts settings, so that an expiry on its way out finds it was cancelled.
     pub generation: u64,
+    /// Its place in the queue of the alarm thread.
+    pub entered: Option<crate::timer::Entered>,
 }
 
 /// What a new process starts with.
@@ -361,6 +367,7 @@ impl Process {
             signals: SpinLock::new(Class::Signals, SigState { actions: birth.actions, ..SigState::default() }),
             children: Mutex::new(Class::Process, Vec::new()),
             visitor: AtomicBool::new(false),
+            signal_events: Arc::new(vfs::Pollee::new()),
             child_events: WaitQueue::new(),
             stop_queue: WaitQueue::new(),
             umask: AtomicU32::new(birth.umask),

@@ -12,12 +12,23 @@ use sync::{Class, SpinLock, WaitQueue};
 
 use crate::post::{from_kernel, post};
 use crate::process::Process;
+use crate::timerfd::TimerFile;
 use crate::{ProcError, Result};
 
 struct Due {
-    process: Weak<Process>,
+    owner: Owner,
     generation: u64,
 }
+
+/// Whose time has come.
+enum Owner {
+    Alarm(Weak<Process>),
+    File(Weak<TimerFile>),
+}
+
+/// An entry of the queue, to take it out again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entered(Nanos, u64);
 
 struct Queue {
     due: BTreeMap<(Nanos, u64), Due>,
@@ -47,8 +58,17 @@ fn run() {
                 }
             };
             let Some(due) = due else { break };
-            if let Some(process) = due.process.upgrade() {
-                expire(&process, due.generation, now);
+            match due.owner {
+                Owner::Alarm(process) => {
+                    if let Some(process) = process.upgrade() {
+                        expire(&process, due.generation, now);
+                    }
+                }
+                Owner::File(file) => {
+                    if let Some(file) = file.upgrade() {
+                        file.due(due.generation, now);
+                    }
+                }
             }
         }
         let next = || QUEUE.lock().due.first_key_value().map(|((deadline, _), _)| *deadline);
@@ -84,28 +104,55 @@ fn expire(process: &Arc<Process>, generation: u64, now: Nanos) {
 }
 
 fn enter(process: &Arc<Process>, deadline: Nanos, generation: u64) {
-    {
+    let entered = insert(deadline, Due { owner: Owner::Alarm(Arc::downgrade(process)), generation });
+    let mut alarm = process.alarm.lock();
+    if alarm.generation == generation {
+        alarm.entered = Some(entered);
+    } else {
+        drop(alarm);
+        take_out(entered);
+    }
+}
+
+/// Calls [`TimerFile::due`] at `deadline`.
+pub(crate) fn enter_file(file: &Weak<TimerFile>, deadline: Nanos, generation: u64) -> Entered {
+    insert(deadline, Due { owner: Owner::File(Weak::clone(file)), generation })
+}
+
+fn insert(deadline: Nanos, due: Due) -> Entered {
+    let entered = {
         let mut queue = QUEUE.lock();
         let number = queue.next;
         queue.next += 1;
-        queue.due.insert((deadline, number), Due { process: Arc::downgrade(process), generation });
-    }
+        queue.due.insert((deadline, number), due);
+        Entered(deadline, number)
+    };
     CHANGED.wake_all();
+    entered
+}
+
+/// Takes an entry out, if it is still there.
+pub(crate) fn take_out(Entered(deadline, number): Entered) {
+    let due = QUEUE.lock().due.remove(&(deadline, number));
+    drop(due);
 }
 
 /// Sets ITIMER_REAL: `value` from now (zero: off), then every `interval`. Returns what was left and the old interval.
 pub fn set_alarm(process: &Arc<Process>, value: Nanos, interval: Nanos) -> (Nanos, Nanos) {
     let now = kif::clock().monotonic();
-    let (old, entered) = {
+    let (old, before, entered) = {
         let mut alarm = process.alarm.lock();
         let old = left(alarm.deadline, alarm.interval, now);
         alarm.generation += 1;
         alarm.interval = interval;
         alarm.deadline = (value != Nanos(0)).then(|| now.plus(value));
-        (old, alarm.deadline.map(|deadline| (deadline, alarm.generation)))
+        let before = alarm.entered.take();
+        (old, before, alarm.deadline.map(|deadline| (deadline, alarm.generation)))
     };
-    // Old entries find another generation and do nothing; take them out so that a loop of alarms does not pile them up.
-    QUEUE.lock().due.retain(|_, due| !core::ptr::eq(due.process.as_ptr(), Arc::as_ptr(process)));
+    // An old entry would find another generation and do nothing; taken out, so that a loop of alarms does not pile them up.
+    if let Some(before) = before {
+        take_out(before);
+    }
     if let Some((deadline, generation)) = entered {
         enter(process, deadline, generation);
     }

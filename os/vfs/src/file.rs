@@ -17,7 +17,7 @@ use crate::locks::{self, LockKind};
 use crate::poll::{Pollee, Ready};
 use crate::vnode::{Attr, DirEntry, Io, Jump, Kind, VnodeRef};
 use crate::walk::{self, Link};
-use crate::{Place, Result, VfsError};
+use crate::{Place, Result, VfsError, text};
 
 bitflags! {
     /// How to open, and how an open file behaves. All but `READ` and `WRITE` have the values of `open(2)` on x86-64, so
@@ -80,28 +80,30 @@ pub struct File {
     /// The object's answers to [`crate::Vnode::is_seekable`] and [`crate::Vnode::needs_memory`], which never change.
     is_seekable: bool,
     needs_memory: bool,
+    /// Keeps it from being executed, if it is a file open for writing.
+    _writer: Option<text::Use>,
     /// It may hold a whole-file lock: its last close must look.
     locked: AtomicBool,
 }
 
 impl File {
-    pub(crate) fn new(place: Place, object: Option<VnodeRef>, link: Option<Link>, flags: OpenFlags) -> Arc<Self> {
+    pub(crate) fn new(place: Place, object: Option<VnodeRef>, link: Option<Link>, flags: OpenFlags, writer: Option<text::Use>) -> Arc<Self> {
         let kept = flags & OpenFlags::KEPT;
         let target = object.as_ref().unwrap_or(&place.vnode);
         let (is_seekable, needs_memory) = (target.is_seekable(), target.needs_memory());
         let flags = AtomicU32::new(kept.bits());
         let offset = Mutex::new(Class::File, 0);
-        Arc::new(Self { place, object, link, flags, offset, is_seekable, needs_memory, locked: AtomicBool::new(false) })
+        Arc::new(Self { place, object, link, flags, offset, is_seekable, needs_memory, _writer: writer, locked: AtomicBool::new(false) })
     }
     /// An open file on an object without a name (pipe end, socket, epoll, ...).
     #[must_use]
     pub fn anonymous(object: VnodeRef, flags: OpenFlags) -> Arc<Self> {
-        Self::new(Place::anonymous(object), None, None, flags)
+        Self::new(Place::anonymous(object), None, None, flags, None)
     }
     /// An open file whose transfers go to `object`, while `/proc` and `fstat` show `named` (an anonymous pipe's ends).
     #[must_use]
     pub fn anonymous_end(named: VnodeRef, object: VnodeRef, flags: OpenFlags) -> Arc<Self> {
-        Self::new(Place::anonymous(named), Some(object), None, flags)
+        Self::new(Place::anonymous(named), Some(object), None, flags, None)
     }
 
     /// Where it was opened.

@@ -35,6 +35,7 @@ extern crate alloc;
 
 pub mod block;
 pub mod cpio;
+pub mod counter;
 mod cred;
 pub mod devfs;
 pub mod device;
@@ -46,6 +47,7 @@ pub mod mount;
 pub mod ops;
 pub mod pipe;
 mod poll;
+pub mod text;
 pub mod tmpfs;
 pub mod tty;
 mod user;

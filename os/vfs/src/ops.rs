@@ -12,7 +12,7 @@ use crate::file::OpenFlags;
 use crate::mount::MountFlags;
 use crate::vnode::{Attr, DevNo, Kind, Owner, PATH_MAX, RenameFlags, SetAttr, VnodeRef};
 use crate::walk::{self, Follow, Last, Link, Parent};
-use crate::{Cx, File, Place, Result, VfsError, device};
+use crate::{Cx, File, Place, Result, VfsError, device, text};
 
 /// Set-user-ID, set-group-ID and sticky bits.
 const SETUID: u32 = 0o4000;
@@ -101,7 +101,7 @@ fn open_place(cx: &Cx<'_>, place: Place, link: Option<Link>, flags: OpenFlags, i
         return Err(VfsError::NotDirectory);
     }
     if flags.contains(OpenFlags::PATH) {
-        return Ok(File::new(place, None, link, OpenFlags::PATH));
+        return Ok(File::new(place, None, link, OpenFlags::PATH, None));
     }
     let writes = flags.contains(OpenFlags::WRITE) || flags.contains(OpenFlags::TRUNC);
     match kind {
@@ -120,6 +120,7 @@ fn open_place(cx: &Cx<'_>, place: Place, link: Option<Link>, flags: OpenFlags, i
         want.set(Want::WRITE, writes);
         check(cx, &place, want)?;
     }
+    let writer = if writes && kind == Kind::File { Some(text::write(place.vnode.id())?) } else { None };
     let truncates = flags.contains(OpenFlags::TRUNC) && kind == Kind::File && !is_new;
     let object = match kind {
         Kind::CharDevice | Kind::BlockDevice => {
@@ -131,7 +132,7 @@ fn open_place(cx: &Cx<'_>, place: Place, link: Option<Link>, flags: OpenFlags, i
     if truncates {
         place.vnode.truncate(0)?;
     }
-    Ok(File::new(place, object, link, flags))
+    Ok(File::new(place, object, link, flags, writer))
 }
 
 /// Makes a directory; `mode` has the umask applied.
@@ -369,6 +370,7 @@ pub fn truncate(cx: &Cx<'_>, place: &Place, size: u64) -> Result<()> {
         }
     }
     check(cx, place, Want::WRITE)?;
+    let _writer = text::write(place.vnode.id())?;
     place.vnode.truncate(size)
 }
 

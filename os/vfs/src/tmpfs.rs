@@ -33,7 +33,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use kif::{Frame, Nanos, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, ZoneId};
 use sync::{Class, Mutex, MutexGuard};
 
-use crate::file::OpenFlags;
+use crate::file::{File, OpenFlags};
 use crate::mount::{Filesystem, next_fs_id};
 use crate::pipe::Pipe;
 use crate::poll::{Pollee, Ready};
@@ -106,6 +106,16 @@ pub fn new(options: &Options) -> Arc<Tmpfs> {
     let root = Node::new(&shared, ROOT_INO, Kind::Directory, body, options.mode, owner);
     root.inner.lock().nlink = 2;
     Arc::new(Tmpfs { shared, root })
+}
+
+/// An empty file that no directory names, in a file system of its own (`memfd_create(2)`): goes with its last handle.
+#[must_use]
+pub fn nameless(owner: Owner) -> Arc<File> {
+    let fs = new(&Options { max_nodes: 2, ..Options::default() });
+    fs.shared.nodes.fetch_add(1, Ordering::Relaxed);
+    let node = Node::new(&fs.shared, ROOT_INO + 1, Kind::File, Body::File, 0o777, owner);
+    node.inner.lock().nlink = 0;
+    File::anonymous(node, OpenFlags::READ | OpenFlags::WRITE | OpenFlags::LARGEFILE)
 }
 
 impl Filesystem for Tmpfs {
@@ -228,6 +238,14 @@ impl Inner {
     fn changed(&mut self) {
         self.mtime = now();
         self.ctime = self.mtime;
+    }
+    /// New contents must not run with the rights that the old ones were given. (On Linux root's own writes spare the bits.)
+    fn forget_setid(&mut self) {
+        if self.mode & 0o6000 != 0 {
+            // Without group execution the bit means mandatory locking.
+            let setgid = if self.mode & 0o010 != 0 { 0o2000 } else { 0 };
+            self.mode &= !(0o4000 | setgid);
+        }
     }
     fn accessed(&mut self) {
         let now = now();
@@ -369,6 +387,7 @@ impl Node {
         }
         inner.size = inner.size.max(end - (data.len() - done) as u64);
         inner.changed();
+        inner.forget_setid();
         Ok(done)
     }
 }
@@ -636,6 +655,7 @@ impl Vnode for Node {
             return Err(VfsError::TooBig);
         }
         let mut inner = self.inner.lock();
+        inner.forget_setid();
         let mut dropped = BTreeMap::new();
         let mut cut: Vec<Frame> = Vec::new();
         if size < inner.size {

@@ -252,3 +252,63 @@ fn record_locks_are_bounded_and_say_so() {
     assert!(lock(0).is_ok());
     vfs::clear_record(id, 1, 0, u64::MAX).expect("the whole range cuts nothing");
 }
+
+#[test]
+fn a_counter_adds_up_and_blocks_when_full_or_empty() {
+    kif_host::start();
+    let counter = vfs::counter::new(3, false, OpenFlags::NONBLOCK);
+    let mut out = [0; 8];
+    assert_eq!(counter.write(&4_u64.to_le_bytes(), ZONE), Ok(8));
+    assert_eq!((counter.read(&mut out, ZONE), u64::from_le_bytes(out)), (Ok(8), 7));
+    assert_eq!(counter.read(&mut out, ZONE), Err(VfsError::WouldBlock));
+    assert_eq!(counter.read(&mut out[..7], ZONE), Err(VfsError::Invalid));
+    assert_eq!(counter.write(&u64::MAX.to_le_bytes(), ZONE), Err(VfsError::Invalid));
+    assert_eq!(counter.write(&(u64::MAX - 1).to_le_bytes(), ZONE), Ok(8));
+    assert_eq!(counter.write(&1_u64.to_le_bytes(), ZONE), Err(VfsError::WouldBlock));
+    assert_eq!(counter.poll(), Ready::IN | Ready::RDNORM);
+    let semaphore = vfs::counter::new(2, true, OpenFlags::NONBLOCK);
+    for _ in 0..2 {
+        assert_eq!((semaphore.read(&mut out, ZONE), u64::from_le_bytes(out)), (Ok(8), 1));
+    }
+    assert_eq!(semaphore.read(&mut out, ZONE), Err(VfsError::WouldBlock));
+}
+
+#[test]
+fn a_nameless_file_is_one_file_system_of_its_own() {
+    kif_host::start();
+    let owner = vfs::Owner { uid: 7, gid: 8, zone: ZONE };
+    let (one, other) = (vfs::tmpfs::nameless(owner), vfs::tmpfs::nameless(owner));
+    assert_ne!(one.attr().expect("there").id, other.attr().expect("there").id);
+    assert_eq!(one.write(b"memory", ZONE), Ok(6));
+    let mut out = [0; 6];
+    assert_eq!((one.read_at(0, &mut out, ZONE), &out), (Ok(6), b"memory"));
+    assert_eq!(other.attr().expect("there").size, 0);
+    assert_eq!((one.attr().expect("there").nlink, one.attr().expect("there").uid), (0, 7));
+}
+
+#[test]
+fn what_is_executed_is_not_written_and_the_other_way_round() {
+    let world = World::new();
+    world.write("/program", b"x").expect("made");
+    let id = world.find("/program").expect("there").vnode.id();
+    let running = vfs::text::execute(id).expect("nobody writes");
+    let again = vfs::text::execute(id).expect("twice is fine");
+    assert_eq!(world.open("/program", WRITE).err(), Some(VfsError::TextBusy));
+    assert_eq!(world.open("/program", WRITE | OpenFlags::TRUNC).err(), Some(VfsError::TextBusy));
+    assert_eq!(world.read("/program").expect("reading is free"), b"x", "and it was not cut");
+    drop((running, again));
+    let writer = world.open("/program", WRITE).expect("nobody runs it");
+    assert_eq!(vfs::text::execute(id).err(), Some(VfsError::TextBusy));
+    drop(writer);
+    assert!(vfs::text::execute(id).is_ok());
+}
+
+#[test]
+fn new_contents_do_not_inherit_set_user_id() {
+    let world = World::new();
+    world.write("/tool", b"old").expect("made");
+    vfs::ops::chmod(&world.cx(), &world.find("/tool").expect("there"), 0o6755).expect("root");
+    assert_eq!(world.stat("/tool").expect("there").mode & 0o7777, 0o6755);
+    world.write("/tool", b"new").expect("written");
+    assert_eq!(world.stat("/tool").expect("there").mode & 0o7777, 0o755);
+}
