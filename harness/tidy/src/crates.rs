@@ -55,6 +55,7 @@ pub const CRATES: &[Row] = &[
     Row("harness/golden", "golden", 0),
     Row("harness/guest", "guest", 0),
     Row("harness/tidy", "tidy", 0),
+    Row("harness/report", "report", 6),
     Row("harness/runner", "runner", 7),
     Row("harness/parity", "parity", 8),
     Row("harness/metal", "metal", 8),
