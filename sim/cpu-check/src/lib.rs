@@ -25,7 +25,7 @@ pub use bus::EchoBus;
 pub use narrow::narrow;
 pub use program::{Program, Rng};
 
-use sim_cpu::{Cpu, CpuState, Stop};
+use sim_cpu::{Cpu, Stop};
 use sim_mem::GuestMemory;
 
 /// Ticks a program runs.
@@ -138,7 +138,36 @@ pub fn compare(seed: u64) -> Result<Option<Difference>, sim_translate::Unavailab
     Ok(None)
 }
 
-/// Architectural state, for reports.
-pub fn state(bench: &Bench) -> CpuState {
-    bench.cpu.state()
+/// Compares `cases` programs from `seed` on: a line of what was done, or the first difference with the code that made it.
+///
+/// # Errors
+/// A difference, or a host without translator.
+pub fn campaign(seed: u64, cases: u64) -> Result<String, String> {
+    for case in seed..seed.saturating_add(cases) {
+        match compare(case) {
+            Ok(None) => {}
+            Ok(Some(difference)) => return Err(format!("{difference}{}", narrow(&difference))),
+            Err(why) => return Err(why.to_string()),
+        }
+    }
+    Ok(format!("{cases} programs of {TICKS} ticks, each on the interpreter and twice translated: equal"))
+}
+
+/// The alarm's test: whether a translator that forgets a carry is found out by `cases` programs.
+///
+/// # Errors
+/// The host cannot translate.
+pub fn alarm_rings(cases: u64) -> Result<bool, sim_translate::Unavailable> {
+    for seed in 0..cases {
+        let program = Program::new(seed);
+        let mut reference = Bench::new(&program, None)?;
+        let mut spoiled = Bench::new(&program, Some(1))?;
+        spoiled.cpu.spoil_translator();
+        reference.run_to(TICKS, u64::MAX);
+        spoiled.run_to(TICKS, u64::MAX);
+        if !differences(&reference, &spoiled).is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

@@ -117,6 +117,13 @@ impl Cpu {
         Ok(())
     }
 
+    /// Makes the translator wrong, for tests of what should notice.
+    pub fn spoil_translator(&mut self) {
+        if let Some(hot) = &mut self.hot {
+            hot.jit.spoil();
+        }
+    }
+
     /// Host code of the translated block that holds the instruction at `rip`, for reports.
     pub fn translation_of(&self, rip: u64) -> Option<String> {
         let hot = self.hot.as_ref()?;

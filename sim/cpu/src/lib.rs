@@ -40,14 +40,17 @@
 //! cannot panic), `tests/speed.rs` (a measurement); the differential oracle is `sim-cpu-oracle`.
 //!
 //! # Reading order
-//! `state.rs`, `op.rs`, `core.rs`, `flags.rs`, `tlb.rs`, `mmu.rs`, `block.rs`, `run.rs`, `lower.rs`, then `ops/`.
+//! `state.rs`, `op.rs`, `core.rs`, `flags.rs`, `tlb.rs`, `mmu.rs`, `block.rs`, `run.rs`, `lower.rs`, then `ops/`; `exception.rs`, `task.rs` and `svm.rs` for what
+//! systems do.
 
 mod block;
 mod core;
 mod cpuid;
+mod engine;
 mod exception;
 mod flags;
 mod fpu;
+pub mod fuzz;
 mod hot;
 mod lower;
 mod mmu;
@@ -62,6 +65,7 @@ mod tlb;
 
 pub use crate::core::Watch;
 pub use cpuid::{CpuidLeaf, CpuidTable};
+pub use engine::{Engine, choose_engine};
 pub use hot::HOT;
 pub use run::Cpu;
 pub use sim_bus::{At, Attention, CpuBus, DebugStop, Stop};

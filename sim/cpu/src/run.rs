@@ -43,10 +43,12 @@ impl std::fmt::Debug for Cpu {
 impl Cpu {
     /// Makes a vCPU in its power-on state.
     pub fn new(config: Config) -> Cpu {
+        // A host that lost its translator since it was chosen interprets.
+        let hot = crate::engine::chosen(config.vcpu).and_then(|after| Hot::new(after).ok()).map(Box::new);
         Cpu {
             core: Core::new(config),
             cache: Cache::new(),
-            hot: None,
+            hot,
             breakpoints: BTreeSet::new(),
             host_watches: Vec::new(),
             debug_seen: [0x400, 0, 0, 0, 0],
@@ -567,13 +569,11 @@ impl Cpu {
         }
         self.core.shadow_before = std::mem::take(&mut self.core.sys.shadow);
         self.core.resume_before = resume_flag;
-        self.core.resume_before = resume_flag;
         self.core.flags_rest &= !rflags::RF;
         self.core.single_trap = step;
         let ops = self.cache.blocks[at as usize].ops();
         let stop = self.run_ops(m, b, at, ops.start, ops.end);
         self.core.shadow_before = false;
-        self.core.resume_before = false;
         self.core.resume_before = false;
         if self.core.single_trap {
             self.core.single_trap = false;

@@ -35,6 +35,7 @@ pub struct Translator {
     frame: FrameBox,
     info: InstructionInfoFactory,
     quirks: Quirks,
+    spoiled: bool,
     units: Vec<Unit>,
     /// Offsets of the way in and the way out, and where units begin.
     enter: usize,
@@ -69,6 +70,7 @@ impl Translator {
             frame: FrameBox::new(),
             info: InstructionInfoFactory::new(),
             quirks: *QUIRKS.get_or_init(Quirks::probe),
+            spoiled: false,
             units: Vec::new(),
             enter,
             leave,
@@ -78,6 +80,11 @@ impl Translator {
             generation: 0,
             salt: 1,
         })
+    }
+
+    /// Translates wrongly from now on (ADC forgets its carry), for tests of what should notice.
+    pub fn spoil(&mut self) {
+        self.spoiled = true;
     }
 
     /// Forgets all units; their ids mean nothing any more.
@@ -103,7 +110,7 @@ impl Translator {
             return None;
         }
         let id = self.units.len() as u32;
-        let mut body = block::translate(&mut self.info, id, rip, bytes, count, Can { sse, quirks: self.quirks }).ok()?;
+        let mut body = block::translate(&mut self.info, id, rip, bytes, count, Can { sse, quirks: self.quirks, spoiled: self.spoiled }).ok()?;
         let start = self.arena.next();
         for exit in &body.exits {
             resolve(&mut body.code, exit, self.leave as i64 - start as i64);
@@ -251,7 +258,7 @@ impl Translator {
 }
 
 /// Lines of Intel syntax.
-pub fn disassemble(code: &[u8], rip: u64) -> String {
+fn disassemble(code: &[u8], rip: u64) -> String {
     let mut formatter = IntelFormatter::new();
     let mut text = String::new();
     for instruction in &mut Decoder::with_ip(64, code, rip, DecoderOptions::NONE) {

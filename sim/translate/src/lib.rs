@@ -1,4 +1,68 @@
 //! Translating hot guest blocks to host code: x86-64 to x86-64, exact to the tick.
+//!
+//! # Theory
+//! A block that the interpreter has run often is decoded once more, and each instruction encoded again with other registers and with its memory operand
+//! reached through the software TLB. Since host and guest speak the same language, most instructions are themselves. What is not (MMIO, faults, TLB
+//! misses, x87, system instructions, breakpoints, single steps) is left to the interpreter: a unit leaves *before* such an instruction, with nothing of it
+//! done and the state of the boundary before it. There are no signals and no tricks with the host's page tables.
+//!
+//! # Registers
+//! | host | holds |
+//! |---|---|
+//! | RSP | the frame (`frame.rs`); stack for the host's signal handlers lies below it |
+//! | RAX RDX RBX RBP RSI RDI R8 R9 R10, XMM0-15, MXCSR | themselves |
+//! | R14, R15 | guest RCX, RSP |
+//! | frame | guest R11 to R15 (a store-forwarded slot at RSP + disp8 each) |
+//! | R12 | fast tags of the running view (`tlb.rs`) |
+//! | R13 | budget: ticks to the deadline, negated, counting up |
+//! | RCX, R11 | scratch |
+//!
+//! # Flags
+//! Host flags are the guest's at every instruction boundary. So *every sequence put between two guest instructions leaves all flags alone*: LEA for sums,
+//! RORX and MOVZX for indices, PEXT and JRCXZ for tests. A fault stub therefore restores nothing: registers and flags are those of the boundary, and
+//! only the ticks of instructions not done are taken back. What manuals leave undefined follows the interpreter's rule on any host (`quirks.rs`); a product's
+//! flags are made by the rule where they can be seen.
+//!
+//! | sequence | does | flags | when left, restores |
+//! |---|---|---|---|
+//! | entry: `lea r13,[r13+ticks]` `pext rcx,r13,sign` `jrcxz out` | charges the whole block, unless it would reach the deadline | kept | `out` takes the charge back |
+//! | access: `rorx` `movzx` (index), tag + address + size - 1, `pext` of the bits beyond a page, `jrcxz hit`, else out; addend, RAM base | hit test and page crossing in one (alignment of 16-byte SSE operands too: low four bits in the mask) | kept | ticks from this instruction on |
+//! | push, call: address and access first, then the value's store, then RSP | restartable: memory is checked before RSP changes | kept | as access |
+//! | indirect branch: key = target + salt, compared by sum with the negated key | finds the unit at an address in this context; a miss leaves before the branch | kept | as access |
+//! | product: SETC, TEST of the low half, LAHF, OF through AL + 0x7f, SAHF | SF ZF PF of the low half, AF 0 | made | cannot leave |
+//! | registers of the frame: MOV to scratch, the instruction, MOV back | R11 to R15 | kept | cannot leave |
+//!
+//! # Between units
+//! Ways to the same page are patched to jump straight. Ways to other pages and indirect branches go by address through a cache whose entries hold in one
+//! *context*: mode, privilege, control registers, and no entry of the TLB gone since. The caller enters a unit into it only if a fetch would hit the TLB then; so
+//! a hit does what the interpreter's fetch would: nothing to the TLB.
+//!
+//! *Self-modifying code.* Stores go directly only to pages whose write tag is set, which no page with decoded code has. So a store to code leaves, the
+//! interpreter does it and drops the page's blocks, and [`Translator::kill`] makes their entries leave at once: whoever jumps there, by link or by cache,
+//! comes out at the right address.
+//!
+//! *The host's memory.* Code is written through one mapping and run through another (`arena.rs`); no page is writable and executable.
+//!
+//! # Exactness
+//! A unit's ticks are charged at its entry and only if they end before the deadline; the interpreter runs the rest. A unit that leaves without progress is
+//! followed by the interpreter for at least one block. Nothing of this can be seen in a receipt.
+//!
+//! # Structures
+//! `tlb` (sealed tags), `frame` (what code sees), `registers`, `quirks`, `emit` (sequences), `block` (one block), `arena` (memory), `engine` (units, links, in and out).
+//!
+//! # Locking
+//! None: `&mut`. Each vCPU has its own.
+//!
+//! # Failure
+//! What cannot be translated ends the unit or makes none. A host without BMI2 or without executable memory has no translator ([`Unavailable`]). Guests cannot make
+//! it grow: 32 MiB of code and a million units, then everything starts over.
+//!
+//! # Limits
+//! 64-bit code without alignment checks; blocks in one page. Integer, SSE to SSE2 and two of SSSE3; x87, SSE4, AVX, divisions, string instructions and
+//! bit scans are interpreted. MXCSR with a clear exception mask: all is interpreted. PEXT is slow on processors before Zen 3.
+//!
+//! # Tests
+//! `cpu-check` runs random programs on both engines; a bug planted with [`Translator::spoil`] must be found there.
 
 mod tlb;
 
@@ -18,7 +82,11 @@ mod quirks;
 mod registers;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub use engine::{Translator, disassemble};
+pub use engine::Translator;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+mod elsewhere;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+pub use elsewhere::Translator;
 pub use tlb::{ENTRIES, FastTags, VIEWS, index};
 
 /// A translated block.
