@@ -285,3 +285,15 @@ fn kif_host_counts() -> (usize, usize) {
     let kstats = probe::snapshot(kif::ZoneId::GLOBAL, |_, _, name, _| name == "hundred").len();
     (kstats, lingering().iter().filter(|(_, name, _)| name == "hundred").count())
 }
+
+#[test]
+fn a_zone_cannot_flood_the_log() {
+    start();
+    let zone = running_zone("noisy");
+    for round in 0..1000 {
+        zone.report(format_args!("crash {round}"));
+    }
+    // A new span may have begun in between.
+    assert!(zone.left_out() >= 1000 - 2 * 256, "{}", zone.left_out());
+    end(&zone);
+}

@@ -83,7 +83,7 @@ impl fmt::Display for State {
 pub struct DataKey(pub &'static str);
 
 /// Lines that a tenant may put on the machine's log in one span.
-const LINES: u32 = 20;
+const LINES: u32 = 256;
 const LINES_SPAN: Nanos = Nanos(10_000_000_000);
 
 /// A tenant, or the global zone.
@@ -222,6 +222,11 @@ impl Zone {
             }
         }
         kif::log().line(format_args!("zone {}: {line}", self.name));
+    }
+    /// Lines left out since the last that was not.
+    #[cfg(test)]
+    pub(crate) fn left_out(&self) -> u32 {
+        self.lines_left_out.load(Ordering::Relaxed)
     }
     /// CPU time and load of the zone.
     #[must_use]
