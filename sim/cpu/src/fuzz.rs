@@ -1,0 +1,335 @@
+//! Garbage for the processor: code, registers, MSRs, page tables, descriptor tables and VMCBs that no sane program makes.
+//!
+//! # Theory
+//! The engine may neither panic nor hang on them, and where a run is cut must stay invisible: each case runs whole and cut, and state, TLB, memory and
+//! what the bus saw are compared. A case is a function of its seed.
+//!
+//! # Limits
+//! One vCPU, 8 MiB, [`TICKS`] ticks a case.
+
+use crate::{At, Attention, Config, Cpu, CpuBus, CpuState, Segment, Stop, TableRegister, cr0, cr4, rflags};
+use sim_mem::GuestMemory;
+
+/// Ticks a case runs.
+pub const TICKS: u64 = 500;
+
+const RAM: u64 = 8 << 20;
+const PML4: u64 = 0x1000;
+const GDT: u64 = 0x8000;
+const IDT: u64 = 0x9000;
+const TSS: u64 = 0xa000;
+const CODE: u64 = 0x10_0000;
+const DATA: u64 = 0x20_0000;
+const STACK: u64 = 0x30_0000;
+const HANDLERS: u64 = 0x18_0000;
+
+/// A bus that echoes, and remembers what it was told and when.
+#[derive(Default, PartialEq)]
+struct Echo {
+    seen: Vec<(u64, u64, u64)>,
+    base: u64,
+    random: u64,
+}
+
+impl CpuBus for Echo {
+    fn mmio_read(&mut self, at: At, gpa: u64, size: u8) -> u64 {
+        self.seen.push((self.base + at.ticks, gpa, u64::MAX));
+        gpa.wrapping_mul(0x0101_0101) & (u64::MAX >> (64 - 8 * u64::from(size)))
+    }
+    fn mmio_write(&mut self, at: At, gpa: u64, _size: u8, value: u64) {
+        self.seen.push((self.base + at.ticks, gpa, value));
+    }
+    fn port_in(&mut self, at: At, port: u16, _size: u8) -> u32 {
+        u32::from(port) ^ (self.base + at.ticks) as u32
+    }
+    fn port_out(&mut self, at: At, port: u16, _size: u8, value: u32) {
+        self.seen.push((self.base + at.ticks, u64::from(port), u64::from(value)));
+    }
+    fn msr_read(&mut self, _at: At, _msr: u32) -> Option<u64> {
+        None
+    }
+    fn msr_write(&mut self, _at: At, _msr: u32, _value: u64) -> bool {
+        false
+    }
+    fn tsc(&mut self, at: At) -> u64 {
+        self.base + at.ticks
+    }
+    fn cr8(&mut self, _at: At) -> u8 {
+        0
+    }
+    fn set_cr8(&mut self, _at: At, _value: u8) {}
+    fn acknowledge(&mut self, _at: At) -> Option<u8> {
+        None
+    }
+    fn take_nmi(&mut self, _at: At) {}
+    fn attention(&mut self, _at: At) -> Attention {
+        Attention::default()
+    }
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.random
+    }
+}
+
+struct Machine {
+    cpu: Cpu,
+    memory: GuestMemory,
+    bus: Echo,
+}
+
+impl Machine {
+    /// Long mode, ring 0, the first 8 MiB mapped one to one by 4 KiB pages (writable, user), RIP at [`CODE`], RSP at [`STACK`].
+    fn long() -> Machine {
+        let mut memory = GuestMemory::new(RAM);
+        let mut put = |gpa: u64, value: u64| memory.write_u64(gpa, 8, value).expect("tables are in RAM");
+        put(PML4, 0x2007);
+        put(0x2000, 0x3007);
+        for index in 0..4 {
+            put(0x3000 + 8 * index, (0x4000 + 0x1000 * index) | 7);
+            for page in 0..512 {
+                put(0x4000 + 0x1000 * index + 8 * page, (index * 512 + page) << 12 | 7);
+            }
+        }
+        // 0x10 code64, 0x18 data, 0x20 tss (16 bytes), 0x33 user code64, 0x3b user data, 0x40 code32, 0x48 data32.
+        put(GDT + 0x10, 0x00af_9b00_0000_ffff);
+        put(GDT + 0x18, 0x00cf_9300_0000_ffff);
+        put(GDT + 0x20, 0x0000_8b00_0000_0067 | (TSS & 0xff_ffff) << 16);
+        put(GDT + 0x28, 0);
+        put(GDT + 0x30, 0x00af_fb00_0000_ffff);
+        put(GDT + 0x38, 0x00cf_f300_0000_ffff);
+        put(GDT + 0x40, 0x00cf_9b00_0000_ffff);
+        put(GDT + 0x48, 0x00cf_9300_0000_ffff);
+        for vector in 0..256u64 {
+            let handler = HANDLERS + 16 * vector;
+            put(IDT + 16 * vector, handler & 0xffff | 0x10 << 16 | 0xee00 << 32 | (handler >> 16 & 0xffff) << 48);
+            put(IDT + 16 * vector + 8, handler >> 32);
+        }
+        put(TSS + 4, STACK + 0x8000);
+        let mut state = CpuState::linux64(CODE, 0, PML4, TableRegister { base: GDT, limit: 0x4f });
+        state.sys.cr0 |= cr0::WP | cr0::NE;
+        state.sys.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT;
+        state.sys.idtr = TableRegister { base: IDT, limit: 0xfff };
+        state.sys.seg[crate::TR] = crate::Segment { base: TSS, limit: 0x67, attr: 0x8b, selector: 0x20 };
+        state.gpr = [0; 16];
+        state.gpr[crate::RSP] = STACK;
+        let mut cpu = Cpu::new(Config::default());
+        cpu.set_state(&state);
+        Machine { cpu, memory, bus: Echo::default() }
+    }
+
+    /// Puts bytes at `address`.
+    fn bytes(&mut self, address: u64, bytes: &[u8]) {
+        self.memory.write(address, bytes).expect("in RAM");
+    }
+
+    /// Runs at most `ticks` more ticks.
+    fn run(&mut self, ticks: u64) -> Stop {
+        self.bus.base = self.cpu.ticks();
+        let deadline = self.cpu.ticks() + ticks;
+        self.cpu.run(&mut self.memory, &mut self.bus, deadline)
+    }
+
+    /// Changes the state through a copy.
+    fn change(&mut self, change: impl FnOnce(&mut CpuState)) {
+        let mut state = self.cpu.state();
+        change(&mut state);
+        self.cpu.set_state(&state);
+    }
+}
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+    fn below(&mut self, limit: u64) -> u64 {
+        (self.next() >> 11) % limit
+    }
+    /// A value of the kind that finds bugs.
+    fn value(&mut self) -> u64 {
+        match self.below(8) {
+            0 => 0,
+            1 => u64::MAX,
+            2 => 1 << self.below(64),
+            3 => DATA + self.below(0x3000),
+            4 => STACK - self.below(0x100),
+            5 => 0x0000_7fff_ffff_fff0 + self.below(32),
+            6 => self.next() & 0xffff_ffff,
+            _ => self.next(),
+        }
+    }
+}
+
+/// Two-byte opcodes that reach the rarer handlers more often than chance does.
+const SEEDS: [&[u8]; 36] = [
+    &[0x0f, 0x01], &[0x0f, 0x00], &[0x0f, 0x20], &[0x0f, 0x22], &[0x0f, 0x21], &[0x0f, 0x23], &[0x0f, 0x30], &[0x0f, 0x32], &[0x0f, 0xae], &[0x0f, 0xc7], &[0xf3, 0xa4], &[0xf3, 0xab],
+    // VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, INVLPGA; RDMSR and WRMSR of a number from the list; XSAVE and XRSTOR; HLT.
+    &[0x0f, 0x01, 0xd8], &[0x0f, 0x01, 0xd8], &[0x0f, 0x01, 0xd9], &[0x0f, 0x01, 0xda], &[0x0f, 0x01, 0xdb], &[0x0f, 0x01, 0xdc], &[0x0f, 0x01, 0xdd], &[0x0f, 0x01, 0xdf],
+    &[0x0f, 0xa2], &[0x0f, 0x01, 0xd1], &[0xf4], &[0x0f, 0xc7, 0x25],
+    &[0xf2, 0xae], &[0xcf], &[0xca], &[0x0f, 0x05], &[0x0f, 0x07], &[0x0f, 0x34], &[0x8e], &[0xc8], &[0xff], &[0x9d], &[0xcd], &[0x66, 0x0f],
+];
+
+/// MSRs the engine knows, and neighbours.
+const MSRS: [u32; 22] = [
+    0x10, 0x3b, 0x48, 0x174, 0x175, 0x17a, 0x1a0, 0x200, 0x250, 0x277, 0x2ff, 0x401, 0xda0, 0xc000_0080, 0xc000_0081, 0xc000_0084, 0xc000_0100, 0xc000_0103, 0xc001_0015, 0xc001_0114, 0xc001_0117, 0xc001_0118,
+];
+
+/// Page that VMRUN finds in RAX, and the host save area after it.
+const VMCB: u64 = 0x28_0000;
+
+/// A guest that may well run: a copy of the host's state, its tables as nested tables, then noise.
+fn virtual_machine(machine: &mut Machine, rng: &mut Rng) {
+    let mut put = |at: u64, value: u64| machine.memory.write_u64(at, 8, value).expect("RAM");
+    let segment = |attr: u64, selector: u64| selector | attr << 16 | 0xffff_ffff << 32;
+    for offset in [0x400, 0x420, 0x430] {
+        put(VMCB + offset, segment(0xc93, 0x18));
+    }
+    put(VMCB + 0x410, segment(0xa9b, 0x10));
+    for (offset, value) in [
+        (0x10, 1),
+        (0x58, 1),
+        (0x90, rng.below(2)),
+        (0xb0, PML4),
+        (0x460, 0x4f << 32),
+        (0x468, GDT),
+        (0x480, 0xfff << 32),
+        (0x488, IDT),
+        (0x4d0, 0x1500),
+        (0x548, 0x620),
+        (0x550, PML4),
+        (0x558, 0x8001_0033),
+        (0x560, 0x400),
+        (0x568, 0xffff_0ff0),
+        (0x570, rng.next() & 0x4_0fd5 | 2),
+        (0x578, CODE + rng.below(0x1000)),
+        (0x5d8, STACK - 0x800),
+        (0x5f8, VMCB),
+    ] {
+        put(VMCB + offset, value);
+    }
+    for _ in 0..rng.below(4) {
+        put(VMCB + 8 * rng.below(2), rng.next());
+    }
+    for _ in 0..rng.below(5) {
+        let place = VMCB + 8 * if rng.below(2) == 0 { rng.below(0x1c) } else { 0x80 + rng.below(0x50) };
+        put(place, if rng.below(2) == 0 { rng.value() } else { 1 << rng.below(64) });
+    }
+    put(VMCB + 0x10, 1 | rng.next() & rng.next() & 0x3fff);
+    machine.change(|state| {
+        state.sys.efer |= crate::efer::SVME;
+        state.sys.vm_hsave_pa = if rng.below(8) == 0 { rng.value() & 0xff_ffff_f000 } else { VMCB + 0x1000 };
+        state.gpr[0] = VMCB;
+        state.sys.cpl = 0;
+    });
+    machine.bytes(CODE, &[0x0f, 0x01, 0xd8]);
+    let at = 3 + rng.below(8);
+    machine.bytes(CODE + at, &[0x0f, 0x01, 0xd8]);
+}
+
+fn machine(seed: u64) -> Machine {
+    let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut machine = Machine::long();
+    let mut at = 0;
+    while at < 0x1000 {
+        let piece = SEEDS[rng.below(SEEDS.len() as u64) as usize];
+        machine.bytes(CODE + at, piece);
+        at += piece.len() as u64;
+        let noise = rng.next().to_le_bytes();
+        machine.bytes(CODE + at, &noise[..rng.below(8) as usize]);
+        at += rng.below(8);
+    }
+    for _ in 0..rng.below(12) {
+        let (table, size) = [(PML4, 0x7000), (GDT, 0x50), (IDT, 0x1000)][rng.below(3) as usize];
+        let place = table + rng.below(size / 8) * 8;
+        let value = if rng.below(2) == 0 { rng.value() } else { machine.memory.read_u64(place, 8).expect("RAM") ^ 1 << rng.below(64) };
+        machine.memory.write_u64(place, 8, value).expect("RAM");
+    }
+    let base = match rng.below(4) {
+        0 => CpuState::pvh(CODE as u32, 0),
+        1 => {
+            let mut state = CpuState::start_up(0x80);
+            state.sys.seg[crate::CS].base = CODE;
+            state
+        }
+        _ => machine.cpu.state(),
+    };
+    machine.cpu.set_state(&base);
+    machine.change(|state| {
+        for reg in &mut state.gpr {
+            *reg = rng.value();
+        }
+        state.gpr[4] = STACK - 8 * rng.below(64);
+        state.rflags = rng.next() & rflags::ALL & !(rflags::VM | rflags::TF) | rflags::FIXED;
+        if rng.below(4) == 0 {
+            state.rflags |= rflags::TF;
+        }
+        if rng.below(3) == 0 {
+            let index = rng.below(8) as usize;
+            state.sys.seg[index] = Segment { base: rng.value(), limit: rng.next() as u32, attr: rng.next() as u16 & 0xfff, selector: rng.next() as u16 };
+        }
+        if rng.below(3) == 0 {
+            state.sys.cpl = rng.below(4) as u8;
+        }
+        if rng.below(3) == 0 {
+            state.sys.cr4 |= rng.next() & 0x0037_0ff8;
+        }
+        if rng.below(6) == 0 {
+            state.sys.dr7 = rng.next() & 0xffff_0000 | 0x4ff;
+            state.sys.dr = [CODE + rng.below(64), DATA, STACK - 8, CODE + rng.below(64)];
+        }
+        if rng.below(2) == 0 {
+            state.gpr[1] = u64::from(MSRS[rng.below(MSRS.len() as u64) as usize]);
+        }
+        state.sys.star = rng.value();
+        state.sys.lstar = CODE + rng.below(0x1000);
+    });
+    if rng.below(3) == 0 {
+        virtual_machine(&mut machine, &mut rng);
+    }
+    machine
+}
+
+/// Runs a case in pieces of `step` ticks; halts and shutdowns end it wherever it is cut.
+fn run(seed: u64, step: u64) -> Machine {
+    let mut machine = machine(seed);
+    let mut left = TICKS;
+    while left > 0 {
+        let before = machine.cpu.ticks();
+        let stop = machine.run(step.min(left));
+        left -= machine.cpu.ticks() - before;
+        if stop != Stop::Deadline {
+            break;
+        }
+    }
+    machine
+}
+
+/// Runs `cases` cases from `seed` on. A panic of the engine is a finding too.
+///
+/// # Errors
+/// The first case that shows where it was cut, in words.
+pub fn fuzz(seed: u64, cases: u64) -> Result<String, String> {
+    for seed in seed..seed.wrapping_add(cases) {
+        let step = 1 + seed % 7;
+        let (whole, cut) = (run(seed, u64::MAX), run(seed, step));
+        let found = |what: &str| Err(format!("seed {seed}, cut every {step} ticks: {what}"));
+        let fields = whole.cpu.state().save().diff(&cut.cpu.state().save());
+        if !fields.is_empty() {
+            return found(&fields.join(", "));
+        }
+        if whole.cpu.tlb_entries() != cut.cpu.tlb_entries() {
+            return found("the TLB holds something else");
+        }
+        if whole.memory.ram() != cut.memory.ram() {
+            return found("memory differs");
+        }
+        if whole.bus.seen != cut.bus.seen {
+            return found("the bus saw something else");
+        }
+    }
+    Ok(format!("{cases} cases"))
+}
