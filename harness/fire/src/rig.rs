@@ -17,6 +17,7 @@ pub const NOW: (u64, u64) = (1_700_000_000, 5);
 pub const NEW: NewEntry = NewEntry { mode: 0o755, uid: 0, gid: 0, now: NOW };
 /// Name of all pools here.
 pub const NAME: &str = "tank";
+const FILE_MAX: u64 = 64 << 20;
 const DISK_BYTES: u64 = 80 << 20;
 
 /// How a pool's disks stand together.
@@ -156,12 +157,19 @@ pub fn read_all(pool: &Pool, dataset: &str) -> Result<BTreeMap<String, Vec<u8>>,
             let name = format!("{path}/{}", String::from_utf8_lossy(&entry.name));
             match entry.file_type {
                 4 => {
+                    if path.len() > 4096 {
+                        return Err(pool_phys::FormatError::new("directory", "nested too deeply", entry.object).into());
+                    }
                     out.insert(format!("{name}/"), Vec::new());
                     walk(fs, entry.object, &name, out)?;
                 }
                 10 => drop(out.insert(name, fs.read_link(entry.object)?)),
                 _ => {
                     let mut data = Vec::new();
+                    // A hostile size is a sparse file of it: nothing to read into memory.
+                    if fs.stat(entry.object)?.size > FILE_MAX {
+                        return Err(pool_phys::FormatError::new("file", "is larger than any the workload makes", entry.object).into());
+                    }
                     fs.read_file::<Error>(entry.object, |block| {
                         data.extend_from_slice(block);
                         Ok(())

@@ -9,8 +9,9 @@
 //! dataset, path and block, and the exit status is 1. Usage errors exit with 2.
 //!
 //! # Limits
-//! No `send`, `receive`, `destroy`, `rename` or device changes yet. Writing needs every device and a pool whose features we can write.
+//! No `send` and `receive` yet. Writing needs enough devices of each vdev and a pool whose features we can write.
 
+mod device;
 mod files;
 mod image;
 mod list;
@@ -31,7 +32,9 @@ Examples:
   orrery pool ls -l -d DIR tank/home@monday /    files of a snapshot
   orrery pool cat -d DIR tank/home /notes.txt    a file's contents
   orrery pool cp -r -d DIR tank/home /src OUT    copy files out
-  orrery pool scrub -d DIR tank                  verify every copy of every block
+  orrery pool scrub -d DIR tank                  verify every copy of every block (--repair: mend it)
+  orrery pool attach -d a.img tank a.img b.img   make a mirror of a disk
+  orrery pool replace -d DIR tank a.img new.img  put a new file in a disk's place
   orrery pool create tank mirror a.img b.img --size 256M
   orrery pool zfs-create -d a.img -d b.img tank/home
   orrery pool put -r -d a.img -d b.img SRC tank/home /   copy files in
@@ -167,6 +170,60 @@ enum Verb {
         #[command(flatten)]
         devices: Devices,
         pool: Option<String>,
+        /// Writes wrong copies afresh.
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Makes a file another side of a disk or mirror, and resilvers it.
+    Attach {
+        #[command(flatten)]
+        devices: Devices,
+        pool: String,
+        /// The disk: its path as `status` shows it, or its guid.
+        disk: String,
+        file: PathBuf,
+    },
+    /// Puts a file in a disk's place: resilvers it, then lets the disk go.
+    Replace {
+        #[command(flatten)]
+        devices: Devices,
+        pool: String,
+        disk: String,
+        file: PathBuf,
+    },
+    /// Takes a side out of a mirror.
+    Detach {
+        #[command(flatten)]
+        devices: Devices,
+        pool: String,
+        disk: String,
+    },
+    /// Takes a disk out of service; what is written meanwhile is resilvered later.
+    Offline {
+        #[command(flatten)]
+        devices: Devices,
+        pool: String,
+        disk: String,
+    },
+    /// Puts a disk back into service and resilvers what it missed; -e uses what the devices grew by.
+    Online {
+        #[command(flatten)]
+        devices: Devices,
+        pool: String,
+        disk: String,
+        #[arg(short = 'e')]
+        expand: bool,
+    },
+    /// Adds vdevs: `add POOL [log] [mirror|raidz...] FILE...`.
+    Add {
+        #[command(flatten)]
+        devices: Devices,
+        pool: String,
+        #[arg(required = true)]
+        layout: Vec<String>,
+        /// Size of files to be made.
+        #[arg(long, default_value = "128M")]
+        size: String,
     },
 }
 
@@ -228,7 +285,17 @@ pub fn run(args: &PoolArgs) -> Result<(), Failure> {
         Verb::ZfsCreate { devices, dataset } => write::zfs_create(devices.store(dataset)?, dataset),
         Verb::Snapshot { devices, snapshot } => write::snapshot(devices.store(snapshot)?, snapshot),
         Verb::Put { devices, source, dataset, path, recursive } => write::put(devices.store(dataset)?, source, dataset, path, *recursive),
-        Verb::Scrub { devices, pool } => scrub::scrub(&devices.pool(pool.as_deref())?),
+        Verb::Scrub { devices, pool, repair: false } => scrub::scrub(&devices.pool(pool.as_deref())?),
+        Verb::Scrub { devices, pool, repair: true } => {
+            let name = devices.pool(pool.as_deref())?.name().to_owned();
+            device::scrub(devices.store(&name)?)
+        }
+        Verb::Attach { devices, pool, disk, file } => device::attach(devices.store(pool)?, disk, file, false),
+        Verb::Replace { devices, pool, disk, file } => device::attach(devices.store(pool)?, disk, file, true),
+        Verb::Detach { devices, pool, disk } => device::detach(devices.store(pool)?, disk),
+        Verb::Offline { devices, pool, disk } => device::offline(devices.store(pool)?, disk),
+        Verb::Online { devices, pool, disk, expand } => device::online(devices.store(pool)?, disk, *expand),
+        Verb::Add { devices, pool, layout, size } => device::add(devices.store(pool)?, layout, size),
     }
 }
 
@@ -246,7 +313,13 @@ impl Devices {
         if pool.state() == 0 {
             eprintln!("note: the pool was not exported; make sure that nothing else has it open");
         }
-        pool_dmu::Store::open(pool, write::random(None)?).map_err(|error| Failure::Change(dataset.into(), error))
+        let about = |error| Failure::Change(dataset.into(), error);
+        let mut store = pool_dmu::Store::open(pool, write::random(None)?).map_err(about)?;
+        let records = pool_zpl::replay_logs(&mut store, (write::now(), 0)).map_err(about)?;
+        if records > 0 {
+            eprintln!("note: {records} records of intent logs were replayed");
+        }
+        Ok(store)
     }
     fn pool(&self, wanted: Option<&str>) -> Result<Pool, Failure> {
         Pool::import(self.open()?, wanted).map_err(Failure::Import)

@@ -21,7 +21,7 @@ use crate::{Failure, image};
 const COMMIT_BYTES: u64 = 64 << 20;
 const CHUNK: usize = 1 << 20;
 
-fn now() -> u64 {
+pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -45,7 +45,7 @@ pub fn random(seed: Option<u64>) -> Result<Box<dyn FnMut() -> u64 + Send>, Failu
     }))
 }
 
-fn parse_size(text: &str) -> Result<u64, Failure> {
+pub fn parse_size(text: &str) -> Result<u64, Failure> {
     let (digits, shift) = match text.chars().last() {
         Some('K' | 'k') => (&text[..text.len() - 1], 10),
         Some('M' | 'm') => (&text[..text.len() - 1], 20),
@@ -58,7 +58,7 @@ fn parse_size(text: &str) -> Result<u64, Failure> {
 }
 
 /// Splits `mirror a b raidz c d e` into vdevs; files before any kind are disks of their own.
-fn parse_layout(words: &[String]) -> Vec<(Option<usize>, Vec<String>)> {
+pub fn parse_layout(words: &[String]) -> Vec<(Option<usize>, Vec<String>)> {
     let mut out: Vec<(Option<usize>, Vec<String>)> = Vec::new();
     for word in words {
         let kind = match word.as_str() {

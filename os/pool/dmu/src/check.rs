@@ -19,6 +19,8 @@ use crate::edit::{EditError, Set};
 use crate::store::{OBJECT_DIRECTORY, Store, load_space, word};
 use crate::{Datasets, Error, ObjectSet};
 
+/// Longest list of blocks that wait to be freed.
+const LIST_MAX: u64 = 1 << 28;
 /// Faults kept with their place; more are only counted.
 const FAULTS_MAX: usize = 64;
 
@@ -64,26 +66,33 @@ struct Walker<'a> {
 }
 
 impl Walker<'_> {
-    fn claim(&mut self, pointer: &BlockPointer) {
+    /// Notes a block's places; false if another block has one of them.
+    fn claim(&mut self, pointer: &BlockPointer) -> bool {
+        let mut is_first = true;
         self.out.blocks += 1;
         self.out.bytes += pointer.psize;
         let Some(places) = self.pool.places(pointer) else {
             self.out.add(Fault::Unreadable(ReadError { reason: pool_spa::Reason::NoGoodCopy, dva: pointer.copies().next(), birth: pointer.birth }));
-            return;
+            return false;
         };
         for dva in places {
             let range = dva.offset..dva.offset.saturating_add(dva.asize);
             if !self.used.entry(dva.vdev).or_default().add(range.clone()) {
                 self.out.add(Fault::Shared { vdev: dva.vdev, range });
+                is_first = false;
             }
         }
+        is_first
     }
 
     fn walk(&mut self, pointer: &BlockPointer, min_birth: u64, is_head: bool) -> Result<(), Error> {
         if pointer.is_hole() || pointer.birth <= min_birth {
             return Ok(());
         }
-        self.claim(pointer);
+        // What lies below a block that is reached twice was walked the first time: a hostile tree may reach one block in 2^60 ways.
+        if !self.claim(pointer) {
+            return Ok(());
+        }
         let is_interior = pointer.level > 0 || matches!(pointer.kind, kind::DNODE | kind::OBJSET);
         if !is_interior && !self.data {
             return Ok(());
@@ -117,7 +126,9 @@ impl Walker<'_> {
             let log = intent_log::Header::parse(&data)?;
             let mut next = log.first;
             while is_head && !next.is_hole() && next.birth <= self.pool.uberblock().txg {
-                self.claim(&next);
+                if !self.claim(&next) {
+                    break;
+                }
                 let Some((after, _)) = self.pool.read_log_block(&next).and_then(|block| intent_log::parse_block(&block).ok()) else { break };
                 next = after;
             }
@@ -163,7 +174,12 @@ pub fn check(pool: &Pool, data: bool) -> Result<Checked, EditError> {
     // Blocks that wait to be freed.
     for name in ["sync_bplist", "free_bpobj"] {
         let mut object = datasets.mos().object(datasets.mos().lookup_number(OBJECT_DIRECTORY, name)?)?;
-        for index in 0..word(&object.dnode().bonus, 0) {
+        let room = object.dnode().last_block.saturating_add(1).saturating_mul(object.dnode().block_size) / blkptr::SIZE as u64;
+        let count = word(&object.dnode().bonus, 0);
+        if count > room.min(LIST_MAX) {
+            return Err(FormatError::new("list of freed blocks", "is longer than its object", count).into());
+        }
+        for index in 0..count {
             let mut bytes = [0; blkptr::SIZE];
             object.read_at(index * blkptr::SIZE as u64, &mut bytes)?;
             walker.claim(&BlockPointer::parse(&bytes)?);

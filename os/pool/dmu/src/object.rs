@@ -88,19 +88,28 @@ impl<'p> ObjectSet<'p> {
     pub fn for_each(&self, mut visit: impl FnMut(u64, &Dnode) -> Result<(), Error>) -> Result<(), Error> {
         let mut meta = self.meta();
         let per_block = meta.dnode.block_size / dnode::SLOT as u64;
-        for block in 0..=meta.dnode.last_block {
+        // A hostile tree may reach one block in 2^60 ways; a pool has room for so many only.
+        let mut left = self.pool.room() / meta.dnode.block_size.max(1) * 64 + 64;
+        let mut block = 0;
+        while block <= meta.dnode.last_block {
+            if let Some(next) = meta.gap(block)? {
+                block = next;
+                continue;
+            }
+            left = left.checked_sub(1).ok_or(FormatError::new("object set", "has more dnode blocks than the pool has room", block))?;
             let data = meta.block(block)?;
             let mut slot = 0;
             while slot < per_block {
                 let at = usize::try_from(slot).unwrap_or(0) * dnode::SLOT;
                 slot += match Dnode::parse(&data[at..])? {
                     Some(dnode) => {
-                        visit(block * per_block + slot, &dnode)?;
+                        visit(block.saturating_mul(per_block).saturating_add(slot), &dnode)?;
                         dnode.slots as u64
                     }
                     None => 1,
                 };
             }
+            block += 1;
         }
         Ok(())
     }
@@ -170,14 +179,33 @@ impl<'p> Object<'p> {
     /// # Errors
     /// An indirect block on the way is unreadable or malformed.
     pub fn pointer(&mut self, number: u64) -> Result<BlockPointer, Error> {
+        self.descend(number).map(|(pointer, _)| pointer)
+    }
+
+    /// If block `number` is a hole: the first block after the hole, as far as one indirect block tells.
+    ///
+    /// # Errors
+    /// As [`Object::pointer`].
+    pub fn gap(&mut self, number: u64) -> Result<Option<u64>, Error> {
+        let (pointer, level) = self.descend(number)?;
+        if !pointer.is_hole() {
+            return Ok(None);
+        }
+        let shift = (self.dnode.indirect_shift - 7) * u32::from(level);
+        let span = 1_u64.checked_shl(shift).unwrap_or(u64::MAX);
+        Ok(Some((number / span).saturating_add(1).saturating_mul(span)))
+    }
+
+    /// The pointer of data block `number`, or the hole that it lies in, with its level.
+    fn descend(&mut self, number: u64) -> Result<(BlockPointer, u8), Error> {
         let top = self.dnode.levels - 1;
         let index = usize::try_from(self.dnode.pointer_index(number, top)).unwrap_or(usize::MAX);
-        let Some(first) = self.dnode.pointers.get(index) else { return Ok(BlockPointer::hole()) };
+        let Some(first) = self.dnode.pointers.get(index) else { return Ok((BlockPointer::hole(), 63)) };
         let mut pointer = first.clone();
         let fan_bits = self.dnode.indirect_shift - 7;
         for level in (1..=top).rev() {
             if pointer.is_hole() {
-                return Ok(pointer);
+                return Ok((pointer, level));
             }
             let shift = fan_bits * u32::from(level);
             let block = if shift >= 64 { 0 } else { number >> shift };
@@ -192,7 +220,7 @@ impl<'p> Object<'p> {
             let bytes = data.get(at..at + blkptr::SIZE).ok_or(FormatError::new("indirect block", "too short", data.len() as u64))?;
             pointer = BlockPointer::parse(bytes)?;
         }
-        Ok(pointer)
+        Ok((pointer, 0))
     }
 
     /// Data block `number`, always of the object's block size; holes are zeros.

@@ -207,6 +207,10 @@ impl Store {
         }
         report.blocks += 1;
         report.bytes += pointer.psize;
+        // A hostile tree may reach one block in 2^60 ways; a pool has room for so many only, also if every step walks its way down again.
+        if report.blocks / 64 > self.pool.room() / 512 {
+            return Err(pool_phys::FormatError::new("block tree", "has more blocks than the pool has room", report.blocks).into());
+        }
         let found = match kind_of {
             ScanKind::Scrub => self.pool.verify(pointer),
             ScanKind::Resilver if txgs.contains(&pointer.birth) || txgs.contains(&pointer.physical_birth) => self.pool.resilver(pointer),

@@ -9,6 +9,8 @@ use pool_phys::zap::{self, Entry, Header, Root};
 use crate::{Error, Object, ObjectSet};
 
 const LEAVES_MAX: usize = 1 << 20;
+/// Longest pointer table, in blocks.
+const TABLE_MAX: u64 = 1 << 14;
 
 impl ObjectSet<'_> {
     /// All entries of ZAP `number`, in no particular order.
@@ -26,8 +28,8 @@ impl ObjectSet<'_> {
         if header.table_blocks == 0 {
             leaves.extend(&header.table);
         } else {
-            for block in 0..header.table_blocks.min(object.dnode().last_block) {
-                leaves.extend(zap::parse_table(&object.block(header.table_block + block)?));
+            for block in 0..header.table_blocks.min(object.dnode().last_block).min(TABLE_MAX) {
+                leaves.extend(zap::parse_table(&object.block(header.table_block.saturating_add(block))?));
             }
         }
         // Slots of a table block past the table's end are zero; block 0 is the header.
@@ -74,7 +76,7 @@ fn leaf_of(object: &mut Object<'_>, header: &Header, name: &[u8]) -> Result<u64,
         header.table.get(slot(index)).copied()
     } else {
         let per_block = object.dnode().block_size / 8;
-        let block = header.table_block + index / per_block;
+        let block = header.table_block.saturating_add(index / per_block);
         zap::parse_table(&object.block(block)?).get(slot(index % per_block)).copied()
     };
     leaf.filter(|leaf| *leaf != 0).ok_or(Error::Format(FormatError::new("ZAP", "pointer table has no leaf for a hash", index)))

@@ -126,8 +126,8 @@ fn fat_header(edit: &Edit, pool: &Pool) -> Result<Header, EditError> {
 
 fn external_table(edit: &Edit, pool: &Pool, header: &Header) -> Result<Vec<u64>, EditError> {
     let mut out = Vec::new();
-    for block in 0..header.table_blocks.min(edit.dnode.last_block) {
-        out.extend(zap::parse_table(&edit.block(pool, header.table_block + block)?));
+    for block in 0..header.table_blocks.min(edit.dnode.last_block).min(1 << 14) {
+        out.extend(zap::parse_table(&edit.block(pool, header.table_block.saturating_add(block))?));
     }
     out.truncate(1 << header.table_shift.min(40));
     Ok(out)
@@ -139,7 +139,7 @@ fn leaf_number(edit: &Edit, pool: &Pool, header: &Header, name: &[u8]) -> Result
         header.table.get(index).copied()
     } else {
         let per_block = usize::try_from(edit.dnode.block_size / 8).unwrap_or(1);
-        let block = header.table_block + (index / per_block) as u64;
+        let block = header.table_block.saturating_add((index / per_block) as u64);
         zap::parse_table(&edit.block(pool, block)?).get(index % per_block).copied()
     };
     leaf.filter(|leaf| *leaf != 0).ok_or_else(|| FormatError::new("ZAP", "pointer table has no leaf for a hash", index as u64).into())

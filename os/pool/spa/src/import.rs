@@ -328,6 +328,11 @@ impl Pool {
         };
         self.tops.iter().filter(|(_, top)| top.config().asize > 0).map(|(id, top)| (u32::try_from(*id).unwrap_or(u32::MAX), of(top))).collect()
     }
+    /// Allocatable bytes of all top-level vdevs.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.tops.values().fold(0, |sum, top| sum.saturating_add(top.config().asize))
+    }
     /// Every top-level vdev has enough children to be written.
     #[must_use]
     pub fn is_writable(&self) -> bool {
