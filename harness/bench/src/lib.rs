@@ -5,6 +5,8 @@
 //! QEMU TCG with and without `-icount`, interleaved, and the medians are compared. A guest writes `S` to COM1 before its loop and `E` after it; the time
 //! between the two letters counts, so loading and start-up do not. Instructions are counted by our machine, exactly.
 //!
+//! Debian's Linux ([`linux`]) gives three more rows: its boot, and a program's system calls and page faults.
+//!
 //! *Costs of the OS* are ticks, the same on every host ([`os`]): a change of one is a change. A guest program measures them with the TSC, which the default
 //! board advances by one per tick.
 //!
@@ -20,6 +22,7 @@
 pub mod baseline;
 pub mod guests;
 mod image;
+pub mod linux;
 pub mod os;
 pub mod report;
 pub mod speed;

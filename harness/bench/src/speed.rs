@@ -56,7 +56,7 @@ impl Row {
 
 /// Bound on a guest: well above the slowest.
 const TICKS_MAX: u64 = 4_000_000_000;
-const QEMU_SECONDS_MAX: u64 = 60;
+pub(crate) const QEMU_SECONDS_MAX: u64 = 60;
 
 /// Runs the guests.
 ///
@@ -103,7 +103,7 @@ fn one(guest: &Guest, options: &Options) -> Result<Row, BenchError> {
     })
 }
 
-fn median(sides: &mut [Side]) -> Option<Side> {
+pub(crate) fn median(sides: &mut [Side]) -> Option<Side> {
     sides.sort_by_key(|side| side.time);
     sides.get(sides.len() / 2).copied()
 }
@@ -127,11 +127,11 @@ fn simulate(guest: &Guest, image: &[u8]) -> Result<(u64, Side), BenchError> {
 }
 
 /// Starts the peak of resident memory over (`proc(5)`, clear_refs). Where that is not allowed the peak is that of the whole run.
-fn reset_peak() {
+pub(crate) fn reset_peak() {
     drop(std::fs::write("/proc/self/clear_refs", "5"));
 }
 
-fn peak_kib() -> u64 {
+pub(crate) fn peak_kib() -> u64 {
     std::fs::read_to_string("/proc/self/status")
         .ok()
         .and_then(|text| text.lines().find_map(|line| line.strip_prefix("VmHWM:").and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse().ok())))
@@ -169,7 +169,7 @@ fn qemu(image: &Path, icount: bool) -> Result<Side, BenchError> {
 }
 
 /// Peak memory of QEMU, the child of `timeout`.
-fn child_peak(timeout: u32) -> u64 {
+pub(crate) fn child_peak(timeout: u32) -> u64 {
     let children = std::fs::read_to_string(format!("/proc/{timeout}/task/{timeout}/children")).unwrap_or_default();
     children
         .split_whitespace()

@@ -4,7 +4,10 @@ use crate::Failure;
 use crate::build::Profile;
 use crate::context::Context;
 use ::bench::baseline::{Os, Sim, Travel};
+use ::bench::linux::{self, LinuxGuest};
 use ::bench::{BenchError, baseline, os, report, speed, travel};
+use runner::{debian::Store, live};
+use std::path::Path;
 
 #[derive(clap::Args)]
 pub struct BenchArgs {
@@ -31,6 +34,20 @@ impl From<BenchError> for Failure {
     }
 }
 
+/// Debian's kernel with an initial RAM disk that measures.
+fn linux_guest(context: &Context, programs: &live::Programs, scratch: &Path) -> Result<LinuxGuest, Failure> {
+    let host = |error: &dyn std::fmt::Display| Failure::Host(error.to_string());
+    let store = Store::new(&context.root);
+    let kernel = runner::linux::kernel(&store, scenario::Flavour::Cloud).map_err(|error| host(&error))?;
+    let (mut tree, _) = runner::linux::root(&store, &kernel, &scenario::Userland::default(), &runner::linux::Hardware::default(), programs).map_err(|error| host(&error))?;
+    tree.file("init", 0o755, linux::INIT);
+    let initrd = tree.to_cpio();
+    let initrd_path = scratch.join("linux.cpio");
+    std::fs::write(&initrd_path, &initrd).map_err(Failure::file(&initrd_path))?;
+    let image = std::fs::read(&kernel.image).map_err(Failure::file(&kernel.image))?;
+    Ok(LinuxGuest { kernel: image, kernel_path: kernel.image, initrd, initrd_path })
+}
+
 /// Measures and prints.
 pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let context = Context::find()?;
@@ -48,11 +65,18 @@ pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
         return Ok(());
     }
     let rounds = usize::try_from(args.rounds).unwrap_or(1);
-    let options = speed::Options { only: args.only.clone(), rounds, qemu: args.against.is_some(), scratch };
-    let rows = speed::run(&options, |what| eprintln!("bench: {what}"))?;
+    let qemu = args.against.is_some();
+    let programs = context.programs()?;
+    let guest = linux_guest(&context, &programs, &scratch)?;
+    let options = speed::Options { only: args.only.clone(), rounds, qemu, scratch };
+    let progress = |what: &str| eprintln!("bench: {what}");
+    let mut rows = speed::run(&options, progress)?;
+    if args.only.is_empty() || linux::names().any(|name| args.only.iter().any(|wanted| wanted == name)) {
+        rows.extend(linux::run(&guest, rounds, qemu, progress)?);
+    }
     let sim: Sim = baseline::read(&perf.join("sim.toml"))?;
     print!("{}", report::speed(&rows, &sim));
-    let ours = context.ours(Profile::Ship, &context.programs()?)?;
+    let ours = context.ours(Profile::Ship, &programs)?;
     let kernel = std::fs::read(&ours.kernel).map_err(Failure::file(&ours.kernel))?;
     let costs = os::run(&kernel, &ours.live.to_cpio(), "console=ttyS0 agent=ttyS1")?;
     let known: Os = baseline::read(&perf.join("os.toml"))?;

@@ -12,7 +12,8 @@ use crate::Failure;
 use crate::build::Profile;
 use crate::context::Context;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
-use sim_board::{Board, Boot, Machine, NicModel, NicSpec, Outcome, Port, Until};
+use runner::sim::Cuts;
+use sim_board::{Board, Boot, Disk, DiskModel, Machine, NicModel, NicSpec, Outcome, Port, Until};
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -48,6 +49,21 @@ pub struct BootArgs {
     /// Stop after so many instructions.
     #[arg(long)]
     limit: Option<u64>,
+    /// Plug in a disk: an image file, raw or qcow2, with `:virtio-blk` (default), `:nvme` or `:ahci` behind it; may be given several times. The file stays as it is.
+    #[arg(long, value_parser = disk_of)]
+    disk: Vec<(PathBuf, DiskModel)>,
+    /// Writes what is on the disks at the end to this folder, as disk0.img, ...
+    #[arg(long)]
+    disks_out: Option<PathBuf>,
+    /// Seed of the board: with several vCPUs another interleaving.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The vCPUs take adversarial turns.
+    #[arg(long)]
+    chaos: bool,
+    /// Cut the run into slices of 1, 13 and 777 instructions by this seed. The receipt is the same as without.
+    #[arg(long)]
+    cut_seed: Option<u64>,
     /// Plug in a NIC: `virtio-net` or `e1000e`; may be given several times. They are on a network with a gateway, 10.0.2.2: DHCP, DNS (`gateway.test`), echo on
     /// port 7, a sink on port 9, HTTP on port 80 (`/bulk/BYTES/SEED`, `/sum/BYTES/SEED`, PUT). What went over it is told at the end.
     #[arg(long, value_parser = nic_model)]
@@ -66,6 +82,18 @@ fn nic_model(word: &str) -> Result<NicModel, String> {
         "e1000e" => Ok(NicModel::E1000e),
         _ => Err("`virtio-net` or `e1000e`".to_owned()),
     }
+}
+
+/// `FILE` or `FILE:MODEL`.
+fn disk_of(word: &str) -> Result<(PathBuf, DiskModel), String> {
+    let Some((file, model)) = word.rsplit_once(':') else { return Ok((PathBuf::from(word), DiskModel::VirtioBlk)) };
+    let model = match model {
+        "virtio-blk" => DiskModel::VirtioBlk,
+        "nvme" => DiskModel::Nvme,
+        "ahci" => DiskModel::Ahci,
+        _ => return Err("behind the colon stands `virtio-blk`, `nvme` or `ahci`".to_owned()),
+    };
+    Ok((PathBuf::from(file), model))
 }
 
 /// A terminal in raw mode until dropped.
@@ -154,13 +182,24 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
     board.vcpus = args.vcpus.unwrap_or(board.vcpus);
     board.ram = args.mem.map_or(board.ram, |mebibytes| mebibytes << 20);
     board.nics.extend(args.nic.iter().map(|&model| NicSpec { model, segment: None, mac: None }));
-    let mut machine =
-        Machine::new(&board, &Boot::new(&image, initrd.as_deref(), &append)).map_err(|error| Failure::Request(format!("{}: {error}", kernel.display())))?;
+    board.seed = args.seed.unwrap_or(board.seed);
+    board.chaos |= args.chaos;
+    // The board file's disks come first, and are empty.
+    let mut disks = vec![Vec::new(); board.disks.len()];
+    for (path, model) in &args.disk {
+        let file = std::fs::read(path).map_err(Failure::named(path))?;
+        let mut bytes = sim_host::raw_image(file).map_err(|error| Failure::Request(format!("{}: {error}", path.display())))?;
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        board.disks.push(Disk { model: *model, size: bytes.len() as u64, read_only: false });
+        disks.push(bytes);
+    }
+    let boot = Boot { disks: &disks, ..Boot::new(&image, initrd.as_deref(), &append) };
+    let mut machine = Machine::new(&board, &boot).map_err(|error| Failure::Request(format!("{}: {error}", kernel.display())))?;
     let raw = Raw::enter();
     if raw.before.is_some() {
         eprint!("Ctrl-A x leaves the machine.\r\n");
     }
-    let left = converse(&mut machine, args.limit, raw.before.is_some());
+    let left = converse(&mut machine, args.limit, args.cut_seed.map(Cuts::new), raw.before.is_some());
     drop(raw);
     let left = left.map_err(|error| Failure::Host(format!("this terminal: {error}")))?;
     let (how, status) = match left {
@@ -184,13 +223,20 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
             std::fs::write(&path, bytes).map_err(Failure::file(&path))?;
         }
     }
-    for (line, count) in machine.unimplemented() {
-        eprintln!("not there: {line}, {count} times");
+    if let Some(folder) = &args.disks_out {
+        std::fs::create_dir_all(folder).map_err(Failure::file(folder))?;
+        for (index, bytes) in (0..=u8::MAX).map_while(|index| Some((index, machine.disk_content(index)?))) {
+            let path = folder.join(format!("disk{index}.img"));
+            std::fs::write(&path, bytes).map_err(Failure::file(&path))?;
+        }
+    }
+    for line in runner::sim::unimplemented(&machine) {
+        eprintln!("not there: {line}");
     }
     if status == 0 { Ok(()) } else { Err(Failure::Status(status)) }
 }
 
-fn converse(machine: &mut Machine, limit: Option<u64>, terminal: bool) -> std::io::Result<Left> {
+fn converse(machine: &mut Machine, limit: Option<u64>, mut cuts: Option<Cuts>, terminal: bool) -> std::io::Result<Left> {
     let keys = keyboard();
     let mut open = true;
     let mut escaped = false;
@@ -202,7 +248,10 @@ fn converse(machine: &mut Machine, limit: Option<u64>, terminal: bool) -> std::i
         if let Some(limit) = limit {
             until = until.or_ticks(limit);
         }
-        let outcome = machine.run(&until);
+        let outcome = match &mut cuts {
+            Some(cuts) => cuts.run(machine, &until),
+            None => machine.run(&until),
+        };
         let said = machine.serial_take(Port::Com1);
         if !said.is_empty() {
             out.write_all(&said)?;

@@ -20,6 +20,9 @@ use std::time::Instant;
 pub struct ReplayArgs {
     /// The capsule.
     capsule: PathBuf,
+    /// For a power cut that `explore` found: also write the disk as it was cut to this file, for the host's own tools.
+    #[arg(long)]
+    disk: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -66,7 +69,7 @@ pub fn load(path: &Path) -> Result<Capsule, Failure> {
 pub fn replay(args: &ReplayArgs) -> Result<(), Failure> {
     let capsule = load(&args.capsule)?;
     if let Some(plan) = &capsule.plan {
-        return crate::explore::again(&capsule, plan);
+        return crate::explore::again(&capsule, plan, args.disk.as_deref());
     }
     println!("{}: {}", capsule.scenario, capsule.failure.what);
     let begun = Instant::now();

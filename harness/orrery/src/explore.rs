@@ -10,7 +10,7 @@ use explore::{Base, Campaign, ExploreError, Guest, Plan, Progress, Shard, Spec, 
 use serde::{Deserialize, Serialize};
 use sim_snap::Capsule;
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -111,9 +111,10 @@ pub fn explore(args: &ExploreArgs) -> Result<(), Failure> {
     let shard = args.shard.unwrap_or(Shard::WHOLE);
     let results = folder.join(format!("explore-{}-of-{}.jsonl", shard.index + 1, shard.of));
     let line = Line::new();
+    let before = processor_seconds();
     let summary = pool(args.jobs)?.install(|| campaign.run(shard, &results, args.fresh, |progress| line.show(progress))).map_err(failure)?;
     line.finish();
-    show(&scenario.name, &summary);
+    show(&scenario.name, &summary, processor_seconds() - before);
     if let Some(smallest) = shrink::smallest(&campaign, &summary.failing).map_err(failure)? {
         let path = folder.join("found.capsule");
         capsule::write(&context, &pack(&campaign, &smallest, &scenario.name)?, &path)?;
@@ -128,19 +129,26 @@ pub fn explore(args: &ExploreArgs) -> Result<(), Failure> {
 /// The verb `merge`.
 pub fn merge(args: &MergeArgs) -> Result<(), Failure> {
     let (scenario, summary) = explore::merge(&args.results).map_err(failure)?;
-    show(&scenario, &summary);
+    show(&scenario, &summary, 0.0);
     for outcome in summary.failing.iter().take(20) {
         println!("  {}: {}", outcome.plan, outcome.wrong.as_deref().unwrap_or_default());
     }
     if summary.failing.is_empty() && summary.open == 0 { Ok(()) } else { Err(Failure::DoesNotHold) }
 }
 
+/// Processor time this process has used: what a busy host leaves out of the rate of a core.
+fn processor_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
 /// The table of results.
-fn show(scenario: &str, summary: &Summary) {
+fn show(scenario: &str, summary: &Summary, processor: f64) {
     println!("{scenario}: {} tried, {} fail, {} open", summary.tried, summary.failing.len(), summary.open);
     if summary.fresh > 0 {
         let per_minute = summary.fresh as f64 * 60.0 / summary.seconds.max(1e-9);
-        println!("  {} trials in {:.1} s on {} cores: {per_minute:.0} a minute, {:.0} a minute and core", summary.fresh, summary.seconds, summary.cores, per_minute / summary.cores.max(1) as f64);
+        let per_core = summary.fresh as f64 * 60.0 / processor.max(1e-9);
+        println!("  {} trials in {:.1} s on {} cores: {per_minute:.0} a minute; {per_core:.0} a minute of a core's time", summary.fresh, summary.seconds, summary.cores);
     }
     for (kind, count) in summary.kinds() {
         let first = summary.failing.iter().find(|outcome| outcome.wrong.as_deref().is_some_and(|wrong| wrong.starts_with(&kind)));
@@ -186,7 +194,7 @@ fn pack(campaign: &Campaign, outcome: &Outcome, scenario: &str) -> Result<Capsul
 }
 
 /// Tries the plan of a capsule again: the run from power-on with its receipt, then the plan.
-pub fn again(capsule: &Capsule, plan: &str) -> Result<(), Failure> {
+pub fn again(capsule: &Capsule, plan: &str, disk: Option<&Path>) -> Result<(), Failure> {
     let found: Found = toml::from_str(plan).map_err(|error| Failure::Request(format!("the capsule's plan: {error}")))?;
     println!("{}: {}", capsule.scenario, found.plan);
     if !matches!(found.plan, Plan::Fault { .. }) {
@@ -201,6 +209,13 @@ pub fn again(capsule: &Capsule, plan: &str) -> Result<(), Failure> {
     let guest = Guest::boot(base, found.explore).map_err(failure)?;
     let reference = if matches!(found.plan, Plan::Turns { .. }) { None } else { Some(guest.reference().map_err(failure)?) };
     let mut worker = guest.worker(reference.as_ref()).map_err(failure)?;
+    if let (Some(path), Plan::Cut { write, lost }, Some(cuts)) = (disk, &found.plan, worker.cuts()) {
+        let mut cut = cuts.disk(*write, lost);
+        let mut content = vec![0; cut.sectors() as usize * 512];
+        cut.read(0, &mut content).map_err(|error| Failure::Host(format!("the disk cannot be read: {error:?}")))?;
+        std::fs::write(path, content).map_err(Failure::file(path))?;
+        println!("the disk as cut is in {}", path.display());
+    }
     let trial = guest.attempt(&mut worker, reference.as_ref(), &found.plan).map_err(failure)?;
     let wrong = trial.wrong.unwrap_or_else(|| "nothing is wrong".to_owned());
     println!("then: {wrong}");

@@ -85,7 +85,7 @@ fn machine(context: &Context, wanted: &str, alone: bool) -> Result<(Machine, Pat
         if std::io::stderr().is_terminal() {
             eprintln!("running {} once, to know its inputs ...", scenario.name);
         }
-        bench.record(&scenario, &prepared, &mut Quiet)?.1.inputs().to_vec()
+        bench.record(&scenario, &prepared, &mut Quiet)?.machine.inputs().to_vec()
     };
     let mut machine = bench.machine(&prepared)?;
     machine.replay(inputs);
@@ -112,11 +112,19 @@ fn read_session(path: &Path) -> Result<Session, Failure> {
 fn replay(context: &Context, path: &Path, args: &GdbArgs) -> Result<(), Failure> {
     let session = read_session(path)?;
     let wanted = args.scenario.as_ref().unwrap_or(&session.scenario);
-    let (mut machine, kernel) = machine(context, wanted, args.alone)?;
+    // A capsule is given as its path; it stands at its failure. What Linux it boots has no symbols that gdb could read.
+    let (mut machine, kernel, place) = if wanted.ends_with(".capsule") {
+        let capsule = capsule::load(&context.root.join(wanted))?;
+        let machine = capsule.machine().map_err(|error| Failure::Request(format!("{wanted}: {error}")))?;
+        (machine, None, sim_gdb::Place { ticks: capsule.failure.ticks, ns: capsule.failure.ns, console: None })
+    } else {
+        let (machine, kernel) = machine(context, wanted, args.alone)?;
+        (machine, Some(kernel), sim_gdb::Place::default())
+    };
     let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| Failure::Host(error.to_string()))?;
     let port = listener.local_addr().map_err(|error| Failure::Host(error.to_string()))?.port();
     let mut gdb = Command::new("gdb");
-    gdb.current_dir(&context.root).args(["-nx", "-batch", "-q"]).arg("-x").arg("gdb/orrery.gdb").arg(&kernel).arg("-ex").arg(format!("target remote :{port}"));
+    gdb.current_dir(&context.root).args(["-nx", "-batch", "-q"]).arg("-x").arg("gdb/orrery.gdb").args(&kernel).arg("-ex").arg(format!("target remote :{port}"));
     for command in &session.commands {
         gdb.arg("-ex").arg(format!("echo (gdb) {}\\n", command.replace('\\', "\\\\"))).arg("-ex").arg(command);
     }
@@ -147,7 +155,10 @@ fn replay(context: &Context, path: &Path, args: &GdbArgs) -> Result<(), Failure>
         }
     });
     let mut session_of_gdb = sim_gdb::Session::new(&mut machine);
-    session_of_gdb.read_symbols(&std::fs::read(&kernel).map_err(Failure::file(&kernel))?);
+    if let Some(kernel) = &kernel {
+        session_of_gdb.read_symbols(&std::fs::read(kernel).map_err(Failure::file(kernel))?);
+    }
+    session_of_gdb.run_to(&place);
     let served = sim_gdb::serve_session(session_of_gdb, &listener);
     drop(listener);
     let in_time = watchdog.join().unwrap_or(false);

@@ -10,6 +10,7 @@
 mod bench;
 mod boot;
 mod build;
+mod campaign;
 mod capsule;
 mod context;
 mod differences;
@@ -32,8 +33,29 @@ const STATUSES: &str = "Exit status: 0 all that was judged holds; 1 something do
 #[derive(Parser)]
 #[command(name = "orrery", bin_name = "cargo orrery", version, after_help = STATUSES, max_term_width = 110)]
 struct Cli {
+    /// How vCPUs run: translating hot code to the host's is faster and gives the same receipts; `both` makes a scenario's runs do one and the other in turn.
+    #[arg(long, global = true, value_enum, default_value_t = Engine::Interpret)]
+    engine: Engine,
     #[command(subcommand)]
     verb: Verb,
+}
+
+/// See [`sim_cpu::Engine`].
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Engine {
+    Interpret,
+    Translate,
+    Both,
+}
+
+impl From<Engine> for sim_cpu::Engine {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::Interpret => Self::Interpret,
+            Engine::Translate => Self::Translate,
+            Engine::Both => Self::Both,
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -74,6 +96,9 @@ enum Verb {
     /// Measures what the kernel costs in instructions, and the simulator's speed beside QEMU's.
     #[command(after_help = "Examples:\n  cargo orrery bench --against qemu\n  cargo orrery bench --bless        and makes it the baseline in perf/")]
     Bench(bench::BenchArgs),
+    /// Runs a search that has no end for a while, and brings its row in docs/campaigns.md up to date.
+    #[command(after_help = "Examples:\n  cargo orrery campaign                        lists them\n  cargo orrery campaign device- --minutes 2    each of the devices for two minutes\n  cargo orrery campaign scenario --seed 9 --batch 4")]
+    Campaign(campaign::CampaignArgs),
     /// Builds the kernel and the programs of the live root, and says where they are.
     #[command(after_help = "Examples:\n  cargo orrery build\n  cargo orrery build --quick     no link-time optimisation: for trying an edit")]
     Build(context::BuildArgs),
@@ -127,6 +152,10 @@ impl Failure {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Err(why) = sim_cpu::choose_engine(cli.engine.into()) {
+        eprintln!("orrery: --engine: {why}");
+        return ExitCode::from(3);
+    }
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args),
         Verb::Test(args) => test::test(&args),
@@ -139,6 +168,7 @@ fn main() -> ExitCode {
             eprintln!("orrery pool: {error}");
             Failure::Status(1)
         }),
+        Verb::Campaign(args) => campaign::campaign(&args),
         Verb::Build(args) => context::build(&args),
         Verb::Ls(args) => list::list(&args),
         Verb::Bless(args) => goldens::bless(&args),

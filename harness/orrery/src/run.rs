@@ -87,13 +87,14 @@ pub fn simulate(context: &Context, bench: &Bench, scenario: &Scenario, how: How)
         if how.live { bench.record(scenario, &prepared, &mut progress) } else { bench.record(scenario, &prepared, &mut Quiet) }
     });
     progress.finish();
-    let (first, mut machine) = first?;
-    let runs: Vec<Transcript> = std::iter::once(first).chain(others?).collect();
+    let mut recorded = first?;
+    let runs: Vec<Transcript> = std::iter::once(recorded.transcript.clone()).chain(others?).collect();
     let store = context.goldens();
     let verdict = Court { scenario, exact: true, goldens: how.goldens.then_some(&store), staged: &prepared.staged, disks: &folder.join("disks") }.judge(&runs);
     bundle::write(&folder, scenario, &runs, &verdict).map_err(Failure::file(&folder))?;
+    bundle::evidence(&folder, scenario, &prepared, &recorded, &verdict).map_err(Failure::file(&folder))?;
     let capsule = match runs.first() {
-        Some(run) if !verdict.holds() => Some(capsule::leave(context, scenario, &prepared, &mut machine, run, &verdict)?),
+        Some(run) if !verdict.holds() => Some(capsule::leave(context, scenario, &prepared, &mut recorded.machine, run, &verdict)?),
         _ => None,
     };
     Ok(Finished { runs, verdict, capsule })

@@ -1,6 +1,7 @@
 //! What a run leaves behind: a folder a person can read and a CI can collect.
 
 use crate::transcript::Transcript;
+use crate::{Prepared, Recorded};
 use crate::verdict::{Result as Judged, Verdict};
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 use scenario::Scenario;
@@ -28,6 +29,63 @@ pub fn write(folder: &Path, scenario: &Scenario, runs: &[Transcript], verdict: &
     let mut junit = quick_junit::Report::new("orrery");
     junit.add_test_suite(suite(scenario, runs, verdict));
     std::fs::write(folder.join("junit.xml"), junit.to_string().map_err(std::io::Error::other)?)
+}
+
+/// Writes what can be seen of the recorded run: timeline, flamegraph, captures, disk operations, and the page that shows it all.
+pub fn evidence(folder: &Path, scenario: &Scenario, prepared: &Prepared, recorded: &Recorded, verdict: &Verdict) -> std::io::Result<()> {
+    let run = &recorded.transcript;
+    let mut evidence = report::Evidence {
+        name: scenario.name.clone(),
+        property: scenario.property.clone(),
+        rows: verdict
+            .rows
+            .iter()
+            .map(|row| report::Row {
+                holds: match row.result {
+                    Judged::Holds => Some(true),
+                    Judged::Fails => Some(false),
+                    Judged::Shown => None,
+                },
+                place: row.place.clone(),
+                what: row.what.clone(),
+                found: row.found.clone(),
+                detail: row.detail.clone(),
+            })
+            .collect(),
+        steps: run
+            .steps
+            .iter()
+            .map(|step| report::Step {
+                name: step.name.clone(),
+                zone: step.zone.clone(),
+                began_ns: step.began_ns,
+                ended_ns: step.ended_ns.unwrap_or(run.virtual_ns),
+                outcome: match (&step.failed, step.outcome) {
+                    (Some(why), _) => why.clone(),
+                    (None, Some(outcome)) => outcome.to_string(),
+                    (None, None) => String::new(),
+                },
+            })
+            .collect(),
+        console: run.console_text(),
+        receipt: run.receipt.clone().unwrap_or_default(),
+        summary: format!("{}, {} instructions, {:.3} s of machine time", run.machine, run.ticks.unwrap_or(0), run.virtual_ns as f64 / 1e9),
+        samples: recorded.samples.clone(),
+        every: recorded.every,
+        ..report::Evidence::default()
+    };
+    evidence.collect(&recorded.machine);
+    report::write(folder, &evidence, &symbols(prepared))
+}
+
+/// Names of the kernel's functions: its own, or those of the `System.map` beside it.
+fn symbols(prepared: &Prepared) -> report::Symbols {
+    let own = report::Symbols::of_elf(&prepared.kernel);
+    if !own.is_empty() {
+        return own;
+    }
+    let name = prepared.kernel_path.file_name().map(|name| name.to_string_lossy().replace("vmlinuz", "System.map")).unwrap_or_default();
+    std::fs::read_to_string(prepared.kernel_path.with_file_name(name)).map_or_else(|_| report::Symbols::none(), |text| report::Symbols::of_map(&text))
 }
 
 /// The scenario as a JUnit suite, a test case for each line of the verdict.

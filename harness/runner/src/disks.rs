@@ -47,7 +47,8 @@ fn one(root: &Path, disk: &Disk) -> Result<Vec<u8>, DiskError> {
         DiskContent::Empty => Ok(vec![0; size]),
         DiskContent::File(path) => {
             let path = root.join(path);
-            let mut bytes = std::fs::read(&path).map_err(|error| DiskError::File(path, error))?;
+            let file = std::fs::read(&path).map_err(|error| DiskError::File(path, error))?;
+            let mut bytes = sim_host::raw_image(file).map_err(|error| DiskError::Image { disk: disk.name.clone(), why: error.to_string() })?;
             let rounded = bytes.len().next_multiple_of(512).max(size);
             bytes.resize(rounded, 0);
             Ok(bytes)

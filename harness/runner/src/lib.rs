@@ -131,6 +131,19 @@ pub struct Prepared {
     pub staged: PathBuf,
 }
 
+/// Ticks between two looks at the vCPUs of a recorded run.
+const SAMPLE_TICKS: u64 = 100_000;
+
+/// A run with its machine.
+#[allow(missing_debug_implementations, reason = "a machine is hundreds of megabytes of state; nothing prints it")]
+pub struct Recorded {
+    pub transcript: Transcript,
+    pub machine: sim_board::Machine,
+    pub samples: Vec<report::Sample>,
+    /// Ticks between samples.
+    pub every: u64,
+}
+
 fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> RunError + '_ {
     move |error| RunError::File(path.to_owned(), error)
 }
@@ -217,11 +230,13 @@ impl Bench {
         Ok(sim::Simulator::new(&prepared.board, &prepared.boot())?.into_machine())
     }
 
-    /// Runs a prepared scenario on the simulator, and gives the machine as it stands at the end: it knows what entered it.
-    pub fn record(&self, scenario: &Scenario, prepared: &Prepared, watcher: &mut dyn Watcher) -> Result<(Transcript, sim_board::Machine), RunError> {
+    /// Runs a prepared scenario on the simulator, watched, and gives the machine as it stands at the end: it knows what entered it.
+    pub fn record(&self, scenario: &Scenario, prepared: &Prepared, watcher: &mut dyn Watcher) -> Result<Recorded, RunError> {
         let mut machine = sim::Simulator::new(&prepared.board, &prepared.boot())?;
+        machine.watch(SAMPLE_TICKS);
         let transcript = driver::drive(scenario, prepared, &mut machine, watcher)?;
-        Ok((transcript, machine.into_machine()))
+        let (machine, samples, every) = machine.into_watched();
+        Ok(Recorded { transcript, machine, samples, every })
     }
 
     /// Runs a prepared scenario on the simulator.
@@ -241,6 +256,9 @@ impl Bench {
     /// Runs a prepared scenario on QEMU.
     pub fn emulate(&self, scenario: &Scenario, prepared: &Prepared, watcher: &mut dyn Watcher) -> Result<Transcript, RunError> {
         let media = qemu::Media::Kernel { kernel: prepared.kernel_path.clone(), initrd: prepared.initrd_path.clone(), append: prepared.append.clone() };
+        if !prepared.board.nics.is_empty() {
+            return Err(TargetError(format!("scenario {}: its network peers live in the simulator: QEMU's machine would have nobody to talk to", scenario.name)).into());
+        }
         let folder = prepared.folder.join("qemu");
         let disks = disks::lay_out(&folder.join("disks"), &scenario.disks, &prepared.disks)?;
         let disks = scenario.disks.iter().zip(disks).map(|(disk, path)| qemu::QemuDisk { model: disk.model, path, read_only: disk.read_only }).collect();

@@ -1,9 +1,11 @@
 //! The simulator as a target.
 
 use crate::target::{End, Line, Target, TargetError};
+use report::Sampler;
 use scenario::Scenario;
 use sim_board::{Board, Boot, Machine, Outcome, Port, Until};
 use sim_core::{Rng, Streams};
+use sim_fault::Keep;
 
 /// Virtual time after which the runner looks at the console again. The agent's answers end a piece at once.
 const PIECE_NS: u64 = 5_000_000;
@@ -17,8 +19,9 @@ pub struct Simulator {
     machine: Machine,
     /// Virtual time that passed while all CPUs were halted and only input could have woken one: the machine's own clock stands then.
     idle_ns: u64,
-    /// Where the run is cut into slices: from which random numbers.
-    cuts: Option<Rng>,
+    cuts: Option<Cuts>,
+    /// Whoever watches where the vCPUs are.
+    sampler: Option<Sampler>,
 }
 
 /// The simulator's board for a scenario: the named board, with what the scenario says about the machine on top.
@@ -44,13 +47,44 @@ pub fn board(scenario: &Scenario) -> Result<Board, TargetError> {
     board.vcpus = wanted.vcpus;
     board.ram = wanted.memory_bytes;
     board.seed = wanted.seed;
+    if board.disk_journal == Keep::Nothing {
+        // The bundle tells of the disks' operations.
+        board.disk_journal = Keep::Operations;
+    }
     Ok(board)
 }
 
-/// Names of the models of a board's disks and NICs, as board tables spell them.
+/// Names of the models of a board's disks and NICs and of its other plug-in devices, as board tables spell them.
 #[must_use]
 pub fn models(board: &Board) -> Vec<String> {
-    board.disks.iter().map(|disk| spelt(&disk.model)).collect()
+    let disks = board.disks.iter().map(|disk| spelt(&disk.model));
+    let nics = board.nics.iter().map(|nic| spelt(&nic.model));
+    let others = [("virtio-rng", board.rng), ("virtio-console", board.virtio_console)].into_iter().filter(|(_, there)| *there);
+    disks.chain(nics).chain(others.map(|(name, _)| name.to_owned())).collect()
+}
+
+/// The accesses to hardware that is not there, each once; neighbours in one line.
+#[must_use]
+pub fn unimplemented(machine: &Machine) -> Vec<String> {
+    let mut runs: Vec<(sim_board::Unimplemented, u64, u64)> = Vec::new();
+    let mut sorted: Vec<_> = machine.unimplemented().collect();
+    sorted.sort_by_key(|(access, _)| (access.source, access.write, access.size, access.address));
+    for (access, count) in sorted {
+        match runs.last_mut() {
+            Some((first, end, total))
+                if (first.source, first.write, first.size, *end) == (access.source, access.write, access.size, access.address) && access.source != "msr" =>
+            {
+                *end += u64::from(access.size);
+                *total += count;
+            }
+            _ => runs.push((access.clone(), access.address.saturating_add(u64::from(access.size)), count)),
+        }
+    }
+    let line = |(first, end, count): &(sim_board::Unimplemented, u64, u64)| {
+        let last = end.saturating_sub(u64::from(first.size));
+        if last == first.address || first.source == "msr" { format!("{first}, {count} times") } else { format!("{first} to {last:#x}, {count} times") }
+    };
+    runs.iter().map(line).collect()
 }
 
 /// How a board table spells a unit variant.
@@ -65,34 +99,58 @@ fn spelt(model: &impl std::fmt::Debug) -> String {
     name
 }
 
+/// Cuts a run into slices of 1, 13 and 777 ticks at random. The run must not show it.
+#[derive(Debug)]
+pub struct Cuts(Rng);
+
+impl Cuts {
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(Streams::new(seed).stream("cuts"))
+    }
+
+    /// Runs to one of the conditions of `until`, of which at most single bytes of output may be one, in many pieces.
+    pub fn run(&mut self, machine: &mut Machine, until: &Until) -> Outcome {
+        loop {
+            let slice = SLICES[usize::try_from(self.0.below(SLICES.len() as u64)).unwrap_or(0)];
+            let next = machine.ticks().saturating_add(slice);
+            let outcome = machine.run(&until.clone().or_ticks(until.ticks.map_or(next, |limit| limit.min(next))));
+            let due = until.ns.is_some_and(|limit| machine.now_ns() >= limit) || until.ticks.is_some_and(|limit| machine.ticks() >= limit);
+            if outcome != Outcome::Deadline || due {
+                return outcome;
+            }
+        }
+    }
+}
+
 impl Simulator {
     /// Builds the machine, halted before its first instruction.
     pub fn new(board: &Board, boot: &Boot<'_>) -> Result<Self, TargetError> {
         let machine = Machine::new(board, boot).map_err(|error| TargetError(error.to_string()))?;
-        Ok(Self { machine, idle_ns: 0, cuts: None })
+        Ok(Self { machine, idle_ns: 0, cuts: None, sampler: None })
     }
 
-    /// Cuts the run from here on into slices of [`SLICES`] ticks, drawn from a stream of this seed.
+    /// Cuts the run from here on into slices drawn from this seed.
     pub fn cut(&mut self, seed: u64) {
-        self.cuts = Some(Streams::new(seed).stream("cuts"));
+        self.cuts = Some(Cuts::new(seed));
     }
 
-    /// Runs to one of the conditions of `until`, in one piece or in many.
-    fn run(&mut self, until: &Until, limit_ns: u64) -> Outcome {
-        let Some(cuts) = &mut self.cuts else { return self.machine.run(until) };
-        loop {
-            let slice = SLICES[usize::try_from(cuts.below(SLICES.len() as u64)).unwrap_or(0)];
-            let outcome = self.machine.run(&until.clone().or_ticks(self.machine.ticks().saturating_add(slice)));
-            if outcome != Outcome::Deadline || self.machine.now_ns() >= limit_ns {
-                return outcome;
-            }
-        }
+    /// Has the stacks of the vCPUs written down every so many ticks. The run does not show it.
+    pub fn watch(&mut self, every: u64) {
+        self.sampler = Some(Sampler::new(every));
     }
 
     /// The machine itself.
     #[must_use]
     pub fn into_machine(self) -> Machine {
         self.machine
+    }
+
+    /// The machine, and what was seen of its vCPUs with the ticks between two looks.
+    #[must_use]
+    pub fn into_watched(self) -> (Machine, Vec<report::Sample>, u64) {
+        let (samples, every) = self.sampler.map_or((Vec::new(), 0), Sampler::finish);
+        (self.machine, samples, every)
     }
 }
 
@@ -109,9 +167,13 @@ impl Target for Simulator {
     }
 
     fn advance(&mut self) -> Result<Option<End>, TargetError> {
-        let limit_ns = self.machine.now_ns().saturating_add(PIECE_NS);
-        let until = Until::ns(limit_ns).or_output(Port::Com2, b"\n");
-        Ok(match self.run(&until, limit_ns) {
+        let until = Until::ns(self.machine.now_ns().saturating_add(PIECE_NS)).or_output(Port::Com2, b"\n");
+        let outcome = match (&mut self.cuts, &mut self.sampler) {
+            (Some(cuts), _) => cuts.run(&mut self.machine, &until),
+            (None, Some(sampler)) => sampler.run(&mut self.machine, &until),
+            (None, None) => self.machine.run(&until),
+        };
+        Ok(match outcome {
             Outcome::Deadline | Outcome::Output(_) | Outcome::AnyOutput(_) | Outcome::Quiet | Outcome::Debug { .. } => None,
             Outcome::Stuck => {
                 self.idle_ns = self.idle_ns.saturating_add(PIECE_NS);
@@ -155,6 +217,6 @@ impl Target for Simulator {
     }
 
     fn unimplemented(&mut self) -> Vec<String> {
-        self.machine.unimplemented().map(|(access, count)| format!("{access}, {count} times")).collect()
+        unimplemented(&self.machine)
     }
 }

@@ -26,6 +26,7 @@
 
 mod check;
 mod diagnostic;
+mod fuzz;
 mod keys;
 mod model;
 mod read;
@@ -33,6 +34,7 @@ mod tables;
 mod value;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
+pub use fuzz::fuzz;
 pub use keys::{KeyError, parse as parse_keys};
 pub use model::{
     Action, Board, Carry, Comparison, Disk, DiskContent, DiskModel, Expect, ExpectKind, Flavour, Image, Initrd, JudgedOn, Kernel, Limits,

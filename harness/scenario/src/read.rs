@@ -48,6 +48,7 @@ pub(crate) fn scenario<'s>(source: &Source<'s>, name: &str) -> Option<Scenario> 
             image = guest;
         }
     }
+    let kernel_is_foreign = image.kernel != Kernel::Ours;
     let scenario = Scenario {
         name: name.to_owned(),
         property: property.unwrap_or_default(),
@@ -63,7 +64,7 @@ pub(crate) fn scenario<'s>(source: &Source<'s>, name: &str) -> Option<Scenario> 
         carry: top.tables("carry", "a carry").iter().map(carry).collect(),
         steps: top.tables("step", "a step").iter().enumerate().filter_map(|(index, table)| step(table, index)).collect(),
         expects: top.tables("expect", "an expectation").iter().enumerate().filter_map(|(index, table)| expect(table, index)).collect(),
-        golden: golden(&top, foreign),
+        golden: golden(&top, kernel_is_foreign),
         explore: tables::of_explore(source, root.get_ref(), &top),
         allow: top.strings("allow_console").unwrap_or_default().into_iter().map(|text| text.value).collect(),
     };
@@ -442,7 +443,7 @@ fn ratio(table: &Table<'_, '_>) -> Option<ExpectKind> {
     Some(ExpectKind::Ratio { of, to, from: from?.value, until: until?.value, comparison: comparison? })
 }
 
-/// Which streams are kept. None of a foreign guest unless asked for: Debian's packages change under us.
+/// Which streams are kept. None of a foreign kernel unless asked for: Debian's packages change under us.
 fn golden(top: &Table<'_, '_>, foreign: bool) -> Vec<Stream> {
     let Some(words) = top.strings("golden") else { return if foreign { Vec::new() } else { Stream::ALL.to_vec() } };
     let names: Vec<_> = Stream::ALL.iter().map(|stream| stream.extension()).collect();

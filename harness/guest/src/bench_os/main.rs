@@ -6,7 +6,7 @@
 //!
 //! # Structures
 //! One line each on standard output, `bench_os NAME TICKS`, and `bench_os done` at the end; `harness/bench` reads them. A measurement that cannot be made
-//! prints `bench_os NAME - REASON`.
+//! prints `bench_os NAME - REASON`. `bench_os --marks DEVICE` is for whoever measures from outside: it writes a letter to DEVICE before and after each loop.
 
 use std::arch::asm;
 use std::io::{Read, Write};
@@ -170,7 +170,33 @@ fn memory_kib() -> Result<u64, String> {
     Ok(field("MemTotal:")?.saturating_sub(field("MemFree:")?))
 }
 
+/// The loops that are timed from outside, each between two letters on `device`.
+fn marks(device: &str) -> Result<(), String> {
+    let mut line = std::fs::OpenOptions::new().write(true).open(device).map_err(|error| format!("{device}: {error}"))?;
+    let mut mark = |letter: &[u8; 1]| line.write_all(letter).and_then(|()| line.flush()).map_err(|error| error.to_string());
+    mark(b"S")?;
+    for _ in 0..400_000 {
+        null_call();
+    }
+    mark(b"E")?;
+    mark(b"P")?;
+    for _ in 0..30 {
+        page_fault()?;
+    }
+    mark(b"F")
+}
+
 fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [option, device] = arguments.as_slice()
+        && option == "--marks"
+    {
+        if let Err(why) = marks(device) {
+            eprintln!("bench_os: {why}");
+            std::process::exit(1);
+        }
+        return;
+    }
     report("memory_kib", memory_kib());
     report("null_call", Ok(measure(1000, null_call)));
     report("page_fault", page_fault());

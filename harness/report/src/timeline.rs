@@ -1,0 +1,134 @@
+//! The timeline as Chrome trace JSON, which Perfetto opens (*Trace Event Format*, duration, instant and metadata events).
+
+use serde_json::{Value, json};
+use sim_net::Direction;
+
+use crate::{Evidence, Sample, Where};
+
+/// Tracks of the trace: a "process" each.
+const SCENARIO: u32 = 1;
+const VCPUS: u32 = 2;
+const SPACES: u32 = 3;
+const INTERRUPTS: u32 = 4;
+const DEVICES: u32 = 5;
+const DISKS: u32 = 6;
+const NETWORK: u32 = 7;
+/// Frames of one NIC that are shown; the capture has them all.
+const FRAMES_MAX: usize = 100_000;
+
+fn micros(ns: u64) -> f64 {
+    ns as f64 / 1000.0
+}
+
+fn span(track: u32, lane: u64, name: &str, began: u64, ended: u64, arguments: Value) -> Value {
+    json!({"ph": "X", "pid": track, "tid": lane, "name": name, "ts": micros(began), "dur": micros(ended.saturating_sub(began).max(1)), "args": arguments})
+}
+
+fn instant(track: u32, lane: u64, name: &str, at: u64, arguments: Value) -> Value {
+    json!({"ph": "i", "s": "t", "pid": track, "tid": lane, "name": name, "ts": micros(at), "args": arguments})
+}
+
+/// Runs of equal samples of one vCPU: what, from, to.
+pub fn stretches<'a, K: PartialEq>(samples: impl Iterator<Item = &'a Sample>, key: impl Fn(&Sample) -> K) -> Vec<(K, u64, u64)> {
+    let mut stretches: Vec<(K, u64, u64)> = Vec::new();
+    for sample in samples {
+        let now = key(sample);
+        match stretches.last_mut() {
+            Some((what, _, end)) => {
+                *end = sample.ns;
+                if *what != now {
+                    stretches.push((now, sample.ns, sample.ns));
+                }
+            }
+            None => stretches.push((now, sample.ns, sample.ns)),
+        }
+    }
+    stretches
+}
+
+/// The lane of a zone: in order of appearance.
+fn lane(names: &mut Vec<String>, name: &str) -> u64 {
+    let found = names.iter().position(|other| other == name);
+    found.unwrap_or_else(|| {
+        names.push(name.to_owned());
+        names.len() - 1
+    }) as u64
+}
+
+/// Writes the trace.
+pub fn write(evidence: &Evidence) -> String {
+    let mut events = Vec::new();
+    let mut name = |track: u32, text: &str| events.push(json!({"ph": "M", "pid": track, "name": "process_name", "args": {"name": text}}));
+    for (track, text) in [
+        (SCENARIO, "scenario, by zone"),
+        (VCPUS, "vCPUs"),
+        (SPACES, "address spaces (processes)"),
+        (INTERRUPTS, "interrupts"),
+        (DEVICES, "devices"),
+        (DISKS, "disks"),
+        (NETWORK, "network"),
+    ] {
+        name(track, text);
+    }
+    let thread = |track: u32, lane: u64, text: &str| json!({"ph": "M", "pid": track, "tid": lane, "name": "thread_name", "args": {"name": text}});
+
+    let mut zones = Vec::new();
+    for step in &evidence.steps {
+        let lane = lane(&mut zones, if step.zone.is_empty() { "global" } else { &step.zone });
+        events.push(span(SCENARIO, lane, &step.name, step.began_ns, step.ended_ns, json!({"outcome": step.outcome})));
+    }
+    events.extend(zones.iter().enumerate().map(|(index, zone)| thread(SCENARIO, index as u64, zone)));
+
+    for vcpu in 0..evidence.vcpus {
+        let own = || evidence.samples.iter().filter(move |sample| sample.vcpu as usize == vcpu);
+        events.push(thread(VCPUS, vcpu as u64, &format!("vCPU {vcpu}")));
+        events.push(thread(SPACES, vcpu as u64, &format!("vCPU {vcpu}")));
+        events.push(thread(INTERRUPTS, vcpu as u64, &format!("vCPU {vcpu}")));
+        for (what, began, ended) in stretches(own(), |sample| sample.at) {
+            let word = match what {
+                Where::Kernel => "kernel",
+                Where::User => "user",
+                Where::Halted => "halted",
+            };
+            events.push(span(VCPUS, vcpu as u64, word, began, ended, json!({"ticks between samples": evidence.every})));
+        }
+        for (space, began, ended) in stretches(own(), |sample| (sample.at != Where::Halted).then_some(sample.space)) {
+            if let Some(space) = space {
+                events.push(span(SPACES, vcpu as u64, &format!("space {space:#x}"), began, ended, json!({})));
+            }
+        }
+    }
+
+    let mut sources = Vec::new();
+    for event in &evidence.events {
+        let arguments = json!({"detail": event.detail, "vcpu": event.vcpu});
+        if event.kind == "irq" {
+            events.push(instant(INTERRUPTS, u64::from(event.vcpu), &event.detail, event.ns, arguments));
+        } else {
+            let lane = lane(&mut sources, &event.source);
+            events.push(instant(DEVICES, lane, &event.kind, event.ns, arguments));
+        }
+    }
+    events.extend(sources.iter().enumerate().map(|(index, source)| thread(DEVICES, index as u64, source)));
+
+    for operation in &evidence.disks {
+        let arguments = json!({"sector": operation.sector, "sectors": operation.sectors, "trouble": operation.trouble});
+        events.push(instant(DISKS, u64::from(operation.disk), operation.what, operation.ns, arguments));
+    }
+    let mut peers = Vec::new();
+    for conversation in &evidence.conversations {
+        let lane = 100 + lane(&mut peers, &conversation.peer);
+        let arguments = json!({"sent": conversation.sent, "received": conversation.received, "complete": conversation.complete});
+        events.push(span(NETWORK, lane, &conversation.what, conversation.began_ns, conversation.ended_ns, arguments));
+    }
+    events.extend(peers.iter().enumerate().map(|(index, peer)| thread(NETWORK, 100 + index as u64, &format!("conversations of {peer}"))));
+    for (nic, frames) in evidence.frames.iter().enumerate() {
+        for (lane, direction, word) in [(2 * nic as u64, Direction::Sent, "sends"), (2 * nic as u64 + 1, Direction::Received, "receives")] {
+            events.push(thread(NETWORK, lane, &format!("nic{nic} {word}")));
+            for captured in frames.iter().filter(|captured| captured.direction == direction).take(FRAMES_MAX) {
+                events.push(instant(NETWORK, lane, "frame", captured.ns, json!({"bytes": captured.frame.len()})));
+            }
+        }
+    }
+    json!({"displayTimeUnit": "ns", "traceEvents": events, "otherData": {"scenario": evidence.name, "receipt": evidence.receipt}}).to_string()
+}

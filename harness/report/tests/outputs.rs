@@ -1,0 +1,83 @@
+//! What the outputs say about a run whose evidence is known.
+
+mod common;
+
+use report::{flame, page, timeline};
+use serde_json::Value;
+
+#[test]
+fn the_timeline_is_a_trace_with_every_track() {
+    let trace: Value = serde_json::from_str(&timeline::write(&common::evidence(true))).expect("JSON");
+    let events = trace["traceEvents"].as_array().expect("a list");
+    let of = |kind: &str, track: u64| events.iter().filter(|event| event["ph"] == kind && event["pid"] == track).count();
+    assert_eq!(of("X", 1), 8, "steps");
+    assert_eq!(of("X", 2), 40, "2,000 samples of two vCPUs change every 100");
+    assert_eq!(of("i", 4), 50, "interrupts");
+    assert_eq!(of("i", 6), 300, "disk operations");
+    assert_eq!(of("i", 7), 800, "frames");
+    assert_eq!(of("X", 7), 1, "conversations");
+    for event in events.iter().filter(|event| event["ph"] == "X") {
+        assert!(event["dur"].as_f64().is_some_and(|span| span > 0.0) && event["ts"].is_f64(), "{event}");
+    }
+    let named = events.iter().filter(|event| event["ph"] == "M" && event["name"] == "process_name").count();
+    assert_eq!(named, 7);
+}
+
+#[test]
+fn stacks_are_folded_by_name_outermost_first() {
+    let evidence = common::evidence(true);
+    let folded = flame::folded(&evidence, &common::symbols());
+    let text = flame::text(&folded);
+    assert!(text.contains("kernel;_start;idle_loop;schedule 6"), "{text}");
+    assert!(text.contains("kernel;_start;idle_loop 6"), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("user;address space 0x1000 ")), "{text}");
+    let total: u64 = folded.values().sum();
+    let busy = evidence.samples.iter().filter(|sample| sample.at != report::Where::Halted).count() as u64;
+    assert_eq!(total, busy, "every sample of a vCPU that ran is somewhere");
+    let svg = flame::svg(&folded, evidence.every);
+    assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n") && svg.contains("schedule"));
+}
+
+#[test]
+fn a_kernel_that_moved_itself_has_names() {
+    let mut evidence = common::evidence(true);
+    for sample in &mut evidence.samples {
+        sample.lstar += 0x1230_0000;
+        sample.stack.iter_mut().for_each(|address| *address += 0x1230_0000);
+    }
+    assert!(flame::text(&flame::folded(&evidence, &common::symbols())).contains("kernel;_start;idle_loop;schedule "));
+}
+
+#[test]
+fn round_trips_are_from_segment_to_acknowledgement() {
+    let trips = common::evidence(true).round_trips(0);
+    assert_eq!(trips.len(), 400);
+    assert_eq!(trips[..3], [(300_000_000, 20_000), (303_000_000, 40_000), (306_000_000, 60_000)]);
+}
+
+#[test]
+fn nothing_breaks_out_of_the_page() {
+    let evidence = common::evidence(false);
+    let html = page::write(&evidence, "<svg></svg>");
+    for bad in ["</script>", "<b>", "<world>", "<came>", "<everything>", "\u{1b}"] {
+        assert!(!html.contains(bad), "{bad:?} is in the page");
+    }
+    for good in ["does not hold", "<span class=\"del\">-expected line", "<span class=\"add\">+what", "Latency at nic0", "Disk 0", "Flamegraph"] {
+        assert!(html.contains(good), "{good:?} is not in the page");
+    }
+    for outside in ["http://", "https://", "src=", "@import", "url("] {
+        assert!(!html.contains(outside), "{outside:?}: the page needs nothing from outside");
+    }
+}
+
+#[test]
+fn all_files_are_written() {
+    let folder = std::env::temp_dir().join(format!("orrery-report-{}", std::process::id()));
+    report::write(&folder, &common::evidence(true), &common::symbols()).expect("a folder for temporary files");
+    let mut names: Vec<String> = std::fs::read_dir(&folder).expect("just made").map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    assert_eq!(names, ["disks.txt", "flame.folded", "flame.svg", "network.txt", "nic0.pcapng", "report.html", "timeline.json"]);
+    let disks = std::fs::read_to_string(folder.join("disks.txt")).expect("just written");
+    assert!(disks.contains("fault 0 (not carried out)") && disks.lines().count() == 301);
+    std::fs::remove_dir_all(&folder).expect("ours");
+}
