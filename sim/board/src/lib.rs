@@ -6,6 +6,11 @@
 //! that ends exactly where it must look again. Everything it does at a boundary depends on ticks and virtual time alone, so the same run
 //! comes out however callers cut it (`Until`), single-step it or debug it. A test runs machines in slices of 1, 13 and 777 ticks and compares receipts.
 //!
+//! *Chaos.* With [`Board::chaos`] turns are meant to hurt: from one tick to many quanta, in any order, PAUSE always ending one. They are still drawn from the
+//! seed, so a race that was met is met again.
+//!
+//! *Forks.* A [`Snapshot`] is plain data: any thread makes machines from it ([`Machine::fork`]), and puts one back to it at the cost of the pages that differ.
+//!
 //! *Time.* Each tick advances the clock by `ns_per_tick` divided by the number of vCPUs that are not halted; when all are, it jumps to
 //! the next event. *Turns.* vCPUs take turns of a seeded number of ticks. *Checkpoints.* Every `checkpoint_ticks` ticks of all vCPUs the TLBs are
 //! emptied and the receipt gets a link: devices, CPUs, and pages written since the last one.

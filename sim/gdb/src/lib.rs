@@ -16,7 +16,8 @@
 //! back; continuing from there reports the exit.
 //!
 //! # Structures
-//! [`Session`] (the target) holds the machine and its history; `arch.rs` is the register file; `monitor.rs` the `monitor` commands; `link.rs` the connection.
+//! [`Session`] (the target) holds the machine and its history; `arch.rs` is the register file; `monitor.rs` the `monitor` commands; `symbols.rs` names addresses and
+//! walks stacks; `link.rs` is the connection.
 //!
 //! # Failure
 //! What gdb sends is parsed by `gdbstub`; a broken connection ends the session with [`GdbError`] and leaves the machine where it is.

@@ -18,6 +18,8 @@ const COMMANDS: &[(&str, &str, &str, Command)] = &[
     ("inputs", "", "what entered from outside, and when", inputs),
     ("console", "[1|2]", "what serial line 1 or 2 printed since the last time", console),
     ("goto", "TICK", "goes to a tick, back or forth", go_to),
+    ("goto-write", "NUMBER [DISK]", "goes back to the tick of a disk's write (journal: the board's disk_journal)", go_to_write),
+    ("writes", "[N] [DISK]", "the last N writes of a disk (20), with their ticks", writes),
     ("last-write", "ADDRESS [LENGTH]", "who wrote there last before now: the tick, the vCPU and its stack", last_write),
     ("where", "[VCPU]", "the stack of a vCPU by frame pointers", stack),
     ("type", "TEXT", "types TEXT and a line end at serial line 1: enters the recording", type_text),
@@ -97,12 +99,45 @@ fn type_text(session: &mut Session<'_>, arguments: &[&str]) -> String {
 
 fn go_to(session: &mut Session<'_>, arguments: &[&str]) -> String {
     let Some(target) = arguments.first().and_then(|word| number(word)) else { return "usage: monitor goto TICK\n".to_owned() };
+    stand(session, target)
+}
+
+fn stand(session: &mut Session<'_>, target: u64) -> String {
     if session.history.is_empty() {
         return "no snapshot yet: the machine cannot go back\n".to_owned();
     }
     let reached = session.history.go_to(session.machine, target);
     let at = session.machine.ticks();
     if reached { format!("at tick {at}; `maintenance flush register-cache` shows its registers\n") } else { format!("not reached: at tick {at}\n") }
+}
+
+/// Writes of a disk's journal with their numbers from 1: number, tick, first sector, sectors.
+fn journal(session: &Session<'_>, disk: u64) -> Vec<(usize, u64, u64, u64)> {
+    let around = u8::try_from(disk).ok().and_then(|disk| session.machine.fault_disk(disk));
+    let records = around.into_iter().flat_map(|around| around.journal().records()).filter(|record| record.is_write());
+    records.enumerate().map(|(index, record)| (index + 1, record.ticks, record.sector, record.sectors)).collect()
+}
+
+fn writes(session: &mut Session<'_>, arguments: &[&str]) -> String {
+    let numbers: Option<Vec<u64>> = arguments.iter().map(|word| number(word)).collect();
+    let Some(numbers) = numbers else { return "usage: monitor writes [N] [DISK]\n".to_owned() };
+    let rows = journal(session, numbers.get(1).copied().unwrap_or(0));
+    let count = usize::try_from(numbers.first().copied().unwrap_or(20)).unwrap_or(usize::MAX);
+    let lines: String = rows[rows.len().saturating_sub(count)..]
+        .iter()
+        .map(|(number, ticks, sector, sectors)| format!("write {number:>5}  tick {ticks:>14}  sector {sector}+{sectors}\n"))
+        .collect();
+    if lines.is_empty() { "no writes, or no journal\n".to_owned() } else { lines }
+}
+
+fn go_to_write(session: &mut Session<'_>, arguments: &[&str]) -> String {
+    let numbers: Option<Vec<u64>> = arguments.iter().map(|word| number(word)).collect();
+    let Some((wanted, rest)) = numbers.as_deref().and_then(<[u64]>::split_first) else { return "usage: monitor goto-write NUMBER [DISK]\n".to_owned() };
+    let rows = journal(session, rest.first().copied().unwrap_or(0));
+    match rows.iter().find(|(number, ..)| *number as u64 == *wanted) {
+        Some((_, ticks, sector, sectors)) => format!("write {wanted} went to sector {sector}+{sectors}; {}", stand(session, *ticks)),
+        None => format!("the disk has seen {} writes by now\n", rows.len()),
+    }
 }
 
 fn last_write(session: &mut Session<'_>, arguments: &[&str]) -> String {

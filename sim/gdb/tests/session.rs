@@ -232,3 +232,134 @@ fn unmapped_memory_is_an_error_and_writes_are_in_the_log() {
     assert_eq!(ended, Ended::Detached);
     assert!(machine.events().iter().any(|event| event.source == "debugger"));
 }
+
+/// Counts in memory at 0x5000 while a timer of the local APIC interrupts it: the handler counts at 0x6000. The handler is at HANDLER.
+const HANDLER: u64 = BASE + 0x400;
+
+fn interrupted() -> Machine {
+    let main = |a: &mut CodeAssembler| -> Result<(), iced_x86::IcedError> {
+        let mut again = a.create_label();
+        for (at, value) in [(0x1808, 0x0000_ffffu32), (0x180c, 0x00cf_9b00), (0x1810, 0x0000_ffff), (0x1814, 0x00cf_9300)] {
+            a.mov(dword_ptr(at), value as i32)?;
+        }
+        a.mov(word_ptr(0x17f0), 0x17i32)?;
+        a.mov(dword_ptr(0x17f2), 0x1800)?;
+        a.lgdt(fword_ptr(0x17f0))?;
+        a.mov(dword_ptr(0x2000 + 8 * 0x40), 8 << 16 | (HANDLER as i32 & 0xffff))?;
+        a.mov(dword_ptr(0x2004 + 8 * 0x40), (HANDLER as i32) & !0xffff | 0x8e00)?;
+        a.mov(word_ptr(0x17e0), 0x7ffi32)?;
+        a.mov(dword_ptr(0x17e2), 0x2000)?;
+        a.lidt(fword_ptr(0x17e0))?;
+        a.mov(esp, 0x8000)?;
+        // Periodic, divided by 1, every 1,500 ns.
+        for (offset, value) in [(0xf0, 0x1ff), (0x3e0, 0xb), (0x320, 0x2_0040), (0x380, 1_500)] {
+            a.mov(dword_ptr(0xfee0_0000u32 + offset), value)?;
+        }
+        a.sti()?;
+        a.set_label(&mut again)?;
+        a.inc(dword_ptr(0x5000))?;
+        a.jmp(again)
+    };
+    let handler = |a: &mut CodeAssembler| -> Result<(), iced_x86::IcedError> {
+        a.inc(dword_ptr(0x6000))?;
+        a.mov(dword_ptr(0xfee0_00b0u32), 0)?;
+        a.iret()
+    };
+    let mut a = CodeAssembler::new(32).expect("32 is a bitness");
+    main(&mut a).expect("well-formed");
+    let mut code = a.assemble(BASE).expect("assembles");
+    code.resize(0x400, 0xcc);
+    let mut a = CodeAssembler::new(32).expect("32 is a bitness");
+    handler(&mut a).expect("well-formed");
+    code.extend(a.assemble(HANDLER).expect("assembles"));
+    let board = Board { checkpoint_ticks: 5_000, ..Board::default() };
+    Machine::new(&board, &Boot::new(&elf(&code), None, "")).expect("loads")
+}
+
+#[test]
+fn reverse_crosses_interrupts() {
+    let mut plain = interrupted();
+    plain.run_until(40_000);
+    let (mut machine, _) = session(interrupted(), |gdb| {
+        gdb.ask("qSupported:multiprocess+;swbreak+;hwbreak+;vContSupported+");
+        assert!(gdb.monitor("goto 40000").contains("at tick 40000"));
+        let handled = u32::from_str_radix(&gdb.ask("m6000,1"), 16).expect("hexadecimal");
+        assert!(handled > 10, "{handled} interrupts");
+        // From the loop back into the handler of the last interrupt, and out of it at the other end: one tick is the delivery.
+        assert_eq!(gdb.ask(&format!("Z0,{HANDLER:x},1")), "OK");
+        assert!(gdb.ask("bc").contains("swbreak"));
+        assert_eq!(gdb.rip(), HANDLER);
+        assert_eq!(gdb.ask(&format!("z0,{HANDLER:x},1")), "OK");
+        assert!(gdb.ask("bs").starts_with("T05"));
+        assert!(gdb.rip() < HANDLER, "before the delivery it is in the loop, at {:#x}", gdb.rip());
+        assert_eq!(u32::from_str_radix(&gdb.ask("m6000,1"), 16).expect("hexadecimal"), handled - 1);
+        assert!(gdb.ask("vCont;s:p1.1").starts_with("T05"));
+        assert_eq!(gdb.rip(), HANDLER);
+        assert!(gdb.monitor("last-write 0x6000 4").contains("#0   0x100400"));
+        assert!(gdb.monitor("goto 40000").contains("at tick 40000"));
+        assert_eq!(gdb.ask("D;1"), "OK");
+    });
+    assert_eq!(machine.receipt(), plain.receipt());
+}
+
+/// Three processors that add to a word at 0x5000, the others in real mode at 0x8000.
+fn three() -> Machine {
+    let mut others = CodeAssembler::new(16).expect("16 is a bitness");
+    let write = |a: &mut CodeAssembler| -> Result<(), iced_x86::IcedError> {
+        let mut again = a.create_label();
+        a.xor(bx, bx)?;
+        a.mov(ds, bx)?;
+        a.set_label(&mut again)?;
+        a.lock().inc(dword_ptr(0x5000))?;
+        a.jmp(again)
+    };
+    write(&mut others).expect("well-formed");
+    let bytes = others.assemble(0x8000).expect("assembles");
+    let mut first = CodeAssembler::new(32).expect("32 is a bitness");
+    let write = |a: &mut CodeAssembler| -> Result<(), iced_x86::IcedError> {
+        let mut again = a.create_label();
+        for (index, byte) in bytes.iter().enumerate() {
+            a.mov(byte_ptr(0x8000 + index as u32), i32::from(*byte))?;
+        }
+        a.mov(dword_ptr(0xfee0_00f0u32), 0x1ff)?;
+        a.mov(dword_ptr(0xfee0_0300u32), 0xc_4500)?;
+        a.mov(dword_ptr(0xfee0_0300u32), 0xc_4608)?;
+        a.set_label(&mut again)?;
+        a.lock().inc(dword_ptr(0x5000))?;
+        a.jmp(again)
+    };
+    write(&mut first).expect("well-formed");
+    let code = first.assemble(BASE).expect("assembles");
+    let board = Board { vcpus: 3, quantum: [5, 60], checkpoint_ticks: 5_000, ..Board::default() };
+    Machine::new(&board, &Boot::new(&elf(&code), None, "")).expect("loads")
+}
+
+#[test]
+fn reverse_finds_the_writes_of_every_processor() {
+    let mut plain = three();
+    plain.run_until(20_000);
+    let (mut machine, _) = session(three(), |gdb| {
+        gdb.ask("qSupported:multiprocess+;swbreak+;hwbreak+;vContSupported+");
+        assert!(gdb.monitor("goto 20000").contains("at tick 20000"));
+        let threads = gdb.ask("qfThreadInfo");
+        for thread in ["p1.1", "p1.2", "p1.3"] {
+            assert!(threads.contains(thread) || threads.contains(&thread.replace("p1.", "p01.0")), "one thread for each vCPU: {threads}");
+        }
+        assert_eq!(gdb.ask("Z2,5000,4"), "OK");
+        let mut count = u32::MAX;
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..40 {
+            let stop = gdb.ask("bc");
+            assert!(stop.contains("watch:5000"), "{stop}");
+            let value = u32::from_str_radix(&gdb.ask("m5000,4"), 16).expect("hexadecimal").swap_bytes();
+            assert!(value < count, "each stop is one write earlier");
+            count = value;
+            seen.extend(stop.split(';').find_map(|field| field.split("thread:").nth(1)).map(str::to_owned));
+        }
+        assert_eq!(seen.len(), 3, "all three wrote: {seen:?}");
+        assert_eq!(gdb.ask("z2,5000,4"), "OK");
+        assert!(gdb.monitor("goto 20000").contains("at tick 20000"));
+        assert_eq!(gdb.ask("D;1"), "OK");
+    });
+    assert_eq!(machine.receipt(), plain.receipt());
+}

@@ -23,7 +23,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 const RECORD: usize = 256;
-const SLOT: usize = 1024;
+/// A sector: a disk writes it whole or not at all, so a slot that is written in place holds its old content or its new one.
+const SLOT: usize = 512;
 const SLOTS: u32 = 8;
 
 /// Bytes that follow from a number.
