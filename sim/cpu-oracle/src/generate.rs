@@ -16,7 +16,7 @@ const FEATURES: &[CpuidFeature] = &[
     CpuidFeature::INTEL8086, CpuidFeature::INTEL186, CpuidFeature::INTEL286, CpuidFeature::INTEL386, CpuidFeature::INTEL486,
     CpuidFeature::X64, CpuidFeature::CMOV, CpuidFeature::CMPXCHG16B, CpuidFeature::CX8, CpuidFeature::FPU, CpuidFeature::FPU287,
     CpuidFeature::FPU387, CpuidFeature::MMX, CpuidFeature::SSE, CpuidFeature::SSE2, CpuidFeature::SSE3, CpuidFeature::SSSE3,
-    CpuidFeature::SSE4_1, CpuidFeature::SSE4_2, CpuidFeature::POPCNT, CpuidFeature::MULTIBYTENOP, CpuidFeature::PAUSE,
+    CpuidFeature::SSE4_1, CpuidFeature::SSE4_2, CpuidFeature::POPCNT, CpuidFeature::MSR, CpuidFeature::MULTIBYTENOP, CpuidFeature::PAUSE,
 ];
 
 /// Extensions that are compared only when the engine offers them.
@@ -61,11 +61,23 @@ fn privileged(code: Code) -> bool {
     insn.is_privileged()
 }
 
-/// Every opcode that can be drawn.
-pub static CODES: LazyLock<Vec<Code>> = LazyLock::new(|| codes(&[]));
+/// Every opcode of [`FEATURES`] that runs at any privilege.
+pub static CODES: LazyLock<Vec<Code>> = LazyLock::new(|| codes(&[], false));
 
-/// Opcodes of [`FEATURES`] and of the optional `extra` ones.
-pub fn codes(extra: &[CpuidFeature]) -> Vec<Code> {
+/// What the host's processor judges, which has all the extensions and knows what user code may not do.
+pub static HOST_CODES: LazyLock<Vec<Code>> = LazyLock::new(|| codes(OPTIONAL, true));
+
+/// Privileged instructions that end in #GP in user mode whatever the host kernel has set up.
+fn refused_to_users(code: Code) -> bool {
+    matches!(
+        code.mnemonic(),
+        M::Hlt | M::Clts | M::Lgdt | M::Lidt | M::Lldt | M::Ltr | M::Lmsw | M::Invlpg | M::Rdmsr | M::Wrmsr | M::Swapgs | M::Wbinvd | M::Invd | M::In | M::Out | M::Cli | M::Sti
+    ) || (code.mnemonic() == M::Mov && code.op_code().op_kinds().contains(&K::cr_reg))
+        || (code.mnemonic() == M::Mov && code.op_code().op_kinds().contains(&K::dr_reg))
+}
+
+/// Opcodes of [`FEATURES`] and of the optional `extra` ones; `user`: with what users are refused.
+pub fn codes(extra: &[CpuidFeature], user: bool) -> Vec<Code> {
     Code::values()
         .filter(|code| {
             let info = code.op_code();
@@ -74,15 +86,15 @@ pub fn codes(extra: &[CpuidFeature]) -> Vec<Code> {
             let known = code.cpuid_features().iter().all(|feature| FEATURES.contains(feature) || (OPTIONAL.contains(feature) && extra.contains(feature)));
             info.is_instruction()
                 && info.mode64()
-                && info.encoding() == EncodingKind::Legacy
+                && (info.encoding() == EncodingKind::Legacy || (info.encoding() == EncodingKind::VEX && code.cpuid_features().iter().all(|feature| OPTIONAL.contains(feature))))
                 && known
                 && !code.cpuid_features().is_empty()
-                && !excluded(code.mnemonic())
+                && (!excluded(code.mnemonic()) || (user && refused_to_users(*code)))
                 && !is_vendor_specific(*code)
-                && !privileged(*code)
+                && (!privileged(*code) || (user && refused_to_users(*code)))
                 && !strange_branch(*code)
                 && !info.fwait()
-                && info.op_kinds().iter().all(|kind| supported(*kind))
+                && info.op_kinds().iter().all(|kind| supported(*kind) || (user && matches!(kind, K::cr_reg | K::dr_reg)))
         })
         .collect()
 }
@@ -200,11 +212,11 @@ pub fn instruction(rng: &mut Rng, code: Code, index: u64, count: u64) -> Option<
                 let r = general(rng, Register::AX);
                 register(&mut insn, r);
             }
-            K::r32_or_mem | K::r32_reg | K::r32_rm | K::r32_opcode | K::r32_reg_mem => {
+            K::r32_or_mem | K::r32_reg | K::r32_rm | K::r32_opcode | K::r32_reg_mem | K::r32_vvvv => {
                 let r = general(rng, Register::EAX);
                 register(&mut insn, r);
             }
-            K::r64_or_mem | K::r64_reg | K::r64_rm | K::r64_opcode | K::r64_reg_mem => {
+            K::r64_or_mem | K::r64_reg | K::r64_rm | K::r64_opcode | K::r64_reg_mem | K::r64_vvvv => {
                 let r = general(rng, Register::RAX);
                 register(&mut insn, r);
             }
@@ -216,6 +228,8 @@ pub fn instruction(rng: &mut Rng, code: Code, index: u64, count: u64) -> Option<
                 let r = Register::try_from(Register::XMM0 as usize + rng.below(16) as usize).ok()?;
                 register(&mut insn, r);
             }
+            K::cr_reg => register(&mut insn, rng.pick(&[Register::CR0, Register::CR2, Register::CR3, Register::CR4, Register::CR8])),
+            K::dr_reg => register(&mut insn, rng.pick(&[Register::DR0, Register::DR1, Register::DR2, Register::DR3, Register::DR6, Register::DR7])),
             K::al => register(&mut insn, Register::AL),
             K::cl => register(&mut insn, Register::CL),
             K::ax => register(&mut insn, Register::AX),

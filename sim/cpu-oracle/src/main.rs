@@ -2,7 +2,7 @@
 //! [--slice TICKS] [--bytes HEX]`.
 
 use sim_cpu_oracle::batch::{Judge, Plan, Verdict, run_bytes, run_isolated};
-use sim_cpu_oracle::generate::CODES;
+use sim_cpu_oracle::generate::{CODES, HOST_CODES};
 
 fn main() -> std::process::ExitCode {
     match work() {
@@ -17,7 +17,7 @@ fn main() -> std::process::ExitCode {
 
 fn work() -> Result<bool, String> {
     let mut plan =
-        Plan { judge: Judge::Host, first_seed: 1, count: 100_000, codes: CODES.clone(), reports_max: 10, slice: u64::MAX, planted: None };
+        Plan { judge: Judge::Host, first_seed: 1, count: 100_000, codes: HOST_CODES.clone(), reports_max: 10, slice: u64::MAX, planted: None };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or_else(|| format!("{name} wants a value"))?;
@@ -26,7 +26,10 @@ fn work() -> Result<bool, String> {
             "--judge" => {
                 plan.judge = match value.as_str() {
                     "host" => Judge::Host,
-                    "unicorn" => Judge::Unicorn,
+                    "unicorn" => {
+                        plan.codes = CODES.clone();
+                        Judge::Unicorn
+                    }
                     _ => return Err(format!("{value} is no judge: host or unicorn")),
                 }
             }

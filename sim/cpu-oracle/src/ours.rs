@@ -121,6 +121,8 @@ impl Ours {
         }
         put(system(TSS) + 4, HANDLER_STACK_TOP);
         put(system(TSS) + 0x24, HANDLER_STACK_TOP);
+        // No I/O bitmap: users have no ports (word at 0x66).
+        put(system(TSS) + 0x60, 0x68 << 48);
         memory.write(system(HANDLERS), &[0xf4; 256]).expect("inside RAM");
         let mut base = CpuState::reset();
         let data = Segment { base: 0, limit: u32::MAX, attr: attr::P | attr::S | attr::RW | attr::ACCESSED | attr::DB | attr::G, selector: 0 };

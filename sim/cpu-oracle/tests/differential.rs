@@ -3,10 +3,11 @@
 use iced_x86::Code;
 use sim_cpu_oracle::batch::{Judge, Plan, Verdict, run_isolated};
 use sim_cpu_oracle::case::Case;
-use sim_cpu_oracle::generate::CODES;
+use sim_cpu_oracle::generate::{CODES, HOST_CODES};
 
 fn plan(judge: Judge, count: u64) -> Plan {
-    Plan { judge, first_seed: 1, count, codes: CODES.clone(), reports_max: 5, slice: u64::MAX, planted: None }
+    let codes = if judge == Judge::Host { HOST_CODES.clone() } else { CODES.clone() };
+    Plan { judge, first_seed: 1, count, codes, reports_max: 5, slice: u64::MAX, planted: None }
 }
 
 fn main() -> std::process::ExitCode {
