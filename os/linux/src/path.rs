@@ -118,8 +118,9 @@ pub fn statx(task: &mut Task, dir: DirFd, path: OptPath, flags: u32, _mask: u32,
 
 fn statfs_of(task: &Task, place: &Place, to: Ptr) -> Result {
     let space = place.statfs()?;
-    // Files in memory: a zone has what its cap allows, and sees nothing of what others use.
-    let (total, free) = crate::system::memory(&task.zone);
+    // Files in memory: a zone has what its cap allows, and sees nothing of what others use. Files on disks take what the disks have.
+    let in_memory = space.magic == vfs::tmpfs::MAGIC;
+    let (total, free) = if in_memory { crate::system::memory(&task.zone) } else { (u64::MAX, u64::MAX) };
     let (total, free) = (total / space.block_bytes, free / space.block_bytes);
     let layout = Statfs {
         kind: space.magic,

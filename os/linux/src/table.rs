@@ -452,7 +452,7 @@ pub static ROWS: &[Row] = rows! {
     303 name_to_handle_at absent;
     304 open_by_handle_at absent;
     305 clock_adjtime absent;
-    306 syncfs(fd: Fd) = io::fsync, Plain, Small, Full;
+    306 syncfs(fd: Fd) = io::syncfs, Plain, Small, Full;
     307 sendmmsg(fd: Fd) = net::on_socket, Plain, None, Partial;
     308 setns absent;
     309 getcpu(cpu: Ptr, node: Ptr) = process::getcpu, Plain, None, Full;

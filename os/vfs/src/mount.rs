@@ -447,6 +447,20 @@ pub struct MountLine {
     pub path: Vec<u8>,
 }
 
+/// Makes everything durable that was written below `root`'s mount. All file systems are tried.
+///
+/// # Errors
+/// The first that failed.
+pub fn sync_all(root: &Place) -> Result<()> {
+    let mut found = Vec::new();
+    collect(&root.mount, &mut found);
+    let mut result = Ok(());
+    for mount in found {
+        result = result.and(mount.fs().sync());
+    }
+    result
+}
+
 /// The mounts visible below `root`, the root's own first.
 #[must_use]
 pub fn list(root: &Place) -> Vec<MountLine> {

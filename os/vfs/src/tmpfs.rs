@@ -47,7 +47,7 @@ pub const LINK_MAX: u32 = 65_000;
 /// Inode number of the root.
 const ROOT_INO: u64 = 1;
 /// `f_type` of tmpfs.
-const MAGIC: u64 = 0x0102_1994;
+pub const MAGIC: u64 = 0x0102_1994;
 /// Access times are written at most once a day, unless the file changed since (`relatime`, `mount(8)`).
 const ATIME_STEP: Nanos = Nanos(86_400_000_000_000);
 

@@ -136,8 +136,11 @@ impl Storage {
 
     /// Looks whether there is a scan to be done.
     pub(crate) fn wake(&self) {
-        let has_scan = self.with_inner(|inner| Ok(inner.store.scan().is_some())).unwrap_or(false);
-        self.is_scanning.store(has_scan, Relaxed);
+        let scan = self.with_inner(|inner| Ok(inner.store.scan())).unwrap_or(None);
+        if scan.is_some() {
+            *self.last_scan.lock() = scan;
+        }
+        self.is_scanning.store(scan.is_some(), Relaxed);
         self.ticker.wake_all();
     }
 
