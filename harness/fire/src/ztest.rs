@@ -144,11 +144,11 @@ pub fn run(shape: &Shape, seed: u64, lives: u64) -> Result<Report, String> {
                 Did::Change => possible.push(digest(&work.model)),
                 Did::Sync => possible = vec![digest(&work.model)],
             }
-            if life.dice() % 12 == 0 {
+            if life.dice().is_multiple_of(12) {
                 life.extra(&mut now, &disks, &work).map_err(|error| life.say(error))?;
             }
         }
-        let is_kill = life.dice() % 3 != 0;
+        let is_kill = !life.dice().is_multiple_of(3);
         if is_kill {
             life.report.kills += 1;
             drop(now);

@@ -273,7 +273,7 @@ impl Store {
         let space = load_space(&pool, &mos)?;
         let directory = mos.view(&pool, OBJECT_DIRECTORY)?;
         let root_dir = zap::number(&directory, &pool, b"root_dataset")?.ok_or(Error::NotFound)?;
-        let children = DslDir::parse(&*mos.view(&pool, root_dir)?.dnode.bonus)?.children;
+        let children = DslDir::parse(&mos.view(&pool, root_dir)?.dnode.bonus)?.children;
         let mos_dir = zap::number(&*mos.view(&pool, children)?, &pool, b"$MOS")?.ok_or(Error::NotFound)?;
         let txg = pool.uberblock().txg + 1;
         let state = (pool.state() != 0).then_some(0);
@@ -445,8 +445,8 @@ impl Store {
     fn origin(&mut self) -> Result<(u64, u64), EditError> {
         let children = word(self.bonus(self.root_dir)?, dir::CHILDREN);
         let origin_dir = zap::number(&*self.mos.view(&self.pool, children)?, &self.pool, b"$ORIGIN")?.ok_or(Error::NotFound)?;
-        let head = word(&*self.mos.view(&self.pool, origin_dir)?.dnode.bonus, dir::HEAD);
-        let snapshot = word(&*self.mos.view(&self.pool, head)?.dnode.bonus, ds::PREVIOUS);
+        let head = word(&self.mos.view(&self.pool, origin_dir)?.dnode.bonus, dir::HEAD);
+        let snapshot = word(&self.mos.view(&self.pool, head)?.dnode.bonus, ds::PREVIOUS);
         Ok((origin_dir, snapshot))
     }
 
@@ -457,7 +457,7 @@ impl Store {
         }
         let mut at = self.root_dir;
         for part in parts {
-            let children = word(&*self.mos.view(&self.pool, at)?.dnode.bonus, dir::CHILDREN);
+            let children = word(&self.mos.view(&self.pool, at)?.dnode.bonus, dir::CHILDREN);
             at = zap::number(&*self.mos.view(&self.pool, children)?, &self.pool, part.as_bytes())?.ok_or(Error::NotFound)?;
         }
         Ok(at)
@@ -468,7 +468,7 @@ impl Store {
     /// # Errors
     /// Not found, unreadable, malformed.
     pub fn find(&self, name: &str) -> Result<u64, EditError> {
-        let head = word(&*self.mos.view(&self.pool, self.find_dir(name)?)?.dnode.bonus, dir::HEAD);
+        let head = word(&self.mos.view(&self.pool, self.find_dir(name)?)?.dnode.bonus, dir::HEAD);
         if head == 0 { Err(Error::NotFound.into()) } else { Ok(head) }
     }
 
@@ -532,7 +532,7 @@ impl Store {
     /// Unreadable or malformed.
     pub fn edit_dataset(&mut self, dataset: u64, owners: Option<Owners>) -> Result<(&mut Set, &Pool), EditError> {
         if !self.heads.contains_key(&dataset) {
-            let phys = Dataset::parse(&*self.mos.view(&self.pool, dataset)?.dnode.bonus)?;
+            let phys = Dataset::parse(&self.mos.view(&self.pool, dataset)?.dnode.bonus)?;
             let set = Set::open(&self.pool, &phys.root)?;
             if self.pending_logs.contains_key(&dataset) {
                 return Err(EditError::Invalid("the dataset has an intent log to be replayed first"));

@@ -101,11 +101,14 @@ pub fn create(name: &str, layouts: Vec<Layout>, ashift: u32, random: &mut dyn Fn
     Ok((pool, config))
 }
 
+/// Devices that join a pool, by the guids of their leaves.
+pub type NewDevices = Vec<(u64, Box<dyn BlockDev>)>;
+
 /// Describes one top-level vdev to be made, and gives its devices by guid. The metaslab array is left to the caller.
 ///
 /// # Errors
 /// A device too small or a layout that cannot be, named.
-pub fn plan_top(layout: Layout, id: u64, ashift: u32, txg: u64, random: &mut dyn FnMut() -> u64) -> Result<(VdevConfig, Vec<(u64, Box<dyn BlockDev>)>), CreateError> {
+pub fn plan_top(layout: Layout, id: u64, ashift: u32, txg: u64, random: &mut dyn FnMut() -> u64) -> Result<(VdevConfig, NewDevices), CreateError> {
     let children = layout.devices.len();
     let fits = match layout.redundancy {
         None => children == 1,

@@ -8,26 +8,27 @@
 //! was seen.
 //!
 //! # States
-//! A leaf is healthy, missing (no device carried its guid) or faulty (its device failed a read). A top-level vdev whose leaves cannot give
-//! all data makes its blocks unreadable; the pool still opens and says which blocks those are when they are asked for.
+//! [`VdevState`] says what a leaf can be; `leaf` says how it gets there. A top-level vdev whose leaves cannot give all data makes its blocks unreadable; the
+//! pool still opens and says which blocks those are when they are asked for. A write that some leaf does not take is survived as far as the
+//! redundancy goes: the leaf notes the transaction group in its dirty time log, and a resilver brings what it lacks.
 //!
 //! # Structures
 //! [`Pool`] owns the tops; a top owns its leaves; a leaf owns its device. [`config::VdevConfig`] is the tree as the
 //! config nvlist describes it.
 //!
 //! # Locking
-//! None: reading changes only the atomic error counters; writing takes `&mut`.
+//! None: reading changes atomic error counters, the cache of interior blocks, and heals bad copies; what changes the tree takes `&mut`. One owner at a time.
 //!
 //! # Failure
-//! Device errors, wrong checksums on any copy, missing devices up to the redundancy: survived and counted. More: a typed
-//! error names the block. Labels are outside input: damaged ones are skipped, contradictory ones refused by name.
+//! Device errors, wrong checksums on any copy, missing devices up to the redundancy: survived, counted, told ([`Event`]) and, in a pool open for writing,
+//! written afresh. More: a typed error names the block. Labels are outside input: damaged ones are skipped, contradictory ones refused by name.
 //!
 //! # Limits
-//! Damage is read around and counted, but not yet written back (self-heal). Writing needs every device: no resilver yet. Salted checksums and zstd are refused by
-//! name. Gang blocks nest up to 8 deep. At most 255 children per vdev, 4096 leaves.
+//! Salted checksums and zstd are refused by name. Gang blocks nest up to 8 deep. At most 255 children per vdev. No hot spares, no cache devices, no removal of
+//! top-level vdevs, no partition tables on whole disks.
 //!
 //! # Reading order
-//! `config`, `import`, `vdev`, `zio`; then `alloc_space`, `commit`, `create`.
+//! `config`, `import`, `leaf`, `vdev`, `zio`; then `alloc_space`, `commit`, `create`, `topology`, `event`.
 #![no_std]
 extern crate alloc;
 
@@ -44,7 +45,7 @@ mod zio;
 
 pub use alloc_space::{Allocator, DEFER_TXGS, Geometry, Metaslab, NoSpace, Place, Top};
 pub use commit::{Commit, WriteError};
-pub use create::{CreateError, FIRST_ARRAY_OBJECT, Layout, create, plan_top};
+pub use create::{CreateError, FIRST_ARRAY_OBJECT, Layout, NewDevices, create, plan_top};
 pub use event::{Event, EventSink, Op};
 pub use import::{Found, ImportError, ImportOptions, Pool, scan};
 pub use leaf::{LeafCounts, LeafStatus, VdevState};

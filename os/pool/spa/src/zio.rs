@@ -311,17 +311,20 @@ impl Pool {
     }
 }
 
+/// What a block is known by: vdev, offset, birth.
+type Key = (u32, u64, u64);
+
 /// Blocks of pointers, dnodes and name tables read last. Every way to a file's data leads through several, most of them the same ones; decompressing
 /// them again and again is most of what a small read would cost. A block is known by its address and birth: neither changes while anything
 /// refers to it.
 #[derive(Debug, Default)]
 pub(crate) struct Interior {
-    blocks: VecDeque<((u32, u64, u64), Arc<[u8]>)>,
+    blocks: VecDeque<(Key, Arc<[u8]>)>,
     bytes: usize,
 }
 
 impl Interior {
-    fn key(pointer: &BlockPointer) -> Option<(u32, u64, u64)> {
+    fn key(pointer: &BlockPointer) -> Option<Key> {
         let is_interior = pointer.level > 0 || matches!(pointer.kind, kind::DNODE | kind::DIRECTORY | MASTER_NODE | SA_FIRST..=SA_LAST);
         let dva = pointer.copies().next().filter(|_| is_interior)?;
         Some((dva.vdev, dva.offset, pointer.physical_birth))
