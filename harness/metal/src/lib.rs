@@ -3,7 +3,8 @@
 //! # Theory
 //! A guest (`guests/`) does something the manuals describe, prints a line for each thing that happened on COM1, and ends the machine through port 0xf4.
 //! The log of our simulator is compared line by line with that of QEMU TCG. A difference is a bug of ours, or stands in a table of the test with
-//! the section of the manual that says who is right; a row of that table that no longer differs is an error too.
+//! the section of the manual that says who is right; a row of that table that no longer differs is an error too. Ours is also a golden
+//! (`golden/`), for the lines QEMU cannot judge and for hosts without it.
 //!
 //! # Structures
 //! [`build`] compiles a guest with the toolchain at hand: freestanding Rust and assembly, linked at 1 MiB with a PVH note, no cargo in between.
@@ -53,6 +54,8 @@ pub fn build(name: &str) -> Result<PathBuf, String> {
     ];
     let done = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
         .args(flags)
+        // Where the checkout lies must not move anything in the image.
+        .arg(format!("--remap-path-prefix={}=guests", folder.display()))
         .arg(format!("-Clink-arg=-Wl,-T,{}", folder.join("link.ld").display()))
         .arg(folder.join(format!("{name}.rs")))
         .arg("-o")
@@ -120,6 +123,26 @@ pub fn qemu(image: &Path, cpu: &str) -> Result<Option<Log>, String> {
         return Err(String::from_utf8_lossy(&done.stderr).into_owned());
     }
     Ok(Some(Log::new(&done.stdout, end)))
+}
+
+/// Complaints where the log is not the golden `golden/NAME.log`, which pins what QEMU cannot judge. With `ORRERY_METAL_BLESS` set it is written instead.
+#[must_use]
+pub fn golden(name: &str, log: &Log) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(format!("{name}.log"));
+    let text: String = log.lines.iter().flat_map(|line| [line, "\n"]).collect();
+    if std::env::var_os("ORRERY_METAL_BLESS").is_some() {
+        return std::fs::write(&path, text).err().map(|error| format!("{}: {error}", path.display())).into_iter().collect();
+    }
+    match std::fs::read_to_string(&path) {
+        Ok(wanted) => {
+            let mut out: Vec<String> = wanted.lines().zip(text.lines()).filter(|(a, b)| a != b).map(|(a, b)| format!("golden {a}\n  now  {b}")).collect();
+            if wanted.lines().count() != text.lines().count() {
+                out.push(format!("{} lines, the golden has {}", text.lines().count(), wanted.lines().count()));
+            }
+            out
+        }
+        Err(error) => vec![format!("{}: {error}", path.display())],
+    }
 }
 
 /// A known difference: names of lines (a line's name is its first word; `WAY.NAME`, or `NAME` for every way) and why our reading is the manual's.

@@ -1,6 +1,6 @@
 //! Every kind of exception, on the simulator and on QEMU.
 
-use metal::{Known, build, compare, ours, qemu};
+use metal::{Known, build, compare, golden, ours, qemu};
 
 /// Where QEMU TCG 7.2 and the manual (APM vol. 2 unless it says otherwise) part; ours follows the manual.
 const KNOWN: &[Known] = &[
@@ -60,10 +60,9 @@ const KNOWN: &[Known] = &[
 fn exceptions_look_the_same_here_and_on_qemu() {
     let image = build("exceptions").expect("the guest compiles");
     let left = ours(&image).expect("the guest boots");
-    if let Ok(path) = std::env::var("ORRERY_METAL_LOG") {
-        std::fs::write(path, left.lines.join("\n")).expect("the log can be written");
-    }
     assert_eq!(left.lines.last().map(String::as_str), Some("end"), "{left:#?}");
+    let complaints = golden("exceptions", &left);
+    assert!(complaints.is_empty(), "{} differences from the golden:\n{}", complaints.len(), complaints.join("\n"));
     let Some(right) = qemu(&image, "EPYC,+umip").expect("QEMU starts") else {
         println!("no QEMU here: only the simulator's log was made");
         return;
