@@ -35,16 +35,27 @@ const APPEND: &str = "console=ttyS1 quiet panic=-1";
 const TICKS_MAX: u64 = 60_000_000_000;
 const MEMORY: u64 = 256 << 20;
 
-/// What is measured: name, words for the table, the marks it lies between, and the target against `-icount` (design section 7).
-const ROWS: &[(&str, &str, Option<u8>, u8, Option<f64>)] = &[
-    ("linux-boot", "Debian's Linux from power-on to its first program", None, b'B', Some(1.0 / 3.0)),
-    ("linux-call", "null system calls of a Linux program", Some(b'S'), b'E', None),
-    ("linux-fault", "anonymous page faults of a Linux program", Some(b'P'), b'F', None),
+/// What lies between two marks.
+struct Span {
+    name: &'static str,
+    what: &'static str,
+    /// Power-on, or a mark.
+    from: Option<u8>,
+    until: u8,
+    /// Against `-icount` (design section 7).
+    target: Option<f64>,
+}
+
+/// What is measured.
+const SPANS: &[Span] = &[
+    Span { name: "linux-boot", what: "Debian's Linux from power-on to its first program", from: None, until: b'B', target: Some(1.0 / 3.0) },
+    Span { name: "linux-call", what: "null system calls of a Linux program", from: Some(b'S'), until: b'E', target: None },
+    Span { name: "linux-fault", what: "anonymous page faults of a Linux program", from: Some(b'P'), until: b'F', target: None },
 ];
 
 /// Names of the rows.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    ROWS.iter().map(|row| row.0)
+    SPANS.iter().map(|span| span.name)
 }
 
 /// When each mark came: time since power-on, instructions since power-on where they are counted.
@@ -79,8 +90,9 @@ pub fn run(guest: &LinuxGuest, rounds: usize, with_qemu: bool, mut progress: imp
             icount.push(qemu(guest, true)?);
         }
     }
-    ROWS.iter()
-        .map(|&(name, what, from, until, target)| {
+    SPANS
+        .iter()
+        .map(|&Span { name, what, from, until, target }| {
             let sides = |all: &[Marks]| -> Result<Option<Side>, BenchError> {
                 let mut sides = all.iter().map(|marks| Ok(Side { time: marks.between(from, until)?.0, peak_kib: marks.peak_kib })).collect::<Result<Vec<_>, _>>()?;
                 Ok(median(&mut sides))
