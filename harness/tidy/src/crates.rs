@@ -40,6 +40,7 @@ pub const CRATES: &[Row] = &[
     Row("os/user/tools", "tools", 4),
     Row("sim/core", "sim-core", 0),
     Row("sim/fp", "sim-fp", 0),
+    Row("sim/translate", "sim-translate", 0),
     Row("sim/mem", "sim-mem", 1),
     Row("sim/bus", "sim-bus", 2),
     Row("sim/cpu", "sim-cpu", 3),
@@ -48,6 +49,7 @@ pub const CRATES: &[Row] = &[
     Row("sim/host", "sim-host", 3),
     Row("sim/net", "sim-net", 4),
     Row("sim/cpu-oracle", "sim-cpu-oracle", 4),
+    Row("sim/cpu-check", "cpu-check", 4),
     Row("sim/board", "sim-board", 5),
     Row("sim/snap", "sim-snap", 5),
     Row("sim/gdb", "sim-gdb", 6),
@@ -69,7 +71,7 @@ pub const CRATES: &[Row] = &[
 
 /// The unsafe ring, by folder.
 pub const RING: &[&str] =
-    &["os/mach/sync", "os/mach/boot", "os/mach/heap", "os/mach/hal", "os/trace/probe", "os/user/sys", "sim/fp", "sim/cpu-oracle", "harness/guest", "perf/guests"];
+    &["os/mach/sync", "os/mach/boot", "os/mach/heap", "os/mach/hal", "os/trace/probe", "os/user/sys", "sim/fp", "sim/translate", "sim/cpu-oracle", "harness/guest", "perf/guests"];
 
 const PAGE: &str = "docs/ARCHITECTURE.md";
 
