@@ -189,7 +189,14 @@ fn replay(context: &Context, path: &Path, args: &GdbArgs) -> Result<(), Failure>
 fn without_versions(text: &str) -> String {
     let mut out = String::new();
     for line in text.lines().filter(|line| !line.starts_with("warning:") && !line.contains("auto-load") && !line.starts_with("Download")) {
-        let kept = if let Some((head, _)) = line.split_once(", line ") {
+        let kept = if let Some(rest) = line.strip_prefix("written at tick ") {
+            // The answer of `monitor last-write`.
+            let vcpu = rest.split_once(" by vcpu ").and_then(|(_, rest)| rest.split(' ').next()).unwrap_or_default();
+            format!("written at tick [TICK] by vcpu {vcpu}")
+        } else if line.starts_with('#') && line.contains("  0x") && !line.contains(" in ") {
+            // The monitor's stacks are complete, and change with what is inlined where.
+            format!("{} [FRAME]", line.split(' ').next().unwrap_or_default())
+        } else if let Some((head, _)) = line.split_once(", line ") {
             format!("{head}, line [LINE]")
         } else if let Some(side) = ["Old value", "New value"].into_iter().find(|side| line.starts_with(side)) {
             format!("{side} = [VALUE]")
