@@ -74,10 +74,16 @@ fn main() {
     let rounds: u32 = std::env::args().nth(1).and_then(|word| word.parse().ok()).unwrap_or(20);
     let counter = Arc::new(AtomicU64::new(0));
     let stack = Arc::new(Stack::full());
+    let ready = Arc::new(AtomicU32::new(0));
     let threads: Vec<_> = (0..3u32)
         .map(|me| {
-            let (counter, stack) = (counter.clone(), stack.clone());
+            let (counter, stack, ready) = (counter.clone(), stack.clone(), ready.clone());
             thread::spawn(move || {
+                // All begin together: who is started first would else be done before the last begins.
+                ready.fetch_add(1, Ordering::SeqCst);
+                while ready.load(Ordering::SeqCst) < 3 {
+                    std::hint::spin_loop();
+                }
                 for round in 0..rounds {
                     work(200 + (me * 97 + round * 31) % 400);
                     if me < 2 {
