@@ -182,7 +182,6 @@ impl Core {
     }
 
     /// One attempt to enter a handler. `kind` is the event's type as EXITINTINFO has it.
-    #[expect(clippy::too_many_arguments, reason = "an event is described by all of them")]
     fn interrupt(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, number: u8, origin: Origin, code: Option<u32>, kind: u64) -> Result<(), Fault> {
         self.delivering = event::VALID | kind | u64::from(number) | code.map_or(0, |code| event::HAS_CODE | u64::from(code) << 32);
         self.enter_handler(m, b, number, origin, code)?;

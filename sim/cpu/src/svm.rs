@@ -328,7 +328,7 @@ fn read(m: &GuestMemory, vmcb: u64, offset: u64, size: u8) -> u64 {
 
 /// Outside RAM there is nothing to write to.
 fn write(m: &mut GuestMemory, vmcb: u64, offset: u64, size: u8, value: u64) {
-    let _ = m.write_u64(vmcb + offset, size, value);
+    m.write_u64(vmcb + offset, size, value).unwrap_or(());
 }
 
 fn read_segment(m: &GuestMemory, vmcb: u64, offset: u64) -> Segment {

@@ -154,7 +154,7 @@ impl Core {
         if let Err(Fault) = self.enter_task(m, b, cr3, ldt, selectors, how) {
             self.update_mode();
             // Without a place to deliver it the processor has shut down by now.
-            let _ = self.deliver_fault(m, b);
+            self.deliver_fault(m, b).unwrap_or(());
         }
         self.update_mode();
         Ok(())
