@@ -96,7 +96,7 @@ fn main() {
                     let second = if round % 3 == me { stack.pop() } else { None };
                     // The first goes back while the second is still held: the head is the same again, its successor another.
                     first.into_iter().for_each(|node| stack.push(node));
-                    work(20);
+                    work(250);
                     second.into_iter().for_each(|node| stack.push(node));
                 }
             })
