@@ -5,11 +5,11 @@ use pool_fire::rig::SHAPES;
 
 #[test]
 fn no_cut_loses_tears_or_refuses_anything() {
-    let scale = Scale { operations: 60, every: 7 };
+    let scale = Scale { operations: 60, every: 17 };
     for shape in &SHAPES {
         let atlas = draw(shape, 11, scale, &mut |_, _| {}).expect("the workload runs on good disks");
         eprintln!("{}: {atlas}", shape.name);
-        assert!(atlas.cuts > 50, "{}: {atlas}", shape.name);
+        assert!(atlas.cuts > 20, "{}: {atlas}", shape.name);
         assert!(atlas.is_clean(), "{}: {atlas}\n{}", shape.name, atlas.findings.join("\n"));
     }
 }
