@@ -74,13 +74,13 @@ fn rows() -> Vec<Campaign> {
     let mut rows = vec![
         program("oracle-unicorn", "random instructions and states: our CPU against unicorn-engine", 50_000, ORACLE, &["--judge", "unicorn", "--seed", "{seed}", "--count", "{cases}"]),
         program("oracle-host", "random instructions and states: our CPU against the host's", 100_000, ORACLE, &["--judge", "host", "--seed", "{seed}", "--count", "{cases}"]),
-        call("cpu", "garbage code, tables, MSRs and VMCBs for the processor, whole and cut", 2_000, sim_cpu::fuzz::fuzz),
+        call("cpu", "garbage code, tables, MSRs and VMCBs for the processor, whole and cut", 200, sim_cpu::fuzz::fuzz),
         call("scenario", "damaged scenario files: an answer, never a panic", 20_000, |seed, cases| Ok(scenario::fuzz(seed, cases))),
     ];
-    rows.push(call("translate-vs-interpret", "random programs: translated code against the interpreter, whole and cut", 500, cpu_check::campaign));
+    rows.push(call("translate-vs-interpret", "random programs: translated code against the interpreter, whole and cut", 50, cpu_check::campaign));
     rows.push(call("pool-atlas", "power cuts at every write of a workload on a pool: nothing acknowledged lost, nothing in part", 150, pool_fire::atlas_batch));
     rows.push(call("pool-ztest", "random lives of a pool: operations, snapshots, broken disks, kills", 10, pool_fire::ztest_batch));
-    rows.push(call("pool-liar", "pools damaged under good checksums: an error, never a panic", 100, pool_fire::liar_batch));
+    rows.push(call("pool-liar", "pools damaged under good checksums: an error, never a panic", 20, pool_fire::liar_batch));
     for target in sim_dev::fuzz::TARGETS {
         let name = target.name;
         rows.push(call(&format!("device-{name}"), &format!("noise on registers, rings and configuration space of {name}"), 100_000, move |seed, cases| {
