@@ -123,6 +123,12 @@ fn replay(context: &Context, path: &Path, args: &GdbArgs) -> Result<(), Failure>
     };
     let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| Failure::Host(error.to_string()))?;
     let port = listener.local_addr().map_err(|error| Failure::Host(error.to_string()))?.port();
+    // Before gdb comes: it does not wait for long.
+    let mut session_of_gdb = sim_gdb::Session::new(&mut machine);
+    if let Some(kernel) = &kernel {
+        session_of_gdb.read_symbols(&std::fs::read(kernel).map_err(Failure::file(kernel))?);
+    }
+    session_of_gdb.run_to(&place);
     let mut gdb = Command::new("gdb");
     gdb.current_dir(&context.root).args(["-nx", "-batch", "-q"]).arg("-x").arg("gdb/orrery.gdb").args(&kernel).arg("-ex").arg(format!("target remote :{port}"));
     for command in &session.commands {
@@ -154,11 +160,6 @@ fn replay(context: &Context, path: &Path, args: &GdbArgs) -> Result<(), Failure>
             }
         }
     });
-    let mut session_of_gdb = sim_gdb::Session::new(&mut machine);
-    if let Some(kernel) = &kernel {
-        session_of_gdb.read_symbols(&std::fs::read(kernel).map_err(Failure::file(kernel))?);
-    }
-    session_of_gdb.run_to(&place);
     let served = sim_gdb::serve_session(session_of_gdb, &listener);
     drop(listener);
     let in_time = watchdog.join().unwrap_or(false);
