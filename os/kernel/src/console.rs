@@ -151,12 +151,18 @@ impl vfs::tty::serial::SerialPort for Port {
     fn transmit(&self, data: &[u8]) -> usize {
         self.0.uart.transmit(data)
     }
+    fn resume(&self) {
+        self.0.uart.resume();
+    }
 }
 
 /// The way from a line to its terminal.
 struct Terminal(Arc<vfs::tty::Tty>);
 
 impl Line for Terminal {
+    fn space(&self) -> usize {
+        self.0.input_space()
+    }
     fn received(&self, bytes: &[u8]) {
         self.0.receive(bytes);
     }

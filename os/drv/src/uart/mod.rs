@@ -53,6 +53,8 @@ pub trait Registers: Send + Sync {
 
 /// Who is told about input and about room for output. Called with interrupts off, without locks.
 pub trait Line: Send + Sync {
+    /// How many bytes [`Line::received`] can take now. Without space input stays in the chip until [`Uart::resume`].
+    fn space(&self) -> usize;
     /// Bytes came in.
     fn received(&self, bytes: &[u8]);
     /// After a [`Uart::transmit`] that took less than it was given, there is room again.
@@ -179,15 +181,32 @@ impl<R: Registers> Uart<R> {
         }
     }
 
+    /// The line's user has space again.
+    pub fn resume(&self) {
+        let mut output = self.output.lock();
+        if output.enabled & RECEIVED == 0 {
+            output.enabled |= RECEIVED;
+            self.registers.write(INTERRUPT_ENABLE, output.enabled);
+        }
+    }
+
     /// The interrupt handler.
     pub fn interrupt(&self) {
         // Bounded: a chip that always says there is more must not hold the CPU.
         for _ in 0..64 {
             let mut bytes = [0; FIFO];
             let mut count = 0;
+            let space = self.line.get().map_or(FIFO, |line| line.space()).min(FIFO);
             let mut output = self.output.lock();
             let id = self.registers.read(INTERRUPT_ID);
-            while count < FIFO && self.registers.read(LINE_STATUS) & DATA_READY != 0 {
+            while self.registers.read(LINE_STATUS) & DATA_READY != 0 {
+                if count == space {
+                    if space == 0 {
+                        output.enabled &= !RECEIVED;
+                        self.registers.write(INTERRUPT_ENABLE, output.enabled);
+                    }
+                    break;
+                }
                 bytes[count] = self.registers.read(DATA);
                 count += 1;
             }
@@ -206,9 +225,14 @@ impl<R: Registers> Uart<R> {
                 }
             }
             // Bit 0 set: nothing was pending.
-            if id & 1 != 0 && count == 0 {
-                break;
+            if (id & 1 != 0 || space == 0) && count == 0 {
+                return;
             }
         }
+        // There may be more, and the line to the interrupt controller is high already: one that looks for edges sees another only if it falls in
+        // between.
+        let output = self.output.lock();
+        self.registers.write(INTERRUPT_ENABLE, 0);
+        self.registers.write(INTERRUPT_ENABLE, output.enabled);
     }
 }

@@ -59,10 +59,15 @@ fn port(room: usize) -> (Wire, Uart<Wire>) {
 }
 
 #[derive(Clone, Default)]
-struct User(Arc<Mutex<(Vec<u8>, usize)>>);
+struct User(Arc<Mutex<(Vec<u8>, usize, Option<usize>)>>);
 impl Line for User {
+    fn space(&self) -> usize {
+        self.0.lock().unwrap().2.unwrap_or(usize::MAX)
+    }
     fn received(&self, bytes: &[u8]) {
-        self.0.lock().unwrap().0.extend(bytes);
+        let mut user = self.0.lock().unwrap();
+        user.0.extend(bytes);
+        user.2 = user.2.map(|space| space - bytes.len());
     }
     fn room(&self) {
         self.0.lock().unwrap().1 += 1;
@@ -131,4 +136,34 @@ fn input_reaches_the_user() {
     wire.0.lock().unwrap().input.extend(0..40);
     uart.interrupt();
     assert_eq!(user.0.lock().unwrap().0, (0..40).collect::<Vec<u8>>());
+}
+
+#[test]
+fn input_that_nobody_has_space_for_waits_in_the_chip() {
+    let (wire, uart) = port(16);
+    let user = User::default();
+    user.0.lock().unwrap().2 = Some(20);
+    uart.attach(Box::new(user.clone()));
+    wire.0.lock().unwrap().input.extend(0..100);
+    uart.interrupt();
+    assert_eq!(user.0.lock().unwrap().0.len(), 20);
+    assert_eq!((wire.0.lock().unwrap().input.len(), wire.0.lock().unwrap().enabled & RECEIVED), (80, 0), "and it does not interrupt");
+    user.0.lock().unwrap().2 = None;
+    uart.resume();
+    assert_eq!(wire.0.lock().unwrap().enabled & RECEIVED, RECEIVED);
+    uart.interrupt();
+    assert_eq!(user.0.lock().unwrap().0, (0..100).collect::<Vec<u8>>());
+}
+
+#[test]
+fn a_flood_of_input_ends_in_an_edge_of_the_interrupt() {
+    let (wire, uart) = port(16);
+    let user = User::default();
+    uart.attach(Box::new(user.clone()));
+    wire.0.lock().unwrap().input.extend(core::iter::repeat_n(7, 64 * FIFO + 5));
+    uart.interrupt();
+    assert_eq!(wire.0.lock().unwrap().input.len(), 5, "a turn is bounded");
+    assert_eq!(wire.0.lock().unwrap().enabled & RECEIVED, RECEIVED);
+    uart.interrupt();
+    assert!(wire.0.lock().unwrap().input.is_empty());
 }

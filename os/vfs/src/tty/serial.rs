@@ -36,6 +36,8 @@ pub trait SerialPort: Send + Sync {
     /// Queues bytes for sending and returns how many; fewer than given if the port's buffer is full, after which it calls
     /// [`Tty::transmit_ready`] when there is room again. Does not block.
     fn transmit(&self, data: &[u8]) -> usize;
+    /// There is space for input again ([`Tty::input_space`]).
+    fn resume(&self) {}
 }
 
 pub(super) struct Serial {
@@ -123,6 +125,12 @@ impl Tty {
         serial.lost.fetch_add(lost, Ordering::Relaxed);
         serial.work.wake_all();
     }
+    /// How many bytes [`Tty::receive`] can take now. Callable from the interrupt handler.
+    #[must_use]
+    pub fn input_space(&self) -> usize {
+        let Line::Serial(serial) = &self.line else { return 0 };
+        RING - serial.ring.lock().count
+    }
     /// Notes that the port has room again. Callable from its interrupt handler.
     pub fn transmit_ready(&self) {
         let Line::Serial(serial) = &self.line else { return };
@@ -151,6 +159,7 @@ impl Tty {
                 self.pollee.notify();
             }
             if count != 0 {
+                serial.port.resume();
                 self.feed(&bytes[..count], true);
             }
         }
