@@ -34,7 +34,8 @@ pub fn folded(evidence: &Evidence, symbols: &Symbols) -> Folded {
                     let place = address.wrapping_sub(moved).wrapping_sub(u64::from(depth > 0));
                     match symbols.name(place) {
                         Some(name) => names.push(name.to_owned()),
-                        None if depth == 0 => names.push(if symbols.is_empty() { format!("{address:#x}") } else { "(elsewhere)".to_owned() }),
+                        // Without names, by the page.
+                        None if depth == 0 => names.push(if symbols.is_empty() { format!("page {:#x}", address & !0xfff) } else { "(elsewhere)".to_owned() }),
                         None => break,
                     }
                 }

@@ -14,7 +14,8 @@
 //!
 //! # Limits
 //! [`sampler::SAMPLES_MAX`] samples: past it every second one goes and the distance doubles. [`STACK_MAX`] frames. The page shows at most [`page::ROWS_MAX`] rows of a list.
-//! Linux kernels without frame pointers give the innermost function only; user stacks are not walked.
+//! Linux kernels without frame pointers give the innermost function only, and Debian ships no names for its own (its `System.map` is a placeholder): then it is the page. User
+//! stacks are not walked.
 //!
 //! # Reading order
 //! `lib.rs`, `sampler.rs`, `symbols.rs`, `timeline.rs`, `flame.rs`, `page.rs`.

@@ -32,6 +32,8 @@ pub fn escape(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\t' | '\n' => out.push(letter),
+            // Serial lines end with both.
+            '\r' => {}
             // Control characters are in no document.
             letter if letter.is_control() => out.push('\u{fffd}'),
             letter => out.push(letter),
@@ -178,7 +180,7 @@ fn timeline(evidence: &Evidence) -> String {
     }
     for vcpu in 0..evidence.vcpus {
         let own = evidence.samples.iter().filter(|sample| sample.vcpu as usize == vcpu);
-        let shapes: String = stretches(own, |sample| sample.at)
+        let shapes: String = stretches(own, 4 * evidence.every, |sample| sample.at)
             .into_iter()
             .filter(|(at, ..)| *at != Where::Halted)
             .map(|(at, began, ended)| if at == Where::Kernel { bar(began, ended, "#e07828", "kernel") } else { bar(began, ended, "#5aaa5a", "user") })

@@ -28,15 +28,17 @@ fn instant(track: u32, lane: u64, name: &str, at: u64, arguments: Value) -> Valu
     json!({"ph": "i", "s": "t", "pid": track, "tid": lane, "name": name, "ts": micros(at), "args": arguments})
 }
 
-/// Runs of equal samples of one vCPU: what, from, to.
-pub fn stretches<'a, K: PartialEq>(samples: impl Iterator<Item = &'a Sample>, key: impl Fn(&Sample) -> K) -> Vec<(K, u64, u64)> {
+/// Runs of equal samples of one vCPU: what, from, to. Samples come by ticks, and ticks stand still while all vCPUs are halted: a gap longer than `gap_ns` belongs
+/// to nobody.
+pub fn stretches<'a, K: PartialEq>(samples: impl Iterator<Item = &'a Sample>, gap_ns: u64, key: impl Fn(&Sample) -> K) -> Vec<(K, u64, u64)> {
     let mut stretches: Vec<(K, u64, u64)> = Vec::new();
     for sample in samples {
         let now = key(sample);
         match stretches.last_mut() {
             Some((what, _, end)) => {
-                *end = sample.ns;
-                if *what != now {
+                let gap = sample.ns - *end > gap_ns.max(1);
+                *end = if gap { *end + gap_ns / 4 } else { sample.ns };
+                if gap || *what != now {
                     stretches.push((now, sample.ns, sample.ns));
                 }
             }
@@ -79,12 +81,13 @@ pub fn write(evidence: &Evidence) -> String {
     }
     events.extend(zones.iter().enumerate().map(|(index, zone)| thread(SCENARIO, index as u64, zone)));
 
+    let gap = 4 * evidence.every;
     for vcpu in 0..evidence.vcpus {
         let own = || evidence.samples.iter().filter(move |sample| sample.vcpu as usize == vcpu);
         events.push(thread(VCPUS, vcpu as u64, &format!("vCPU {vcpu}")));
         events.push(thread(SPACES, vcpu as u64, &format!("vCPU {vcpu}")));
         events.push(thread(INTERRUPTS, vcpu as u64, &format!("vCPU {vcpu}")));
-        for (what, began, ended) in stretches(own(), |sample| sample.at) {
+        for (what, began, ended) in stretches(own(), gap, |sample| sample.at) {
             let word = match what {
                 Where::Kernel => "kernel",
                 Where::User => "user",
@@ -92,7 +95,7 @@ pub fn write(evidence: &Evidence) -> String {
             };
             events.push(span(VCPUS, vcpu as u64, word, began, ended, json!({"ticks between samples": evidence.every})));
         }
-        for (space, began, ended) in stretches(own(), |sample| (sample.at != Where::Halted).then_some(sample.space)) {
+        for (space, began, ended) in stretches(own(), gap, |sample| (sample.at != Where::Halted).then_some(sample.space)) {
             if let Some(space) = space {
                 events.push(span(SPACES, vcpu as u64, &format!("space {space:#x}"), began, ended, json!({})));
             }

@@ -101,7 +101,7 @@ pub fn evidence(holds: bool) -> Evidence {
         }],
         network: vec!["gateway: lease 10.0.2.15".to_owned()],
         samples: samples.collect(),
-        every: 1000,
+        every: 1_000_000,
         captures: vec![("nic0.pcapng".to_owned(), vec![1, 2, 3])],
     }
 }
