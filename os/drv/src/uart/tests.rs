@@ -58,8 +58,10 @@ fn port(room: usize) -> (Wire, Uart<Wire>) {
     (wire, uart)
 }
 
+/// Bytes received, calls of `room`, and how much more is taken (`None`: all).
+type Heard = (Vec<u8>, usize, Option<usize>);
 #[derive(Clone, Default)]
-struct User(Arc<Mutex<(Vec<u8>, usize, Option<usize>)>>);
+struct User(Arc<Mutex<Heard>>);
 impl Line for User {
     fn space(&self) -> usize {
         self.0.lock().unwrap().2.unwrap_or(usize::MAX)
