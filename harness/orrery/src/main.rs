@@ -61,7 +61,7 @@ impl From<Engine> for sim_cpu::Engine {
 #[derive(Subcommand)]
 enum Verb {
     /// Runs one scenario on the simulator and judges it.
-    #[command(after_help = "Examples:\n  cargo orrery run scenarios/tenants.toml\n  cargo orrery run tenants --repeat 1\n\nThe bundle is in out/NAME: console.txt, events.txt, receipt, transcript.json, report.txt, junit.xml.")]
+    #[command(after_help = "Examples:\n  cargo orrery run scenarios/tenants.toml\n  cargo orrery run tenants --repeat 1\n\nThe bundle is in out/NAME: report.html, timeline.json (opens in Perfetto), flame.svg, a pcapng for each NIC, disks.txt, console.txt, events.txt, receipt, transcript.json, report.txt, junit.xml.")]
     Run(run::RunArgs),
     /// Runs all scenarios, or those whose name contains FILTER.
     #[command(after_help = "Examples:\n  cargo orrery test\n  cargo orrery test bad-input\n  cargo orrery test --slow tenants\n\nWrites out/junit.xml.")]

@@ -33,7 +33,7 @@ fn sensible(port: u16, sequence: u32) -> Vec<Vec<u8>> {
     dhcp.resize(28, 0);
     dhcp.extend_from_slice(&station);
     dhcp.resize(236, 0);
-    dhcp.extend_from_slice(&[0x63, 0x82, 0x53, 0x63, 53, 1, if sequence % 2 == 0 { 1 } else { 3 }, 55, 3, 1, 3, 6, 255]);
+    dhcp.extend_from_slice(&[0x63, 0x82, 0x53, 0x63, 53, 1, if sequence.is_multiple_of(2) { 1 } else { 3 }, 55, 3, 1, 3, 6, 255]);
     let mut ping = vec![8, 0, 0, 0, 0, 1, 0, 1, 9, 9, 9, 9];
     let checksum = sum(&ping, 0);
     ping[2..4].copy_from_slice(&checksum);

@@ -30,7 +30,6 @@ impl<T: Clone> Tape<T> {
         self.full.iter().flat_map(|chunk| chunk.iter()).chain(self.tail.iter())
     }
 
-    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
     pub fn len(&self) -> usize {
         self.full.len() * CHUNK + self.tail.len()
     }

@@ -156,5 +156,5 @@ pub fn e1000e_act(bench: &mut Bench<E1000e>, random: &mut Rng) {
     }
     let tail = if random.chance(15, 16) { random.below(DESCRIPTORS) } else { value(random) & 0xffff };
     bench.write(0, if random.chance(2, 3) { 0x3818 } else { 0x2818 }, 4, tail);
-    bench.call(|node, cx| sim_bus::Node::input(node, cx));
+    bench.call(sim_bus::Node::input);
 }
