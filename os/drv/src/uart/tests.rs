@@ -149,7 +149,8 @@ fn input_that_nobody_has_space_for_waits_in_the_chip() {
     wire.0.lock().unwrap().input.extend(0..100);
     uart.interrupt();
     assert_eq!(user.0.lock().unwrap().0.len(), 20);
-    assert_eq!((wire.0.lock().unwrap().input.len(), wire.0.lock().unwrap().enabled & RECEIVED), (80, 0), "and it does not interrupt");
+    assert_eq!(wire.0.lock().unwrap().input.len(), 80);
+    assert_eq!(wire.0.lock().unwrap().enabled & RECEIVED, 0, "and it does not interrupt");
     user.0.lock().unwrap().2 = None;
     uart.resume();
     assert_eq!(wire.0.lock().unwrap().enabled & RECEIVED, RECEIVED);
