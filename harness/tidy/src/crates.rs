@@ -51,7 +51,7 @@ pub const CRATES: &[Row] = &[
     Row("sim/cpu-oracle", "sim-cpu-oracle", 4),
     Row("sim/cpu-check", "cpu-check", 4),
     Row("sim/board", "sim-board", 5),
-    Row("sim/snap", "sim-snap", 5),
+    Row("sim/snap", "sim-snap", 6),
     Row("sim/gdb", "sim-gdb", 6),
     Row("harness/scenario", "scenario", 0),
     Row("harness/golden", "golden", 0),

@@ -386,8 +386,10 @@ pub fn sync_file_range(task: &mut Task, fd: Fd, _offset: u64, _length: u64, _fla
 }
 
 pub fn sync(task: &mut Task) -> Result {
-    // sync(2) has no way to say that it failed; the file system's log line has to do.
-    if vfs::mount::sync_all(crate::paths::Paths::of(task)?.cx().root).is_err() {}
+    // sync(2) has no way to tell its caller that it failed.
+    if let Err(error) = vfs::mount::sync_all(crate::paths::Paths::of(task)?.cx().root) {
+        kif::log().line(format_args!("sync: {error:?}"));
+    }
     Ok(0)
 }
 

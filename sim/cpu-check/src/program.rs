@@ -33,14 +33,14 @@ impl Rng {
     pub fn new(seed: u64) -> Rng {
         Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
     pub fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 11) % limit
+        (self.draw() >> 11) % limit
     }
     fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
@@ -54,7 +54,7 @@ impl Rng {
             3..=5 => DATA + self.below(DATA_PAGES * 0x1000),
             6 => DATA + (1 + self.below(DATA_PAGES)) * 0x1000 - self.below(20),
             7 => self.below(64),
-            _ => self.next() >> self.below(64),
+            _ => self.draw() >> self.below(64),
         }
     }
 }
@@ -83,7 +83,7 @@ pub struct Program {
 
 impl Program {
     pub fn new(seed: u64) -> Program {
-        let interrupt = (seed % 3 == 0).then_some(700 + seed * 13 % 1500);
+        let interrupt = seed.is_multiple_of(3).then_some(700 + seed * 13 % 1500);
         Program { seed, interrupt }
     }
 
@@ -134,9 +134,9 @@ impl Program {
         }
         state.gpr[sim_cpu::RSP] = STACK - 64;
         for register in &mut state.xmm {
-            *register = u128::from(rng.value()) << 64 | u128::from(if rng.below(2) == 0 { (rng.next() as i32 as f64 / 8.0).to_bits() } else { rng.next() });
+            *register = u128::from(rng.value()) << 64 | u128::from(if rng.below(2) == 0 { (rng.draw() as i32 as f64 / 8.0).to_bits() } else { rng.draw() });
         }
-        state.rflags = rng.next() & rflags::ARITH | rflags::IF | rflags::FIXED;
+        state.rflags = rng.draw() & rflags::ARITH | rflags::IF | rflags::FIXED;
         if user {
             state.sys.cpl = 3;
             for (index, selector) in [(sim_cpu::CS, 0x33), (sim_cpu::SS, 0x3b), (sim_cpu::DS, 0x3b), (sim_cpu::ES, 0x3b)] {
@@ -145,7 +145,7 @@ impl Program {
             }
         }
         if rng.below(6) == 0 {
-            state.mxcsr = 0x1f80 ^ (rng.next() as u32 & 0xffc0);
+            state.mxcsr = 0x1f80 ^ (rng.draw() as u32 & 0xffc0);
         }
         state
     }
@@ -288,17 +288,17 @@ fn instruction(rng: &mut Rng) -> Vec<u8> {
         match rng.below(20) {
             0..=11 => bytes.push(rng.pick(ONE)),
             12..=18 => bytes.extend([0x0f, rng.pick(TWO)]),
-            _ => bytes.extend([0x0f, rng.next() as u8]),
+            _ => bytes.extend([0x0f, rng.draw() as u8]),
         }
         // ModRM: registers, [reg], [reg + disp8], or with disp32.
         let mode = rng.pick(&[0xc0u8, 0xc0, 0xc0, 0, 0x40, 0x40, 0x80]);
-        bytes.push(mode | rng.next() as u8 & 0x3f);
+        bytes.push(mode | rng.draw() as u8 & 0x3f);
         if rng.below(2) == 0 {
-            bytes.push(rng.next() as u8);
+            bytes.push(rng.draw() as u8);
         }
         let small = (rng.below(0x200) as i32 - 0x100).to_le_bytes();
         bytes.extend(small);
-        bytes.extend(rng.next().to_le_bytes());
+        bytes.extend(rng.draw().to_le_bytes());
         let instruction = Decoder::new(64, &bytes, DecoderOptions::FORCE_RESERVED_NOP).decode();
         if is_fit(&instruction) {
             bytes.truncate(instruction.len());

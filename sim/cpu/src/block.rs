@@ -217,6 +217,9 @@ impl Block {
     }
 }
 
+
+const _: () = assert!(size_of::<Block>() == 64, "a block is one cache line");
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,5 +238,3 @@ mod tests {
         assert_eq!(cache.blocks[kept as usize].next_in_bucket, NONE);
     }
 }
-
-const _: () = assert!(size_of::<Block>() == 64, "a block is one cache line");

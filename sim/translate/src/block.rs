@@ -695,7 +695,7 @@ impl<'a> Builder<'a> {
         }
         let mut resolved: Vec<(Later, usize)> = Vec::new();
         let mut ways = [None; 2];
-        for way in 0..2 {
+        for (way, link) in ways.iter_mut().enumerate() {
             let sources = std::mem::take(&mut self.to_way[way]);
             if sources.is_empty() {
                 continue;
@@ -714,7 +714,7 @@ impl<'a> Builder<'a> {
             exits.push(self.emit.jmp());
             for source in sources {
                 if near {
-                    ways[way] = Some(source.field());
+                    *link = Some(source.field());
                 }
                 resolved.push((source, stub));
             }

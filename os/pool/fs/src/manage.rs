@@ -202,9 +202,12 @@ pub fn import(wanted: &str) -> Result<Arc<Storage>> {
     start(store)
 }
 
-/// Splits `mirror a b raidz c d e log f` into vdevs: kind (parity; 0 = mirror; `None` = disk), names, whether it is a log.
-fn parse_layout(words: &[String]) -> Result<Vec<(Option<usize>, Vec<String>, bool)>> {
-    let mut out: Vec<(Option<usize>, Vec<String>, bool)> = Vec::new();
+/// A vdev as asked for: kind (parity; 0 = mirror; `None` = disk), names of its disks, whether it is a log.
+type Wanted = (Option<usize>, Vec<String>, bool);
+
+/// Splits `mirror a b raidz c d e log f` into vdevs.
+fn parse_layout(words: &[String]) -> Result<Vec<Wanted>> {
+    let mut out: Vec<Wanted> = Vec::new();
     let mut is_log = false;
     let mut open = false;
     for word in words {
