@@ -20,6 +20,7 @@ impl std::fmt::Debug for Rule {
 pub const RULES: &[Rule] = &[
     Rule { name: "TIME", why: "a kernel log line opens with the time since boot, which moves with every instruction added", apply: kernel_time },
     Rule { name: "COLUMNS", why: "an event line opens with its tick and its virtual time", apply: event_time },
+    Rule { name: "SECTOR", why: "which sectors a fault strikes depends on what the guest did when, to the tick", apply: fault_sector },
     Rule { name: "ADDRESS", why: "an address in a kernel or a program moves when code is added before it", apply: address },
     Rule { name: "PID", why: "process numbers count everything started before", apply: pid },
     Rule { name: "PID", why: "the kernel says which process is a zone's init; the number counts everything started before", apply: init_pid },
@@ -71,6 +72,13 @@ fn kernel_time(line: &str) -> Option<String> {
     let (seconds, part) = time.split_once('.')?;
     let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
     (digits(seconds) && digits(part)).then(|| format!("[TIME]{text}"))
+}
+
+/// Sectors in the event line of a disk's fault: `... fault disk disk 1: NAME: write sector 8869 +1`.
+fn fault_sector(line: &str) -> Option<String> {
+    let at = line.rfind(" sector ").filter(|_| line.contains(" fault disk "))?;
+    let rest = &line[at + " sector ".len()..];
+    rest.bytes().all(|byte| byte.is_ascii_digit() || b" +".contains(&byte)).then(|| format!("{} sector [SECTOR]", &line[..at]))
 }
 
 /// The simulator's event lines: `tick ns kind ...`, both numbers right-aligned columns.

@@ -243,7 +243,13 @@ fn requests_past_the_end_are_refused_whatever_the_plan_says() {
 fn a_plan_is_written_and_read_back_the_same() {
     let mut texts = String::new();
     for kind in crate::KINDS {
-        texts.push_str(&format!("[[fault]]\nname='x'\nkind='{kind}'\ndisk=1\nsectors=[1,2]\nduration='3ms'\nby=4\nvector=33\nat='1s'\nprobability=0.25\nstrikes=0\n"));
+        let text = |place: &str| {
+            let rest = "duration='3ms'\nby=4\nvector=33\nat='1s'\nprobability=0.25\nstrikes=0\nrate=1000\n";
+            format!("[[fault]]\nname='x'\nkind='{kind}'\n{place}\n{rest}")
+        };
+        let of_disk = text("disk=1\nsectors=[1,2]");
+        let of_nic = toml::from_str::<File>(&of_disk).is_err_and(|error| error.to_string().contains("needs `nic`"));
+        texts.push_str(&if of_nic { text("nic=1") } else { of_disk });
     }
     let file: File = toml::from_str(&texts).expect("sound");
     assert_eq!(file.fault.len(), crate::KINDS.len());

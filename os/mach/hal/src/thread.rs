@@ -102,7 +102,7 @@ call_on:
 unsafe extern "C" {
     fn thread_switch(keep: *mut u64, next: u64);
     fn thread_start();
-    fn call_on(high: u64, call: *mut Call<'_>);
+    fn call_on(high: u64, call: *mut core::ffi::c_void);
 }
 
 /// A call on another stack.
@@ -140,7 +140,7 @@ pub fn on_large_stack(body: &mut dyn FnMut()) -> Result<(), OutOfMemory> {
     cpu::interrupts_off();
     place((low, high));
     // SAFETY: a mapped stack that nobody else is on; `call` outlives the call; `called` returns with interrupts off, as it was called.
-    unsafe { call_on(high, &raw mut call) };
+    unsafe { call_on(high, (&raw mut call).cast()) };
     place(with_current(|context| context.stack.bounds()).expect("this thread runs"));
     cpu::interrupts_on();
     stack::give_large_back(high);
