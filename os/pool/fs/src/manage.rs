@@ -95,6 +95,11 @@ impl BlockDev for Held {
     }
 }
 
+/// Changes a pool; `what` is named if that is refused.
+fn edit<R>(pool: &Storage, what: &str, body: impl FnOnce(&mut Store) -> core::result::Result<R, EditError>) -> Result<R> {
+    pool.edit(body).map_err(|error| failed(what, error))?.map_err(|error| edit_failed(what, &error))
+}
+
 /// Takes disk `name` (with or without `/dev/`).
 fn take(name: &str) -> Result<Box<dyn BlockDev>> {
     let bare = name.strip_prefix("/dev/").unwrap_or(name);
@@ -384,15 +389,7 @@ pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Opti
 pub fn add(pool_name: &str, words: &[String]) -> Result<()> {
     let pool = pool(pool_name)?;
     for (layout, is_log) in layouts(words)? {
-        let mut error = None;
-        let result = pool.with(|store| {
-            error = store.add(layout, is_log, now().0).err();
-            Ok(())
-        });
-        result.map_err(|error| failed(pool_name, error))?;
-        if let Some(error) = error {
-            return Err(edit_failed(pool_name, &error));
-        }
+        edit(&pool, pool_name, |store| store.add(layout, is_log, now().0))?;
     }
     Ok(())
 }
@@ -466,15 +463,10 @@ pub fn datasets(name: &str) -> Result<Vec<DatasetInfo>> {
 /// See [`Refused`].
 pub fn create_dataset(cx: &Cx<'_>, name: &str) -> Result<()> {
     let pool = pool_of(name)?;
-    let mut error = None;
-    let made = pool.with(|store| {
-        error = create_filesystem(store, name, &NewEntry { mode: 0o755, uid: 0, gid: 0, now: now() }).and_then(|_| store.commit(now().0)).err();
-        Ok(())
-    });
-    made.map_err(|error| failed(name, error))?;
-    if let Some(error) = error {
-        return Err(edit_failed(name, &error));
-    }
+    edit(&pool, name, |store| {
+        create_filesystem(store, name, &NewEntry { mode: 0o755, uid: 0, gid: 0, now: now() })?;
+        store.commit(now().0)
+    })?;
     mount(cx, &pool, name)
 }
 
@@ -486,13 +478,7 @@ pub fn snapshot(name: &str) -> Result<()> {
     let pool = pool_of(name)?;
     let (dataset, short) = name.split_once('@').ok_or_else(|| Refused::Invalid(format!("{name}: a snapshot is called DATASET@NAME")))?;
     pool.sync().map_err(|error| failed(name, error))?;
-    let mut error = None;
-    let taken = pool.with(|store| {
-        error = store.snapshot(dataset, short, now().0).err();
-        Ok(())
-    });
-    taken.map_err(|error| failed(name, error))?;
-    error.map_or(Ok(()), |error| Err(edit_failed(name, &error)))
+    edit(&pool, name, |store| store.snapshot(dataset, short, now().0))
 }
 
 // ---- mounting --------------------------------------------------------------------------------------------------------------------

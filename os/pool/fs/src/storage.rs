@@ -158,10 +158,14 @@ impl Storage {
         }
     }
 
+    /// What is known of file systems that are mounted or were.
+    fn shared(&self) -> Vec<Arc<Shared>> {
+        self.mounted.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
     /// True if file system `dataset` is mounted.
     pub(crate) fn has_mounted(&self, dataset: u64) -> bool {
-        let mounted: Vec<Arc<Shared>> = self.mounted.lock().iter().filter_map(Weak::upgrade).collect();
-        mounted.iter().any(|shared| shared.dataset == dataset && shared.is_mounted.load(Relaxed))
+        self.shared().iter().any(|shared| shared.dataset == dataset && shared.is_mounted.load(Relaxed))
     }
 
     /// Lets go of the devices without a commit.
@@ -179,7 +183,25 @@ impl Storage {
         self.with_inner(|inner| body(&mut inner.store))
     }
 
+    /// Calls `body` with the store, for callers that say in words why it was refused: its own error comes back.
+    ///
+    /// # Errors
+    /// The pool was exported or is suspended, or there is no memory for its work: `body` was not called.
+    pub(crate) fn edit<R>(&self, body: impl FnOnce(&mut Store) -> core::result::Result<R, EditError>) -> Result<core::result::Result<R, EditError>> {
+        self.run_on(|inner| body(&mut inner.store))
+    }
+
     fn with_inner<R>(&self, body: impl FnOnce(&mut Inner) -> core::result::Result<R, EditError>) -> Result<R> {
+        let result = self.run_on(body)?;
+        if let Err(EditError::Write(error)) = &result
+            && !self.suspended.swap(true, Relaxed)
+        {
+            kif::log().line(format_args!("pool {}: a device refuses writes ({error}); the pool is suspended", self.name));
+        }
+        result.map_err(|error| convert(&error))
+    }
+
+    fn run_on<R>(&self, body: impl FnOnce(&mut Inner) -> core::result::Result<R, EditError>) -> Result<core::result::Result<R, EditError>> {
         let mut inner = self.inner.lock();
         let inner = inner.as_mut().ok_or(VfsError::NoDevice)?;
         if self.is_suspended() {
@@ -189,13 +211,10 @@ impl Storage {
         let mut body = Some(body);
         let mut result = None;
         let called = kif::spawn().on_large_stack(&mut || result = body.take().map(|body| body(inner)));
-        let (Ok(()), Some(result)) = (called, result) else { return Err(VfsError::NoMemory) };
-        if let Err(EditError::Write(error)) = &result
-            && !self.suspended.swap(true, Relaxed)
-        {
-            kif::log().line(format_args!("pool {}: a device refuses writes ({error}); the pool is suspended", self.name));
+        match (called, result) {
+            (Ok(()), Some(result)) => Ok(result),
+            _ => Err(VfsError::NoMemory),
         }
-        result.map_err(|error| convert(&error))
     }
 
     /// Calls `body` for reading file system `dataset`.
@@ -224,8 +243,7 @@ impl Storage {
     /// # Errors
     /// A device failed.
     pub fn sync(&self) -> Result<()> {
-        let mounted: Vec<Arc<Shared>> = self.mounted.lock().iter().filter_map(Weak::upgrade).collect();
-        for shared in &mounted {
+        for shared in self.shared() {
             shared.write_back()?;
         }
         if self.is_suspended() {
@@ -245,8 +263,7 @@ impl Storage {
     /// True if file systems of the pool are mounted.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        let mounted: Vec<Arc<Shared>> = self.mounted.lock().iter().filter_map(Weak::upgrade).collect();
-        mounted.iter().any(|shared| shared.is_mounted.load(Relaxed))
+        self.shared().iter().any(|shared| shared.is_mounted.load(Relaxed))
     }
 
     /// Commits and gives the devices back. Nothing works on the pool afterwards.
