@@ -7,21 +7,12 @@
 //! # Limits
 //! One vCPU, 8 MiB, [`TICKS`] ticks a case.
 
-use crate::{At, Attention, Config, Cpu, CpuBus, CpuState, Segment, Stop, TableRegister, cr0, cr4, rflags};
+use crate::bare::{self, CODE, DATA, GDT, IDT, PML4, STACK};
+use crate::{At, Attention, Config, Cpu, CpuBus, CpuState, Segment, Stop, rflags};
 use sim_mem::GuestMemory;
 
 /// Ticks a case runs.
 pub const TICKS: u64 = 500;
-
-const RAM: u64 = 8 << 20;
-const PML4: u64 = 0x1000;
-const GDT: u64 = 0x8000;
-const IDT: u64 = 0x9000;
-const TSS: u64 = 0xa000;
-const CODE: u64 = 0x10_0000;
-const DATA: u64 = 0x20_0000;
-const STACK: u64 = 0x30_0000;
-const HANDLERS: u64 = 0x18_0000;
 
 /// A bus that echoes, and remembers what it was told and when.
 #[derive(Default, PartialEq)]
@@ -78,40 +69,9 @@ struct Machine {
 }
 
 impl Machine {
-    /// Long mode, ring 0, the first 8 MiB mapped one to one by 4 KiB pages (writable, user), RIP at [`CODE`], RSP at [`STACK`].
+    /// See [`bare::long`].
     fn long() -> Machine {
-        let mut memory = GuestMemory::new(RAM);
-        let mut put = |gpa: u64, value: u64| memory.write_u64(gpa, 8, value).expect("tables are in RAM");
-        put(PML4, 0x2007);
-        put(0x2000, 0x3007);
-        for index in 0..4 {
-            put(0x3000 + 8 * index, (0x4000 + 0x1000 * index) | 7);
-            for page in 0..512 {
-                put(0x4000 + 0x1000 * index + 8 * page, (index * 512 + page) << 12 | 7);
-            }
-        }
-        // 0x10 code64, 0x18 data, 0x20 tss (16 bytes), 0x33 user code64, 0x3b user data, 0x40 code32, 0x48 data32.
-        put(GDT + 0x10, 0x00af_9b00_0000_ffff);
-        put(GDT + 0x18, 0x00cf_9300_0000_ffff);
-        put(GDT + 0x20, 0x0000_8b00_0000_0067 | (TSS & 0xff_ffff) << 16);
-        put(GDT + 0x28, 0);
-        put(GDT + 0x30, 0x00af_fb00_0000_ffff);
-        put(GDT + 0x38, 0x00cf_f300_0000_ffff);
-        put(GDT + 0x40, 0x00cf_9b00_0000_ffff);
-        put(GDT + 0x48, 0x00cf_9300_0000_ffff);
-        for vector in 0..256u64 {
-            let handler = HANDLERS + 16 * vector;
-            put(IDT + 16 * vector, handler & 0xffff | 0x10 << 16 | 0xee00 << 32 | (handler >> 16 & 0xffff) << 48);
-            put(IDT + 16 * vector + 8, handler >> 32);
-        }
-        put(TSS + 4, STACK + 0x8000);
-        let mut state = CpuState::linux64(CODE, 0, PML4, TableRegister { base: GDT, limit: 0x4f });
-        state.sys.cr0 |= cr0::WP | cr0::NE;
-        state.sys.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT;
-        state.sys.idtr = TableRegister { base: IDT, limit: 0xfff };
-        state.sys.seg[crate::TR] = crate::Segment { base: TSS, limit: 0x67, attr: 0x8b, selector: 0x20 };
-        state.gpr = [0; 16];
-        state.gpr[crate::RSP] = STACK;
+        let (memory, state) = bare::long();
         let mut cpu = Cpu::new(Config::default());
         cpu.set_state(&state);
         Machine { cpu, memory, bus: Echo::default() }

@@ -43,6 +43,7 @@
 //! `state.rs`, `op.rs`, `core.rs`, `flags.rs`, `tlb.rs`, `mmu.rs`, `block.rs`, `run.rs`, `lower.rs`, then `ops/`; `exception.rs`, `task.rs` and `svm.rs` for what
 //! systems do.
 
+pub mod bare;
 mod block;
 mod core;
 mod cpuid;
