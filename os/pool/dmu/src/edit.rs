@@ -11,6 +11,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use ds::RangeTree;
 use pool_phys::FormatError;
 use pool_phys::blkptr::{self, BlockPointer};
 use pool_phys::dnode::{self, Dnode, kind};
@@ -109,6 +110,8 @@ pub trait Sink {
     fn deflated(&self, pointer: &BlockPointer) -> u64;
     /// A block of zeros may become a hole.
     fn makes_holes(&self) -> bool;
+    /// The txg that a hole punched now is marked with, where the pool's holes have births.
+    fn hole_birth(&self) -> Option<u64>;
 }
 
 /// An object with its changes.
@@ -116,8 +119,8 @@ pub trait Sink {
 pub struct Edit {
     pub dnode: Dnode,
     blocks: BTreeMap<u64, Vec<u8>>,
-    /// Blocks on disk from this number on are dropped at the next sync.
-    cut: Option<u64>,
+    /// Blocks on disk with these numbers are dropped at the next sync.
+    dropped: RangeTree,
     /// New contents of the spill block (`None` inside: it goes).
     spill: Option<Option<Vec<u8>>>,
 }
@@ -161,7 +164,7 @@ fn new_dnode(kind: u8, block_size: u64, bonus_kind: u8, bonus: Vec<u8>, pointers
 
 impl Edit {
     fn new(dnode: Dnode) -> Self {
-        Self { dnode, blocks: BTreeMap::new(), cut: None, spill: None }
+        Self { dnode, blocks: BTreeMap::new(), dropped: RangeTree::default(), spill: None }
     }
 
     /// Contents of block `number`, changes included.
@@ -172,7 +175,7 @@ impl Edit {
         if let Some(data) = self.blocks.get(&number) {
             return Ok(data.clone());
         }
-        if number > self.dnode.last_block || self.cut.is_some_and(|cut| number >= cut) {
+        if number > self.dnode.last_block || self.is_dropped(number) {
             return Ok(vec![0; usize::try_from(self.dnode.block_size).map_err(|_| Error::NotFound)?]);
         }
         Object::new(pool, self.dnode.clone())?.block(number)
@@ -220,11 +223,46 @@ impl Edit {
         self.blocks.len() as u64 * self.dnode.block_size
     }
 
+    fn is_dropped(&self, number: u64) -> bool {
+        self.dropped.contains(&(number..number.saturating_add(1)))
+    }
+
     /// Drops all blocks from `first` on.
     pub fn cut(&mut self, first: u64) {
         self.blocks.split_off(&first);
-        self.cut = Some(self.cut.map_or(first, |cut| cut.min(first)));
+        self.dropped.merge(first..u64::MAX);
         self.dnode.last_block = self.dnode.last_block.min(first.saturating_sub(1));
+    }
+
+    /// Makes `count` blocks from `first` on holes; the object keeps its length.
+    pub fn punch(&mut self, first: u64, count: u64) {
+        let limit = first.saturating_add(count).min(self.dnode.last_block.saturating_add(1));
+        if first < limit {
+            let mut above = self.blocks.split_off(&first);
+            self.blocks.append(&mut above.split_off(&limit));
+            self.dropped.merge(first..limit);
+        }
+    }
+
+    /// The first block from `from` on that has data (or, with `hole`, has none), changes included; `None`: none up to the last block.
+    ///
+    /// # Errors
+    /// Unreadable or malformed.
+    pub fn seek(&self, pool: &Pool, from: u64, hole: bool) -> Result<Option<u64>, Error> {
+        let mut object = Object::new(pool, self.dnode.clone())?;
+        let mut number = from;
+        while number <= self.dnode.last_block {
+            let changed = self.blocks.contains_key(&number);
+            let gap = if changed { None } else if self.is_dropped(number) { Some(number + 1) } else { object.gap(number)? };
+            match gap {
+                None if !hole => return Ok(Some(number)),
+                Some(_) if hole => return Ok(Some(number)),
+                None => number += 1,
+                // A changed block may lie in what is a hole on disk.
+                Some(next) => number = self.blocks.range(number..next).next().map_or(next, |(number, _)| *number),
+            }
+        }
+        Ok(None)
     }
 
     /// Changes the block size of an object of at most one block, keeping its contents (cut or zero-filled).
@@ -281,8 +319,10 @@ impl Edit {
     /// Writes all changed blocks and the indirect blocks above them; the dnode then points to the new tree.
     fn sync(&mut self, pool: &Pool, sink: &mut dyn Sink) -> Result<(), EditError> {
         let fan_bits = self.dnode.indirect_shift - 7;
-        let cut = self.cut.take();
-        let mut tree = Tree { pool, sink, fan_bits, dirty: core::mem::take(&mut self.blocks), cut, delta: 0, kind: self.dnode.kind, compression: self.dnode.compression };
+        let dropped = core::mem::take(&mut self.dropped);
+        let dirty = core::mem::take(&mut self.blocks);
+        let (kind, compression, block_size) = (self.dnode.kind, self.dnode.compression, self.dnode.block_size);
+        let mut tree = Tree { pool, sink, fan_bits, dirty, dropped, delta: 0, kind, compression, block_size };
         let mut nodes: Vec<Node> = self.dnode.pointers.iter().cloned().map(Node::Disk).collect();
         // Grow until the top level's pointers cover the last block: the old pointers become the first children of a block that does not exist yet.
         loop {
@@ -301,7 +341,7 @@ impl Edit {
         if let Some(spill) = self.spill.take() {
             let old = self.dnode.spill.take().unwrap_or_else(BlockPointer::hole);
             tree.kind = kind::SYSTEM_ATTRIBUTES;
-            let new = tree.replace(&old, spill.map(|data| (data, 0, 1)))?;
+            let new = tree.replace(&old, spill.map(|data| (data, 0, 1)), 0)?;
             self.dnode.spill = (!new.is_hole()).then_some(new);
         }
         let delta = tree.delta;
@@ -324,11 +364,12 @@ struct Tree<'a> {
     sink: &'a mut dyn Sink,
     fan_bits: u32,
     dirty: BTreeMap<u64, Vec<u8>>,
-    cut: Option<u64>,
+    dropped: RangeTree,
     /// Change of used space.
     delta: i64,
     kind: u8,
     compression: u8,
+    block_size: u64,
 }
 
 impl Tree<'_> {
@@ -336,15 +377,29 @@ impl Tree<'_> {
         i64::try_from(self.sink.deflated(pointer)).unwrap_or(i64::MAX)
     }
 
-    fn replace(&mut self, old: &BlockPointer, data: Option<(Vec<u8>, u8, u64)>) -> Result<BlockPointer, EditError> {
+    fn replace(&mut self, old: &BlockPointer, data: Option<(Vec<u8>, u8, u64)>, level: u8) -> Result<BlockPointer, EditError> {
+        let Some((data, level, fill)) = data else {
+            if old.is_hole() {
+                return Ok(old.clone());
+            }
+            self.delta -= self.size(old);
+            self.sink.free(old)?;
+            // Format section 5: a punched hole says what was there, and since when it is gone.
+            return Ok(self.sink.hole_birth().map_or_else(BlockPointer::hole, |birth| self.hole(level, birth)));
+        };
         if !old.is_hole() {
             self.delta -= self.size(old);
             self.sink.free(old)?;
         }
-        let Some((data, level, fill)) = data else { return Ok(BlockPointer::hole()) };
         let pointer = self.sink.write(data, About { kind: self.kind, level, fill, compression: self.compression })?;
         self.delta += self.size(&pointer);
         Ok(pointer)
+    }
+
+    /// A hole of `level` that has been one since `birth`.
+    fn hole(&self, level: u8, birth: u64) -> BlockPointer {
+        let lsize = if level == 0 { self.block_size } else { 1 << (self.fan_bits + 7) };
+        BlockPointer { birth, lsize, kind: self.kind, level, ..BlockPointer::hole() }
     }
 
     /// New pointer for block `index` of `level`; the old one if nothing below changed.
@@ -356,18 +411,18 @@ impl Tree<'_> {
         };
         if level == 0 {
             return match self.dirty.remove(&index) {
-                Some(data) if self.sink.makes_holes() && data.iter().all(|byte| *byte == 0) => self.replace(&old, None),
+                Some(data) if self.sink.makes_holes() && data.iter().all(|byte| *byte == 0) => self.replace(&old, None, 0),
                 Some(data) => {
                     let fill = if self.kind == kind::DNODE { count_dnodes(&data) } else { 1 };
-                    self.replace(&old, Some((data, 0, fill)))
+                    self.replace(&old, Some((data, 0, fill)), 0)
                 }
-                None if self.cut.is_some_and(|cut| index >= cut) && !old.is_hole() => self.replace(&old, None),
+                None if !old.is_hole() && self.dropped.contains(&(index..index + 1)) => self.replace(&old, None, 0),
                 None => Ok(old),
             };
         }
         let span_bits = self.fan_bits * u32::from(level);
         let (first, limit) = if span_bits >= 63 { (0, u64::MAX) } else { (index << span_bits, (index + 1) << span_bits) };
-        let cuts = self.cut.is_some_and(|cut| cut < limit) && !old.is_hole();
+        let cuts = !old.is_hole() && self.dropped.overlaps(&(first..limit));
         if children.is_none() && !cuts && self.dirty.range(first..limit).next().is_none() {
             return Ok(old);
         }
@@ -379,17 +434,19 @@ impl Tree<'_> {
                 data.chunks_exact(blkptr::SIZE).map(|bytes| BlockPointer::parse(bytes).map(Node::Disk)).collect::<Result<_, _>>()?
             }
         };
-        below.resize_with(usize::try_from(fan).unwrap_or(0), || Node::Disk(BlockPointer::hole()));
+        // What is below a hole has been one as long.
+        let filler = if old.is_hole() && old.birth != 0 { self.hole(level - 1, old.birth) } else { BlockPointer::hole() };
+        below.resize_with(usize::try_from(fan).unwrap_or(0), || Node::Disk(filler.clone()));
         let mut updated = Vec::with_capacity(below.len());
         for (slot, child) in below.into_iter().enumerate() {
             updated.push(self.update(child, level - 1, index * fan + slot as u64)?);
         }
         if updated.iter().all(BlockPointer::is_hole) {
-            return self.replace(&old, None);
+            return self.replace(&old, None, level);
         }
         let fill = updated.iter().map(|child| child.fill).sum();
         let data: Vec<u8> = updated.iter().flat_map(BlockPointer::encode).collect();
-        self.replace(&old, Some((data, level, fill)))
+        self.replace(&old, Some((data, level, fill)), level)
     }
 }
 
@@ -557,6 +614,36 @@ impl Set {
         }
         self.claim(number, kind, block_size, bonus_kind, bonus);
         Ok(number)
+    }
+
+    /// The first allocated object from `from` on, changes included.
+    ///
+    /// # Errors
+    /// Unreadable or malformed.
+    pub fn next_object(&self, pool: &Pool, from: u64) -> Result<Option<u64>, Error> {
+        let mut meta = Object::new(pool, self.meta.clone())?;
+        let mut number = from.max(1);
+        let changed = self.slots.range(number..=u64::MAX / 2).find(|(_, slot)| matches!(slot, Slot::Live(_))).map(|(number, _)| *number);
+        while number / DNODES_PER_BLOCK <= self.meta.last_block && changed.is_none_or(|changed| number < changed) {
+            let block = number / DNODES_PER_BLOCK;
+            if let Some(next) = meta.gap(block)? {
+                number = next.saturating_mul(DNODES_PER_BLOCK);
+                continue;
+            }
+            let data = meta.block(block)?;
+            // From the block's first slot, so that the inside of a large dnode is not taken for one.
+            let mut at = block * DNODES_PER_BLOCK;
+            while at < (block + 1) * DNODES_PER_BLOCK {
+                let slot = usize::try_from(at % DNODES_PER_BLOCK).unwrap_or(0) * dnode::SLOT;
+                let taken = data[slot] != 0;
+                if taken && at >= number && !matches!(self.slots.get(&at), Some(Slot::Free { .. })) {
+                    return Ok(Some(changed.map_or(at, |changed| changed.min(at))));
+                }
+                at += if taken { u64::from(data[slot + 12]) + 1 } else { 1 };
+            }
+            number = (block + 1) * DNODES_PER_BLOCK;
+        }
+        Ok(changed)
     }
 
     /// What lives here: 1 MOS, 2 ZPL, 3 zvol.

@@ -38,7 +38,7 @@ pub use check::{Checked, Fault, check};
 pub use log::PendingLog;
 pub use scan::{ScanKind, ScanReport};
 pub use store::Store;
-pub use object::{Object, ObjectSet};
+pub use object::{Changed, Object, ObjectSet};
 
 use core::fmt;
 

@@ -77,7 +77,8 @@ impl<'p> ObjectSet<'p> {
     }
 
     /// The meta-dnode as an object: its data is the array of dnodes.
-    pub(crate) fn meta(&self) -> Object<'p> {
+    #[must_use]
+    pub fn meta(&self) -> Object<'p> {
         Object { pool: self.pool, dnode: self.objset.meta.clone(), path: Vec::new() }
     }
 
@@ -151,6 +152,14 @@ impl<'p> ObjectSet<'p> {
     }
 }
 
+/// A part of an object that changed: one block, or a hole of several.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    pub first: u64,
+    pub count: u64,
+    pub pointer: BlockPointer,
+}
+
 /// An open object: a cursor over its blocks.
 #[derive(Debug)]
 pub struct Object<'p> {
@@ -196,15 +205,41 @@ impl<'p> Object<'p> {
         Ok(Some((number / span).saturating_add(1).saturating_mul(span)))
     }
 
+    /// The next part, from block `first` on, that is not known to be as it was in txg `since`: a block born later, or a hole that is younger or does not say
+    /// how old it is. Subtrees that are older are not read. `None`: no more up to the last block.
+    ///
+    /// # Errors
+    /// As [`Object::pointer`].
+    pub fn next_change(&mut self, first: u64, since: u64) -> Result<Option<Changed>, Error> {
+        let mut number = first;
+        while number <= self.dnode.last_block {
+            let (pointer, level) = self.descend_since(number, since)?;
+            let bits = (self.dnode.indirect_shift - 7) * u32::from(level);
+            let next = if bits >= 63 { u64::MAX } else { (number >> bits).saturating_add(1).saturating_mul(1 << bits) };
+            let next = next.min(self.dnode.last_block.saturating_add(1));
+            let is_old = pointer.birth <= since && !(pointer.is_hole() && pointer.birth == 0);
+            if !is_old {
+                return Ok(Some(Changed { first: number, count: next - number, pointer }));
+            }
+            number = next;
+        }
+        Ok(None)
+    }
+
     /// The pointer of data block `number`, or the hole that it lies in, with its level.
     fn descend(&mut self, number: u64) -> Result<(BlockPointer, u8), Error> {
+        self.descend_since(number, 0)
+    }
+
+    /// The same, ending where a subtree is not younger than `since`.
+    fn descend_since(&mut self, number: u64, since: u64) -> Result<(BlockPointer, u8), Error> {
         let top = self.dnode.levels - 1;
         let index = usize::try_from(self.dnode.pointer_index(number, top)).unwrap_or(usize::MAX);
         let Some(first) = self.dnode.pointers.get(index) else { return Ok((BlockPointer::hole(), 63)) };
         let mut pointer = first.clone();
         let fan_bits = self.dnode.indirect_shift - 7;
         for level in (1..=top).rev() {
-            if pointer.is_hole() {
+            if pointer.is_hole() || pointer.birth <= since {
                 return Ok((pointer, level));
             }
             let shift = fan_bits * u32::from(level);

@@ -41,7 +41,8 @@ use crate::{Datasets, Error};
 pub(crate) const OBJECT_DIRECTORY: u64 = 1;
 /// Features we write with: guid, text.
 const LZ4: (&str, &str) = ("org.illumos:lz4_compress", "LZ4 compression algorithm support.");
-const WRITABLE: [&str; 4] = [LZ4.0, "com.delphix:hole_birth", "com.delphix:embedded_data", "com.delphix:spacemap_histogram"];
+const HOLE_BIRTH: &str = "com.delphix:hole_birth";
+const WRITABLE: [&str; 4] = [LZ4.0, HOLE_BIRTH, "com.delphix:embedded_data", "com.delphix:spacemap_histogram"];
 /// Longest delay of the write throttle.
 const DELAY_MAX_US: u64 = 100_000;
 const COPIES_MOS: usize = 3;
@@ -159,6 +160,8 @@ pub struct Store {
     mos_space: Space,
     /// State to write into the labels with the next commit.
     pub(crate) state: Option<u64>,
+    /// The pool's feature `hole_birth` is active.
+    holes_have_births: bool,
     pub(crate) random: Box<dyn FnMut() -> u64 + Send>,
 }
 
@@ -213,6 +216,7 @@ impl Store {
             suspended: false,
             mos_space: Space::default(),
             state: Some(0),
+            holes_have_births: false,
             random: Box::new(|| 0),
         };
         store.pool.set_healing(true);
@@ -294,6 +298,7 @@ impl Store {
             suspended: false,
             mos_space: Space::default(),
             state,
+            holes_have_births: features.iter().any(|(name, count, _)| *count > 0 && name == HOLE_BIRTH),
             random,
         };
         store.load_dirty_logs()?;
@@ -701,6 +706,7 @@ impl Store {
             pool: &self.pool,
             space: &mut self.space,
             txg: self.txg,
+            holes_have_births: self.holes_have_births,
             compression: head.compression,
             copies: head.copies,
             previous_txg: phys.previous_snapshot_txg,
@@ -845,7 +851,7 @@ impl Store {
         for _ in 0..64 {
             let mut mos = self.mos.clone();
             let slabs = self.write_space_maps(&mut mos)?;
-            let mut sink = MosSink { space: &mut self.space, txg: self.txg, addresses: &mut addresses, next: 0, changed: false, writes: Vec::new(), frees: Vec::new() };
+            let mut sink = MosSink { space: &mut self.space, txg: self.txg, holes_have_births: self.holes_have_births, addresses: &mut addresses, next: 0, changed: false, writes: Vec::new(), frees: Vec::new() };
             let root = mos.sync(&self.pool, &mut sink, None)?;
             if !old_root.is_hole() {
                 sink.free(&old_root)?;
@@ -937,6 +943,7 @@ struct DatasetSink<'a> {
     pool: &'a Pool,
     space: &'a mut Allocator,
     txg: u64,
+    holes_have_births: bool,
     compression: Compression,
     /// Copies of a data block; metadata has one more.
     copies: usize,
@@ -1000,12 +1007,17 @@ impl Sink for DatasetSink<'_> {
     fn makes_holes(&self) -> bool {
         self.compression != Compression::Off
     }
+
+    fn hole_birth(&self) -> Option<u64> {
+        self.holes_have_births.then_some(self.txg)
+    }
 }
 
 /// Collects the MOS's blocks; addresses stay the same from turn to turn.
 struct MosSink<'a> {
     space: &'a mut Allocator,
     txg: u64,
+    holes_have_births: bool,
     addresses: &'a mut Vec<(u64, Place)>,
     next: usize,
     changed: bool,
@@ -1039,6 +1051,10 @@ impl Sink for MosSink<'_> {
 
     fn makes_holes(&self) -> bool {
         false
+    }
+
+    fn hole_birth(&self) -> Option<u64> {
+        self.holes_have_births.then_some(self.txg)
     }
 }
 
