@@ -3,6 +3,7 @@
 use crate::op::{EA_ADDR16, EA_ADDR32, Flow, Op};
 use crate::state::{CS, CpuState, SS, System, attr, rflags};
 use crate::tlb::{self, ENTRIES, Tlb};
+use crate::cpuid::Features;
 use crate::{Config, flags, svm};
 use sim_bus::{At, CpuBus};
 use sim_fp::x87::X87;
@@ -125,6 +126,8 @@ pub(crate) struct Core {
     pub code_vpage: u64,
     pub code_page: u32,
     pub config: Config,
+    /// What decoding takes from the configuration.
+    pub features: Features,
     /// Ticks at the deadline.
     pub deadline: u64,
     /// Budget at the start of this `run`.
@@ -177,6 +180,7 @@ impl Core {
             fault: Exception::default(),
             code_vpage: 0,
             code_page: 0,
+            features: Features::of(&config.cpuid),
             config,
             deadline: 0,
             run_budget: 0,

@@ -1,7 +1,10 @@
 //! CPUID as a table: what a vCPU says it is.
 //!
 //! A leaf not listed reads as zero. [`CpuidTable::v2`] is the default machine: x86-64-v2 plus what the engine has beyond it, AMD vendor string, and nothing
-//! that is not implemented.
+//! that is not implemented. [`CpuidTable::v3`] adds what x86-64-v3 asks for: AVX, AVX2, FMA, F16C. [`Features`] is what the decoder takes from a
+//! table: instructions of a feature that is not offered are undefined (LZCNT and TZCNT: do what BSR and BSF do).
+
+use iced_x86::{CpuidFeature, EncodingKind, Instruction};
 
 /// One row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +38,12 @@ const F1_EDX: u32 = 0x078b_fbfd;
 const F1_ECX: u32 = 1 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 17 | 1 << 19 | 1 << 20 | 1 << 21 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 25 | 1 << 26 | 1 << 30 | 1 << 31;
 /// Leaf 7 EBX: FSGSBASE TSC_ADJUST BMI1 SMEP BMI2 ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB.
 const F7_EBX: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 24;
+/// Leaf 1 ECX, with v3: FMA AVX F16C.
+const F1_ECX_V3: u32 = 1 << 12 | 1 << 28 | 1 << 29;
+/// Leaf 7 EBX, with v3: AVX2.
+const F7_EBX_V3: u32 = 1 << 5;
+/// Size and place of the upper halves in an XSAVE area (leaf 0xd subleaf 2), and the size of the whole.
+const AVX_STATE: [u32; 2] = [256, 576];
 /// Leaf 7 ECX: UMIP RDPID.
 const F7_ECX: u32 = 1 << 2 | 1 << 22;
 /// Leaf 0x80000001 ECX: LAHF SVM CR8 ABM.
@@ -85,6 +94,23 @@ impl CpuidTable {
         CpuidTable { rows }
     }
 
+    /// The machine with x86-64-v3: [`CpuidTable::v2`] with AVX, AVX2, FMA and F16C.
+    pub fn v3(apic_id: u32, count: u32) -> CpuidTable {
+        let mut table = CpuidTable::v2(apic_id, count);
+        let [size, place] = AVX_STATE;
+        for row in &mut table.rows {
+            match (row.leaf, row.subleaf) {
+                (1, _) => row.value[2] |= F1_ECX_V3,
+                (7, Some(0)) => row.value[1] |= F7_EBX_V3,
+                (0xd, Some(0)) => row.value = [7, place + size, place + size, 0],
+                (0xd, Some(1)) => row.value[1] = place + size,
+                _ => {}
+            }
+        }
+        table.rows.push(CpuidLeaf { leaf: 0xd, subleaf: Some(2), value: [size, place, 0, 0] });
+        table
+    }
+
     /// Looks a leaf up.
     pub fn get(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
         let exact = self.rows.iter().find(|row| row.leaf == leaf && row.subleaf.is_none_or(|wanted| wanted == subleaf));
@@ -112,5 +138,79 @@ impl CpuidTable {
     /// Whether XSAVES exists (and with it IA32_XSS).
     pub fn has_xsaves(&self) -> bool {
         self.get(0xd, 1)[0] & 8 != 0
+    }
+}
+
+/// What a vCPU is, by name: which table it has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CpuModel {
+    /// x86-64-v2, with BMI, MOVBE and LZCNT beyond it.
+    #[default]
+    V2,
+    /// x86-64-v3.
+    V3,
+}
+
+impl CpuModel {
+    /// Every model, with its name in board tables and on command lines.
+    pub const ALL: [(CpuModel, &'static str); 2] = [(CpuModel::V2, "v2"), (CpuModel::V3, "v3")];
+
+    /// The model of that name.
+    pub fn named(name: &str) -> Option<CpuModel> {
+        CpuModel::ALL.iter().find(|(_, known)| *known == name).map(|(model, _)| *model)
+    }
+
+    /// CPUID of vCPU `apic_id` of `count`.
+    pub fn table(self, apic_id: u32, count: u32) -> CpuidTable {
+        match self {
+            CpuModel::V2 => CpuidTable::v2(apic_id, count),
+            CpuModel::V3 => CpuidTable::v3(apic_id, count),
+        }
+    }
+}
+
+/// The instruction sets that decoding asks about, one bit each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Features(u32);
+
+/// Feature, leaf, register (EAX is 0), bit.
+const FEATURES: [(CpuidFeature, u32, usize, u32); 11] = [
+    (CpuidFeature::AVX, 1, 2, 28),
+    (CpuidFeature::AVX2, 7, 1, 5),
+    (CpuidFeature::FMA, 1, 2, 12),
+    (CpuidFeature::F16C, 1, 2, 29),
+    (CpuidFeature::BMI1, 7, 1, 3),
+    (CpuidFeature::BMI2, 7, 1, 8),
+    (CpuidFeature::AES, 1, 2, 25),
+    (CpuidFeature::PCLMULQDQ, 1, 2, 1),
+    (CpuidFeature::MOVBE, 1, 2, 22),
+    (CpuidFeature::LZCNT, 0x8000_0001, 2, 5),
+    (CpuidFeature::POPCNT, 1, 2, 23),
+];
+
+impl Features {
+    /// What a table offers.
+    pub fn of(table: &CpuidTable) -> Features {
+        let offered = |&(_, leaf, register, bit): &(CpuidFeature, u32, usize, u32)| table.get(leaf, 0)[register] >> bit & 1 != 0;
+        Features(FEATURES.iter().enumerate().filter(|(_, row)| offered(row)).fold(0, |bits, (index, _)| bits | 1 << index))
+    }
+
+    /// Whether `feature` is one of those here, and offered.
+    pub fn has(self, feature: CpuidFeature) -> bool {
+        FEATURES.iter().position(|row| row.0 == feature).is_some_and(|index| self.0 >> index & 1 != 0)
+    }
+
+    /// Whether an instruction exists: a VEX-encoded one if all its features do, one of the legacy encoding unless a feature of those here is missing,
+    /// no other.
+    pub fn allow(self, insn: &Instruction) -> bool {
+        match insn.encoding() {
+            EncodingKind::Legacy => match insn.mnemonic() {
+                iced_x86::Mnemonic::Movbe => self.has(CpuidFeature::MOVBE),
+                iced_x86::Mnemonic::Popcnt => self.has(CpuidFeature::POPCNT),
+                _ => true,
+            },
+            EncodingKind::VEX => insn.cpuid_features().iter().all(|feature| self.has(*feature)),
+            _ => false,
+        }
     }
 }

@@ -31,8 +31,8 @@
 //!
 //! # Limits
 //! 64 instructions or 240 bytes a block; 2 M operations (64 MiB) in the cache, then it starts over; 64K TLB entries. Virtual addresses have 48 bits;
-//! physical ones [`Config::physical_bits`]. MONITOR, MWAIT, SMM, TSX and the store buffer do not exist. AVX and FMA are not there yet (CPUID says
-//! so; their instructions raise #UD). Code outside RAM and ROM reads as 0xff bytes.
+//! physical ones [`Config::physical_bits`]. MONITOR, MWAIT, SMM, TSX and the store buffer do not exist. AVX, AVX2, FMA and F16C exist
+//! with [`CpuModel::V3`] (elsewhere CPUID says no and they raise #UD); AVX-512 does not. Code outside RAM and ROM reads as 0xff bytes.
 //! VME and performance counters do not exist.
 //!
 //! # Tests
@@ -63,9 +63,10 @@ mod state;
 mod svm;
 mod task;
 mod tlb;
+mod vex;
 
 pub use crate::core::Watch;
-pub use cpuid::{CpuidLeaf, CpuidTable};
+pub use cpuid::{CpuidLeaf, CpuidTable, CpuModel};
 pub use engine::{Engine, choose_engine};
 pub use hot::HOT;
 pub use run::Cpu;

@@ -5,12 +5,14 @@ use crate::core::mode;
 use crate::op::{EA_ADDR16, EA_ADDR32, EA_SEG_SHIFT, Handler, NO_REG, Op, Run};
 use crate::ops::{IMM, MB, MI, MS, REG, bits, flow, int, nop, run, string, system, xsave};
 use crate::state::{CS, DS, ES, FS, GS, RBX, SS};
-use crate::{exception, fpu, simd, svm};
-use iced_x86::{Code, ConditionCode, Instruction, Mnemonic, OpKind, Register};
+use crate::cpuid::Features;
+use crate::{exception, fpu, simd, svm, vex};
+use iced_x86::{Code, ConditionCode, CpuidFeature, EncodingKind, Instruction, Mnemonic, OpKind, Register};
 
 /// Builds the operations of one block.
 pub(crate) struct Builder {
     bits: u32,
+    features: Features,
     offset: u64,
     pub count: usize,
     taken: u64,
@@ -164,8 +166,8 @@ fn condition_number(condition: ConditionCode) -> Option<u8> {
 }
 
 impl Builder {
-    pub fn new(bits: u32) -> Builder {
-        Builder { bits, offset: 0, count: 0, taken: 0, last_alu: None }
+    pub fn new(bits: u32, features: Features) -> Builder {
+        Builder { bits, features, offset: 0, count: 0, taken: 0, last_alu: None }
     }
 
     fn code64(&self) -> bool {
@@ -185,7 +187,7 @@ impl Builder {
             return fused;
         } else {
             self.last_alu = None;
-            self.lower(insn, &mut op)
+            self.lower_if_known(insn, &mut op)
         };
         ops.push(op);
         self.offset += insn.len() as u64;
@@ -268,6 +270,18 @@ impl Builder {
 
     fn end_plain(op: &mut Op, handler: Handler) -> End {
         Self::end(op, Run::plain(handler))
+    }
+
+    /// What the model lacks is undefined, as are VEX in real and virtual-8086 mode, and every other encoding (XOP, EVEX, 3DNow!).
+    fn lower_if_known(&mut self, insn: &Instruction, op: &mut Op) -> End {
+        let vex = insn.encoding() == EncodingKind::VEX;
+        if !self.features.allow(insn) || vex && self.bits & mode::PROTECTED == 0 {
+            return Self::end_plain(op, system::undefined);
+        }
+        if vex && let Some(run) = vex::lower(insn, op, self.bits) {
+            return Self::set(op, run);
+        }
+        self.lower(insn, op)
     }
 
     fn lower(&mut self, insn: &Instruction, op: &mut Op) -> End {
@@ -698,6 +712,8 @@ impl Builder {
             }
             Mnemonic::Bsf | Mnemonic::Bsr | Mnemonic::Tzcnt | Mnemonic::Lzcnt | Mnemonic::Popcnt => {
                 let kind = match mnemonic {
+                    Mnemonic::Tzcnt if !self.features.has(CpuidFeature::BMI1) => bits::BSF,
+                    Mnemonic::Lzcnt if !self.features.has(CpuidFeature::LZCNT) => bits::BSR,
                     Mnemonic::Bsf => bits::BSF,
                     Mnemonic::Bsr => bits::BSR,
                     Mnemonic::Tzcnt => bits::TZCNT,

@@ -490,7 +490,7 @@ impl Cpu {
         ops.clear();
         let bytes: &[u8] = if page == NONE { &window } else { &m.page(page)[start..] };
         let mut decoder = Decoder::with_ip(bitness, bytes, rip, DECODER_OPTIONS);
-        let mut builder = lower::Builder::new(bits);
+        let mut builder = lower::Builder::new(bits, self.core.features);
         let mut insn = Instruction::default();
         loop {
             let offset = decoder.position();

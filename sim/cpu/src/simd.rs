@@ -15,7 +15,7 @@ use sim_fp::{MXCSR_MASK, crc32c, int, string};
 use sim_mem::GuestMemory;
 
 use crate::core::{Core, Fault, mode, vector};
-use crate::op::{Flow, Handler, Op};
+use crate::op::{EA_ADDR16, EA_ADDR32, EA_SEG_SHIFT, Flow, Handler, Op};
 use crate::state::{cr4, RAX, RCX, RDI, RDX};
 
 /// 64-bit form, in `Op::imm` above the instruction's own immediate.
@@ -26,7 +26,7 @@ const INDEX_SHIFT: u32 = 16;
 macro_rules! handler {
     ($(#[$doc:meta])* $name:ident |$c:ident, $m:ident, $b:ident, $op:ident| $body:expr) => {
         $(#[$doc])*
-        fn $name($c: &mut Core, $m: &mut GuestMemory, $b: &mut dyn CpuBus, $op: &Op) -> Flow {
+        pub(crate) fn $name($c: &mut Core, $m: &mut GuestMemory, $b: &mut dyn CpuBus, $op: &Op) -> Flow {
             #[inline(always)]
             fn run($c: &mut Core, $m: &mut GuestMemory, $b: &mut dyn CpuBus, $op: &Op) -> Result<Flow, Fault> {
                 $body
@@ -36,18 +36,18 @@ macro_rules! handler {
     };
 }
 
-fn raise_ud(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, _: &Op) -> Flow {
+pub(crate) fn raise_ud(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, _: &Op) -> Flow {
     c.ud();
     Flow::Fault
 }
 
-fn raise_nm(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, _: &Op) -> Flow {
+pub(crate) fn raise_nm(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, _: &Op) -> Flow {
     c.raise(vector::NM);
     Flow::Fault
 }
 
 #[cold]
-fn simd_fault(c: &mut Core) -> Fault {
+pub(crate) fn simd_fault(c: &mut Core) -> Fault {
     let known = c.sys.cr4 & cr4::OSXMMEXCPT != 0;
     c.raise(if known { vector::XM } else { vector::UD })
 }
@@ -64,7 +64,7 @@ fn address(c: &mut Core, op: &Op, size: u64, write: bool, aligned: bool) -> Resu
 
 /// Loads `bytes` (1, 2, 4, 8 or 16), zero-extended.
 #[inline(always)]
-fn load(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, at: u64, bytes: u8) -> Result<u128, Fault> {
+pub(crate) fn load(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, at: u64, bytes: u8) -> Result<u128, Fault> {
     Ok(match bytes {
         1 => u128::from(c.load::<1>(m, b, op, at)?),
         2 => u128::from(c.load::<2>(m, b, op, at)?),
@@ -371,7 +371,7 @@ fn compare_strings(c: &mut Core, op: &Op, second: u128) {
     c.set_arith(u64::from(result.flags));
 }
 
-fn strings_reg(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, op: &Op) -> Flow {
+pub(crate) fn strings_reg(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, op: &Op) -> Flow {
     let second = x(c, op.b);
     compare_strings(c, op, second);
     Flow::Next
@@ -736,6 +736,26 @@ fn lower_mmx(insn: &Instruction, op: &mut Op, row: SseOp) -> Handler {
     }
 }
 
+/// `Op::imm` of a string comparison: explicit lengths, in 64-bit registers, and a mask for a result.
+pub(crate) fn string_form(explicit: bool, wide: bool, mask: bool) -> u64 {
+    [(explicit, EXPLICIT), (wide, WIDE), (mask, TO_MASK)].iter().filter(|row| row.0).fold(0, |bits, row| bits | row.1)
+}
+
+/// Operands of the MASKMOVs: the implicit DS:rDI, value, mask.
+pub(crate) fn implicit_destination(insn: &Instruction, op: &mut Op) {
+    op.a = number(insn.op_register(1));
+    op.b = number(insn.op_register(2));
+    op.base = RDI as u8;
+    op.index = crate::op::NO_REG;
+    op.disp = 0;
+    let size = match insn.op0_kind() {
+        OpKind::MemorySegDI => EA_ADDR16,
+        OpKind::MemorySegEDI => EA_ADDR32,
+        _ => 0,
+    };
+    op.ea = (crate::lower::segment_number(insn.memory_segment()) as u8) << EA_SEG_SHIFT | size;
+}
+
 /// Moves and the instructions with implicit operands.
 fn moves(insn: &Instruction, op: &mut Op) -> Option<Handler> {
     let (to_memory, from_memory) = (is_memory(insn, 0), is_memory(insn, 1));
@@ -783,12 +803,7 @@ fn moves(insn: &Instruction, op: &mut Op) -> Option<Handler> {
             memory_to_floats
         }
         M::Maskmovdqu | M::Maskmovq => {
-            // Operands: the implicit DS:rDI, value, mask.
-            op.a = number(insn.op_register(1));
-            op.b = number(insn.op_register(2));
-            op.base = RDI as u8;
-            op.index = crate::op::NO_REG;
-            op.disp = 0;
+            implicit_destination(insn, op);
             if insn.mnemonic() == M::Maskmovq { maskmovq } else { maskmovdqu }
         }
         M::Ldmxcsr => ldmxcsr,
@@ -803,15 +818,11 @@ fn moves(insn: &Instruction, op: &mut Op) -> Option<Handler> {
             if from_memory { crc_mem } else { crc_reg }
         }
         M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm | M::Pcmpestri64 | M::Pcmpestrm64 => {
-            if matches!(insn.mnemonic(), M::Pcmpestri | M::Pcmpestrm | M::Pcmpestri64 | M::Pcmpestrm64) {
-                op.imm |= EXPLICIT;
-            }
-            if matches!(insn.mnemonic(), M::Pcmpestri64 | M::Pcmpestrm64) {
-                op.imm |= WIDE;
-            }
-            if matches!(insn.mnemonic(), M::Pcmpestrm | M::Pcmpistrm | M::Pcmpestrm64) {
-                op.imm |= TO_MASK;
-            }
+            op.imm |= string_form(
+                !matches!(insn.mnemonic(), M::Pcmpistri | M::Pcmpistrm),
+                matches!(insn.mnemonic(), M::Pcmpestri64 | M::Pcmpestrm64),
+                matches!(insn.mnemonic(), M::Pcmpestrm | M::Pcmpistrm | M::Pcmpestrm64),
+            );
             if from_memory { strings_mem } else { strings_reg }
         }
         _ => return None,

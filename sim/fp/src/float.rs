@@ -23,12 +23,12 @@ pub const MXCSR_MASK: u32 = 0xffff;
 const ALL_MASKED: u32 = 0x1f80;
 
 /// May the host's own instruction run? `SOFT` forces the soft path (what the comparison of both paths uses).
-fn host_may_run<const SOFT: bool>(mxcsr: u32) -> bool {
+pub(crate) fn host_may_run<const SOFT: bool>(mxcsr: u32) -> bool {
     !SOFT && cfg!(target_arch = "x86_64") && mxcsr & ALL_MASKED == ALL_MASKED
 }
 
 /// Joins the flags of one instruction into MXCSR, or refuses.
-fn finish(env: &Env, mxcsr: &mut u32, result: u128) -> Result<u128, SimdFault> {
+pub(crate) fn finish(env: &Env, mxcsr: &mut u32, result: u128) -> Result<u128, SimdFault> {
     let pre = env.flags & (IE | DE | ZE);
     if pre & !env.masks != 0 {
         *mxcsr |= pre;
@@ -38,16 +38,16 @@ fn finish(env: &Env, mxcsr: &mut u32, result: u128) -> Result<u128, SimdFault> {
     if env.flags & !env.masks != 0 { Err(SimdFault) } else { Ok(result) }
 }
 
-fn lane(value: u128, width: u32, index: u32) -> u64 {
+pub(crate) fn lane(value: u128, width: u32, index: u32) -> u64 {
     ((value >> (width * index)) as u64) & (u64::MAX >> (64 - width))
 }
 
-fn set_lane(value: u128, width: u32, index: u32, bits: u64) -> u128 {
+pub(crate) fn set_lane(value: u128, width: u32, index: u32, bits: u64) -> u128 {
     let mask = (u128::MAX >> (128 - width)) << (width * index);
     value & !mask | u128::from(bits) << (width * index) & mask
 }
 
-fn format(width: u32) -> Format {
+pub(crate) fn format(width: u32) -> Format {
     if width == 32 { F32 } else { F64 }
 }
 
@@ -183,6 +183,35 @@ macro_rules! comparison {
 
 comparison! { cmpps 32 4; cmppd 64 2; cmpss 32 1; cmpsd 64 1; }
 
+/// What holds for each of the 16 relations VEX has: less, equal, greater, unordered (SDM vol. 2, CMPPD, table 3-1).
+const RELATIONS: [u8; 16] = [0b0010, 0b0001, 0b0011, 0b1000, 0b1101, 0b1110, 0b1100, 0b0111, 0b1010, 0b1001, 0b1011, 0b0000, 0b0101, 0b0110, 0b0100, 0b1111];
+
+/// The 32 predicates of VCMPccPS: bit 4 turns round which quiet NaNs signal.
+fn compare_wide(e: &mut Env, f: Format, a: u64, b: u64, predicate: u8) -> u64 {
+    use std::cmp::Ordering::{Equal, Greater, Less};
+    let signal_quiet = matches!(predicate & 3, 1 | 2) ^ (predicate & 16 != 0);
+    let bit = match e.compare(unpack(f, a), unpack(f, b), signal_quiet) {
+        Some(Less) => 0,
+        Some(Equal) => 1,
+        Some(Greater) => 2,
+        None => 3,
+    };
+    if RELATIONS[usize::from(predicate & 15)] >> bit & 1 != 0 { u64::MAX } else { 0 }
+}
+
+macro_rules! wide_comparison {
+    ($($name:ident $legacy:ident $width:literal $count:literal;)*) => {$(
+        pub fn $name<const SOFT: bool>(dst: u128, src: u128, imm: u8, mxcsr: &mut u32) -> Result<u128, SimdFault> {
+            if imm & 0x18 == 0 {
+                return $legacy::<SOFT>(dst, src, imm, mxcsr);
+            }
+            soft_lanes($width, $count, dst, src, mxcsr, |e, f, a, b| compare_wide(e, f, a, b, imm))
+        }
+    )*};
+}
+
+wide_comparison! { vcmpps cmpps 32 4; vcmppd cmppd 64 2; vcmpss cmpss 32 1; vcmpsd cmpsd 64 1; }
+
 /// ROUNDxx: the immediate's bit 2 selects MXCSR's rounding, bit 3 suppresses the precision exception.
 fn round_lane(e: &mut Env, f: Format, b: u64, imm: u8) -> u64 {
     let mut inner = *e;
@@ -310,7 +339,7 @@ macro_rules! conversion {
     )*};
 }
 
-fn each(from: u32, to: u32, count: u32, src: u128, mut op: impl FnMut(u64) -> u64) -> u128 {
+pub(crate) fn each(from: u32, to: u32, count: u32, src: u128, mut op: impl FnMut(u64) -> u64) -> u128 {
     (0..count).fold(0, |acc, i| set_lane(acc, to, i, op(lane(src, from, i))))
 }
 

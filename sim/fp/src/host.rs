@@ -4,6 +4,8 @@
 use std::arch::asm;
 use std::arch::x86_64::__m128i;
 
+use crate::avx::Sign;
+
 fn to_m128(value: u128) -> __m128i {
     // SAFETY: both are 16 plain bytes; every bit pattern is valid for either.
     unsafe { std::mem::transmute::<u128, __m128i>(value) }
@@ -137,3 +139,53 @@ with_immediate!(roundps "roundps" [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15]);
 with_immediate!(roundpd "roundpd" [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15]);
 with_immediate!(roundss "roundss" [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15]);
 with_immediate!(roundsd "roundsd" [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15]);
+
+macro_rules! fused {
+    ($($sign:ident $single:literal $double:literal;)*) => {
+        /// `x * y + z` with one rounding; the caller has checked that the host has FMA.
+        pub fn fused(sign: Sign, width: u32, x: u128, y: u128, z: u128, mxcsr: &mut u32) -> u128 {
+            let (x, mut y, z) = (to_m128(x), to_m128(y), to_m128(z));
+            let mut saved = 0u32;
+            match (sign, width) {
+                $(
+                    (Sign::$sign, 32) => {
+                        // SAFETY: as in `binary!`.
+                        unsafe {
+                            asm!(
+                                "stmxcsr [{h}]", "ldmxcsr [{g}]",
+                                concat!($single, " {y}, {x}, {z}"),
+                                "stmxcsr [{g}]", "ldmxcsr [{h}]",
+                                g = in(reg) std::ptr::from_mut(mxcsr), h = in(reg) &raw mut saved,
+                                y = inout(xmm_reg) y, x = in(xmm_reg) x, z = in(xmm_reg) z,
+                                options(nostack, preserves_flags)
+                            );
+                        }
+                    }
+                    (Sign::$sign, _) => {
+                        // SAFETY: as in `binary!`.
+                        unsafe {
+                            asm!(
+                                "stmxcsr [{h}]", "ldmxcsr [{g}]",
+                                concat!($double, " {y}, {x}, {z}"),
+                                "stmxcsr [{g}]", "ldmxcsr [{h}]",
+                                g = in(reg) std::ptr::from_mut(mxcsr), h = in(reg) &raw mut saved,
+                                y = inout(xmm_reg) y, x = in(xmm_reg) x, z = in(xmm_reg) z,
+                                options(nostack, preserves_flags)
+                            );
+                        }
+                    }
+                )*
+            }
+            from_m128(y)
+        }
+    };
+}
+
+fused! {
+    Add "vfmadd213ps" "vfmadd213pd";
+    Sub "vfmsub213ps" "vfmsub213pd";
+    NegAdd "vfnmadd213ps" "vfnmadd213pd";
+    NegSub "vfnmsub213ps" "vfnmsub213pd";
+    AddSub "vfmaddsub213ps" "vfmaddsub213pd";
+    SubAdd "vfmsubadd213ps" "vfmsubadd213pd";
+}

@@ -10,7 +10,8 @@
 //! algorithms ([`x87`]), the same on every host.
 //!
 //! # Structures
-//! [`sse::Op`] names an instruction; [`sse::Row`] says how wide its memory operand is and holds the function. [`x87::X87`] is the state
+//! [`sse::Op`] names an instruction; [`sse::Row`] says how wide its memory operand is and holds the function; [`vex::Op`] and [`vex::Row`] are the same for
+//! the VEX-encoded ones. [`x87::X87`] is the state
 //! of the stack, [`x87::exec`] one instruction on it.
 //!
 //! # Failure
@@ -18,11 +19,12 @@
 //! as on hardware.
 //!
 //! # Limits
-//! 128-bit SSE to SSE4.2, AES, PCLMULQDQ; no AVX, no 3DNow!, no SSE4a.
+//! SSE to SSE4.2, AES, PCLMULQDQ, AVX, AVX2, FMA, F16C; no AVX-512, no 3DNow!, no SSE4a.
 //!
 //! # Reading order
-//! `sse`, `soft`, `float`, `host`, `int`, `string`, `crypto`, `x87`.
+//! `sse`, `soft`, `float`, `host`, `int`, `string`, `crypto`, `vex`, `avx`, `x87`.
 
+pub mod avx;
 pub mod crypto;
 pub mod float;
 #[cfg(target_arch = "x86_64")]
@@ -31,6 +33,7 @@ pub mod int;
 pub mod soft;
 pub mod sse;
 pub mod string;
+pub mod vex;
 pub mod x87;
 
 pub use crypto::crc32c;

@@ -51,6 +51,11 @@ impl Core {
         bits
     }
 
+    /// XMM and YMM registers that the mode has: what the others hold stays.
+    pub fn vector_registers(&self) -> usize {
+        if self.mode & mode::SIZE == mode::CODE64 { 16 } else { 8 }
+    }
+
     fn put_x87(&self, bytes: &mut [u8], wide: bool) {
         let x87 = &self.x87;
         put(bytes, 0, u64::from(x87.control), 2);
@@ -68,8 +73,7 @@ impl Core {
     }
 
     fn put_sse(&self, bytes: &mut [u8]) {
-        let count = if self.mode & mode::SIZE == mode::CODE64 { 16 } else { 8 };
-        for index in 0..count {
+        for index in 0..self.vector_registers() {
             bytes[160 + 16 * index..176 + 16 * index].copy_from_slice(&self.xmm[index].to_le_bytes());
         }
     }
@@ -94,8 +98,7 @@ impl Core {
     }
 
     fn take_sse(&mut self, bytes: &[u8]) {
-        let count = if self.mode & mode::SIZE == mode::CODE64 { 16 } else { 8 };
-        for index in 0..count {
+        for index in 0..self.vector_registers() {
             self.xmm[index] = fetch128(bytes, 160 + 16 * index);
         }
     }
@@ -185,7 +188,7 @@ pub(crate) fn xsave(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &
         c.put_sse(&mut bytes);
     }
     if saved & AVX_BIT != 0 {
-        for index in 0..16 {
+        for index in 0..c.vector_registers() {
             bytes[AVX_AREA + 16 * index..AVX_AREA + 16 + 16 * index].copy_from_slice(&c.ymm_high[index].to_le_bytes());
         }
     }
@@ -235,11 +238,12 @@ pub(crate) fn xrstor(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: 
     } else if compact && wanted & SSE_BIT != 0 {
         c.mxcsr = MXCSR_RESET;
     }
+    let registers = c.vector_registers();
     if wanted & SSE_BIT != 0 {
-        if present & SSE_BIT != 0 { c.take_sse(&bytes) } else { c.xmm = [0; 16] }
+        if present & SSE_BIT != 0 { c.take_sse(&bytes) } else { c.xmm[..registers].fill(0) }
     }
     if wanted & AVX_BIT != 0 {
-        for index in 0..16 {
+        for index in 0..c.vector_registers() {
             c.ymm_high[index] = if present & AVX_BIT != 0 { fetch128(&bytes, AVX_AREA + 16 * index) } else { 0 };
         }
     }
