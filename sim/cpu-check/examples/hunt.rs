@@ -1,24 +1,13 @@
-//! `hunt FROM COUNT`: compares programs by seed and tells of the first few that differ.
+//! `hunt FIRST COUNT`: compares programs, as the campaign does, and says how many a second.
 
-fn main() {
-    let number = |index: usize, otherwise: u64| std::env::args().nth(index).and_then(|word| word.parse().ok()).unwrap_or(otherwise);
-    let (from, count) = (number(1, 0), number(2, 10_000));
-    let mut found = 0;
-    for seed in from..from + count {
-        match cpu_check::compare(seed) {
-            Ok(None) => {}
-            Ok(Some(difference)) => {
-                println!("{difference}{}", cpu_check::narrow(&difference));
-                found += 1;
-                if found == 3 {
-                    break;
-                }
-            }
-            Err(why) => {
-                println!("{why}");
-                return;
-            }
-        }
-    }
-    println!("{found} of {count} from {from}");
+use std::time::Instant;
+
+fn main() -> Result<(), String> {
+    let mut words = std::env::args().skip(1).map(|word| word.parse::<u64>().map_err(|error| error.to_string()));
+    let first = words.next().unwrap_or(Ok(0))?;
+    let count = words.next().unwrap_or(Ok(10_000))?;
+    let began = Instant::now();
+    println!("{}", cpu_check::campaign(first, count)?);
+    println!("{:.0} programs a second", count as f64 / began.elapsed().as_secs_f64());
+    Ok(())
 }

@@ -1,19 +1,19 @@
 //! From a difference at the end to the block that made it.
 
-use crate::{Bench, Difference, Program, TICKS, differences};
+use crate::{Bench, Difference, Program, differences};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 
 /// Finds the first tick after which the engines differ, and tells what ran there: guest code, host code, both states.
 pub fn narrow(difference: &Difference) -> String {
     let program = Program::new(difference.seed);
     let at = |tick: u64| -> Option<(Bench, Bench)> {
-        let mut left = Bench::new(&program, None).ok()?;
-        let mut right = Bench::new(&program, difference.plan.hot).ok()?;
+        let mut left = Bench::with(&program, None).ok()?;
+        let mut right = Bench::with(&program, difference.plan.hot).ok()?;
         left.run_to(tick, u64::MAX);
         right.run_to(tick, difference.plan.cut);
         Some((left, right))
     };
-    let (mut good, mut bad) = (0, TICKS);
+    let (mut good, mut bad) = (0, program.ticks);
     while bad - good > 1 {
         let middle = (good + bad) / 2;
         match at(middle) {

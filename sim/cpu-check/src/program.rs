@@ -2,7 +2,7 @@
 
 use iced_x86::code_asm::{CodeAssembler, byte_ptr, qword_ptr, r8, r9, r10, r11, r12, r13, r14, r15, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, IcedError, Instruction, Mnemonic as M, OpKind};
-use sim_cpu::{Config, Cpu, CpuState, Segment, TableRegister, cr0, cr4, rflags};
+use sim_cpu::{Config, Cpu, CpuModel, CpuState, Segment, TableRegister, cr0, cr4, rflags};
 use sim_mem::GuestMemory;
 
 const RAM: u64 = 8 << 20;
@@ -23,8 +23,12 @@ const DATA: u64 = 0x20_0000;
 const STACK: u64 = 0x30_0000;
 /// Pages of data; the one after is not mapped.
 const DATA_PAGES: u64 = 8;
+/// Entries of the table of pieces.
 const PIECE_COUNT: u64 = 16;
+/// A piece and the room after it.
 const PIECE_BYTES: u64 = 0x1c0;
+/// Page-table entries of the data.
+const DATA_ENTRIES: u64 = 0x4000 + (DATA >> 12) * 8;
 
 /// xorshift64*.
 pub struct Rng(u64);
@@ -75,55 +79,90 @@ const TWO: &[u8] = &[
 ];
 
 /// A program by its seed.
+#[derive(Clone, Debug)]
 pub struct Program {
     seed: u64,
     /// When an interrupt comes.
-    pub interrupt: Option<u64>,
+    interrupt: Option<u64>,
+    /// Ticks it runs.
+    pub ticks: u64,
+    /// Pieces it consists of, bytes of code in each, and where they begin.
+    pieces: u64,
+    piece_bytes: usize,
+    code: u64,
 }
 
 impl Program {
+    /// Most are short, so that many can be tried; some are long, so that what takes time to go wrong is tried as well.
     pub fn new(seed: u64) -> Program {
-        let interrupt = seed.is_multiple_of(3).then_some(700 + seed * 13 % 1500);
-        Program { seed, interrupt }
+        let (ticks, pieces, piece_bytes) = match seed % 512 {
+            0 => (12_000, 16, PIECE_BYTES as usize - 80),
+            64 | 128 | 192 | 256 | 320 | 384 | 448 => (2_000, 4, 150),
+            _ => (400, 2, 80),
+        };
+        let interrupt = seed.is_multiple_of(3).then_some(50 + seed.wrapping_mul(13) % (ticks / 2));
+        // All pieces lie about the end of a page.
+        let code = CODE + 0xe00 - 0xc0 * pieces / 2 + seed.wrapping_mul(0x9e37_79b9) % 0x180;
+        Program { seed, interrupt, ticks, pieces, piece_bytes, code }
     }
 
-    /// The machine at its start.
-    pub fn machine(&self) -> (Cpu, GuestMemory) {
-        let mut rng = Rng::new(self.seed);
+    /// What all programs share: page tables, descriptor tables, handlers.
+    pub fn tables(memory: &mut GuestMemory) {
+        tables(memory);
+        memory.write(HANDLERS, &handlers()).expect("it is in RAM");
+    }
+
+    /// A machine with the tables and nothing else.
+    pub fn machine() -> (Cpu, GuestMemory) {
         let mut memory = GuestMemory::new(RAM);
-        let user = self.seed % 5 < 2;
-        tables(&mut memory);
-        let mut put = |gpa: u64, bytes: &[u8]| memory.write(gpa, bytes).expect("it is in RAM");
-        put(HANDLERS, &handlers());
-        for set in 0..16 {
+        Program::tables(&mut memory);
+        let config = Config { cpuid: CpuModel::V3.table(0, 1), ..Config::default() };
+        (Cpu::new(config), memory)
+    }
+
+    /// What a machine with the tables is loaded with.
+    pub fn image(&self) -> Image {
+        let mut rng = Rng::new(self.seed);
+        let mut parts = Vec::with_capacity(8);
+        let mut sets = Vec::with_capacity(16 * 128);
+        for _ in 0..16 {
             for register in 0..16 {
                 let value = if register == 4 { STACK - 8 * rng.below(64) } else { rng.value() };
-                put(SETS + 128 * set + 8 * register, &value.to_le_bytes());
+                sets.extend(value.to_le_bytes());
             }
         }
-        for piece in 0..PIECE_COUNT {
-            let at = CODE + piece * PIECE_BYTES + rng.below(16);
-            put(PIECES + 8 * piece, &at.to_le_bytes());
+        parts.push((SETS, sets));
+        let starts: Vec<u64> = (0..self.pieces).map(|piece| self.code + piece * PIECE_BYTES + rng.below(16)).collect();
+        let table: Vec<u8> = starts.iter().cycle().take(PIECE_COUNT as usize).flat_map(|at| at.to_le_bytes()).collect();
+        parts.push((PIECES, table));
+        for &at in &starts {
+            parts.push((at, self.piece(&mut rng, at)));
         }
-        for piece in 0..PIECE_COUNT {
-            let mut word = [0; 8];
-            memory.read(PIECES + 8 * piece, &mut word).expect("it is in RAM");
-            let at = u64::from_le_bytes(word);
-            let bytes = piece_of_code(&mut rng, at);
-            memory.write(at, &bytes).expect("it is in RAM");
+        // Noise at the ends of the pages, where accesses cross.
+        for page in 0..DATA_PAGES {
+            let noise: Vec<u8> = (0..32).flat_map(|_| rng.value().to_le_bytes()).collect();
+            parts.push((DATA + page * 0x1000 + 0xf80, noise));
         }
-        let noise: Vec<u8> = (0..DATA_PAGES * 0x1000 / 8).flat_map(|_| rng.value().to_le_bytes()).collect();
-        memory.write(DATA, &noise).expect("it is in RAM");
-        let mut cpu = Cpu::new(Config::default());
-        cpu.set_state(&self.state(&mut rng, &memory, user));
-        (cpu, memory)
+        if self.seed % 4 == 1 {
+            // Code that can be written through a page of data.
+            parts.push((DATA_ENTRIES + 8 * 4, ((CODE + 0x1000 * rng.below(2)) | 7).to_le_bytes().to_vec()));
+        }
+        let state = self.state(&mut rng, starts[0]);
+        Image { parts, state, interrupt: self.interrupt }
     }
 
-    fn state(&self, rng: &mut Rng, memory: &GuestMemory, user: bool) -> CpuState {
+    fn state(&self, rng: &mut Rng, start: u64) -> CpuState {
         let mut state = CpuState::linux64(CODE, 0, PML4, TableRegister { base: GDT, limit: 0x4f });
-        state.rip = memory.read_u64(PIECES, 8).expect("it is in RAM");
+        state.rip = start;
         state.sys.cr0 |= cr0::WP | cr0::NE;
-        state.sys.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT;
+        state.sys.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::PGE;
+        if self.seed % 8 == 3 {
+            state.sys.cr4 |= cr4::PCIDE;
+        }
+        if self.seed % 8 > 1 {
+            state.sys.cr4 |= cr4::OSXSAVE;
+            state.sys.xcr0 = 7;
+        }
         state.sys.idtr = TableRegister { base: IDT, limit: 0xfff };
         state.sys.seg[sim_cpu::TR] = Segment { base: TSS, limit: 0x67, attr: 0x8b, selector: 0x20 };
         for index in [sim_cpu::FS, sim_cpu::GS] {
@@ -133,11 +172,11 @@ impl Program {
             *register = rng.value();
         }
         state.gpr[sim_cpu::RSP] = STACK - 64;
-        for register in &mut state.xmm {
+        for register in state.xmm.iter_mut().chain(&mut state.ymm_high) {
             *register = u128::from(rng.value()) << 64 | u128::from(if rng.below(2) == 0 { (rng.draw() as i32 as f64 / 8.0).to_bits() } else { rng.draw() });
         }
         state.rflags = rng.draw() & rflags::ARITH | rflags::IF | rflags::FIXED;
-        if user {
+        if self.seed % 5 < 2 {
             state.sys.cpl = 3;
             for (index, selector) in [(sim_cpu::CS, 0x33), (sim_cpu::SS, 0x3b), (sim_cpu::DS, 0x3b), (sim_cpu::ES, 0x3b)] {
                 state.sys.seg[index].selector = selector;
@@ -149,6 +188,135 @@ impl Program {
         }
         state
     }
+
+    /// Code for one piece: random instructions with branches over them, run a few times, then on to another piece.
+    fn piece(&self, rng: &mut Rng, at: u64) -> Vec<u8> {
+        let mut code = Vec::new();
+        // Branch targets are the starts of instructions so far.
+        let mut starts = vec![0usize];
+        let counter = DATA + 0x7000 + rng.below(32) * 8;
+        while code.len() < self.piece_bytes {
+            starts.push(code.len());
+            match rng.below(25) {
+                // jcc over the next instruction.
+                0..=2 => {
+                    let over = instruction(rng);
+                    code.extend([0x70 | rng.below(16) as u8, over.len() as u8]);
+                    code.extend(over);
+                }
+                // A loop back, as long as the counter lasts: dec qword [counter]; jns.
+                3 => {
+                    code.extend([0x48, 0xff, 0x0c, 0x25]);
+                    code.extend((counter as u32).to_le_bytes());
+                    let target = rng.pick(&starts);
+                    code.extend([0x0f, 0x8f]);
+                    code.extend((target as i32 - (code.len() as i32 + 4)).to_le_bytes());
+                }
+                // A call of what follows, and a return out of it.
+                4 => {
+                    let inside = instruction(rng);
+                    code.extend([0xe8, 2, 0, 0, 0, 0xeb, inside.len() as u8 + 1]);
+                    code.extend(inside);
+                    code.push(0xc3);
+                }
+                // A store into code: of this piece or another.
+                5 if rng.below(4) == 0 => {
+                    let target = self.code + rng.below(self.pieces * PIECE_BYTES);
+                    code.extend([0x88, 0x04 | (rng.below(4) as u8) << 3, 0x25]);
+                    code.extend((target as u32).to_le_bytes());
+                }
+                // An indirect jump to the next instruction: lea rax, [rip + 2]; jmp rax.
+                6 => code.extend([0x48, 0x8d, 0x05, 2, 0, 0, 0, 0xff, 0xe0]),
+                // Sense for a register: mov r, address.
+                7 | 8 => {
+                    let register = rng.below(16) as u8;
+                    if register != 4 {
+                        code.extend([0x48 | register >> 3, 0xc7, 0xc0 | register & 7]);
+                        code.extend((rng.value() as u32 & 0x7fff_ffff).to_le_bytes());
+                    }
+                }
+                9 if rng.below(3) == 0 => code.extend(mapping(rng)),
+                _ => code.extend(instruction(rng)),
+            }
+        }
+        // Sets the counter, and jumps to another piece, directly or through the table.
+        code.extend([0x48, 0xc7, 0x04, 0x25]);
+        code.extend((counter as u32).to_le_bytes());
+        code.extend((2 + rng.below(30) as u32).to_le_bytes());
+        let next = rng.below(self.pieces);
+        match rng.below(3) {
+            0 => {
+                code.extend([0xff, 0x24, 0x25]);
+                code.extend((PIECES as u32 + 8 * next as u32).to_le_bytes());
+            }
+            1 => {
+                // push qword [table]; ret.
+                code.extend([0xff, 0x34, 0x25]);
+                code.extend((PIECES as u32 + 8 * next as u32).to_le_bytes());
+                code.push(0xc3);
+            }
+            _ => {
+                // Into the middle of an instruction, as likely as not.
+                let target = self.code + next * PIECE_BYTES + 16;
+                code.push(0xe9);
+                code.extend(((target as i64 - (at as i64 + code.len() as i64 + 4)) as i32).to_le_bytes());
+            }
+        }
+        code
+    }
+}
+
+/// A program as it is loaded.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Addresses and bytes.
+    parts: Vec<(u64, Vec<u8>)>,
+    state: CpuState,
+    /// When an interrupt comes.
+    pub interrupt: Option<u64>,
+}
+
+impl Image {
+    /// Puts the program into memory that holds the tables, and the vCPU at its start.
+    pub fn load(&self, cpu: &mut Cpu, memory: &mut GuestMemory) {
+        for (gpa, bytes) in &self.parts {
+            memory.write(*gpa, bytes).expect("it is in RAM");
+        }
+        cpu.set_state(&self.state);
+    }
+}
+
+/// Something about mappings: an entry of the data's page table, a page flushed, CR3 loaded (with another PCID, flushing or not). Outside ring 0 the last
+/// two fault.
+fn mapping(rng: &mut Rng) -> Vec<u8> {
+    let page = rng.below(DATA_PAGES);
+    let entry = ((DATA_ENTRIES + 8 * page) as u32).to_le_bytes();
+    let mut code = Vec::new();
+    match rng.below(4) {
+        // xor byte [entry], bits: writable, user, accessed, dirty.
+        0 => {
+            code.extend([0x80, 0x34, 0x25]);
+            code.extend(entry);
+            code.push(rng.pick(&[2, 4, 6, 0x20, 0x40, 0x42, 0x62]));
+        }
+        // xor byte [entry + 1], 1: global.
+        1 => {
+            code.extend([0x80, 0x34, 0x25]);
+            code.extend(((DATA_ENTRIES + 8 * page) as u32 + 1).to_le_bytes());
+            code.push(1);
+        }
+        2 => {
+            code.extend([0x0f, 0x01, 0x3c, 0x25]);
+            code.extend(((DATA + page * 0x1000) as u32).to_le_bytes());
+        }
+        // mov rax, PML4 | pcid | keep; mov cr3, rax.
+        _ => {
+            code.extend([0x48, 0xb8]);
+            code.extend((PML4 | rng.pick(&[0, 0, 1, 2, 1 << 63, 1 << 63 | 1])).to_le_bytes());
+            code.extend([0x0f, 0x22, 0xd8]);
+        }
+    }
+    code
 }
 
 fn tables(memory: &mut GuestMemory) {
@@ -274,18 +442,26 @@ fn ebx_() -> iced_x86::code_asm::AsmRegister32 {
 /// One random instruction that does not leave its place.
 fn instruction(rng: &mut Rng) -> Vec<u8> {
     loop {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(24);
+        let vex = rng.below(16) == 0;
         match rng.below(12) {
+            _ if vex => {}
             0 | 1 => bytes.push(0x66),
             2 => bytes.push(0xf2),
             3 => bytes.push(0xf3),
             4 => bytes.push(rng.pick(&[0x64, 0x65, 0xf0, 0x67])),
             _ => {}
         }
-        if rng.below(3) > 0 {
+        if rng.below(3) > 0 && !vex {
             bytes.push(0x40 | if rng.below(2) == 0 { 8 } else { rng.below(16) as u8 });
         }
         match rng.below(20) {
+            0..=9 if vex => bytes.extend([0xc5, rng.draw() as u8, rng.pick(TWO)]),
+            _ if vex => {
+                let map = rng.pick(&[1, 2, 2, 3]);
+                let opcode = if map == 1 { rng.pick(TWO) } else { rng.draw() as u8 };
+                bytes.extend([0xc4, 0xe0 ^ (rng.draw() as u8 & 0xe0) | map, rng.draw() as u8, opcode]);
+            }
             0..=11 => bytes.push(rng.pick(ONE)),
             12..=18 => bytes.extend([0x0f, rng.pick(TWO)]),
             _ => bytes.extend([0x0f, rng.draw() as u8]),
@@ -313,79 +489,4 @@ fn is_fit(instruction: &Instruction) -> bool {
     }
     let segment = (0..instruction.op_count()).any(|i| instruction.op_kind(i) == OpKind::Register && instruction.op_register(i).is_segment_register());
     !segment && !matches!(instruction.mnemonic(), M::Popf | M::Popfq | M::Lss | M::Lfs | M::Lgs | M::Swapgs | M::Ldmxcsr | M::Fxrstor | M::Xrstor | M::Rdpmc)
-}
-
-/// Code for one piece: random instructions with branches over them, run a few times, then on to another piece.
-fn piece_of_code(rng: &mut Rng, at: u64) -> Vec<u8> {
-    let room = PIECE_BYTES as usize - 16 - 64;
-    let mut code = Vec::new();
-    // Branch targets are the starts of instructions so far.
-    let mut starts = vec![0usize];
-    let counter = DATA + 0x7000 + rng.below(32) * 8;
-    while code.len() < room {
-        starts.push(code.len());
-        match rng.below(24) {
-            // jcc over the next instruction.
-            0..=2 => {
-                let over = instruction(rng);
-                code.extend([0x70 | rng.below(16) as u8, over.len() as u8]);
-                code.extend(over);
-            }
-            // A loop back, as long as the counter lasts: dec qword [counter]; jns.
-            3 => {
-                code.extend([0x48, 0xff, 0x0c, 0x25]);
-                code.extend((counter as u32).to_le_bytes());
-                let target = rng.pick(&starts);
-                code.extend([0x0f, 0x8f]);
-                code.extend((target as i32 - (code.len() as i32 + 4)).to_le_bytes());
-            }
-            // A call of what follows, and a return out of it.
-            4 => {
-                let inside = instruction(rng);
-                code.extend([0xe8, 2, 0, 0, 0, 0xeb, inside.len() as u8 + 1]);
-                code.extend(inside);
-                code.push(0xc3);
-            }
-            // A store into code: of this piece or another.
-            5 if rng.below(4) == 0 => {
-                let target = CODE + rng.below(PIECE_COUNT * PIECE_BYTES);
-                code.extend([0x88, 0x04 | (rng.below(4) as u8) << 3, 0x25]);
-                code.extend((target as u32).to_le_bytes());
-            }
-            // An indirect jump to the next instruction: lea rax, [rip + 2]; jmp rax.
-            6 => code.extend([0x48, 0x8d, 0x05, 2, 0, 0, 0, 0xff, 0xe0]),
-            // Sense for a register: mov r, address.
-            7 | 8 => {
-                let register = rng.below(16) as u8;
-                if register != 4 {
-                    code.extend([0x48 | register >> 3, 0xc7, 0xc0 | register & 7]);
-                    code.extend((rng.value() as u32 & 0x7fff_ffff).to_le_bytes());
-                }
-            }
-            _ => code.extend(instruction(rng)),
-        }
-    }
-    // Sets the counter, and jumps to another piece, directly or through the table.
-    code.extend([0x48, 0xc7, 0x04, 0x25]);
-    code.extend((counter as u32).to_le_bytes());
-    code.extend((2 + rng.below(30) as u32).to_le_bytes());
-    let next = rng.below(PIECE_COUNT);
-    match rng.below(3) {
-        0 => {
-            code.extend([0xff, 0x24, 0x25]);
-            code.extend((PIECES as u32 + 8 * next as u32).to_le_bytes());
-        }
-        1 => {
-            // push qword [table]; ret.
-            code.extend([0xff, 0x34, 0x25]);
-            code.extend((PIECES as u32 + 8 * next as u32).to_le_bytes());
-            code.push(0xc3);
-        }
-        _ => {
-            let target = CODE + next * PIECE_BYTES + 16;
-            code.push(0xe9);
-            code.extend(((target as i64 - (at as i64 + code.len() as i64 + 4)) as i32).to_le_bytes());
-        }
-    }
-    code
 }

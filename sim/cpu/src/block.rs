@@ -78,9 +78,15 @@ impl Cache {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
+        if self.blocks.len() < BUCKETS / 64 {
+            for block in &self.blocks {
+                self.buckets[bucket(block.linear, block.page)] = NONE;
+            }
+        } else {
+            self.buckets.fill(NONE);
+        }
         self.blocks.clear();
         self.ops.clear();
-        self.buckets.fill(NONE);
         self.pages.fill(NONE);
         self.next_in_page.clear();
         self.jumps.fill(NONE);

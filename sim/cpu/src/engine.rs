@@ -13,7 +13,8 @@ pub enum Engine {
     Interpret,
     /// Hot blocks are translated.
     Translate,
-    /// Machines are made to interpret and to translate in turn, so that runs that are compared anyway compare the engines.
+    /// Runs that are compared anyway compare the engines: whoever makes them says which is which ([`on_engine`]); elsewhere machines are made to interpret
+    /// and to translate in turn.
     Both,
 }
 
@@ -21,8 +22,10 @@ static CHOSEN: AtomicU8 = AtomicU8::new(Engine::Interpret as u8);
 static MACHINES: AtomicU32 = AtomicU32::new(0);
 
 thread_local! {
-    /// With [`Engine::Both`]: what the machine being made on this thread does.
+    /// What the machine being made on this thread does.
     static THIS: Cell<bool> = const { Cell::new(false) };
+    /// Inside [`on_engine`]: blocks are translated after so many runs, or never.
+    static HERE: Cell<Option<Option<u16>>> = const { Cell::new(None) };
 }
 
 /// Chooses the engine of vCPUs made from now on.
@@ -37,17 +40,43 @@ pub fn choose_engine(engine: Engine) -> Result<(), Unavailable> {
     Ok(())
 }
 
+/// What was chosen last.
+pub fn chosen_engine() -> Engine {
+    match CHOSEN.load(Ordering::Relaxed) {
+        x if x == Engine::Translate as u8 => Engine::Translate,
+        x if x == Engine::Both as u8 => Engine::Both,
+        _ => Engine::Interpret,
+    }
+}
+
+/// Machines that `work` makes on this thread translate blocks after so many runs (`None`: interpret all), whatever was chosen.
+pub fn on_engine<T>(after: Option<u16>, work: impl FnOnce() -> T) -> T {
+    /// Puts back what was there, also when `work` panics.
+    struct Back(Option<Option<u16>>);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            HERE.set(self.0);
+        }
+    }
+    let _back = Back(HERE.replace(Some(after)));
+    work()
+}
+
 /// Runs before a block is translated, for vCPU `vcpu` of the machine being made; `None`: never.
 pub(crate) fn chosen(vcpu: u32) -> Option<u16> {
-    let chosen = CHOSEN.load(Ordering::Relaxed);
-    let translate = if chosen == Engine::Both as u8 {
-        // The first vCPU decides for its machine; a machine is made on one thread.
-        if vcpu == 0 {
-            THIS.set(MACHINES.fetch_add(1, Ordering::Relaxed) % 2 == 1);
+    if let Some(here) = HERE.get() {
+        return here;
+    }
+    let translate = match chosen_engine() {
+        Engine::Interpret => false,
+        Engine::Translate => true,
+        Engine::Both => {
+            // The first vCPU decides for its machine; a machine is made on one thread.
+            if vcpu == 0 {
+                THIS.set(MACHINES.fetch_add(1, Ordering::Relaxed) % 2 == 1);
+            }
+            THIS.get()
         }
-        THIS.get()
-    } else {
-        chosen == Engine::Translate as u8
     };
     translate.then_some(HOT)
 }

@@ -110,10 +110,11 @@ impl Cpu {
     /// The host is no x86-64 with BMI2, or gives no executable memory; the interpreter goes on alone.
     pub fn set_translating(&mut self, after: Option<u16>) -> Result<(), Unavailable> {
         self.flush_blocks();
-        self.hot = match after {
-            Some(after) => Some(Box::new(Hot::new(after)?)),
-            None => None,
-        };
+        match (after, &mut self.hot) {
+            (Some(after), Some(hot)) => hot.after = after.clamp(1, NEVER - 1),
+            (Some(after), none) => *none = Some(Box::new(Hot::new(after)?)),
+            (None, hot) => *hot = None,
+        }
         Ok(())
     }
 

@@ -67,7 +67,7 @@ mod vex;
 
 pub use crate::core::Watch;
 pub use cpuid::{CpuidLeaf, CpuidTable, CpuModel};
-pub use engine::{Engine, choose_engine};
+pub use engine::{Engine, choose_engine, chosen_engine, on_engine};
 pub use hot::HOT;
 pub use run::Cpu;
 pub use sim_bus::{At, Attention, CpuBus, DebugStop, Stop};

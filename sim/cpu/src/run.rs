@@ -746,6 +746,9 @@ impl Cpu {
                         continue;
                     }
                 }
+                if core.budget >= 0 {
+                    return None;
+                }
                 at = match self.next_block(m) {
                     Ok(next) => next,
                     Err(Fault) => return self.fault(m, b),
@@ -759,6 +762,11 @@ impl Cpu {
                 if near {
                     at = next;
                     continue;
+                }
+                if self.core.budget >= 0 {
+                    // The deadline comes before the fetch: what is due then must not find the next page in the TLB.
+                    self.core.rip = self.cache.blocks[at as usize].target[link];
+                    return None;
                 }
                 let target = &self.cache.blocks[next as usize];
                 let (linear, page, rip) = (target.linear, target.page, target.rip);
@@ -774,7 +782,7 @@ impl Cpu {
                 }
             }
             self.core.rip = self.cache.blocks[at as usize].target[link];
-            if !chain {
+            if !chain || self.core.budget >= 0 {
                 return None;
             }
             let generation = self.cache.generation;

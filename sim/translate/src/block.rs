@@ -66,6 +66,8 @@ pub(crate) struct Builder<'a> {
     can: Can,
     /// Jumps to the common exit.
     exits: Vec<Later>,
+    /// Instructions that must be in the unit, counted from its first: one of them writes flags that were left wrong.
+    relies: usize,
 }
 
 /// Decodes and translates up to `count` instructions of `bytes` at `rip`. The result may end before the first one it cannot translate.
@@ -81,34 +83,26 @@ pub(crate) fn translate(info: &mut InstructionInfoFactory, unit: u32, rip: u64, 
         instructions.push(instruction);
         offsets.push(decoder.position() as u8);
     }
+    let whole = instructions.len() == count;
     let mut builder = Builder::new(info, unit, rip, can);
-    // The tick count stands in the entry sequence, so what can be translated is found out first.
-    let mut good = 0;
-    for (index, instruction) in instructions.iter().enumerate() {
-        if builder.instruction(instruction, index as u8, &instructions[index + 1..]).is_err() {
-            break;
-        }
-        good = index + 1;
+    let mut good = builder.body(&instructions)?;
+    if builder.relies > good {
+        // Flags were left wrong because of an instruction that is not in the unit after all.
+        instructions.truncate(good);
+        builder = Builder::new(builder.info, unit, rip, can);
+        good = builder.body(&instructions)?;
     }
     if good == 0 {
         return Err(Unsupported);
     }
-    let info = builder.info;
-    let mut builder = Builder::new(info, unit, rip, can);
-    builder.ticks = good as u8;
-    builder.entry()?;
-    let entry = builder.emit.position() - ENTRY_BYTES;
-    let dead = entry - DEAD_BYTES;
-    for (index, instruction) in instructions[..good].iter().enumerate() {
-        builder.instruction(instruction, index as u8, &instructions[index + 1..good])?;
-    }
-    let whole = good == instructions.len() && good == count;
     offsets.truncate(good + 1);
-    builder.finish(&instructions[good - 1], whole, entry, dead, offsets)
+    builder.finish(&instructions[good - 1], whole && good == count, offsets)
 }
 
 /// `lea r13, [r13+ticks]; pext rcx, r13, [rsp+sign]; jrcxz`.
-const ENTRY_BYTES: usize = 4 + 10 + 2;
+const ENTRY_BYTES: usize = LEA_BYTES + 10 + 2;
+/// `lea r13, [r13+ticks]`; the number is the last byte.
+const LEA_BYTES: usize = 4;
 /// `mov ecx, code; jmp exit`.
 const DEAD_BYTES: usize = 10;
 
@@ -186,22 +180,23 @@ fn is_sse(instruction: &Instruction) -> bool {
         && (0..instruction.op_count()).all(|i| instruction.op_kind(i) != OpKind::Register || instruction.op_register(i).is_xmm() || instruction.op_register(i).is_gpr())
 }
 
-/// Whether the six flags are written again before anybody can see them: by what reads none, cannot fault and does not end the block.
-fn flags_die(rest: &[Instruction]) -> bool {
+/// Whether the six flags are written again before anybody can see them: by what reads none, cannot fault and does not end the block. If so, how many
+/// instructions that takes.
+fn flags_die(rest: &[Instruction]) -> Option<usize> {
     const ARITHMETIC: u32 = RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
-    for next in rest {
+    for (index, next) in rest.iter().enumerate() {
         let memory = (0..next.op_count()).any(|i| next.op_kind(i) == OpKind::Memory) && next.mnemonic() != M::Lea;
         let unsafe_here = memory || next.rflags_read() & ARITHMETIC != 0 || next.flow_control() != FlowControl::Next || next.stack_pointer_increment() != 0;
         if unsafe_here || !(is_plain(next) || matches!(next.mnemonic(), M::Lea | M::Nop)) {
-            return false;
+            return None;
         }
         // A shift by CL may leave them.
         let sure = !matches!(next.mnemonic(), M::Shl | M::Shr | M::Sar | M::Rol | M::Ror);
         if sure && next.rflags_modified() & ARITHMETIC == ARITHMETIC {
-            return true;
+            return Some(index + 1);
         }
     }
-    false
+    None
 }
 
 /// 16-byte operands that need no alignment.
@@ -211,7 +206,29 @@ fn is_unaligned(mnemonic: M) -> bool {
 
 impl<'a> Builder<'a> {
     fn new(info: &'a mut InstructionInfoFactory, unit: u32, rip: u64, can: Can) -> Builder<'a> {
-        Builder { emit: Emit::new(), info, unit, ticks: 64, leaves: Vec::new(), to_way: [Vec::new(), Vec::new()], targets: [0; 2], rip, can, exits: Vec::new() }
+        Builder { emit: Emit::new(), info, unit, ticks: 0, leaves: Vec::new(), to_way: [Vec::new(), Vec::new()], targets: [0; 2], rip, can, exits: Vec::new(), relies: 0 }
+    }
+
+    /// The entry, and as many instructions as can be translated. Their number is known only then: [`Builder::finish`] puts it into the entry.
+    fn body(&mut self, instructions: &[Instruction]) -> Result<usize, Unsupported> {
+        self.entry()?;
+        for (index, instruction) in instructions.iter().enumerate() {
+            let (position, leaves, relies) = (self.emit.position(), self.leaves.len(), self.relies);
+            if self.instruction(instruction, index as u8, &instructions[index + 1..]).is_err() {
+                self.emit.rewind(position);
+                self.leaves.truncate(leaves);
+                self.relies = relies;
+                return Ok(index);
+            }
+        }
+        Ok(instructions.len())
+    }
+
+    /// Whether the flags of instruction `index` need not be right. The unit must then reach as far as this looked.
+    fn flags_die(&mut self, index: u8, rest: &[Instruction]) -> bool {
+        let Some(further) = flags_die(rest) else { return false };
+        self.relies = self.relies.max(usize::from(index) + 1 + further);
+        true
     }
 
     fn code(&self, what: u32) -> u32 {
@@ -220,7 +237,8 @@ impl<'a> Builder<'a> {
 
     /// Dead code's place, the exit for a budget that does not suffice, and the entry: `r13 += ticks`, out unless still negative.
     fn entry(&mut self) -> Result<(), Unsupported> {
-        let ticks = i64::from(self.ticks);
+        // Stands for a number of its size.
+        let ticks = 1;
         self.emit.lea(BUDGET, at(BUDGET, -ticks))?;
         self.emit.put(&Instruction::with2(Code::Mov_r32_imm32, Register::ECX, self.code(0))?)?;
         let exit = self.emit.jmp();
@@ -230,7 +248,7 @@ impl<'a> Builder<'a> {
         self.emit.put(&Instruction::with3(Code::VEX_Pext_r64_r64_rm64, S1, BUDGET, field(frame::SIGN))?)?;
         let back = 0 - (self.emit.position() as i64 + 2);
         self.emit.bytes(&[0xe3, back as i8 as u8]);
-        debug_assert_eq!(self.emit.position() - entry, ENTRY_BYTES);
+        debug_assert_eq!((entry, self.emit.position() - entry), (LEA_BYTES + DEAD_BYTES, ENTRY_BYTES));
         Ok(())
     }
 
@@ -345,7 +363,7 @@ impl<'a> Builder<'a> {
             M::Bt | M::Bts | M::Btr | M::Btc => quirks.bit_tests,
             _ => true,
         };
-        if !by_the_rules && !flags_die(rest) {
+        if !by_the_rules && !self.flags_die(index, rest) {
             return Err(Unsupported);
         }
         let mut new = *insn;
@@ -460,7 +478,7 @@ impl<'a> Builder<'a> {
                 self.emit.store(field(8 * guest as i64), place)?;
             }
         }
-        if matches!(insn.mnemonic(), M::Mul | M::Imul) && !flags_die(rest) {
+        if matches!(insn.mnemonic(), M::Mul | M::Imul) && !self.flags_die(index, rest) {
             self.product_flags(insn)?;
         }
         Ok(())
@@ -679,7 +697,8 @@ impl<'a> Builder<'a> {
     }
 
     /// Ways out, cold stubs, and the resolution of jumps.
-    fn finish(mut self, last: &Instruction, whole: bool, entry: usize, dead: usize, offsets: Vec<u8>) -> Result<Body, Unsupported> {
+    fn finish(mut self, last: &Instruction, whole: bool, offsets: Vec<u8>) -> Result<Body, Unsupported> {
+        self.ticks = (offsets.len() - 1) as u8;
         let mut exits = std::mem::take(&mut self.exits);
         let ends = last.is_jcc_short_or_near() || matches!(last.mnemonic(), M::Jmp | M::Call | M::Ret);
         let mut cut = None;
@@ -743,6 +762,9 @@ impl<'a> Builder<'a> {
             resolved.push((from, stub));
         }
         let mut code = self.emit.take();
+        let (dead, entry) = (LEA_BYTES, LEA_BYTES + DEAD_BYTES);
+        code[dead - 1] = self.ticks.wrapping_neg();
+        code[entry + LEA_BYTES - 1] = self.ticks;
         for (later, target) in &resolved {
             resolve(&mut code, later, *target as i64);
         }

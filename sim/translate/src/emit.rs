@@ -56,6 +56,14 @@ impl Emit {
         self.encoder.take_buffer()
     }
 
+    /// Forgets what was written from `position` on.
+    pub fn rewind(&mut self, position: usize) {
+        let mut code = self.encoder.take_buffer();
+        code.truncate(position);
+        self.encoder.set_buffer(code);
+        self.position = position;
+    }
+
     pub fn put(&mut self, instruction: &Instruction) -> Result<(), IcedError> {
         self.position += self.encoder.encode(instruction, self.position as u64)?;
         Ok(())

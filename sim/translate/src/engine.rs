@@ -91,7 +91,9 @@ impl Translator {
     pub fn clear(&mut self) {
         self.units.clear();
         self.arena.rewind(self.first);
-        self.forget_jumps();
+        // What the indirect-branch cache holds is under salts that are not used again.
+        self.salts.clear();
+        self.context = [u64::MAX; 3];
     }
 
     fn forget_jumps(&mut self) {
