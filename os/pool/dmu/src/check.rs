@@ -16,7 +16,8 @@ use pool_phys::objset::Objset;
 use pool_spa::{Pool, ReadError};
 
 use crate::edit::{EditError, Set};
-use crate::store::{OBJECT_DIRECTORY, Store, load_space, word};
+use crate::dsl::word;
+use crate::store::{OBJECT_DIRECTORY, Store, load_space};
 use crate::{Datasets, Error, ObjectSet};
 
 /// Longest list of blocks that wait to be freed.

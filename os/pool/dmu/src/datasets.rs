@@ -27,12 +27,14 @@ pub struct DatasetInfo {
     /// Full name, `pool/a/b` or `pool/a/b@snap`.
     pub name: String,
     pub kind: DatasetKind,
+    /// Object number of the dataset in the MOS.
+    pub object: u64,
     pub dataset: Dataset,
     /// Space used: of the directory with all below it for heads, unique to it for snapshots. Bytes.
     pub used_bytes: u64,
     /// Full name of the snapshot a clone was made from.
     pub origin: Option<String>,
-    dir: u64,
+    pub(crate) dir: u64,
 }
 
 /// Where a property's value comes from.
@@ -75,6 +77,11 @@ impl<'p> Datasets<'p> {
     #[must_use]
     pub const fn mos(&self) -> &ObjectSet<'p> {
         &self.mos
+    }
+
+    /// The root directory.
+    pub(crate) const fn root_dir(&self) -> u64 {
+        self.root
     }
 
     /// Features of the pool with their reference counts: (guid, count, needed for reading).
@@ -128,7 +135,7 @@ impl<'p> Datasets<'p> {
         out.extend(snapshots);
         let children = self.dir(dir)?.children;
         let mut children = if children == 0 { Vec::new() } else { self.mos.zap(children)? };
-        children.retain(|child| !child.name.starts_with(b"$"));
+        children.retain(|child| !child.name.starts_with(b"$") && !child.name.starts_with(b"%"));
         children.sort_by(|a, b| a.name.cmp(&b.name));
         for child in children {
             self.collect(child.number().unwrap_or(0), &format!("{name}/{}", child.text()), depth + 1, out)?;
@@ -145,7 +152,7 @@ impl<'p> Datasets<'p> {
             _ => DatasetKind::Filesystem,
         };
         let origin = if dir.origin == 0 { None } else { self.snapshot_name(dir.origin)? };
-        Ok(DatasetInfo { name: name.to_string(), kind, used_bytes: dir.used_bytes, origin, dataset, dir: number })
+        Ok(DatasetInfo { name: name.to_string(), kind, object: dir.head_dataset, used_bytes: dir.used_bytes, origin, dataset, dir: number })
     }
 
     fn snapshot(&self, head: &DatasetInfo, name: &str, number: u64) -> Result<DatasetInfo, Error> {
@@ -153,6 +160,7 @@ impl<'p> Datasets<'p> {
         Ok(DatasetInfo {
             name: format!("{}@{name}", head.name),
             kind: DatasetKind::Snapshot,
+            object: number,
             used_bytes: dataset.unique_bytes,
             origin: None,
             dataset,

@@ -38,8 +38,12 @@ const GROUP_USED_AT: usize = 1536;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EditError {
     Read(Error),
-    /// No space left, or the quota does not allow it.
+    /// No space left in the pool, or in what a reservation leaves of it.
     NoSpace,
+    /// A quota does not allow it.
+    Quota,
+    /// Something else needs it as it is: the reason.
+    Busy(&'static str),
     /// The name is taken.
     Exists,
     /// A directory has entries.
@@ -57,6 +61,8 @@ impl core::fmt::Display for EditError {
         match self {
             Self::Read(error) => error.fmt(f),
             Self::NoSpace => write!(f, "no space left in the pool"),
+            Self::Quota => write!(f, "a quota is exceeded"),
+            Self::Busy(why) => f.write_str(why),
             Self::Exists => write!(f, "already exists"),
             Self::NotEmpty => write!(f, "directory not empty"),
             Self::Write(error) => error.fmt(f),

@@ -69,12 +69,22 @@ impl PendingLog {
     pub const fn records(&self) -> usize {
         self.records.len()
     }
+
+    /// Blocks that the log keeps out of use.
+    pub(crate) fn into_blocks(self) -> Vec<BlockPointer> {
+        self.blocks
+    }
 }
 
 impl OpenLog {
     /// The log of a dataset whose chain, if it had one, was replayed.
     pub fn new(header: Header) -> Self {
         Self { sequence: header.replay_seq.max(header.claim_record_seq), ..Self::default() }
+    }
+
+    /// Blocks that the log has allocated.
+    pub(crate) fn into_blocks(self) -> Vec<BlockPointer> {
+        self.spent.into_iter().chain(self.next).collect()
     }
 
     fn note(&mut self, item: Item) {
@@ -223,11 +233,17 @@ impl Store {
 
     /// Gives up the chains of all datasets with the next commit, as before an export.
     pub(crate) fn drop_logs(&mut self) {
-        for head in self.heads.values_mut() {
-            if let Some(next) = head.log.next.take() {
-                head.log.spent.push(next);
-                head.set.set_log_header(&Header::new(BlockPointer::hole()));
-            }
+        let heads: Vec<u64> = self.heads.keys().copied().collect();
+        heads.into_iter().for_each(|head| self.drop_log(head));
+    }
+
+    /// Gives up the chain of one dataset with the next commit.
+    pub(crate) fn drop_log(&mut self, dataset: u64) {
+        if let Some(head) = self.heads.get_mut(&dataset)
+            && let Some(next) = head.log.next.take()
+        {
+            head.log.spent.push(next);
+            head.set.set_log_header(&Header::new(BlockPointer::hole()));
         }
     }
 

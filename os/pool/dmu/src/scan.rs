@@ -152,6 +152,14 @@ impl Store {
         }
     }
 
+    /// A dataset got blocks that a scan looks for elsewhere: those of a snapshot that goes become the next one's. It is visited again.
+    pub(crate) fn unvisit(&mut self, dataset: u64) {
+        if let Some(scan) = &mut self.scan {
+            scan.visited.remove(&dataset);
+            scan.current.take_if(|walk| walk.dataset == dataset);
+        }
+    }
+
     /// A commit is about to free blocks that the walk's stack may name.
     pub(crate) fn pause_scan(&mut self) {
         if let Some(walk) = self.scan.as_mut().and_then(|scan| scan.current.as_mut())
@@ -170,6 +178,10 @@ impl Store {
             self.pool.uberblock().root.clone()
         } else {
             let view = crate::ObjectSet::mos(&self.pool)?.object(dataset)?;
+            // Destroyed since, and its number taken by something else.
+            if view.dnode().bonus_kind != kind::DSL_DATASET {
+                return Ok(None);
+            }
             pool_phys::dsl::Dataset::parse(&view.dnode().bonus)?.root
         };
         Ok((!pointer.is_hole()).then_some(Place { pointer, object: 0, block: 0, fan_bits: 0 }))

@@ -28,21 +28,20 @@ use pool_phys::FormatError;
 use pool_phys::blkptr::{BlockPointer, Checksum, Compression, Dva, Target};
 use pool_phys::dnode::kind;
 use pool_phys::dsl::{Dataset, DslDir};
-use pool_phys::nvlist::{self, List, Value};
+use pool_phys::nvlist::{self, List};
 use pool_phys::spacemap;
 use pool_spa::{Allocator, Commit, Event, FIRST_ARRAY_OBJECT, Place, Pool};
 
+use crate::dsl::{CLONES, NEXT_CLONES, Part, SNAPSHOT_NAMES, Space, dir, ds, put, shift, signed, word};
+use crate::features::{HOLE_BIRTH, WRITABLE};
 use crate::edit::{About, EditError, Owners, Set, Sink};
 use crate::log::{OpenLog, PendingLog};
+use crate::quota::Limits;
 use crate::scan::Scan;
 use crate::zap_edit as zap;
 use crate::{Datasets, Error};
 
 pub(crate) const OBJECT_DIRECTORY: u64 = 1;
-/// Features we write with: guid, text.
-const LZ4: (&str, &str) = ("org.illumos:lz4_compress", "LZ4 compression algorithm support.");
-const HOLE_BIRTH: &str = "com.delphix:hole_birth";
-const WRITABLE: [&str; 4] = [LZ4.0, HOLE_BIRTH, "com.delphix:embedded_data", "com.delphix:spacemap_histogram"];
 /// Longest delay of the write throttle.
 const DELAY_MAX_US: u64 = 100_000;
 const COPIES_MOS: usize = 3;
@@ -52,85 +51,19 @@ pub(crate) const ZAP_METADATA: u8 = 0xC4;
 pub(crate) const OBJECT_ARRAY: u8 = 2;
 const PACKED_NVLIST: u8 = 3;
 const NVLIST_SIZE: u8 = 4;
-const BPOBJ: u8 = 5;
-const BPOBJ_HEADER: u8 = 6;
 pub(crate) const SPACE_MAP_HEADER: u8 = 7;
 pub(crate) const SPACE_MAP: u8 = 8;
-const CHILD_MAP: u8 = 13;
-const SNAPSHOT_NAMES: u8 = 14;
-const PROPS: u8 = 15;
-const NEXT_CLONES: u8 = 37;
-const DEADLIST: u8 = 50;
-const DEADLIST_HEADER: u8 = 51;
-const CLONES: u8 = 52;
-/// Byte offsets in DSL directories.
-mod dir {
-    pub const HEAD: usize = 8;
-    pub const PARENT: usize = 16;
-    pub const ORIGIN: usize = 24;
-    pub const CHILDREN: usize = 32;
-    pub const USED: usize = 40;
-    pub const PROPS: usize = 80;
-    pub const FLAGS: usize = 96;
-    pub const BREAKDOWN: usize = 104;
-    pub const CLONES: usize = 144;
-    pub const SIZE: usize = 256;
-}
-/// Byte offsets in datasets.
-mod ds {
-    pub const DIR: usize = 0;
-    pub const PREVIOUS: usize = 8;
-    pub const PREVIOUS_TXG: usize = 16;
-    pub const NEXT: usize = 24;
-    pub const SNAPSHOTS: usize = 32;
-    pub const CHILDREN: usize = 40;
-    pub const CREATED: usize = 48;
-    pub const CREATED_TXG: usize = 56;
-    pub const DEADLIST: usize = 64;
-    pub const REFERENCED: usize = 72;
-    pub const UNIQUE: usize = 96;
-    pub const FSID: usize = 104;
-    pub const GUID: usize = 112;
-    pub const FLAGS: usize = 120;
-    pub const ROOT: usize = 128;
-    pub const NEXT_CLONES: usize = 256;
-    pub const SIZE: usize = 320;
-    pub const UNIQUE_ACCURATE: u64 = 4;
-}
-
-/// Parts of a directory's used space.
-#[derive(Clone, Copy)]
-enum Part {
-    Head = 0,
-    Snapshots = 1,
-    Child = 2,
-}
-
-/// Used, compressed and uncompressed bytes.
-#[derive(Clone, Copy, Debug, Default)]
-struct Space {
-    used: i64,
-    compressed: i64,
-    uncompressed: i64,
-}
-
-impl Space {
-    fn add(&mut self, pointer: &BlockPointer, deflated: u64, sign: i64) {
-        let signed = |bytes: u64| sign * i64::try_from(bytes).unwrap_or(0);
-        self.used += signed(deflated);
-        self.compressed += signed(pointer.psize);
-        self.uncompressed += signed(pointer.lsize);
-    }
-}
 
 /// A dataset with changes.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) set: Set,
-    compression: Compression,
+    pub(crate) compression: Compression,
     /// ZPL sets account space by owner.
     owners: Option<Owners>,
-    copies: usize,
+    pub(crate) copies: usize,
+    /// Bytes accepted for it since the last commit.
+    pub(crate) pending: u64,
     /// The intent log of what was done since the last commit.
     pub(crate) log: OpenLog,
 }
@@ -156,6 +89,10 @@ pub struct Store {
     pub(crate) dirty_bytes: u64,
     /// A commit failed.
     suspended: bool,
+    /// What may still be written where, as far as it was asked since the last commit.
+    pub(crate) limits: Limits,
+    /// Blocks could not be freed in the last txg; their list waits for better times.
+    pub(crate) drain_stuck: bool,
     /// Change of the MOS's size in the last txg, not yet accounted.
     mos_space: Space,
     /// State to write into the labels with the next commit.
@@ -169,18 +106,6 @@ impl core::fmt::Debug for Store {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "Store({:?}, open txg {})", self.pool, self.txg)
     }
-}
-
-pub(crate) fn word(bonus: &[u8], at: usize) -> u64 {
-    bonus.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
-}
-
-pub(crate) fn put(bonus: &mut [u8], at: usize, value: u64) {
-    bonus[at..at + 8].copy_from_slice(&value.to_le_bytes());
-}
-
-fn shift(bonus: &mut [u8], at: usize, by: i64) {
-    put(bonus, at, word(bonus, at).saturating_add_signed(by));
 }
 
 impl Store {
@@ -214,6 +139,8 @@ impl Store {
             scan: None,
             dirty_bytes: 0,
             suspended: false,
+            limits: Limits::default(),
+            drain_stuck: false,
             mos_space: Space::default(),
             state: Some(0),
             holes_have_births: false,
@@ -224,15 +151,8 @@ impl Store {
         for name in ["features_for_read", "features_for_write", "feature_descriptions"] {
             let table = store.table(ZAP_METADATA)?;
             store.note(name, table)?;
-            if name == "features_for_read" {
-                zap::set_number(store.mos.edit(&store.pool, table)?, &store.pool, LZ4.0.as_bytes(), 1)?;
-            }
-            if name == "feature_descriptions" {
-                let value = LZ4.1.bytes().chain([0]).map(u64::from).collect();
-                let entry = pool_phys::zap::Entry { name: LZ4.0.as_bytes().to_vec(), integer_size: 1, value };
-                zap::set(store.mos.edit(&store.pool, table)?, &store.pool, entry)?;
-            }
         }
+        store.list_features()?;
         store.note("deflate", 1)?;
         store.note("creation_version", 5000)?;
         for name in ["sync_bplist", "free_bpobj"] {
@@ -296,6 +216,8 @@ impl Store {
             scan: None,
             dirty_bytes: 0,
             suspended: false,
+            limits: Limits::default(),
+            drain_stuck: false,
             mos_space: Space::default(),
             state,
             holes_have_births: features.iter().any(|(name, count, _)| *count > 0 && name == HOLE_BIRTH),
@@ -367,7 +289,7 @@ impl Store {
         zap::set_number(self.mos.edit(&self.pool, OBJECT_DIRECTORY)?, &self.pool, name.as_bytes(), value)
     }
 
-    fn table_at(&mut self, number: u64, normalisation: u64) -> Result<(), EditError> {
+    pub(crate) fn table_at(&mut self, number: u64, normalisation: u64) -> Result<(), EditError> {
         zap::format(self.mos.edit(&self.pool, number)?, normalisation);
         Ok(())
     }
@@ -377,43 +299,6 @@ impl Store {
         // Snapshot names hash folded to upper case (format section 10.3).
         self.table_at(number, if kind == SNAPSHOT_NAMES { 2 } else { 0 })?;
         Ok(number)
-    }
-
-    fn bpobj(&mut self) -> Result<u64, EditError> {
-        Ok(self.mos.allocate(&self.pool, BPOBJ, 128 << 10, BPOBJ_HEADER, vec![0; 48])?)
-    }
-
-    fn deadlist(&mut self, keys: &[u64]) -> Result<u64, EditError> {
-        let number = self.mos.allocate(&self.pool, DEADLIST, 512, DEADLIST_HEADER, vec![0; 320])?;
-        self.table_at(number, 0)?;
-        for key in keys {
-            let list = self.bpobj()?;
-            self.set_number(number, &alloc::format!("{key:x}"), list)?;
-        }
-        Ok(number)
-    }
-
-    pub(crate) fn set_number(&mut self, table: u64, name: &str, value: u64) -> Result<(), EditError> {
-        zap::set_number(self.mos.edit(&self.pool, table)?, &self.pool, name.as_bytes(), value)
-    }
-
-    pub(crate) fn bonus(&mut self, object: u64) -> Result<&mut Vec<u8>, EditError> {
-        Ok(&mut self.mos.edit(&self.pool, object)?.dnode.bonus)
-    }
-
-    fn directory(&mut self, parent: u64, now: u64) -> Result<u64, EditError> {
-        let mut bonus = vec![0; dir::SIZE];
-        put(&mut bonus, 0, now);
-        put(&mut bonus, dir::PARENT, parent);
-        put(&mut bonus, dir::CHILDREN, self.table(CHILD_MAP)?);
-        put(&mut bonus, dir::PROPS, self.table(PROPS)?);
-        put(&mut bonus, dir::FLAGS, 1);
-        Ok(self.mos.allocate(&self.pool, kind::DSL_DIR, 512, kind::DSL_DIR, bonus)?)
-    }
-
-    fn add_child(&mut self, parent: u64, name: &str, child: u64) -> Result<(), EditError> {
-        let children = word(self.bonus(parent)?, dir::CHILDREN);
-        self.set_number(children, name, child)
     }
 
     /// The hidden dataset `$ORIGIN` with its one snapshot, of which every dataset is a clone.
@@ -447,34 +332,13 @@ impl Store {
         Ok(())
     }
 
-    fn origin(&mut self) -> Result<(u64, u64), EditError> {
-        let children = word(self.bonus(self.root_dir)?, dir::CHILDREN);
+    /// The hidden dataset's directory and its snapshot.
+    pub(crate) fn origin(&self) -> Result<(u64, u64), EditError> {
+        let children = self.peek(self.root_dir, dir::CHILDREN)?;
         let origin_dir = zap::number(&*self.mos.view(&self.pool, children)?, &self.pool, b"$ORIGIN")?.ok_or(Error::NotFound)?;
         let head = word(&self.mos.view(&self.pool, origin_dir)?.dnode.bonus, dir::HEAD);
         let snapshot = word(&self.mos.view(&self.pool, head)?.dnode.bonus, ds::PREVIOUS);
         Ok((origin_dir, snapshot))
-    }
-
-    fn find_dir(&self, name: &str) -> Result<u64, EditError> {
-        let mut parts = name.split('/');
-        if parts.next() != Some(self.pool.name()) {
-            return Err(Error::NotFound.into());
-        }
-        let mut at = self.root_dir;
-        for part in parts {
-            let children = word(&self.mos.view(&self.pool, at)?.dnode.bonus, dir::CHILDREN);
-            at = zap::number(&*self.mos.view(&self.pool, children)?, &self.pool, part.as_bytes())?.ok_or(Error::NotFound)?;
-        }
-        Ok(at)
-    }
-
-    /// Object number of the dataset (head) called `name`.
-    ///
-    /// # Errors
-    /// Not found, unreadable, malformed.
-    pub fn find(&self, name: &str) -> Result<u64, EditError> {
-        let head = word(&self.mos.view(&self.pool, self.find_dir(name)?)?.dnode.bonus, dir::HEAD);
-        if head == 0 { Err(Error::NotFound.into()) } else { Ok(head) }
     }
 
     /// Makes a dataset of os type `os_kind` (2 ZPL, 3 zvol) with an empty object set, which the caller fills in the same txg. `name` is the pool's own for
@@ -483,51 +347,26 @@ impl Store {
     /// # Errors
     /// The name is taken, the parent is missing, or a device failed.
     pub fn create_dataset(&mut self, name: &str, os_kind: u64, now: u64) -> Result<u64, EditError> {
-        let directory = match name.rsplit_once('/') {
-            None => self.root_dir,
-            Some((parent, last)) => {
-                if last.is_empty() || last.starts_with('$') || last.contains(['@', '#', '%']) || name.len() > 255 {
-                    return Err(EditError::Invalid("not a dataset name"));
-                }
-                if self.find_dir(name).is_ok() {
+        let (_, origin) = self.origin()?;
+        let dataset = self.try_change(|store| {
+            let directory = if name == store.name() {
+                if store.peek(store.root_dir, dir::HEAD)? != 0 {
                     return Err(EditError::Exists);
                 }
-                let parent = self.find_dir(parent)?;
-                let child = self.directory(parent, now)?;
-                self.add_child(parent, last, child)?;
+                store.root_dir
+            } else {
+                let (parent, last) = store.place_for(name)?;
+                let child = store.directory(parent, now)?;
+                store.add_child(parent, last, child)?;
                 child
-            }
-        };
-        if word(self.bonus(directory)?, dir::HEAD) != 0 {
-            return Err(EditError::Exists);
-        }
-        let (origin_dir, origin) = self.origin()?;
-        let mut bonus = vec![0; ds::SIZE];
-        put(&mut bonus, ds::DIR, directory);
-        put(&mut bonus, ds::PREVIOUS, origin);
-        put(&mut bonus, ds::PREVIOUS_TXG, 1);
-        put(&mut bonus, ds::SNAPSHOTS, self.table(SNAPSHOT_NAMES)?);
-        put(&mut bonus, ds::CREATED, now);
-        put(&mut bonus, ds::CREATED_TXG, self.txg);
-        put(&mut bonus, ds::DEADLIST, self.deadlist(&[0])?);
-        put(&mut bonus, ds::FSID, (self.random)() & ((1 << 56) - 1));
-        put(&mut bonus, ds::GUID, (self.random)());
-        put(&mut bonus, ds::FLAGS, ds::UNIQUE_ACCURATE);
-        let dataset = self.mos.allocate(&self.pool, kind::DSL_DATASET, 512, kind::DSL_DATASET, bonus)?;
-        let dir_bonus = self.bonus(directory)?;
-        put(dir_bonus, dir::HEAD, dataset);
-        put(dir_bonus, dir::ORIGIN, origin);
-        let origin_bonus = self.bonus(origin)?;
-        shift(origin_bonus, ds::CHILDREN, 1);
-        let next_clones = word(origin_bonus, ds::NEXT_CLONES);
-        self.set_number(next_clones, &alloc::format!("{dataset:x}"), dataset)?;
-        let clones = word(self.bonus(origin_dir)?, dir::CLONES);
-        self.set_number(clones, &alloc::format!("{dataset:x}"), dataset)?;
+            };
+            store.begin_head(directory, origin, now)
+        })?;
         let mut set = Set::create(os_kind);
         if os_kind == 2 {
             set.make_accounting();
         }
-        self.heads.insert(dataset, Head { set, compression: Compression::Lz4, copies: 1, owners: None, log: OpenLog::default() });
+        self.heads.insert(dataset, Head { set, compression: Compression::Lz4, copies: 1, pending: 0, owners: None, log: OpenLog::default() });
         Ok(dataset)
     }
 
@@ -545,157 +384,11 @@ impl Store {
             let compression = self.compression_of(phys.dir)?;
             let copies = self.copies_of(phys.dir)?;
             let log = OpenLog::new(set.log_header()?);
-            self.heads.insert(dataset, Head { set, compression, copies, owners, log });
+            self.heads.insert(dataset, Head { set, compression, copies, pending: 0, owners, log });
         }
         let head = self.heads.get_mut(&dataset).ok_or(Error::NotFound)?;
         head.owners = owners.or(head.owners);
         Ok((&mut head.set, &self.pool))
-    }
-
-    /// A numeric property as set on a directory or above it.
-    fn inherited(&self, mut directory: u64, name: &[u8]) -> Result<Option<u64>, EditError> {
-        while directory != 0 {
-            let bonus = self.mos.view(&self.pool, directory)?.dnode.bonus.clone();
-            let props = word(&bonus, dir::PROPS);
-            if props != 0
-                && let Some(value) = zap::number(&*self.mos.view(&self.pool, props)?, &self.pool, name)?
-            {
-                return Ok(Some(value));
-            }
-            directory = word(&bonus, dir::PARENT);
-        }
-        Ok(None)
-    }
-
-    fn compression_of(&self, directory: u64) -> Result<Compression, EditError> {
-        Ok(match self.inherited(directory, b"compression")? {
-            // Gzip is written with another algorithm; any is valid in a block pointer.
-            Some(1 | 15 | 5..=13) => Compression::Lz4,
-            Some(3) => Compression::Lzjb,
-            Some(14) => Compression::Zle,
-            _ => Compression::Off,
-        })
-    }
-
-    fn copies_of(&self, directory: u64) -> Result<usize, EditError> {
-        Ok(match self.inherited(directory, b"copies")? {
-            Some(copies @ 1..=3) => usize::try_from(copies).unwrap_or(1),
-            _ => 1,
-        })
-    }
-
-    /// Sets a property of a dataset to a number or a text, as stored (format section 11.4).
-    ///
-    /// # Errors
-    /// Not found, unreadable, malformed.
-    pub fn set_property(&mut self, dataset: &str, name: &str, value: &Value) -> Result<(), EditError> {
-        let directory = self.find_dir(dataset)?;
-        let props = word(self.bonus(directory)?, dir::PROPS);
-        let (integer_size, value) = match value {
-            Value::Number(number) => (8, vec![*number]),
-            Value::Text(text) => (1, text.bytes().chain([0]).map(u64::from).collect()),
-            _ => return Err(EditError::Invalid("a property is a number or a text")),
-        };
-        let entry = pool_phys::zap::Entry { name: name.as_bytes().to_vec(), integer_size, value };
-        zap::set(self.mos.edit(&self.pool, props)?, &self.pool, entry)?;
-        let heads: Vec<u64> = self.heads.keys().copied().collect();
-        for head in heads {
-            let directory = word(self.bonus(head)?, ds::DIR);
-            let (compression, copies) = (self.compression_of(directory)?, self.copies_of(directory)?);
-            if let Some(head) = self.heads.get_mut(&head) {
-                (head.compression, head.copies) = (compression, copies);
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes a snapshot of a dataset as of the last change made to it (format section 11.2). Commits what is open first, so that the snapshot is of a
-    /// finished txg.
-    ///
-    /// # Errors
-    /// The name is taken or no name; what [`Store::commit`] says.
-    pub fn snapshot(&mut self, dataset: &str, name: &str, now: u64) -> Result<(), EditError> {
-        if name.is_empty() || name.contains(['/', '@', '#', '%']) {
-            return Err(EditError::Invalid("not a snapshot name"));
-        }
-        self.commit(now)?;
-        let head = self.find(dataset)?;
-        let old = self.bonus(head)?.clone();
-        let names = word(&old, ds::SNAPSHOTS);
-        if zap::number(&*self.mos.view(&self.pool, names)?, &self.pool, name.as_bytes())?.is_some() {
-            return Err(EditError::Exists);
-        }
-        let mut bonus = old.clone();
-        put(&mut bonus, ds::NEXT, head);
-        put(&mut bonus, ds::SNAPSHOTS, 0);
-        // Everything in it is the head's too, for now.
-        put(&mut bonus, ds::UNIQUE, 0);
-        put(&mut bonus, ds::CHILDREN, 1);
-        put(&mut bonus, ds::CREATED, now);
-        put(&mut bonus, ds::CREATED_TXG, self.txg);
-        put(&mut bonus, ds::FSID, (self.random)() & ((1 << 56) - 1));
-        put(&mut bonus, ds::GUID, (self.random)());
-        put(&mut bonus, ds::FLAGS, ds::UNIQUE_ACCURATE);
-        let snapshot = self.mos.allocate(&self.pool, kind::DSL_DATASET, 512, kind::DSL_DATASET, bonus)?;
-        let (previous, previous_txg) = (word(&old, ds::PREVIOUS), word(&old, ds::PREVIOUS_TXG));
-        if previous != 0 {
-            let before = self.bonus(previous)?;
-            let next_clones = word(before, ds::NEXT_CLONES);
-            if word(before, ds::NEXT) == head {
-                put(before, ds::NEXT, snapshot);
-            } else if next_clones != 0 {
-                let table = self.mos.edit(&self.pool, next_clones)?;
-                zap::remove(table, &self.pool, alloc::format!("{head:x}").as_bytes())?;
-                self.set_number(next_clones, &alloc::format!("{snapshot:x}"), snapshot)?;
-            }
-        }
-        let mut keys: Vec<u64> = Vec::new();
-        for entry in zap::entries(&*self.mos.view(&self.pool, word(&old, ds::DEADLIST))?, &self.pool, None)? {
-            keys.push(u64::from_str_radix(&entry.text(), 16).map_err(|_| FormatError::new("deadlist", "key is not a number", head))?);
-        }
-        keys.push(previous_txg);
-        keys.sort_unstable();
-        keys.dedup();
-        let deadlist = self.deadlist(&keys)?;
-        let txg = self.txg;
-        let bonus = self.bonus(head)?;
-        put(bonus, ds::DEADLIST, deadlist);
-        put(bonus, ds::PREVIOUS, snapshot);
-        put(bonus, ds::PREVIOUS_TXG, txg);
-        put(bonus, ds::UNIQUE, 0);
-        self.set_number(names, name, snapshot)?;
-        // The head's blocks move from its own account to nobody's: they are still referenced by the head. Space used by snapshots alone starts at zero.
-        self.commit(now)
-    }
-
-    /// Accounts space at a directory and up to the root.
-    fn did_use(&mut self, mut directory: u64, part: Part, space: Space) -> Result<(), EditError> {
-        let mut part = part;
-        while directory != 0 {
-            let bonus = self.bonus(directory)?;
-            shift(bonus, dir::USED, space.used);
-            shift(bonus, dir::USED + 8, space.compressed);
-            shift(bonus, dir::USED + 16, space.uncompressed);
-            shift(bonus, dir::BREAKDOWN + part as usize * 8, space.used);
-            directory = word(bonus, dir::PARENT);
-            part = Part::Child;
-        }
-        Ok(())
-    }
-
-    fn append_bpobj(&mut self, object: u64, pointers: &[(BlockPointer, u64)]) -> Result<(), EditError> {
-        let edit = self.mos.edit(&self.pool, object)?;
-        let mut count = word(&edit.dnode.bonus, 0);
-        for (pointer, deflated) in pointers {
-            edit.write_at(&self.pool, count * 128, &pointer.encode())?;
-            count += 1;
-            let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(0);
-            shift(&mut edit.dnode.bonus, 8, signed(*deflated));
-            shift(&mut edit.dnode.bonus, 16, signed(pointer.psize));
-            shift(&mut edit.dnode.bonus, 24, signed(pointer.lsize));
-        }
-        put(&mut edit.dnode.bonus, 0, count);
-        Ok(())
     }
 
     fn sync_dataset(&mut self, dataset: u64) -> Result<(), EditError> {
@@ -712,66 +405,48 @@ impl Store {
             previous_txg: phys.previous_snapshot_txg,
             born: Space::default(),
             referenced: Space::default(),
-            killed_unique: 0,
             dead: Vec::new(),
         };
         let root = head.set.sync(&self.pool, &mut sink, head.owners)?;
         if !phys.root.is_hole() {
             sink.free(&phys.root)?;
         }
-        let DatasetSink { born, referenced, killed_unique, dead, .. } = sink;
-        let dead_bytes: i64 = dead.iter().map(|(_, deflated)| i64::try_from(*deflated).unwrap_or(0)).sum();
+        let DatasetSink { born, referenced, dead, .. } = sink;
+        let reserved = signed(self.refreservation(phys.dir)?);
         let bonus = self.bonus(dataset)?;
-        shift(bonus, ds::REFERENCED, referenced.used);
-        shift(bonus, ds::REFERENCED + 8, referenced.compressed);
-        shift(bonus, ds::REFERENCED + 16, referenced.uncompressed);
-        shift(bonus, ds::UNIQUE, killed_unique);
+        referenced.shift(bonus, ds::REFERENCED);
+        let unique = signed(word(bonus, ds::UNIQUE));
+        shift(bonus, ds::UNIQUE, born.used);
         bonus[ds::ROOT..ds::ROOT + 128].copy_from_slice(&root.encode());
         let deadlist = word(bonus, ds::DEADLIST);
-        self.did_use(phys.dir, Part::Head, born)?;
+        // What the head reserved is used up first.
+        let seen = (unique + born.used).max(reserved) - unique.max(reserved);
+        self.account(phys.dir, Some(Part::HeadReserved), Part::Head, Space { used: seen, ..born }, born.used)?;
         if !dead.is_empty() {
-            self.bury(&phys, deadlist, &dead)?;
-            let bonus = self.bonus(phys.dir)?;
-            shift(bonus, dir::BREAKDOWN + Part::Head as usize * 8, -dead_bytes);
-            shift(bonus, dir::BREAKDOWN + Part::Snapshots as usize * 8, dead_bytes);
+            self.bury(deadlist, &dead)?;
+            self.account_dead(dataset, &phys, &dead)?;
         }
         self.heads.insert(dataset, head);
         Ok(())
     }
 
-    /// Puts blocks that a snapshot still holds into the head's deadlist.
-    fn bury(&mut self, phys: &Dataset, deadlist: u64, dead: &[(BlockPointer, u64)]) -> Result<(), EditError> {
-        let mut lists: Vec<(u64, u64)> = Vec::new();
-        for entry in zap::entries(&*self.mos.view(&self.pool, deadlist)?, &self.pool, None)? {
-            let key = u64::from_str_radix(&entry.text(), 16).map_err(|_| FormatError::new("deadlist", "key is not a number", deadlist))?;
-            lists.push((key, entry.number().unwrap_or(0)));
-        }
-        lists.sort_unstable();
-        let mut by_list: BTreeMap<u64, Vec<(BlockPointer, u64)>> = BTreeMap::new();
-        for (pointer, deflated) in dead {
-            let list = lists.iter().rev().find(|(key, _)| *key < pointer.birth).map(|(_, list)| *list);
-            let list = list.ok_or(FormatError::new("deadlist", "no key below a block's birth", pointer.birth))?;
-            by_list.entry(list).or_default().push((pointer.clone(), *deflated));
-        }
-        for (list, pointers) in &by_list {
-            self.append_bpobj(*list, pointers)?;
-        }
-        let previous_previous_txg = if phys.previous_snapshot == 0 { 0 } else { word(self.bonus(phys.previous_snapshot)?, ds::PREVIOUS_TXG) };
-        let header = self.bonus(deadlist)?;
-        let mut snapshot_unique = 0;
-        for (pointer, deflated) in dead {
-            let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(0);
-            shift(header, 0, signed(*deflated));
-            shift(header, 8, signed(pointer.psize));
-            shift(header, 16, signed(pointer.lsize));
-            if pointer.birth > previous_previous_txg {
-                snapshot_unique += signed(*deflated);
-            }
-        }
-        if phys.previous_snapshot != 0 {
-            shift(self.bonus(phys.previous_snapshot)?, ds::UNIQUE, snapshot_unique);
+    /// Blocks left the head and stay with its snapshots: those that are this directory's own become space of its snapshots, and those that the last snapshot alone has
+    /// become unique to it.
+    fn account_dead(&mut self, dataset: u64, phys: &Dataset, dead: &[(BlockPointer, u64)]) -> Result<(), EditError> {
+        let since = |txg: u64| dead.iter().filter(|(pointer, _)| pointer.birth > txg).map(|(_, deflated)| signed(*deflated)).sum::<i64>();
+        let own = since(self.origin_txg(phys.dir)?);
+        self.transfer(phys.dir, Part::Head, Part::Snapshots, own)?;
+        // The snapshot that a clone was made from has a next one of its own.
+        if phys.previous_snapshot != 0 && self.peek(phys.previous_snapshot, ds::NEXT)? == dataset {
+            let unique = since(self.peek(phys.previous_snapshot, ds::PREVIOUS_TXG)?);
+            shift(self.bonus(phys.previous_snapshot)?, ds::UNIQUE, unique);
         }
         Ok(())
+    }
+
+    /// True after a failed commit.
+    pub(crate) const fn is_suspended(&self) -> bool {
+        self.suspended
     }
 
     /// Makes all changes since the last commit durable as one transaction group. `now` is UTC seconds.
@@ -803,6 +478,7 @@ impl Store {
 
     fn commit_once(&mut self, now: u64) -> Result<(), EditError> {
         self.pause_scan();
+        self.drain_step();
         let dirty: Vec<u64> = self.heads.iter().filter(|(_, head)| head.set.is_dirty()).map(|(number, _)| *number).collect();
         for dataset in dirty {
             self.sync_dataset(dataset)?;
@@ -826,6 +502,8 @@ impl Store {
         self.pool.close_txg(self.txg);
         self.space.committed();
         self.dirty_bytes = 0;
+        self.heads.values_mut().for_each(|head| head.pending = 0);
+        self.limits.clear();
         self.txg += 1;
         Ok(())
     }
@@ -953,7 +631,6 @@ struct DatasetSink<'a> {
     born: Space,
     /// What the dataset's references change by.
     referenced: Space,
-    killed_unique: i64,
     dead: Vec<(BlockPointer, u64)>,
 }
 
@@ -981,7 +658,6 @@ impl Sink for DatasetSink<'_> {
         let deflated = self.space.deflated(&pointer);
         self.born.add(&pointer, deflated, 1);
         self.referenced.add(&pointer, deflated, 1);
-        self.killed_unique += i64::try_from(deflated).unwrap_or(0);
         Ok(pointer)
     }
 
@@ -990,7 +666,6 @@ impl Sink for DatasetSink<'_> {
         self.referenced.add(pointer, deflated, -1);
         if pointer.birth > self.previous_txg {
             self.born.add(pointer, deflated, -1);
-            self.killed_unique -= i64::try_from(deflated).unwrap_or(0);
             for dva in places(self.pool, pointer)? {
                 self.space.free(&dva)?;
             }

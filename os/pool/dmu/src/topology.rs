@@ -21,7 +21,8 @@ use pool_spa::config::{VdevConfig, VdevKind};
 use pool_spa::{Layout, Pool, VdevState, usable_bytes};
 
 use crate::edit::EditError;
-use crate::store::{OBJECT_ARRAY, OBJECT_DIRECTORY, SPACE_MAP, SPACE_MAP_BLOCK, SPACE_MAP_HEADER, Store, ZAP_METADATA, put};
+use crate::dsl::put;
+use crate::store::{OBJECT_ARRAY, OBJECT_DIRECTORY, SPACE_MAP, SPACE_MAP_BLOCK, SPACE_MAP_HEADER, Store, ZAP_METADATA};
 use crate::zap_edit as zap;
 use crate::{Error, ObjectSet};
 
@@ -40,7 +41,7 @@ pub fn load_config(pool: &mut Pool) -> Result<List, EditError> {
     let packed = {
         let mos = ObjectSet::mos(pool)?;
         let mut object = mos.object(mos.lookup_number(OBJECT_DIRECTORY, "config")?)?;
-        let size = crate::store::word(&object.dnode().bonus, 0);
+        let size = crate::dsl::word(&object.dnode().bonus, 0);
         let length = usize::try_from(size).ok().filter(|_| size <= CONFIG_MAX).ok_or(FormatError::new("pool config", "is too long", size))?;
         let mut packed = vec![0; length];
         object.read_at(0, &mut packed)?;

@@ -8,7 +8,8 @@ use vfs::VfsError;
 pub fn convert(error: &EditError) -> VfsError {
     match error {
         EditError::Read(Error::NotFound) => VfsError::NotFound,
-        EditError::NoSpace => VfsError::NoSpace,
+        EditError::NoSpace | EditError::Quota => VfsError::NoSpace,
+        EditError::Busy(_) => VfsError::Busy,
         EditError::Exists => VfsError::Exists,
         EditError::NotEmpty => VfsError::NotEmpty,
         EditError::Invalid(_) => VfsError::Invalid,
