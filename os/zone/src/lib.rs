@@ -34,7 +34,7 @@
 //! that a zone wrote stay charged to the id it had then: after a halt they count against no live zone's cap.
 //!
 //! # Watching
-//! kstat `zones:ID:NAME` (module `stats`), `caps:ID:cpucaps_zone_ID`, `memory_cap:ID:NAME`.
+//! kstat `zones:ID:NAME` (module `stats`), `caps:ID:cpucaps_zone_ID`, `memory_cap:ID:NAME`. For debuggers: the table in module `watch`.
 #![no_std]
 extern crate alloc;
 
@@ -48,6 +48,7 @@ mod stats;
 mod table;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod zone;
 
 pub use config::{Brand, Config, NAME_BYTES_MAX, Uuid, check_name};

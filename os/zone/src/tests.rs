@@ -81,6 +81,18 @@ fn a_life_goes_one_way() {
 }
 
 #[test]
+fn a_debugger_sees_the_zones_that_are_there() {
+    start();
+    let zone = running_zone("watched");
+    assert_eq!(crate::watch::shown("watched"), Some((State::Running as u32, 77)));
+    shutdown(&zone, Nanos::from_millis(20), |_| {}).expect("empty");
+    assert_eq!(crate::watch::shown("watched"), Some((State::Down as u32, 77)));
+    destroy(&zone).expect("down");
+    assert_eq!(crate::watch::shown("watched"), None);
+    assert_eq!(crate::watch::shown("global").map(|(state, _)| state), Some(State::Running as u32));
+}
+
+#[test]
 fn a_booting_again_gets_a_new_id_and_an_id_waits_for_its_last_reference() {
     start();
     let first = running_zone("again");

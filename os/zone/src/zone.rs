@@ -12,7 +12,7 @@ use probe::Registration;
 use sync::{Class, Mutex};
 
 use crate::stats::Counters;
-use crate::{Brand, Config, Privilege, Privileges, Uuid, ZoneError, rctl};
+use crate::{Brand, Config, Privilege, Privileges, Uuid, ZoneError, rctl, watch};
 
 /// Kernel state of a zone. Order is time: a zone only moves forward.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -203,6 +203,7 @@ impl Zone {
     }
     pub(crate) fn set_init_pid(&self, pid: u32) {
         self.init_pid.store(pid, Ordering::Release);
+        watch::note(self);
     }
     /// Puts a line about the zone's own doings (a crash, a kill) on the machine's log: at most [`LINES`] in [`LINES_SPAN`] for a tenant, which
     /// decides how often it crashes. What was left out is counted, and said with the next line that is not.
@@ -241,12 +242,13 @@ impl Zone {
     /// Moves on to `to`, unless the zone is there or beyond: states go one way.
     pub(crate) fn advance_to(&self, to: State) {
         self.state.fetch_max(to as u8, Ordering::AcqRel);
+        watch::note(self);
     }
     /// Moves from exactly `from` to `to`.
     pub(crate) fn step(&self, from: State, to: State) -> Result<(), ZoneError> {
         self.state
             .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire)
-            .map(|_| ())
+            .map(|_| watch::note(self))
             .map_err(|now| ZoneError::WrongState(State::from_number(now)))
     }
     /// Hangs a layer's data on the zone, replacing what was under this key.
