@@ -20,8 +20,15 @@ pub(crate) struct History {
 pub(crate) struct Hit {
     /// Where to stand: before the instruction at a breakpoint, before the access at a watchpoint.
     pub ticks: u64,
-    pub vcpu: usize,
-    pub stop: DebugStop,
+    pub why: Why,
+}
+
+/// What stopped the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    Debugger { vcpu: usize, stop: DebugStop },
+    /// A point in time that was marked.
+    Mark,
 }
 
 impl History {
@@ -108,11 +115,12 @@ impl History {
         false
     }
 
-    /// Searches the interval that ends at `limit` for its last stop before `present`. The machine is left somewhere in it. The answer
+    /// Searches the interval that ends at `limit` for its last stop before `present`: of breakpoints, watchpoints, and the ticks that are `marked`. The machine is left somewhere in it. The answer
     /// is the stop, or where the interval begins, or `None` at the beginning of everything.
-    pub fn search(&self, machine: &mut Machine, limit: u64, present: u64) -> Option<Result<Hit, u64>> {
+    pub fn search(&self, machine: &mut Machine, limit: u64, present: u64, marked: &[u64]) -> Option<Result<Hit, u64>> {
         let start = limit.checked_sub(1).filter(|_| self.back(machine, limit - 1)).map(|_| machine.ticks())?;
-        let mut last = None;
+        let inside = marked.iter().copied().filter(|tick| (start..limit).contains(tick) && *tick < present).max();
+        let mut last = inside.map(|ticks| Hit { ticks, why: Why::Mark });
         while machine.ticks() < limit {
             match machine.run(&Until::ticks(limit)) {
                 Outcome::Debug { vcpu, stop } => {
@@ -121,8 +129,8 @@ impl History {
                         DebugStop::Breakpoint { .. } => machine.ticks(),
                         DebugStop::Watch { .. } => machine.ticks().saturating_sub(1),
                     };
-                    if ticks < present {
-                        last = Some(Hit { ticks, vcpu: vcpu as usize, stop });
+                    if ticks < present && last.is_none_or(|hit| hit.ticks <= ticks) {
+                        last = Some(Hit { ticks, why: Why::Debugger { vcpu: vcpu as usize, stop } });
                     }
                 }
                 _ => break,

@@ -9,7 +9,8 @@
 //! be read while the vCPU is in user mode.
 //!
 //! *Backwards.* With a [`history::History`], checkpoints keep snapshots. A step back restores the nearest one before and runs forward to the tick before; a
-//! continue back runs forward from each earlier snapshot with the breakpoints set, and goes to the last stop it met.
+//! continue back runs forward from each earlier snapshot with the breakpoints set, and goes to the last stop it met. A [`Mark`] is a point in time at which the machine stops both
+//! ways, as a breakpoint is an address: writes of a disk are such points, and a capsule of a power cut marks those that were lost.
 //!
 //! # States
 //! Idle (gdb asks) ↔ running (machine runs) → disconnected. When the machine ends gdb is shown SIGTERM, so that one can look and go
@@ -17,7 +18,7 @@
 //!
 //! # Structures
 //! [`Session`] (the target) holds the machine and its history; `arch.rs` is the register file; `monitor.rs` the `monitor` commands; `symbols.rs` names addresses and
-//! walks stacks; `link.rs` is the connection.
+//! walks stacks; `zones.rs` reads our kernel's table of zones; `link.rs` is the connection.
 //!
 //! # Failure
 //! What gdb sends is parsed by `gdbstub`; a broken connection ends the session with [`GdbError`] and leaves the machine where it is.
@@ -32,6 +33,7 @@ mod link;
 mod monitor;
 mod session;
 mod symbols;
+mod zones;
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -42,7 +44,7 @@ use gdbstub::stub::{GdbStub, GdbStubError, MultiThreadStopReason};
 use sim_board::{Machine, Outcome};
 
 pub use arch::{Regs, X86_64};
-pub use session::{Place, Session};
+pub use session::{Mark, Place, Session};
 
 use link::Link;
 

@@ -2,8 +2,8 @@
 
 use sim_board::Port;
 
-use crate::session::Session;
-use crate::symbols;
+use crate::session::{DiskWrite, Mark, Session};
+use crate::{symbols, zones};
 
 type Command = fn(&mut Session<'_>, &[&str]) -> String;
 
@@ -20,6 +20,11 @@ const COMMANDS: &[(&str, &str, &str, Command)] = &[
     ("goto", "TICK", "goes to a tick, back or forth", go_to),
     ("goto-write", "NUMBER [DISK]", "goes back to the tick of a disk's write (journal: the board's disk_journal)", go_to_write),
     ("writes", "[N] [DISK]", "the last N writes of a disk (20), with their ticks", writes),
+    ("stop-at-write", "NUMBER [DISK]", "marks the tick of a disk's write: continue and reverse-continue stop there", stop_at_write),
+    ("marks", "", "the points that are marked, and which of them this is", marks),
+    ("unmark", "", "forgets all marks", unmark),
+    ("zones", "", "the zones of our kernel", list_zones),
+    ("translate", "ADDRESS", "the physical address behind a linear one, by the page tables of this vCPU", translate),
     ("last-write", "ADDRESS [LENGTH]", "who wrote there last before now: the tick, the vCPU and its stack", last_write),
     ("where", "[VCPU]", "the stack of a vCPU by frame pointers", stack),
     ("type", "TEXT", "types TEXT and a line end at serial line 1: enters the recording", type_text),
@@ -111,21 +116,19 @@ fn stand(session: &mut Session<'_>, target: u64) -> String {
     if reached { format!("at tick {at}; `maintenance flush register-cache` shows its registers\n") } else { format!("not reached: at tick {at}\n") }
 }
 
-/// Writes of a disk's journal with their numbers from 1: number, tick, first sector, sectors.
-fn journal(session: &Session<'_>, disk: u64) -> Vec<(usize, u64, u64, u64)> {
-    let around = u8::try_from(disk).ok().and_then(|disk| session.machine.fault_disk(disk));
-    let records = around.into_iter().flat_map(|around| around.journal().records()).filter(|record| record.is_write());
-    records.enumerate().map(|(index, record)| (index + 1, record.ticks, record.sector, record.sectors)).collect()
+/// The disk that is meant: the first if none is named; one that nobody has if the number is none.
+fn disk_of(argument: Option<&u64>) -> u8 {
+    argument.map_or(0, |disk| u8::try_from(*disk).unwrap_or(u8::MAX))
 }
 
 fn writes(session: &mut Session<'_>, arguments: &[&str]) -> String {
     let numbers: Option<Vec<u64>> = arguments.iter().map(|word| number(word)).collect();
     let Some(numbers) = numbers else { return "usage: monitor writes [N] [DISK]\n".to_owned() };
-    let rows = journal(session, numbers.get(1).copied().unwrap_or(0));
+    let rows = session.disk_writes(disk_of(numbers.get(1)));
     let count = usize::try_from(numbers.first().copied().unwrap_or(20)).unwrap_or(usize::MAX);
     let lines: String = rows[rows.len().saturating_sub(count)..]
         .iter()
-        .map(|(number, ticks, sector, sectors)| format!("write {number:>5}  tick {ticks:>14}  sector {sector}+{sectors}\n"))
+        .map(|DiskWrite { number, ticks, sector, sectors }| format!("write {number:>5}  tick {ticks:>14}  sector {sector}+{sectors}\n"))
         .collect();
     if lines.is_empty() { "no writes, or no journal\n".to_owned() } else { lines }
 }
@@ -133,10 +136,44 @@ fn writes(session: &mut Session<'_>, arguments: &[&str]) -> String {
 fn go_to_write(session: &mut Session<'_>, arguments: &[&str]) -> String {
     let numbers: Option<Vec<u64>> = arguments.iter().map(|word| number(word)).collect();
     let Some((wanted, rest)) = numbers.as_deref().and_then(<[u64]>::split_first) else { return "usage: monitor goto-write NUMBER [DISK]\n".to_owned() };
-    let rows = journal(session, rest.first().copied().unwrap_or(0));
-    match rows.iter().find(|(number, ..)| *number as u64 == *wanted) {
-        Some((_, ticks, sector, sectors)) => format!("write {wanted} went to sector {sector}+{sectors}; {}", stand(session, *ticks)),
+    let rows = session.disk_writes(disk_of(rest.first()));
+    match rows.iter().find(|write| write.number == *wanted) {
+        Some(DiskWrite { ticks, sector, sectors, .. }) => format!("write {wanted} went to sector {sector}+{sectors}; {}", stand(session, *ticks)),
         None => format!("the disk has seen {} writes by now\n", rows.len()),
+    }
+}
+
+fn stop_at_write(session: &mut Session<'_>, arguments: &[&str]) -> String {
+    let numbers: Option<Vec<u64>> = arguments.iter().map(|word| number(word)).collect();
+    let Some((wanted, rest)) = numbers.as_deref().and_then(<[u64]>::split_first) else { return "usage: monitor stop-at-write NUMBER [DISK]\n".to_owned() };
+    let disk = disk_of(rest.first());
+    match session.mark_write(disk, *wanted, "") {
+        Some(mark) => format!("marked: {mark}\n"),
+        None => format!("the disk has seen {} writes by now, or keeps no journal\n", session.disk_writes(disk).len()),
+    }
+}
+
+fn marks(session: &mut Session<'_>, _arguments: &[&str]) -> String {
+    let here = session.machine.ticks();
+    let line = |mark: &Mark| format!("{} {mark}\n", if mark.ticks == here { "=>" } else { "  " });
+    let lines: String = session.marks().iter().map(line).collect();
+    if lines.is_empty() { "none\n".to_owned() } else { lines }
+}
+
+fn unmark(session: &mut Session<'_>, _arguments: &[&str]) -> String {
+    let count = session.forget_marks();
+    format!("{count} marks forgotten\n")
+}
+
+fn list_zones(session: &mut Session<'_>, _arguments: &[&str]) -> String {
+    zones::list(session.machine, &session.symbols)
+}
+
+fn translate(session: &mut Session<'_>, arguments: &[&str]) -> String {
+    let Some(address) = arguments.first().and_then(|word| number(word)) else { return "usage: monitor translate ADDRESS\n".to_owned() };
+    match session.machine.translate(session.stopped_vcpu, address) {
+        Some(physical) => format!("{address:#x} is {physical:#x}\n"),
+        None => format!("{address:#x} is not mapped\n"),
     }
 }
 

@@ -19,7 +19,7 @@ use sim_board::{Machine, Outcome, Port, Until, Watchpoint};
 use sim_bus::DebugStop;
 
 use crate::arch::{Regs, X86_64};
-use crate::history::History;
+use crate::history::{History, Why};
 use crate::symbols::{self, Symbols};
 use crate::{Ended, GdbError, monitor};
 
@@ -48,6 +48,30 @@ pub struct Place {
     pub console: Option<String>,
 }
 
+/// A point in time at which the machine stops, whichever way it runs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    pub ticks: u64,
+    /// What happens there.
+    pub what: String,
+}
+
+impl std::fmt::Display for Mark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "tick {}: {}", self.ticks, self.what)
+    }
+}
+
+/// A write of a disk, by its number from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DiskWrite {
+    pub number: u64,
+    /// Ticks before the instruction, or the event, that made it.
+    pub ticks: u64,
+    pub sector: u64,
+    pub sectors: u64,
+}
+
 /// One gdb's view of the machine.
 #[derive(Debug)]
 pub struct Session<'a> {
@@ -57,6 +81,8 @@ pub struct Session<'a> {
     software: Vec<u64>,
     hardware: Vec<u64>,
     watches: Vec<(Watchpoint, WatchKind)>,
+    /// In order.
+    marks: Vec<Mark>,
     /// The machine has ended and gdb was shown where.
     end_shown: bool,
     exited: Option<Outcome>,
@@ -88,6 +114,7 @@ impl<'a> Session<'a> {
             software: Vec::new(),
             hardware: Vec::new(),
             watches: Vec::new(),
+            marks: Vec::new(),
             end_shown: false,
             exited: None,
             killed: false,
@@ -107,6 +134,35 @@ impl<'a> Session<'a> {
         (self.machine.ticks(), self.machine.now_ns())
     }
 
+    /// The writes that a disk has seen by now, if it keeps a journal.
+    pub(crate) fn disk_writes(&self, disk: u8) -> Vec<DiskWrite> {
+        let records = self.machine.fault_disk(disk).into_iter().flat_map(|around| around.journal().records()).filter(|record| record.is_write());
+        records.zip(1..).map(|(record, number)| DiskWrite { number, ticks: record.ticks, sector: record.sector, sectors: record.sectors }).collect()
+    }
+
+    /// Marks the point right before a write of a disk that has been made by now; `remark` is added to what is shown of it. `None`: there is no such write.
+    pub fn mark_write(&mut self, disk: u8, number: u64, remark: &str) -> Option<Mark> {
+        let write = self.disk_writes(disk).into_iter().find(|write| write.number == number)?;
+        let mark = Mark { ticks: write.ticks, what: format!("write {number} of disk {disk}, sector {}+{}{remark}", write.sector, write.sectors) };
+        if let Err(at) = self.marks.binary_search(&mark) {
+            self.marks.insert(at, mark.clone());
+        }
+        Some(mark)
+    }
+
+    /// The points that are marked, in order.
+    pub fn marks(&self) -> &[Mark] {
+        &self.marks
+    }
+
+    pub(crate) fn forget_marks(&mut self) -> usize {
+        std::mem::take(&mut self.marks).len()
+    }
+
+    fn marked(&self) -> Vec<u64> {
+        self.marks.iter().map(|mark| mark.ticks).collect()
+    }
+
     /// Finds the last write to a range before now and stays where it is. The answer is the tick of the write, the vCPU, and its stack.
     pub(crate) fn last_write(&mut self, address: u64, len: u64) -> Option<(u64, usize, Vec<u64>)> {
         let present = self.machine.ticks();
@@ -115,14 +171,17 @@ impl<'a> Session<'a> {
         self.machine.add_watch(watch);
         let mut limit = present;
         let found = loop {
-            match self.history.search(self.machine, limit, present) {
+            match self.history.search(self.machine, limit, present, &[]) {
                 Some(Ok(hit)) => break Some(hit),
                 Some(Err(start)) => limit = start,
                 None => break None,
             }
         };
         self.machine.remove_watch(watch);
-        let answer = found.filter(|hit| self.history.go_to(self.machine, hit.ticks)).map(|hit| (hit.ticks, hit.vcpu, symbols::backtrace(self.machine, hit.vcpu)));
+        let answer = found.filter(|hit| self.history.go_to(self.machine, hit.ticks)).and_then(|hit| match hit.why {
+            Why::Debugger { vcpu, .. } => Some((hit.ticks, vcpu, symbols::backtrace(self.machine, vcpu))),
+            Why::Mark => None,
+        });
         self.history.go_to(self.machine, present);
         self.lower();
         answer
@@ -183,7 +242,10 @@ impl<'a> Session<'a> {
         if let Some(outcome) = self.machine.exit() {
             return Some(self.show_end(outcome));
         }
-        let mut until = Until { checkpoint: true, ticks: Some(self.machine.ticks() + SLICE_TICKS), ns: Some(self.machine.now_ns() + SLICE_NS), ..Until::default() };
+        let now = self.machine.ticks();
+        let mark = self.marks.iter().map(|mark| mark.ticks).find(|ticks| *ticks > now);
+        let slice = now + SLICE_TICKS;
+        let mut until = Until { checkpoint: true, ticks: Some(mark.map_or(slice, |mark| mark.min(slice))), ns: Some(self.machine.now_ns() + SLICE_NS), ..Until::default() };
         if let Resume::Step { vcpu, until: ticks } = self.resume {
             until.vcpu_ticks = Some((vcpu, ticks));
         }
@@ -197,6 +259,7 @@ impl<'a> Session<'a> {
                     self.stopped_vcpu = vcpu;
                     Some(MultiThreadStopReason::SignalWithThread { tid: tid(vcpu), signal: Signal::SIGTRAP })
                 }
+                _ if mark == Some(self.machine.ticks()) => Some(self.at_mark()),
                 Resume::Step { .. } | Resume::Continue | Resume::StepBack { .. } | Resume::ContinueBack { .. } => None,
             },
         }
@@ -216,10 +279,13 @@ impl<'a> Session<'a> {
 
     fn continue_back(&mut self, limit: u64, present: u64) -> Option<MultiThreadStopReason<u64>> {
         self.end_shown = false;
-        match self.history.search(self.machine, limit, present) {
+        match self.history.search(self.machine, limit, present, &self.marked()) {
             Some(Ok(hit)) => {
                 self.history.go_to(self.machine, hit.ticks);
-                Some(self.stopped(hit.vcpu, hit.stop))
+                Some(match hit.why {
+                    Why::Debugger { vcpu, stop } => self.stopped(vcpu, stop),
+                    Why::Mark => self.at_mark(),
+                })
             }
             Some(Err(start)) => {
                 self.resume = Resume::ContinueBack { limit: start, present };
@@ -232,6 +298,11 @@ impl<'a> Session<'a> {
                 Some(MultiThreadStopReason::ReplayLog { tid: Some(tid(self.stopped_vcpu)), pos: ReplayLogPosition::Begin })
             }
         }
+    }
+
+    fn at_mark(&mut self) -> MultiThreadStopReason<u64> {
+        self.stopped_vcpu = self.machine.current_vcpu();
+        MultiThreadStopReason::SignalWithThread { tid: tid(self.stopped_vcpu), signal: Signal::SIGTRAP }
     }
 
     fn stopped(&mut self, vcpu: usize, stop: DebugStop) -> MultiThreadStopReason<u64> {

@@ -1,7 +1,7 @@
-//! Names of addresses, from the symbol table of the kernel's ELF file, and stacks walked by frame pointers.
+//! Names and addresses, from the symbol table of the kernel's ELF file, and stacks walked by frame pointers.
 
 use goblin::elf::Elf;
-use goblin::elf::sym::STT_FUNC;
+use goblin::elf::sym::{STT_FUNC, STT_OBJECT};
 use sim_board::Machine;
 use sim_cpu::RBP;
 
@@ -13,24 +13,35 @@ const FRAMES_MAX: usize = 32;
 pub(crate) struct Symbols {
     /// Address, size, name; in order of addresses.
     functions: Vec<(u64, u64, String)>,
+    /// Name and address of what is data.
+    objects: Vec<(String, u64)>,
 }
 
 impl Symbols {
     /// Reads a symbol table; an image that has none gives no names.
     pub fn read(image: &[u8]) -> Self {
         let Ok(elf) = Elf::parse(image) else { return Self::default() };
-        let mut functions: Vec<(u64, u64, String)> = elf
-            .syms
-            .iter()
-            .filter(|symbol| symbol.st_type() == STT_FUNC && symbol.st_value != 0)
-            .filter_map(|symbol| {
+        let of = |kind: u8| {
+            elf.syms.iter().filter(move |symbol| symbol.st_type() == kind && symbol.st_value != 0).filter_map(|symbol| {
                 let name = elf.strtab.get_at(symbol.st_name)?;
                 Some((symbol.st_value, symbol.st_size, format!("{:#}", rustc_demangle::demangle(name))))
             })
-            .collect();
+        };
+        let mut functions: Vec<(u64, u64, String)> = of(STT_FUNC).collect();
+        let objects = of(STT_OBJECT).map(|(address, _, name)| (name, address)).collect();
         functions.sort();
         functions.dedup_by_key(|function| function.0);
-        Self { functions }
+        Self { functions, objects }
+    }
+
+    /// Whether there are any names at all.
+    pub fn is_empty(&self) -> bool {
+        self.functions.is_empty() && self.objects.is_empty()
+    }
+
+    /// Where a static lies.
+    pub fn object(&self, name: &str) -> Option<u64> {
+        self.objects.iter().find(|(known, _)| known == name).map(|(_, address)| *address)
     }
 
     /// `name+0x12`, or the address alone.
