@@ -261,6 +261,10 @@ impl Node {
                 pages.writable.remove(&index);
             }
         }
+        if pages.writable.is_empty() {
+            // The caller has a reference of its own: the node does not end under its own lock.
+            self.shared.is_clean(self.object);
+        }
         Ok(())
     }
 
@@ -546,6 +550,9 @@ impl Vnode for Node {
         })?;
         let gone = pages.frames.split_off(&size.div_ceil(PAGE_SIZE as u64));
         pages.writable.split_off(&size.div_ceil(PAGE_SIZE as u64));
+        if pages.writable.is_empty() {
+            self.shared.is_clean(self.object);
+        }
         self.shared.storage.pages.fetch_sub(gone.len() as u64, Relaxed);
         let tail = (size % PAGE_SIZE as u64) as usize;
         if tail != 0
@@ -567,8 +574,8 @@ impl Vnode for Node {
             return Err(VfsError::Invalid);
         }
         let frame = self.frame(&mut pages, index, size, zone)?.clone();
-        if write {
-            pages.writable.insert(index);
+        if write && pages.writable.insert(index) && pages.writable.len() == 1 {
+            self.shared.keep(self.arc());
         }
         Ok(frame)
     }

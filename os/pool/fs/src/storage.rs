@@ -243,11 +243,11 @@ impl Storage {
     /// # Errors
     /// A device failed.
     pub fn sync(&self) -> Result<()> {
-        for shared in self.shared() {
-            shared.write_back()?;
-        }
         if self.is_suspended() {
             return Ok(());
+        }
+        for shared in self.shared() {
+            shared.write_back()?;
         }
         self.with_inner(|inner| if inner.dirty > 0 { inner.commit() } else { Ok(()) })
     }
@@ -304,6 +304,7 @@ impl Storage {
                 id: next_fs_id(),
                 nodes: SpinLock::new(Class::PoolNodes, BTreeMap::new()),
                 recent: SpinLock::new(Class::PoolNodes, VecDeque::new()),
+                written: SpinLock::new(Class::PoolNodes, BTreeMap::new()),
                 orphans: SpinLock::new(Class::PoolNodes, Vec::new()),
                 is_mounted: AtomicBool::new(false),
             });
@@ -354,12 +355,26 @@ pub(crate) struct Shared {
     nodes: SpinLock<BTreeMap<u64, Weak<Node>>>,
     /// Nodes kept for the next user, oldest first.
     recent: SpinLock<VecDeque<Arc<Node>>>,
+    /// Nodes with pages that a mapping may have changed: they stay until those are in the store.
+    written: SpinLock<BTreeMap<u64, Arc<Node>>>,
     /// Objects whose last user went after their last name.
     orphans: SpinLock<Vec<u64>>,
     is_mounted: AtomicBool,
 }
 
 impl Shared {
+    /// Keeps a node, from now on until [`Self::is_clean`], whether somebody else has it or not.
+    pub fn keep(&self, node: Arc<Node>) {
+        let before = self.written.lock().insert(node.object(), node);
+        drop(before);
+    }
+
+    /// What a mapping changed in the node is in the store.
+    pub fn is_clean(&self, object: u64) {
+        let node = self.written.lock().remove(&object);
+        drop(node);
+    }
+
     /// The node of an object, if somebody has it.
     pub fn known(&self, object: u64) -> Option<Arc<Node>> {
         self.nodes.lock().get(&object).and_then(Weak::upgrade)
@@ -418,7 +433,7 @@ impl Shared {
 
     /// Copies pages that mappings may have changed to the store.
     fn write_back(&self) -> Result<()> {
-        let nodes: Vec<Arc<Node>> = self.nodes.lock().values().filter_map(Weak::upgrade).collect();
+        let nodes: Vec<Arc<Node>> = self.written.lock().values().cloned().collect();
         for node in nodes {
             node.write_back()?;
         }
@@ -475,6 +490,8 @@ impl Drop for Mounted {
         if let Err(error) = self.shared.write_back() {
             kif::log().line(format_args!("pool {}: unmounting: {error:?}", self.shared.storage.name()));
         }
+        let written = core::mem::take(&mut *self.shared.written.lock());
+        drop(written);
         self.shared.shrink(&|| false);
         self.shared.is_mounted.store(false, Relaxed);
     }

@@ -202,6 +202,27 @@ fn mappings_reads_and_writes_see_the_same_bytes() {
 }
 
 #[test]
+fn what_a_mapping_wrote_outlives_the_node_that_had_it() {
+    let (memory, pool) = create("evicted");
+    let fs = mount(&pool);
+    let root = fs.root();
+    let file = make(&root, "mapped");
+    file.write_at(0, &[1; PAGE_SIZE], IO).expect("writes");
+    pool.sync().expect("commits");
+    let page = file.page(0, true, ZoneId::GLOBAL).expect("a page");
+    page.write(7, b"through the mapping");
+    drop((page, file));
+    // More nodes than are kept for nobody.
+    for number in 0..1100 {
+        make(&root, &format!("f{number}"));
+    }
+    assert_eq!(&contents(&root.lookup(b"mapped").expect("there"))[7..26], b"through the mapping");
+    pool.sync().expect("commits");
+    let again = import(&memory);
+    assert_eq!(&contents(&mount(&again).root().lookup(b"mapped").expect("there"))[7..26], b"through the mapping");
+}
+
+#[test]
 fn a_removed_file_lives_as_long_as_it_is_open() {
     let (memory, pool) = create("unlinked");
     let fs = mount(&pool);
