@@ -25,6 +25,7 @@ pub const CRATES: &[Row] = &[
     Row("os/pool/phys", "pool-phys", 1),
     Row("os/pool/spa", "pool-spa", 4),
     Row("os/pool/dmu", "pool-dmu", 5),
+    Row("os/pool/stream", "pool-stream", 6),
     Row("os/pool/zpl", "pool-zpl", 6),
     Row("os/sched", "sched", 4),
     Row("os/vm", "vm", 4),

@@ -51,6 +51,12 @@ pub fn gzip_decode(data: &[u8], out: &mut [u8]) -> Result<(), Damaged> {
     if status == miniz_oxide::inflate::TINFLStatus::Done && size == out.len() { Ok(()) } else { Err(Damaged) }
 }
 
+/// Encodes a zlib stream (RFC 1950).
+#[must_use]
+pub fn gzip_encode(data: &[u8]) -> Vec<u8> {
+    miniz_oxide::deflate::compress_to_vec_zlib(data, 6)
+}
+
 /// Decodes lzjb: a control byte for eight items, least significant bit first; 0 = literal, 1 = copy of 3 to 66 bytes from up to
 /// 1023 bytes back.
 ///

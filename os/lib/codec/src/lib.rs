@@ -19,7 +19,7 @@ mod compress;
 mod crc64;
 
 pub use checksum::{Words, fletcher2, fletcher4, fletcher4_continue, sha256};
-pub use compress::{Damaged, gzip_decode, lz4_decode, lz4_encode, lzjb_decode, lzjb_encode, zle_decode, zle_encode};
+pub use compress::{Damaged, gzip_decode, gzip_encode, lz4_decode, lz4_encode, lzjb_decode, lzjb_encode, zle_decode, zle_encode};
 pub use crc64::zap_hash;
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use pool_phys::FormatError;
 use pool_phys::dsl::{Dataset, DslDir};
+use pool_phys::nvlist::{List, Value};
 use pool_phys::objset::ObjsetKind;
 use pool_spa::Pool;
 
@@ -233,6 +234,29 @@ impl<'p> Datasets<'p> {
     /// Unreadable or malformed.
     pub fn open_dataset(&self, info: &DatasetInfo) -> Result<ObjectSet<'p>, Error> {
         ObjectSet::open(self.mos.pool(), &info.dataset.root)
+    }
+
+    /// Properties set on a dataset itself, or received with it, as stored.
+    ///
+    /// # Errors
+    /// Unreadable or malformed.
+    pub fn own_properties(&self, info: &DatasetInfo) -> Result<List, Error> {
+        let mut out = List::default();
+        let props = self.dir(info.dir)?.props;
+        for entry in if props == 0 { Vec::new() } else { self.mos.zap(props)? } {
+            let text = entry.text();
+            let (name, suffix) = text.split_once('$').unwrap_or((&text, ""));
+            let value = match (entry.number().filter(|_| entry.integer_size == 8), entry.bytes()) {
+                (Some(number), _) => Value::Number(number),
+                (None, Some(bytes)) => Value::Text(String::from_utf8_lossy(&bytes).into_owned()),
+                (None, None) => continue,
+            };
+            // What is set here goes before what was received.
+            if !name.is_empty() && (suffix.is_empty() || suffix == "recvd" && out.get(name).is_none()) {
+                out.set(name, value);
+            }
+        }
+        Ok(out)
     }
 
     /// Properties set on a dataset or inherited from those above it, as stored. Suffixed copies (`$recvd` without a local value) count as

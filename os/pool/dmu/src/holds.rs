@@ -248,6 +248,14 @@ impl Store {
         Ok(())
     }
 
+    /// True for a dataset that is half received.
+    ///
+    /// # Errors
+    /// Not a dataset.
+    pub fn is_inconsistent(&self, dataset: u64) -> Result<bool, EditError> {
+        Ok(self.peek(dataset, ds::FLAGS)? & ds::INCONSISTENT != 0)
+    }
+
     /// The snapshot with this guid: object number and full name.
     ///
     /// # Errors

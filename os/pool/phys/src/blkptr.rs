@@ -264,6 +264,27 @@ impl BlockPointer {
     }
 }
 
+impl Compression {
+    /// The number in block pointers and send streams.
+    #[must_use]
+    pub const fn id(self) -> u8 {
+        compression_id(self)
+    }
+    /// The algorithm of a number; `None` for those no block may have.
+    #[must_use]
+    pub const fn from_id(id: u8) -> Option<Self> {
+        compression(id)
+    }
+}
+
+impl Checksum {
+    /// The number in block pointers and send streams.
+    #[must_use]
+    pub const fn id(self) -> u8 {
+        checksum_id(self)
+    }
+}
+
 const fn checksum(id: u8) -> Option<Checksum> {
     Some(match id {
         2 => Checksum::Off,

@@ -7,7 +7,7 @@
 //! # Structures
 //! [`label`] (label geometry, embedded checksums, uberblock ring), [`nvlist`] (XDR lists of labels and configs), [`blkptr`],
 //! [`dnode`] and [`objset`], [`zap`] (micro and fat), [`dsl`] (directories and datasets), [`sa`] (system attributes of files),
-//! [`raidz`] (where a block's columns lie, and parity), [`spacemap`], [`intent_log`] (its blocks and records).
+//! [`raidz`] (where a block's columns lie, and parity), [`gpt`] (tables of disks that a pool has whole), [`spacemap`], [`intent_log`] (its blocks and records).
 //!
 //! # Failure
 //! Any byte may lie. Parsers return [`FormatError`], which names the structure and the offending field; none panics, loops
@@ -26,9 +26,11 @@ pub mod blkptr;
 mod bytes;
 pub mod dnode;
 pub mod dsl;
+pub mod gpt;
 pub mod intent_log;
 pub mod label;
 pub mod nvlist;
+pub mod nvlist_native;
 pub mod objset;
 pub mod raidz;
 pub mod sa;

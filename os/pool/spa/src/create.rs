@@ -101,6 +101,12 @@ pub fn create(name: &str, layouts: Vec<Layout>, ashift: u32, random: &mut dyn Fn
     Ok((pool, config))
 }
 
+/// Type of a leaf by its path. The kernel of OpenZFS opens a `file` through a file system, and refuses a device there.
+#[must_use]
+pub fn leaf_type(path: &str) -> &'static str {
+    if path.starts_with("/dev/") { "disk" } else { "file" }
+}
+
 /// Devices that join a pool, by the guids of their leaves.
 pub type NewDevices = Vec<(u64, Box<dyn BlockDev>)>;
 
@@ -140,7 +146,7 @@ pub fn plan_top(layout: Layout, id: u64, ashift: u32, txg: u64, random: &mut dyn
         let leaf = guid();
         devices.push((leaf, device));
         let mut list = List::default();
-        list.set("type", Value::Text("file".to_string()));
+        list.set("type", Value::Text(leaf_type(&path).to_string()));
         list.set("id", Value::Number(index as u64));
         list.set("guid", Value::Number(leaf));
         list.set("path", Value::Text(path));

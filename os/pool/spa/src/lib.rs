@@ -25,7 +25,7 @@
 //!
 //! # Limits
 //! Salted checksums and zstd are refused by name. Gang blocks nest up to 8 deep. At most 255 children per vdev. No hot spares, no cache devices, no removal of
-//! top-level vdevs, no partition tables on whole disks.
+//! top-level vdevs.
 //!
 //! # Reading order
 //! `config`, `import`, `leaf`, `vdev`, `zio`; then `alloc_space`, `commit`, `create`, `topology`, `event`.
@@ -39,16 +39,18 @@ mod create;
 mod event;
 mod import;
 mod leaf;
+mod slice;
 mod topology;
 mod vdev;
 mod zio;
 
 pub use alloc_space::{Allocator, DEFER_TXGS, Geometry, Metaslab, NoSpace, Place, Top};
 pub use commit::{Commit, WriteError};
-pub use create::{CreateError, FIRST_ARRAY_OBJECT, Layout, NewDevices, create, plan_top};
+pub use create::{CreateError, FIRST_ARRAY_OBJECT, Layout, NewDevices, create, leaf_type, plan_top};
 pub use event::{Event, EventSink, Op};
 pub use import::{Found, ImportError, ImportOptions, Pool, scan};
 pub use leaf::{LeafCounts, LeafStatus, VdevState};
+pub use slice::{label_disk, open_partitions};
 pub use topology::{leaves_below, usable_bytes};
 pub use vdev::{Scrubbed, VdevStatus};
-pub use zio::{ReadError, Reason};
+pub use zio::{ReadError, Reason, decompress};

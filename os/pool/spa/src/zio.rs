@@ -79,7 +79,11 @@ fn checksum_ok(algorithm: Checksum, words: codec::Words, data: &[u8]) -> Result<
     })
 }
 
-fn decompress(algorithm: Compression, data: &[u8], out: &mut [u8]) -> Result<(), Reason> {
+/// Unpacks a block as stored; `out` has its logical size.
+///
+/// # Errors
+/// Damaged, or zstd.
+pub fn decompress(algorithm: Compression, data: &[u8], out: &mut [u8]) -> Result<(), Reason> {
     let result = match algorithm {
         Compression::Off => {
             let Some(data) = data.get(..out.len()) else { return Err(Reason::Damaged) };
@@ -244,6 +248,14 @@ impl Pool {
     }
 
     /// The stored (compressed) bytes.
+    /// A block as it is stored, not unpacked: `psize` bytes that matched the checksum. Not for holes and embedded blocks.
+    ///
+    /// # Errors
+    /// As [`Pool::read`].
+    pub fn read_packed(&self, pointer: &BlockPointer) -> Result<Vec<u8>, ReadError> {
+        self.read_stored(pointer, 0).map_err(|reason| fail(pointer, reason))
+    }
+
     fn read_stored(&self, pointer: &BlockPointer, depth: u32) -> Result<Vec<u8>, Reason> {
         let raw = self.read_raw(pointer)?;
         if !is_gang(pointer) {

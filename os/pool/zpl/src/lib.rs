@@ -10,26 +10,32 @@
 //! that entry alone.
 //!
 //! # Limits
-//! No ACLs beyond the mode, and extended attributes can only be read. Paths follow no symbolic links; whoever needs that does it with [`Filesystem::stat`]. Names are bytes.
+//! No ACLs beyond the mode. Paths follow no symbolic links; whoever needs that does it with [`Filesystem::stat`]. Names are bytes.
 #![no_std]
 extern crate alloc;
 
 mod replay;
 mod volume;
 mod write;
+mod xattr;
+mod zvol;
 
 pub use replay::replay_logs;
 pub use volume::Volume;
-pub use write::{Change, Make, NewEntry, Writer, create_filesystem, format_dataset};
+pub use write::{Change, Make, NewEntry, Writer, create_filesystem, format_dataset, owners};
+pub use xattr::{NAME_MAX as XATTR_NAME_MAX, VALUE_MAX as XATTR_VALUE_MAX, XattrStyle};
+pub use zvol::{BLOCK_DEFAULT, Zvol, reservation};
 
 use alloc::vec;
 use alloc::vec::Vec;
 
+use pool_dmu::edit::{Edit, EditError};
 use pool_dmu::{Error, Object, ObjectSet};
 use pool_phys::FormatError;
 use pool_phys::dnode::kind;
 use pool_phys::nvlist::{self, Value};
 use pool_phys::sa::{Registry, Znode};
+use pool_spa::Pool;
 
 const MASTER_NODE: u64 = 1;
 const TYPE_MASK: u64 = 0o170_000;
@@ -55,6 +61,35 @@ pub struct Entry {
     pub object: u64,
     /// File type as in `st_mode >> 12`.
     pub file_type: u64,
+}
+
+/// Makes the bytes from `offset` up to `limit` zeros: whole blocks become holes.
+fn punch(edit: &mut Edit, pool: &Pool, offset: u64, limit: u64) -> Result<(), EditError> {
+    let size = edit.dnode.block_size;
+    let limit = limit.min(edit.dnode.last_block.saturating_add(1).saturating_mul(size));
+    if offset >= limit {
+        return Ok(());
+    }
+    let first = offset.next_multiple_of(size).min(limit);
+    let last = (limit - limit % size).max(first);
+    for (from, to) in [(offset, first), (last, limit)] {
+        // A part of a hole is zeros already.
+        if from < to && edit.seek(pool, from / size, false)? == Some(from / size) {
+            edit.write_at(pool, from, &zvol::zeros(to - from))?;
+        }
+    }
+    edit.punch(first / size, (last - first) / size);
+    Ok(())
+}
+
+/// Where data or a hole begins, from `offset` on in an object of `size` bytes.
+fn seek(edit: &Edit, pool: &Pool, offset: u64, size: u64, hole: bool) -> Result<Option<u64>, EditError> {
+    if offset >= size {
+        return Ok(None);
+    }
+    let block = edit.dnode.block_size;
+    let found = edit.seek(pool, offset / block, hole)?.map(|number| number.saturating_mul(block).max(offset)).filter(|at| *at < size);
+    Ok(if hole { Some(found.unwrap_or_else(|| size.min((edit.dnode.last_block + 1).saturating_mul(block)).max(offset))) } else { found })
 }
 
 impl<'p> Filesystem<'p> {

@@ -11,10 +11,9 @@ use pool_dmu::{Error, Store};
 use pool_phys::intent_log::{Change as Logged, Record};
 use pool_phys::sa::Time;
 
+use crate::zvol::{DATA as ZVOL_DATA, OS_KIND as ZVOL};
 use crate::{Change, Make, NewEntry, Writer};
 
-const ZVOL: u64 = 3;
-const ZVOL_DATA: u64 = 1;
 const TYPE_MASK: u64 = 0o170_000;
 
 /// Replays all intent logs that the import found, and commits. Returns the number of records applied. Call it right after [`Store::open`].
@@ -53,8 +52,8 @@ fn replay_volume(store: &mut Store, dataset: u64, change: Logged) -> Result<(), 
         Logged::Write { offset, data, .. } => (offset, data),
         Logged::WriteIndirect { offset, length, block, .. } => (offset, indirect(store, &block, length)?),
         Logged::Truncate { offset, length, .. } => {
-            let length = usize::try_from(length).ok().filter(|length| *length <= 1 << 30).ok_or(EditError::Invalid("a volume's log clears too much at once"))?;
-            (offset, vec![0; length])
+            let (set, pool) = store.edit_dataset(dataset, None)?;
+            return crate::punch(set.edit(pool, ZVOL_DATA)?, pool, offset, offset.saturating_add(length));
         }
         _ => return Err(EditError::Invalid("a volume's log has a record that is about files")),
     };
@@ -82,7 +81,8 @@ fn replay_file(store: &mut Store, dataset: u64, record: &Record, change: Logged,
             let data = indirect(store, &block, length)?;
             write(store, dataset, object, offset, &data, now)
         }
-        Logged::Truncate { object, offset, .. } => missing_is_fine(Writer::open(store, dataset)?.truncate(object, offset, now)),
+        Logged::Truncate { object, offset, length: 0 } => missing_is_fine(Writer::open(store, dataset)?.truncate(object, offset, now)),
+        Logged::Truncate { object, offset, length } => missing_is_fine(Writer::open(store, dataset)?.punch_hole(object, offset, length, now)),
         Logged::SetAttributes { object, mask, mode, uid, gid, size, accessed, modified } => {
             let with = |bit: u32| mask >> bit & 1 == 1;
             let mut writer = Writer::open(store, dataset)?;

@@ -18,8 +18,8 @@ use pool_spa::Pool;
 use crate::volume::{Numbers, Values, Volume, put, put_time, put_word, word};
 use crate::{MASTER_NODE, OBJECT_MASK, TYPE_MASK};
 
-const DIRECTORY: u64 = 0o040_000;
-const REGULAR: u64 = 0o100_000;
+pub(crate) const DIRECTORY: u64 = 0o040_000;
+pub(crate) const REGULAR: u64 = 0o100_000;
 const SYMLINK: u64 = 0o120_000;
 const RECORD_SIZE: u64 = 128 << 10;
 /// Bytes a new directory entry may take: its dnode, a block of the directory, a block of its own.
@@ -127,7 +127,12 @@ pub struct Writer<'s> {
 }
 
 /// Owner and group of a file from its dnode; `None` for other objects. The first attributes of every layout are at fixed places.
-pub(crate) fn owners(dnode: &Dnode) -> Option<(u64, u64)> {
+#[must_use]
+pub fn owners(dnode: &Dnode) -> Option<(u64, u64)> {
+    if dnode.bonus_kind == kind::ZNODE {
+        let node = Znode::parse_old(&dnode.bonus).ok()?;
+        return Some((node.uid, node.gid));
+    }
     if dnode.bonus_kind != kind::SYSTEM_ATTRIBUTES {
         return None;
     }
@@ -157,7 +162,7 @@ const fn flags_of(mode: u64) -> u64 {
 }
 
 /// The attributes every file has, in the order of OpenZFS's layouts: the first ones are at places that space accounting relies on.
-fn base_values(numbers: &Numbers, mode: u64, size: u64, links: u64, parent: u64, txg: u64, new: &NewEntry) -> Values {
+pub(crate) fn base_values(numbers: &Numbers, mode: u64, size: u64, links: u64, parent: u64, txg: u64, new: &NewEntry) -> Values {
     let mut values = Values::new();
     for (number, value) in [
         (numbers.mode, mode),
@@ -250,7 +255,7 @@ impl<'s> Writer<'s> {
         self.store
     }
 
-    fn parts(&mut self) -> Result<(&mut Set, &Pool, &mut Volume), EditError> {
+    pub(crate) fn parts(&mut self) -> Result<(&mut Set, &Pool, &mut Volume), EditError> {
         let (set, pool) = self.store.edit_dataset(self.volume.dataset, Some(owners))?;
         Ok((set, pool, &mut self.volume))
     }
@@ -261,12 +266,12 @@ impl<'s> Writer<'s> {
         self.volume.root
     }
 
-    fn load(&mut self, object: u64) -> Result<Values, EditError> {
+    pub(crate) fn load(&mut self, object: u64) -> Result<Values, EditError> {
         let (set, pool, volume) = self.parts()?;
         volume.load(set, pool, object)
     }
 
-    fn save(&mut self, object: u64, values: &Values) -> Result<(), EditError> {
+    pub(crate) fn save(&mut self, object: u64, values: &Values) -> Result<(), EditError> {
         let (set, pool, volume) = self.parts()?;
         volume.save(set, pool, object, values)
     }
@@ -396,19 +401,28 @@ impl<'s> Writer<'s> {
         Ok(object)
     }
 
+    pub(crate) const fn volume(&self) -> &Volume {
+        &self.volume
+    }
+
+    /// Something was changed that no record of the log says: a sync commits.
+    pub(crate) fn log_unrecorded(&mut self) {
+        self.store.log_change(self.volume.dataset, None);
+    }
+
     fn log(&mut self, change: Logged) {
         self.store.log_change(self.volume.dataset, Some(change));
     }
 
     /// Puts a name into a directory: its size counts entries, its links count directories below.
-    fn enter(&mut self, parent: u64, name: &[u8], object: u64, mode: u64, now: Time) -> Result<(), EditError> {
+    pub(crate) fn enter(&mut self, parent: u64, name: &[u8], object: u64, mode: u64, now: Time) -> Result<(), EditError> {
         let (set, pool, _) = self.parts()?;
         zap::set_number(set.edit(pool, parent)?, pool, name, (mode >> 12) << 60 | object)?;
         self.count(parent, 1, mode & TYPE_MASK == DIRECTORY, now)
     }
 
     /// Takes a name out of a directory.
-    fn leave(&mut self, parent: u64, name: &[u8], mode: u64, now: Time) -> Result<(), EditError> {
+    pub(crate) fn leave(&mut self, parent: u64, name: &[u8], mode: u64, now: Time) -> Result<(), EditError> {
         let (set, pool, _) = self.parts()?;
         zap::remove(set.edit(pool, parent)?, pool, name)?;
         self.count(parent, -1, mode & TYPE_MASK == DIRECTORY, now)
@@ -590,6 +604,74 @@ impl<'s> Writer<'s> {
         Ok(())
     }
 
+    /// Makes a part of a regular file a hole: it reads as zeros, and whole blocks take no space. The size stays.
+    ///
+    /// # Errors
+    /// Not a regular file, unreadable.
+    pub fn punch_hole(&mut self, object: u64, offset: u64, length: u64, now: Time) -> Result<(), EditError> {
+        let mut values = self.load(object)?;
+        let numbers = self.volume.numbers;
+        if word(&values, numbers.mode) & TYPE_MASK != REGULAR {
+            return Err(EditError::Invalid("not a regular file"));
+        }
+        let limit = offset.saturating_add(length).min(word(&values, numbers.size));
+        let (set, pool, _) = self.parts()?;
+        crate::punch(set.edit(pool, object)?, pool, offset, limit)?;
+        put_time(&mut values, numbers.mtime, now);
+        put_time(&mut values, numbers.ctime, now);
+        self.save(object, &values)?;
+        if length > 0 {
+            self.log(Logged::Truncate { object, offset, length });
+        }
+        Ok(())
+    }
+
+    /// The first byte from `offset` on that is in data (or, with `hole`, in a hole), as `lseek` finds it. `None`: no data up to the end. The end counts as a
+    /// hole.
+    ///
+    /// # Errors
+    /// Unreadable.
+    pub fn seek(&mut self, object: u64, offset: u64, hole: bool) -> Result<Option<u64>, EditError> {
+        let size = self.stat(object)?.size;
+        let (set, pool, _) = self.parts()?;
+        set.with_view(pool, object, |edit| crate::seek(edit, pool, offset, size, hole))
+    }
+
+    /// New contents must not run with the rights that the old ones were given: clears set-user-id, and set-group-id where the group may execute (without
+    /// that it means mandatory locking). For whoever writes in a user's name.
+    ///
+    /// # Errors
+    /// Not found, unreadable, malformed.
+    pub fn forget_setid(&mut self, object: u64, now: Time) -> Result<(), EditError> {
+        let mode = self.stat(object)?.mode;
+        let setgid = if mode & 0o010 != 0 { 0o2000 } else { 0 };
+        let kept = mode & !(0o4000 | setgid);
+        if kept == mode || mode & TYPE_MASK != REGULAR {
+            return Ok(());
+        }
+        self.set_attributes(object, &Change { mode: Some(kept), changed: Some(now), ..Change::default() })
+    }
+
+    /// Frees all objects without a name: for a file system that is opened after a crash. Tells how many.
+    ///
+    /// # Errors
+    /// Unreadable, malformed.
+    pub fn drain_unlinked(&mut self) -> Result<u64, EditError> {
+        let all = self.unlinked()?;
+        for object in &all {
+            self.forget_unlinked(*object)?;
+            match self.destroy(*object) {
+                // Its number is all that is left of it.
+                Ok(()) | Err(EditError::Read(Error::NotFound)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !all.is_empty() {
+            self.log_unrecorded();
+        }
+        Ok(all.len() as u64)
+    }
+
     /// Changes attributes; `None` leaves one as it is.
     ///
     /// # Errors
@@ -687,14 +769,18 @@ impl<'s> Writer<'s> {
 
     /// Frees an object with its directory of extended attributes.
     fn destroy(&mut self, object: u64) -> Result<(), EditError> {
-        let attributes = self.stat(object)?.xattr_dir;
-        if attributes != 0 {
-            for entry in self.read_dir(attributes)? {
+        let node = self.stat(object)?;
+        // A hidden directory can be in the list of unlinked objects itself.
+        let own = if node.flags & 1 != 0 && node.mode & TYPE_MASK == DIRECTORY { object } else { node.xattr_dir };
+        if own != 0 {
+            for entry in self.read_dir(own)? {
                 let (set, pool, _) = self.parts()?;
                 set.free(pool, entry.object)?;
             }
-            let (set, pool, _) = self.parts()?;
-            set.free(pool, attributes)?;
+            if own != object {
+                let (set, pool, _) = self.parts()?;
+                set.free(pool, own)?;
+            }
         }
         let (set, pool, _) = self.parts()?;
         Ok(set.free(pool, object)?)

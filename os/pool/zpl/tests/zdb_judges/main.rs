@@ -1,0 +1,5 @@
+//! Pools written here, read back here and judged by OpenZFS's own `zdb`.
+
+mod files;
+mod rig;
+mod volumes;
