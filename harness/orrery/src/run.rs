@@ -83,8 +83,8 @@ pub fn simulate(context: &Context, bench: &Bench, scenario: &Scenario, how: How)
     // On the threads of whoever calls: with many scenarios side by side there are no more machines at once than processors.
     let mut others = Ok(Vec::new());
     let first = rayon::in_place_scope(|scope| {
-        scope.spawn(|_| others = variants.par_iter().skip(1).map(|variant| bench.simulate_as(*variant, scenario, &prepared, &mut Quiet)).collect::<Result<Vec<_>, RunError>>());
-        if how.live { bench.record(scenario, &prepared, &mut progress) } else { bench.record(scenario, &prepared, &mut Quiet) }
+        scope.spawn(|_| others = variants.par_iter().enumerate().skip(1).map(|(index, variant)| bench.simulate_as(index, *variant, scenario, &prepared, &mut Quiet)).collect::<Result<Vec<_>, RunError>>());
+        if how.live { bench.record_first(scenario, &prepared, &mut progress) } else { bench.record_first(scenario, &prepared, &mut Quiet) }
     });
     progress.finish();
     let mut recorded = first?;
@@ -92,6 +92,13 @@ pub fn simulate(context: &Context, bench: &Bench, scenario: &Scenario, how: How)
     let store = context.goldens();
     let verdict = Court { scenario, exact: true, goldens: how.goldens.then_some(&store), staged: &prepared.staged, disks: &folder.join("disks") }.judge(&runs);
     bundle::write(&folder, scenario, &runs, &verdict).map_err(Failure::file(&folder))?;
+    let parted = runs.first().is_some_and(|first| runs.iter().any(|run| run.variant == Variant::Plain && run.receipt != first.receipt));
+    if parted && sim_cpu::chosen_engine() == sim_cpu::Engine::Both {
+        let text = bench.part(&prepared, recorded.machine.inputs(), recorded.machine.ticks())?.unwrap_or_else(|| "the engines do the same now\n".to_owned());
+        let path = folder.join("engines.txt");
+        std::fs::write(&path, &text).map_err(Failure::file(&path))?;
+        println!("{text}");
+    }
     bundle::evidence(&folder, scenario, &prepared, &recorded, &verdict).map_err(Failure::file(&folder))?;
     let capsule = match runs.first() {
         Some(run) if !verdict.holds() => Some(capsule::leave(context, scenario, &prepared, &mut recorded.machine, run, &verdict)?),

@@ -33,6 +33,11 @@ impl Machine {
         self.cpus.get(vcpu)?.translate(&mut self.memory, linear)
     }
 
+    /// Host code of the translated block that holds the instruction at `rip`, for reports; `None` where it is interpreted.
+    pub fn translation_of(&self, vcpu: usize, rip: u64) -> Option<String> {
+        self.cpus.get(vcpu)?.translation_of(rip)
+    }
+
     /// Reads memory at linear addresses; returns how many bytes could be read from the start.
     pub fn read_linear(&mut self, vcpu: usize, linear: u64, into: &mut [u8]) -> usize {
         let mut done = 0;
