@@ -7,7 +7,8 @@
 //! vanish ([`matrix`]), and from random seeds with kills between ([`ztest`]).
 //!
 //! # Structures
-//! [`disk`] (disks and journals), [`rig`] (pools and layouts), [`work`] (the workload and its model), [`atlas`], [`matrix`], [`ztest`], [`fuzz`].
+//! [`disk`] (disks and journals), [`rig`] (pools and layouts), [`work`] (the workload and its model), [`atlas`], [`matrix`], [`ztest`], [`fuzz`]; for judges
+//! from outside (`zdb`, `module`, `grub` beside this crate) [`image`] and [`listing`].
 //!
 //! # Failure
 //! Every finding names its seed, layout and cut; the same arguments find it again. The library under test must not panic: a panic is a finding like any other,
@@ -18,6 +19,8 @@
 pub mod atlas;
 pub mod disk;
 pub mod fuzz;
+pub mod image;
+pub mod listing;
 pub mod matrix;
 pub mod rig;
 pub mod work;

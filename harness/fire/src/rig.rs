@@ -167,8 +167,14 @@ pub fn read_all(pool: &Pool, dataset: &str) -> Result<BTreeMap<String, Vec<u8>>,
                 _ => {
                     let mut data = Vec::new();
                     // A hostile size is a sparse file of it: nothing to read into memory.
-                    if fs.stat(entry.object)?.size > FILE_MAX {
+                    let size = fs.stat(entry.object)?.size;
+                    if size > FILE_MAX {
                         return Err(pool_phys::FormatError::new("file", "is larger than any the workload makes", entry.object).into());
+                    }
+                    // OpenZFS's kernel module panics where such a file is read; neither zdb nor our own reading minds.
+                    let block = fs.objects().object(entry.object)?.dnode().block_size;
+                    if !block.is_power_of_two() && size > block {
+                        return Err(pool_phys::FormatError::new("file", "is longer than its one block", entry.object).into());
                     }
                     fs.read_file::<Error>(entry.object, |block| {
                         data.extend_from_slice(block);

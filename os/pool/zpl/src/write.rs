@@ -592,9 +592,10 @@ impl<'s> Writer<'s> {
                 edit.write_at(pool, size, &vec![0; usize::try_from(rest).unwrap_or(0)])?;
             }
             edit.cut(keep);
-        } else if edit.dnode.last_block == 0 && size > block && block < RECORD_SIZE && edit.has_blocks() {
-            // It has data and becomes longer than its one block.
-            edit.resize_block(pool, size.next_multiple_of(512).min(RECORD_SIZE))?;
+        } else if edit.dnode.last_block == 0 && size > block && block < RECORD_SIZE {
+            // A file of one block is no longer than it, a hole or not: OpenZFS panics at one that is.
+            let wanted = size.next_multiple_of(512).min(RECORD_SIZE);
+            if edit.has_blocks() { edit.resize_block(pool, wanted)? } else { edit.dnode.block_size = wanted }
         }
         put_word(&mut values, numbers.size, size);
         put_time(&mut values, numbers.mtime, now);

@@ -1,0 +1,181 @@
+//! OpenZFS's own kernel module as judge: it takes our pools, looks at everything, changes them; we take back what it made of them, and pools of its own.
+//!
+//! `ORRERY_ZFS_MODULE` names the folder that `harness/fire/module` printed; without it nothing is tried. The machine runs under QEMU, twice: in the first
+//! round the module judges and changes our pools and makes some of its own, then our library reads and changes all of them, and in the second the module
+//! judges that.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use pool_dmu::{Store, check};
+use pool_fire::rig::{self, NEW, NOW, SHAPES, Shape};
+use pool_fire::work::Work;
+use pool_fire::{image, listing};
+use pool_spa::Pool;
+use pool_zpl::{Make, Writer, create_filesystem, replay_logs};
+
+/// A machine that hangs is ended after this long, in seconds.
+const PATIENCE: &str = "900";
+
+/// Boots the machine on `share` and waits for its end.
+fn boot(machine: &Path, share: &Path, round: u32) {
+    let fire = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let body = std::fs::read_to_string(fire.join("module-job")).expect("read the job");
+    std::fs::write(share.join("job"), format!("set -- {round}\n{body}")).expect("write the job");
+    for old in ["status", "log", "console"] {
+        drop(std::fs::remove_file(share.join(old)));
+    }
+    let started = Instant::now();
+    let console = share.join("console");
+    let mut qemu = Command::new("timeout");
+    qemu.args(["-s", "KILL", PATIENCE, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536", "-nodefaults", "-no-user-config"]);
+    qemu.args(["-display", "none", "-no-reboot", "-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on"]);
+    qemu.arg("-kernel").arg(machine.join("vmlinuz")).arg("-initrd").arg(machine.join("initrd"));
+    qemu.arg("-serial").arg(format!("file:{}", console.display()));
+    qemu.arg("-virtfs").arg(format!("local,path={},mount_tag=share,security_model=none", share.display()));
+    let status = qemu.status().expect("run QEMU");
+    let read = |name: &str| String::from_utf8_lossy(&std::fs::read(share.join(name)).unwrap_or_default()).into_owned();
+    let (log, console) = (read("log"), read("console"));
+    eprintln!("round {round}, {:.0} s, OpenZFS {}", started.elapsed().as_secs_f64(), read("version").trim());
+    assert!(status.success(), "QEMU: {status}\n{log}\n{console}");
+    assert_eq!(read("status").trim(), "0", "the module's judgement:\n{log}\nthe machine's console:\n{console}");
+}
+
+fn folders(share: &Path) -> Vec<PathBuf> {
+    let mut out: Vec<PathBuf> = std::fs::read_dir(share.join("pools")).expect("list pools").map(|entry| entry.expect("an entry").path()).collect();
+    out.sort();
+    out
+}
+
+/// Opens the pool in a folder for writing.
+fn open(folder: &Path, seed: u64) -> Store {
+    let pool = Pool::import(image::load(&folder.join("disks")).expect("open the images"), None).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut store = Store::open(pool, rig::random(seed)).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    replay_logs(&mut store, NOW).expect("replay");
+    store
+}
+
+/// Notes what every dataset holds, and lets the pool go.
+fn let_go(mut store: Store, folder: &Path) {
+    store.export(NOW.0).expect("export");
+    let pool = store.pool();
+    let found = check(pool, true).expect("check");
+    assert_eq!(found.fault_count, 0, "{}: {:?}", folder.display(), found.faults);
+    let lists = folder.join("lists");
+    drop(std::fs::remove_dir_all(&lists));
+    std::fs::create_dir_all(&lists).expect("make a folder");
+    for name in listing::names(pool).expect("names") {
+        let text = listing::listing(pool, &name).unwrap_or_else(|error| panic!("{name}: {error}"));
+        std::fs::write(lists.join(name.replace('/', "%")), text).expect("write a list");
+    }
+}
+
+/// Changes of every kind in a file system.
+fn change(store: &mut Store, name: &str, seed: u64) {
+    let dataset = store.find(name).expect("find");
+    let mut next = rig::random(seed);
+    let mut writer = Writer::open(store, dataset).expect("open");
+    let root = writer.root();
+    let home = writer.make(root, format!("ours{seed}").as_bytes(), Make::Directory, &NEW).expect("make a directory");
+    for index in 0..70 {
+        let long = if index % 9 == 0 { "n".repeat(120) } else { String::new() };
+        let file = writer.make(home, format!("file{index}{long}").as_bytes(), Make::File, &NEW).expect("make a file");
+        let size = usize::try_from(next() % if index % 7 == 0 { 400_000 } else { 6000 }).expect("small");
+        let data: Vec<u8> = (0..size).map(|at| if index % 2 == 0 { at.to_le_bytes()[1] } else { next().to_le_bytes()[0] }).collect();
+        writer.write(file, if index % 11 == 0 { 1 << 20 } else { 0 }, &data, NOW).expect("write");
+    }
+    for index in (0..70).step_by(8).filter(|index| index % 9 != 0) {
+        writer.remove(home, format!("file{index}").as_bytes(), NOW).expect("remove");
+    }
+    writer.make(home, b"link", Make::Symlink(b"../to/nowhere"), &NEW).expect("link");
+    writer.make(home, b"far", Make::Symlink("x/".repeat(150).as_bytes()), &NEW).expect("a long link");
+    writer.rename((home, b"file1"), (root, format!("moved{seed}").as_bytes()), false, NOW, false).expect("rename");
+    let hard = writer.lookup(home, b"file2").expect("look up").expect("is there");
+    writer.link(home, b"hard", hard, NOW).expect("link");
+    store.commit(NOW.0).expect("commit");
+}
+
+/// A pool of ours in a folder of its own.
+fn make(shape: &Shape, share: &Path, seed: u64) {
+    let folder = share.join("pools").join(shape.name.replace('+', "-"));
+    let (disks, mut store) = rig::create(shape, seed).expect("create");
+    let mut work = Work::new(seed);
+    let mut steps = |store: &mut Store, count: u64| {
+        for _ in 0..count {
+            work.step(store).expect("an operation on a good pool");
+        }
+    };
+    steps(&mut store, 150);
+    store.snapshot(rig::NAME, "first", NOW.0).expect("snapshot");
+    steps(&mut store, 60);
+    let home = format!("{}/home", rig::NAME);
+    create_filesystem(&mut store, &home, &NEW).expect("make a file system");
+    change(&mut store, &home, 1);
+    store.snapshot(&home, "kept", NOW.0).expect("snapshot");
+    change(&mut store, &home, 2);
+    store.snapshot(rig::NAME, "second", NOW.0).expect("snapshot");
+    steps(&mut store, 60);
+    store.export(NOW.0).expect("export");
+    drop(store);
+    image::save(&disks, &folder.join("disks")).expect("save the images");
+    let_go(open(&folder, seed), &folder);
+}
+
+/// What the module left in a pool is what we find in it.
+fn compare(store: &Store, folder: &Path) {
+    let mut lists = 0;
+    for entry in std::fs::read_dir(folder.join("after")).expect("list") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name").to_string_lossy().replace('%', "/");
+        let theirs = std::fs::read_to_string(&path).expect("read a list");
+        let ours = listing::listing(store.pool(), &name).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let first = theirs.lines().zip(ours.lines()).find(|(theirs, ours)| theirs != ours);
+        assert!(theirs == ours, "{} {name}: of {} and {} lines the first to differ is {first:?}", folder.display(), theirs.lines().count(), ours.lines().count());
+        lists += 1;
+    }
+    assert!(lists > 3, "{}: {lists} lists", folder.display());
+}
+
+fn judge_by_zdb(folder: &Path, name: &str) {
+    let Some(zdb) = std::env::var_os("ORRERY_ZDB") else { return };
+    let output = Command::new(&zdb).arg("-e").arg("-p").arg(folder.join("disks")).arg("-bcc").arg(name).output().expect("run zdb");
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && text.contains("No leaks"), "zdb {}: {}\n{text}", folder.display(), output.status);
+}
+
+#[test]
+fn the_kernel_module_takes_our_pools_and_we_take_its() {
+    let Some(machine) = std::env::var_os("ORRERY_ZFS_MODULE") else {
+        eprintln!("ORRERY_ZFS_MODULE is not set: the kernel module judges nothing");
+        return;
+    };
+    let share = Path::new(env!("CARGO_TARGET_TMPDIR")).join("module");
+    drop(std::fs::remove_dir_all(&share));
+    std::fs::create_dir_all(&share).expect("make the share");
+    for (seed, shape) in (11..).zip(&SHAPES) {
+        make(shape, &share, seed);
+    }
+    boot(Path::new(&machine), &share, 1);
+    for (seed, folder) in (31..).zip(folders(&share)) {
+        assert!(folder.join("result").exists(), "{}: no judgement", folder.display());
+        let mut store = open(&folder, seed);
+        compare(&store, &folder);
+        let name = store.name();
+        change(&mut store, &name, 3);
+        store.snapshot(&name, "third", NOW.0).expect("snapshot");
+        for inner in listing::names(store.pool()).expect("names") {
+            if ["/home", "/made", "/clone"].iter().any(|end| inner.ends_with(end)) {
+                change(&mut store, &inner, 4);
+            }
+        }
+        let_go(store, &folder);
+        judge_by_zdb(&folder, &name);
+    }
+    boot(Path::new(&machine), &share, 2);
+    for (seed, folder) in (51..).zip(folders(&share)) {
+        assert!(folder.join("result").exists(), "{}: no judgement", folder.display());
+        compare(&open(&folder, seed), &folder);
+    }
+    drop(std::fs::remove_dir_all(&share));
+}
