@@ -18,6 +18,7 @@
 //! Disks of 80 MiB, files up to a few hundred KiB: the point is the number of states, not their size.
 pub mod atlas;
 pub mod disk;
+pub mod family;
 pub mod fuzz;
 pub mod image;
 pub mod listing;

@@ -17,11 +17,15 @@ use pool_spa::{Pool, ReadError};
 
 use crate::edit::{EditError, Set};
 use crate::dsl::word;
+use crate::lists::list;
+use crate::look::Look;
 use crate::store::{OBJECT_DIRECTORY, Store, load_space};
 use crate::{Datasets, Error, ObjectSet};
 
 /// Longest list of blocks that wait to be freed.
 const LIST_MAX: u64 = 1 << 28;
+/// How deep lists nest.
+const LIST_DEPTH: u32 = 64;
 /// Faults kept with their place; more are only counted.
 const FAULTS_MAX: usize = 64;
 
@@ -35,8 +39,10 @@ pub enum Fault {
     Unallocated { vdev: u32, range: Range<u64> },
     /// Nothing refers to the space.
     Leaked { vdev: u32, range: Range<u64> },
-    /// A dataset's sums are not those of its blocks: object, what it says, what was found.
+    /// A space map's sum is not that of its entries: object, what it says, what was found.
     Sum { dataset: u64, stated: u64, found: u64 },
+    /// A directory, dataset or list states another space than its blocks take.
+    Account { object: u64, what: &'static str, stated: u64, found: u64 },
 }
 
 /// What a full check found.
@@ -153,6 +159,36 @@ impl Walker<'_> {
     }
 }
 
+/// Calls `visit` with every pointer of a list and its sublists.
+pub(crate) fn each_listed(datasets: &Datasets<'_>, number: u64, depth: u32, visit: &mut dyn FnMut(&BlockPointer)) -> Result<(), Error> {
+    let mut object = datasets.mos().object(number)?;
+    let bonus = object.dnode().bonus.clone();
+    let room = |object: &crate::Object<'_>| object.dnode().last_block.saturating_add(1).saturating_mul(object.dnode().block_size);
+    let count = word(&bonus, list::COUNT);
+    if count > (room(&object) / blkptr::SIZE as u64).min(LIST_MAX) || depth > LIST_DEPTH {
+        return Err(FormatError::new("list of blocks", "is longer than its object", count).into());
+    }
+    for index in 0..count {
+        let mut bytes = [0; blkptr::SIZE];
+        object.read_at(index * blkptr::SIZE as u64, &mut bytes)?;
+        visit(&BlockPointer::parse(&bytes)?);
+    }
+    let (table, subs) = (word(&bonus, list::SUBLISTS), word(&bonus, list::SUBLIST_COUNT));
+    if table == 0 || subs == 0 {
+        return Ok(());
+    }
+    let mut table = datasets.mos().object(table)?;
+    if subs > (room(&table) / 8).min(LIST_MAX) {
+        return Err(FormatError::new("list of blocks", "has more sublists than it names", subs).into());
+    }
+    for index in 0..subs {
+        let mut bytes = [0; 8];
+        table.read_at(index * 8, &mut bytes)?;
+        each_listed(datasets, u64::from_le_bytes(bytes), depth + 1, visit)?;
+    }
+    Ok(())
+}
+
 /// Checks the pool as its uberblock describes it. `data`: reads the contents of files too.
 ///
 /// # Errors
@@ -174,17 +210,14 @@ pub fn check(pool: &Pool, data: bool) -> Result<Checked, EditError> {
     }
     // Blocks that wait to be freed.
     for name in ["sync_bplist", "free_bpobj"] {
-        let mut object = datasets.mos().object(datasets.mos().lookup_number(OBJECT_DIRECTORY, name)?)?;
-        let room = object.dnode().last_block.saturating_add(1).saturating_mul(object.dnode().block_size) / blkptr::SIZE as u64;
-        let count = word(&object.dnode().bonus, 0);
-        if count > room.min(LIST_MAX) {
-            return Err(FormatError::new("list of freed blocks", "is longer than its object", count).into());
-        }
-        for index in 0..count {
-            let mut bytes = [0; blkptr::SIZE];
-            object.read_at(index * blkptr::SIZE as u64, &mut bytes)?;
-            walker.claim(&BlockPointer::parse(&bytes)?);
-        }
+        each_listed(&datasets, datasets.mos().lookup_number(OBJECT_DIRECTORY, name)?, 0, &mut |pointer| {
+            walker.claim(pointer);
+        })?;
+    }
+    if let Some(trees) = datasets.one(OBJECT_DIRECTORY, "bptree_obj")?.and_then(|entry| entry.number()) {
+        crate::drain::each_doomed(&datasets, trees, &mut |pointer| {
+            walker.claim(pointer);
+        })?;
     }
     let Walker { used, mut out, .. } = walker;
     let space = load_space(pool, &Set::open(pool, &pool.uberblock().root)?)?;

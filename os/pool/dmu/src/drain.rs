@@ -17,7 +17,7 @@ use pool_phys::dnode::{self, Dnode, kind};
 use pool_phys::objset::Objset;
 use pool_spa::Pool;
 
-use crate::Error;
+use crate::{Datasets, Error};
 use crate::dsl::{Part, Space, dir, put, signed, word};
 use crate::edit::EditError;
 use crate::features::ASYNC_DESTROY;
@@ -59,7 +59,14 @@ struct Reaper<'a> {
     found: Vec<BlockPointer>,
 }
 
-impl Reaper<'_> {
+impl<'a> Reaper<'a> {
+    /// The root of a tree that waits, and a walk from where it stands.
+    fn of_entry(pool: &'a Pool, entry: &[u8], budget: u64) -> Result<(BlockPointer, Self), Error> {
+        let root = BlockPointer::parse(&entry[..blkptr::SIZE])?;
+        let resume = (word(entry, 136) == DESTROYED).then(|| (word(entry, 144), word(entry, 160)));
+        Ok((root, Self { pool, min_birth: word(entry, 128), resume, budget, visits: 0, found: Vec::new() }))
+    }
+
     /// Visits what `pointer` leads to; `Err` says where it stopped.
     fn visit(&mut self, pointer: &BlockPointer, object: u64, block: u64, fan_bits: u32) -> Result<(), Bookmark> {
         if pointer.is_hole() || pointer.birth <= self.min_birth || self.is_done(pointer, object, block, fan_bits) {
@@ -145,6 +152,22 @@ impl Reaper<'_> {
             _ => object < resume_object,
         }
     }
+}
+
+/// Calls `visit` with every block that waits in the tree list `object`.
+pub(crate) fn each_doomed(datasets: &Datasets<'_>, object: u64, visit: &mut dyn FnMut(&BlockPointer)) -> Result<(), Error> {
+    let mut list = datasets.mos().object(object)?;
+    let bonus = list.dnode().bonus.clone();
+    let room = list.dnode().last_block.saturating_add(1).saturating_mul(list.dnode().block_size) / ENTRY as u64;
+    for index in word(&bonus, trees::BEGIN)..word(&bonus, trees::END).min(room) {
+        let mut entry = vec![0; ENTRY];
+        list.read_at(index * ENTRY as u64, &mut entry)?;
+        let (root, mut reaper) = Reaper::of_entry(datasets.mos().pool(), &entry, u64::MAX)?;
+        // Without a budget it does not stop.
+        let _all = reaper.visit(&root, 0, 0, 0);
+        reaper.found.iter().for_each(&mut *visit);
+    }
+    Ok(())
 }
 
 impl Store {
@@ -296,11 +319,8 @@ impl Store {
         }
         let mut entry = vec![0; ENTRY];
         self.mos.with_view(&self.pool, object, |edit| edit.read_at(&self.pool, begin * ENTRY as u64, &mut entry))?;
-        let root = BlockPointer::parse(&entry[..blkptr::SIZE])?;
-        let min_birth = word(&entry, 128);
-        let resume = (word(&entry, 136) == DESTROYED).then(|| (word(&entry, 144), word(&entry, 160)));
-        let mut reaper = Reaper { pool: &self.pool, min_birth, resume, budget, visits: 0, found: Vec::new() };
-        let stopped = if root.is_hole() { Ok(()) } else { reaper.visit(&root, 0, 0, 0) };
+        let (root, mut reaper) = Reaper::of_entry(&self.pool, &entry, budget)?;
+        let stopped = reaper.visit(&root, 0, 0, 0);
         let found: Vec<(BlockPointer, u64)> = reaper.found.into_iter().map(|pointer| { let deflated = self.space.deflated(&pointer); (pointer, deflated) }).collect();
         let mut space = Space::default();
         found.iter().for_each(|(pointer, deflated)| space.add(pointer, *deflated, 1));

@@ -22,6 +22,7 @@
 #![no_std]
 extern crate alloc;
 
+mod accounting;
 mod check;
 mod datasets;
 mod destroy;
@@ -48,6 +49,7 @@ pub use datasets::{DatasetInfo, DatasetKind, Datasets, Property, Source};
 pub use holds::Bookmark;
 pub use props::{Shown, full_name, human, parse_property, parse_size};
 pub use quota::SpaceUse;
+pub use accounting::check_space;
 pub use check::{Checked, Fault, check};
 pub use log::PendingLog;
 pub use scan::{ScanKind, ScanReport};
