@@ -5,8 +5,13 @@ use kif::Nanos;
 use crate::LAG_MAX;
 use crate::load::Load;
 
-/// Virtual time of one nanosecond at weight one is 2^32: shares up to 65,535 divide it with an error below 2^-16.
-const VIRTUAL_BITS: u32 = 32;
+/// Weights are kept as 2^32 / shares: shares up to 65,535 divide it with an error below 2^-16.
+const WEIGHT_BITS: u32 = 32;
+/// A span times a weight is cut to this unit: virtual time of one nanosecond at one share is 2^16, which 64 bits hold for hours (see
+/// `Dispatcher::shift` on what happens then).
+const UNIT_BITS: u32 = 16;
+/// The longest span that is charged whole. Nobody waited for a CPU that made no decision for four hours, so the debt does not matter.
+pub const SPAN_MAX: u64 = 1 << 44;
 /// Least and most CPU time a capped zone may have saved up.
 const BUCKET_LEAST: i128 = 2_000_000;
 /// Span whose worth of tokens a bucket holds: how long a burst above the cap lasts.
@@ -26,9 +31,11 @@ pub struct Account {
     /// Virtual time per nanosecond: 2^32 / shares.
     inverse: u64,
     /// CPU time used over shares.
-    pub vtime: u128,
+    pub vtime: u64,
     /// Virtual time of the thread of this account picked last.
-    pub threads_vtime: u128,
+    pub threads_vtime: u64,
+    /// What a shift of all virtual times takes off this account's threads; meaningless otherwise.
+    pub threads_shift: u64,
     /// Fair threads charged here that run or want to.
     pub active: u32,
     /// The zone was removed; the account goes with its last thread.
@@ -54,12 +61,13 @@ struct Bucket {
 }
 
 impl Account {
-    pub fn new(shares: u32, now_vtime: u128) -> Self {
+    pub fn new(shares: u32, now_vtime: u64) -> Self {
         let mut account = Self {
             shares: 0,
             inverse: 0,
             vtime: now_vtime,
             threads_vtime: 0,
+            threads_shift: 0,
             active: 0,
             detached: false,
             throttled: false,
@@ -77,21 +85,28 @@ impl Account {
 
     pub const fn set_shares(&mut self, shares: u32) {
         self.shares = shares;
-        self.inverse = (1 << VIRTUAL_BITS) / if shares == 0 { 1 } else { shares as u64 };
+        self.inverse = (1 << WEIGHT_BITS) / if shares == 0 { 1 } else { shares as u64 };
     }
 
     pub const fn level(&self) -> usize {
         if self.shares == 0 { IDLE } else { SHARES }
     }
 
+    /// Whether its CPU time is limited by tokens.
+    pub const fn is_capped(&self) -> bool {
+        self.cap.is_some()
+    }
+
     /// Virtual time of a span of this account's CPU time.
-    pub fn virtual_of(&self, span: Nanos) -> u128 {
-        u128::from(span.0) * u128::from(self.inverse)
+    #[inline]
+    pub fn virtual_of(&self, span: Nanos) -> u64 {
+        weigh(span, self.inverse, UNIT_BITS)
     }
 
     /// Advances virtual time by a span on a CPU. `system` is the system's virtual time: an account that could use only part
     /// of the machine (fewer threads than CPUs) does not fall behind it by more than [`LAG_MAX`].
-    pub fn charge(&mut self, span: Nanos, now: Nanos, system: u128) {
+    #[inline]
+    pub fn charge(&mut self, span: Nanos, now: Nanos, system: u64) {
         self.vtime += self.virtual_of(span);
         self.vtime = self.vtime.max(system.saturating_sub(self.virtual_of(LAG_MAX)));
         if let Some(cap) = &mut self.cap {
@@ -119,6 +134,13 @@ impl Account {
         let wait = missing.div_euclid(i128::from(cap.percent)) + i128::from(missing.rem_euclid(i128::from(cap.percent)) != 0);
         now.plus(Nanos(u64::try_from(wait).unwrap_or(u64::MAX)))
     }
+}
+
+/// A span times a weight, cut to a unit of `2^bits`. Below 2^60 for every weight in use.
+#[inline]
+pub fn weigh(span: Nanos, weight: u64, bits: u32) -> u64 {
+    let product = u128::from(span.0.min(SPAN_MAX)) * u128::from(weight);
+    (product >> bits) as u64
 }
 
 impl Bucket {

@@ -1,12 +1,16 @@
 //! The calls of the dispatcher.
+//!
+//! Virtual times are 64 bits, which the machine's fastest clock (a zone with one share) fills in days. Before that happens all of them are
+//! moved back by the same amount ([`Dispatcher::shift`]); only differences mean anything.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use kif::{CpuId, Nanos, ThreadId, ZoneId};
 
-use crate::account::{Account, IDLE, SHARES};
+use crate::account::{Account, IDLE, SHARES, weigh};
 use crate::heap::{self, NIL, Node};
+use crate::load::{Load, next_sample};
 use crate::{
     CPUS_MAX, Class, CpuUsage, Decision, GLOBAL, GRANULARITY, PULL, SLICE, SchedError, Slot, TIME_SHARE_SHARES, ThreadUsage, Wake,
     ZoneUsage,
@@ -18,8 +22,14 @@ const TIME_SHARE: u32 = 0;
 const BOOSTED: u8 = 40;
 /// Fixed priorities: real time is 41..=100, system 0..=39.
 const FIXED_BEST: u8 = 100;
-/// Virtual time of a nanosecond for nice 0.
+/// Weight of nice 0, and the unit virtual times of threads are cut to: 2^8 for a nanosecond at nice 0.
 const NICE_ZERO: u64 = 1 << 20;
+const NICE_UNIT_BITS: u32 = 12;
+/// Bits of a virtual time that has come so far that all are moved back.
+const FAR: u64 = 3 << 62;
+/// How far zones, and threads of one zone, that want CPU are apart at most, with much to spare: this much is left when they are moved back.
+const ZONES_APART: u64 = 1 << 48;
+const THREADS_APART: u64 = 1 << 40;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
@@ -38,7 +48,7 @@ struct Thread {
     zone: u32,
     /// Virtual time per nanosecond inside its account (nice).
     inverse: u64,
-    vtime: u128,
+    vtime: u64,
     /// Starts a slice late once.
     fresh: bool,
     /// Where it competes, and the account it is charged to besides its zone's ([`NIL`]: none): what class, zone and boost amount to, worked
@@ -84,8 +94,9 @@ impl Thread {
     const fn is_fair(&self) -> bool {
         matches!(self.standing, Standing::Fair(_))
     }
-    fn virtual_of(&self, span: Nanos) -> u128 {
-        u128::from(span.0) * u128::from(self.inverse)
+    #[inline]
+    fn virtual_of(&self, span: Nanos) -> u64 {
+        weigh(span, self.inverse, NICE_UNIT_BITS)
     }
 }
 
@@ -127,12 +138,14 @@ pub struct Dispatcher {
     /// Accounts out of tokens.
     throttled: Vec<u32>,
     /// Virtual time of each level, and the furthest any account of it got.
-    vtime: [u128; 2],
-    horizon: [u128; 2],
+    vtime: [u64; 2],
+    horizon: [u64; 2],
     /// Fair threads active in each level.
     active: [u32; 2],
     arrivals: u64,
     runnable: u32,
+    /// When the numbers of threads of all zones are sampled again for their load averages.
+    sample_at: Nanos,
 }
 
 impl Dispatcher {
@@ -172,6 +185,7 @@ impl Dispatcher {
             active: [0; 2],
             arrivals: 0,
             runnable: 0,
+            sample_at: Nanos(0),
         };
         let account = dispatcher.new_account(Account::new(TIME_SHARE_SHARES, 0));
         assert!(account == Ok(TIME_SHARE), "the first account is that of time-sharing threads");
@@ -189,7 +203,9 @@ impl Dispatcher {
             return Err(SchedError::ZoneExists);
         }
         let level = if shares == 0 { IDLE } else { SHARES };
-        let account = self.new_account(Account::new(shares, self.vtime[level]))?;
+        let mut account = Account::new(shares, self.vtime[level]);
+        account.load = Load::starting(self.sample_at);
+        let account = self.new_account(account)?;
         self.zones.insert(zone.0, account);
         if zone == GLOBAL {
             self.global = Some(account);
@@ -260,7 +276,7 @@ impl Dispatcher {
             user: account.user,
             system: account.system,
             wait: account.wait,
-            load: account.load.averages(now),
+            load: account.load.averages(now, if zone == GLOBAL { self.runnable } else { account.runnable }),
             runnable: account.runnable,
             threads: account.threads,
         })
@@ -417,6 +433,9 @@ impl Dispatcher {
             let level = account.level();
             account.charge(span, now, self.vtime[level]);
             self.horizon[level] = self.horizon[level].max(account.vtime);
+            if (account.vtime | thread.vtime) & FAR != 0 {
+                self.shift();
+            }
         }
     }
 
@@ -442,7 +461,24 @@ impl Dispatcher {
             self.release_tokens(now);
         }
         let index = cpu.0;
-        let old = self.cpus[index as usize].current.take();
+        let state = &mut self.cpus[index as usize];
+        let old = state.current.take();
+        if state.lone != NIL && self.count == 1 && self.throttled.is_empty() {
+            match old {
+                None => return self.hand_over(index, now),
+                Some(at) if !boost && self.gives_way(at, index) => {
+                    self.threads[at as usize].usage.involuntary += 1;
+                    self.cpus[index as usize].usage.involuntary += 1;
+                    let mut decision = self.hand_over(index, now);
+                    self.exchange(at, index, now);
+                    let deadline = now.plus(SLICE);
+                    self.cpus[index as usize].deadline = Some(deadline);
+                    decision.deadline = Some(deadline);
+                    return decision;
+                }
+                Some(_) => {}
+            }
+        }
         let mut own = None;
         if let Some(at) = old {
             self.threads[at as usize].boost(boost);
@@ -482,16 +518,38 @@ impl Dispatcher {
                 self.start(at, index, now);
             }
         }
-        if let Some(at) = next {
-            self.note_pick(at);
-        }
-        let deadline = self.next_deadline(index, next, now);
+        let tokens = next.and_then(|at| self.note_pick(at, now));
+        let deadline = self.next_deadline(index, next, tokens, now);
         let cpu = &mut self.cpus[index as usize];
         cpu.current = next;
         cpu.slice_at = now;
         cpu.deadline = deadline;
         let also = if self.count > 1 { self.unaware_cpu(index) } else { None };
         Decision { next: next.map(|at| (Slot(at), self.threads[at as usize].tid)), deadline, also }
+    }
+
+    /// Whether a running thread has to make room for the lone one that waits, where that is easily said: both are fair threads of one account
+    /// without a cap, as two processes that talk to each other are.
+    #[inline]
+    fn gives_way(&self, at: u32, index: u32) -> bool {
+        let (running, waiting) = (&self.threads[at as usize], &self.threads[self.cpus[index as usize].lone as usize]);
+        let Standing::Fair(account) = running.standing else { return false };
+        running.standing == waiting.standing && waiting.vtime <= running.vtime && !self.accounts[account as usize].is_capped()
+    }
+
+    /// What [`Dispatcher::pick`] amounts to where a thread has just blocked on the only CPU and one waits: there is nothing to compare.
+    fn hand_over(&mut self, index: u32, now: Nanos) -> Decision {
+        let cpu = &mut self.cpus[index as usize];
+        let at = core::mem::replace(&mut cpu.lone, NIL);
+        cpu.queued = 0;
+        cpu.usage.switches += 1;
+        cpu.current = Some(at);
+        cpu.slice_at = now;
+        self.start(at, index, now);
+        let tokens = self.note_pick(at, now);
+        let deadline = tokens.map(|tokens| now.plus(tokens.max(Nanos(1))));
+        self.cpus[index as usize].deadline = deadline;
+        Decision { next: Some((Slot(at), self.threads[at as usize].tid)), deadline, also: None }
     }
 
     /// How a CPU spent its time, up to its last charge.
@@ -509,6 +567,7 @@ impl Dispatcher {
     // ---- Choosing ----
 
     /// Marks a thread that was just taken out of its queue as running.
+    #[inline]
     fn start(&mut self, at: u32, cpu: u32, now: Nanos) {
         let thread = &mut self.threads[at as usize];
         thread.state = State::Running(cpu);
@@ -519,16 +578,17 @@ impl Dispatcher {
         zone.wait.add(waited);
     }
 
-    /// Virtual time of the systems is that of the pick: only fair picks move it.
-    fn note_pick(&mut self, at: u32) {
+    /// Virtual time of the system is that of the pick: only fair picks move it. Returns the tokens the thread's account has, if it is capped.
+    #[inline]
+    fn note_pick(&mut self, at: u32, now: Nanos) -> Option<Nanos> {
         let thread = &self.threads[at as usize];
-        if let Standing::Fair(account) = thread.standing {
-            let vtime = thread.vtime;
-            let account = &mut self.accounts[account as usize];
-            account.threads_vtime = account.threads_vtime.max(vtime);
-            let level = account.level();
-            self.vtime[level] = self.vtime[level].max(account.vtime);
-        }
+        let Standing::Fair(account) = thread.standing else { return None };
+        let vtime = thread.vtime;
+        let account = &mut self.accounts[account as usize];
+        account.threads_vtime = account.threads_vtime.max(vtime);
+        let level = account.level();
+        self.vtime[level] = self.vtime[level].max(account.vtime);
+        account.tokens(now)
     }
 
     /// The place of a CPU's current thread among those that wait; `None` if its zone has no tokens, so that it cannot go on.
@@ -606,7 +666,7 @@ impl Dispatcher {
 
     /// The queue with the least virtual time, and that, of a level that has queues. Keys only ever lag behind the accounts' virtual times (which
     /// grow): a first queue whose key is stale goes back in with the true one. One that is alone is first whatever its key.
-    fn first_queue(&mut self, cpu: u32, level: usize) -> (u32, u128) {
+    fn first_queue(&mut self, cpu: u32, level: usize) -> (u32, u64) {
         let cpus = self.count;
         let root = &mut self.cpus[cpu as usize].levels[level];
         loop {
@@ -709,7 +769,7 @@ impl Dispatcher {
     }
 
     /// When a CPU that has just picked must decide again.
-    fn next_deadline(&mut self, cpu: u32, next: Option<u32>, now: Nanos) -> Option<Nanos> {
+    fn next_deadline(&mut self, cpu: u32, next: Option<u32>, tokens: Option<Nanos>, now: Nanos) -> Option<Nanos> {
         let mut deadline: Option<Nanos> = None;
         let mut by = |at: Nanos| deadline = Some(deadline.map_or(at, |old| old.min(at)));
         if let Some(at) = next {
@@ -717,9 +777,7 @@ impl Dispatcher {
             let state = &self.cpus[cpu as usize];
             match thread.standing {
                 Standing::Fair(account) => {
-                    let account = &mut self.accounts[account as usize];
-                    let wanted = if account.level() == IDLE { 2 } else { 1 };
-                    let tokens = account.tokens(now);
+                    let wanted = if self.accounts[account as usize].level() == IDLE { 2 } else { 1 };
                     // Work on any CPU: it may be far enough behind to come here.
                     if (0..self.count).any(|cpu| self.fair_work(cpu, wanted)) {
                         by(now.plus(SLICE));
@@ -792,6 +850,19 @@ impl Dispatcher {
             return;
         }
         self.enqueue_behind(at, cpu, has_tokens);
+    }
+
+    /// The thread that was running becomes the lone one that waits, in place of the one that runs next. It could go on, so it has tokens.
+    #[inline]
+    fn exchange(&mut self, old: u32, cpu: u32, now: Nanos) {
+        self.arrivals += 1;
+        self.thread_nodes[old as usize].arrival = self.arrivals;
+        let thread = &mut self.threads[old as usize];
+        thread.state = State::Queued(cpu);
+        thread.queued_at = now;
+        let cpu = &mut self.cpus[cpu as usize];
+        cpu.lone = old;
+        cpu.queued = 1;
     }
 
     /// Into the heaps, after the lone thread if there is one.
@@ -957,19 +1028,13 @@ impl Dispatcher {
     /// Counts a thread as wanting CPU, and brings its virtual times up to now.
     #[inline]
     fn join(&mut self, at: u32, now: Nanos) {
-        let thread = &mut self.threads[at as usize];
+        self.sample(now);
         self.runnable += 1;
-        let zone = &mut self.accounts[thread.zone as usize];
-        zone.runnable += 1;
-        let count = zone.runnable;
-        zone.load.change(now, count);
-        self.note_total(now);
         let thread = &mut self.threads[at as usize];
+        self.accounts[thread.zone as usize].runnable += 1;
+        let Some(account) = self.accounts.get(thread.account as usize) else { return };
         let index = thread.account;
-        if index == NIL {
-            return;
-        }
-        let level = self.accounts[index as usize].level();
+        let level = account.level();
         // Virtual times are those of the last picks: near enough, unless a thread has been running for long since.
         let stale = self.cpus.iter().any(|cpu| now.since(cpu.slice_at) > GRANULARITY);
         if self.active[level] == 0 {
@@ -1001,9 +1066,9 @@ impl Dispatcher {
 
     /// Least virtual time of the accounts of a level that run or wait. (The virtual time at the last pick is long out of date
     /// where a thread has been running alone without a timer.) 0 if there are none.
-    fn least_vtime(&mut self, level: usize, now: Nanos) -> u128 {
+    fn least_vtime(&mut self, level: usize, now: Nanos) -> u64 {
         self.queue_all();
-        let mut least = u128::MAX;
+        let mut least = u64::MAX;
         for cpu in 0..self.cpus() {
             if self.cpus[cpu as usize].levels[level] != NIL {
                 least = least.min(self.first_queue(cpu, level).1);
@@ -1015,13 +1080,13 @@ impl Dispatcher {
                 least = least.min(account.vtime + account.virtual_of(now.since(state.charged_at)));
             }
         }
-        if least == u128::MAX { 0 } else { least }
+        if least == u64::MAX { 0 } else { least }
     }
 
     /// The same between the threads of an account.
-    fn least_thread_vtime(&mut self, account: u32, now: Nanos) -> u128 {
+    fn least_thread_vtime(&mut self, account: u32, now: Nanos) -> u64 {
         self.queue_all();
-        let mut least = u128::MAX;
+        let mut least = u64::MAX;
         for cpu in 0..self.cpus() {
             let first = self.queues[self.queue_of(account, cpu) as usize];
             if first != NIL {
@@ -1033,31 +1098,74 @@ impl Dispatcher {
                 least = least.min(thread.vtime + thread.virtual_of(now.since(state.charged_at)));
             }
         }
-        if least == u128::MAX { 0 } else { least }
+        if least == u64::MAX { 0 } else { least }
     }
 
     /// Counts a thread as not wanting CPU any more.
     #[inline]
     fn leave(&mut self, at: u32, now: Nanos) {
+        self.sample(now);
         let thread = &self.threads[at as usize];
         self.runnable -= 1;
-        let zone = &mut self.accounts[thread.zone as usize];
-        zone.runnable -= 1;
-        let count = zone.runnable;
-        zone.load.change(now, count);
+        self.accounts[thread.zone as usize].runnable -= 1;
         if let Some(account) = self.accounts.get_mut(thread.account as usize) {
             account.active -= 1;
             let level = account.level();
             self.active[level] -= 1;
         }
-        self.note_total(now);
     }
 
-    /// The global zone's load is the machine's.
+    /// Samples all zones' numbers of runnable threads if a second ended since the last change of one: until now they were as they are.
     #[inline]
-    fn note_total(&mut self, now: Nanos) {
-        if let Some(global) = self.global {
-            self.accounts[global as usize].load.change(now, self.runnable);
+    fn sample(&mut self, now: Nanos) {
+        if now >= self.sample_at {
+            self.sample_all(now);
+        }
+    }
+
+    #[cold]
+    fn sample_all(&mut self, now: Nanos) {
+        self.sample_at = next_sample(now);
+        let (machine, global) = (self.runnable, self.global.map(|global| global as usize));
+        for (at, account) in self.accounts.iter_mut().enumerate() {
+            account.load.sample(now, if Some(at) == global { machine } else { account.runnable });
+        }
+    }
+
+    /// Moves all virtual times back. Those that want CPU keep their order and their distances; those far behind, who sleep, all come to stand
+    /// at zero, and start from the system's time when they wake.
+    #[cold]
+    fn shift(&mut self) {
+        self.queue_all();
+        let shifts = self.horizon.map(|horizon| horizon.saturating_sub(ZONES_APART));
+        for level in [SHARES, IDLE] {
+            self.vtime[level] = self.vtime[level].saturating_sub(shifts[level]);
+            self.horizon[level] = self.horizon[level].saturating_sub(shifts[level]);
+        }
+        let cpus = self.cpus.len();
+        for (at, account) in self.accounts.iter_mut().enumerate() {
+            let shift = shifts[account.level()];
+            account.vtime = account.vtime.saturating_sub(shift);
+            for node in &mut self.queue_nodes[at * cpus..(at + 1) * cpus] {
+                node.key = node.key.saturating_sub(shift);
+            }
+            account.threads_shift = account.threads_vtime;
+        }
+        for thread in &self.threads {
+            if let Some(account) = self.accounts.get_mut(thread.account as usize) {
+                account.threads_shift = account.threads_shift.max(thread.vtime);
+            }
+        }
+        for account in &mut self.accounts {
+            account.threads_shift = account.threads_shift.saturating_sub(THREADS_APART);
+            account.threads_vtime = account.threads_vtime.saturating_sub(account.threads_shift);
+        }
+        for (thread, node) in self.threads.iter_mut().zip(&mut self.thread_nodes) {
+            let Some(account) = self.accounts.get(thread.account as usize) else { continue };
+            thread.vtime = thread.vtime.saturating_sub(account.threads_shift);
+            if thread.is_fair() {
+                node.key = thread.vtime;
+            }
         }
     }
 
@@ -1146,11 +1254,11 @@ enum Claim {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Order {
     level: usize,
-    account: u128,
-    thread: u128,
+    account: u64,
+    thread: u64,
 }
 
 /// Better priorities first.
-const fn fixed_key(priority: u8) -> u128 {
-    (FIXED_BEST - priority) as u128
+const fn fixed_key(priority: u8) -> u64 {
+    (FIXED_BEST - priority) as u64
 }

@@ -9,7 +9,7 @@ pub const NIL: u32 = u32::MAX;
 /// A table entry's place in its heap.
 #[derive(Clone, Copy, Debug)]
 pub struct Node {
-    pub key: u128,
+    pub key: u64,
     /// Breaks ties first come, first served, and makes every order total.
     pub arrival: u64,
     parent: u32,
@@ -152,13 +152,13 @@ mod tests {
         };
         let mut nodes = vec![Node::NEW; 300];
         let mut root = NIL;
-        let mut model: BTreeSet<(u128, u64, u32)> = BTreeSet::new();
+        let mut model: BTreeSet<(u64, u64, u32)> = BTreeSet::new();
         let mut inside = vec![false; 300];
         for step in 0..20_000_u64 {
             let at = u32::try_from(random(300)).expect("small");
             match random(3) {
                 0 if !inside[at as usize] => {
-                    (nodes[at as usize].key, nodes[at as usize].arrival) = (u128::from(random(50)), step);
+                    (nodes[at as usize].key, nodes[at as usize].arrival) = (random(50), step);
                     insert(&mut nodes, &mut root, at);
                     model.insert((nodes[at as usize].key, step, at));
                     inside[at as usize] = true;

@@ -58,7 +58,8 @@
 //! CPU, removing a queued thread) are asserted.
 //!
 //! # Limits
-//! 32 CPUs. No CPU affinity masks. Time on a CPU is charged when that CPU calls in: a reader sees other CPUs' use up to their last
+//! 32 CPUs. No CPU affinity masks. Virtual times are 64 bits wide; before the first is full all are moved back by what is common to them, so that comparing
+//! them stays one instruction (`Dispatcher::shift`). A span of more than four hours without a decision counts as four hours: nobody waited meanwhile. Time on a CPU is charged when that CPU calls in: a reader sees other CPUs' use up to their last
 //! decision. Two hostile zones can each cost the other one context switch per wake-up, at most one per [`GRANULARITY`] of
 //! the other's CPU time.
 //!

@@ -13,30 +13,27 @@ const SETTLED_SECONDS: u64 = 16_384;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Load {
     averages: [u64; 3],
-    /// Whole seconds accounted for, and when the next one is over (ns).
+    /// Whole seconds accounted for.
     seconds: u64,
-    next: u64,
-    runnable: u32,
+}
+
+/// When the second that `now` is in ends: until then a change of a number of threads needs no sample.
+pub const fn next_sample(now: Nanos) -> Nanos {
+    Nanos((now.0 / SECOND + 1).saturating_mul(SECOND))
 }
 
 impl Load {
-    /// Takes the samples that fell due since the last call (the number of threads did not change meanwhile), then changes the
-    /// number.
-    pub fn change(&mut self, now: Nanos, runnable: u32) {
-        self.sample(now);
-        self.runnable = runnable;
+    /// Averages of something new, whose first sample is due at `at`.
+    pub fn starting(at: Nanos) -> Self {
+        Self { seconds: (at.0 / SECOND).saturating_sub(1), ..Self::default() }
     }
 
-    fn sample(&mut self, now: Nanos) {
-        // The usual case on the way of every switch: no second has ended.
-        if now.0 < self.next {
-            return;
-        }
+    /// Takes the samples that fell due since the last call, in which `runnable` threads wanted CPU all the time.
+    pub fn sample(&mut self, now: Nanos, runnable: u32) {
         let seconds = now.0 / SECOND;
         let due = seconds.saturating_sub(self.seconds);
         self.seconds = self.seconds.max(seconds);
-        self.next = (seconds + 1).saturating_mul(SECOND);
-        let target = u64::from(self.runnable) << 16;
+        let target = u64::from(runnable) << 16;
         if due > SETTLED_SECONDS {
             self.averages = [target; 3];
             return;
@@ -49,9 +46,9 @@ impl Load {
     }
 
     /// The averages at `now`, scaled by 256.
-    pub fn averages(&self, now: Nanos) -> [u32; 3] {
+    pub fn averages(&self, now: Nanos, runnable: u32) -> [u32; 3] {
         let mut copy = *self;
-        copy.sample(now);
+        copy.sample(now, runnable);
         copy.averages.map(|average| u32::try_from(average >> 8).unwrap_or(u32::MAX))
     }
 }
@@ -62,9 +59,7 @@ mod tests {
 
     #[test]
     fn four_threads_for_a_minute_show_as_63_percent_of_four() {
-        let mut load = Load::default();
-        load.change(Nanos(0), 4);
-        let [one, five, fifteen] = load.averages(Nanos::from_secs(60));
+        let [one, five, fifteen] = Load::default().averages(Nanos::from_secs(60), 4);
         assert!((640..=655).contains(&one), "{one}");
         assert!((180..=190).contains(&five), "{five}");
         assert!((60..=68).contains(&fifteen), "{fifteen}");
@@ -72,20 +67,23 @@ mod tests {
 
     #[test]
     fn looking_often_changes_nothing() {
-        let (mut often, mut once) = (Load::default(), Load::default());
-        often.change(Nanos(0), 3);
-        once.change(Nanos(0), 3);
+        let (mut often, once) = (Load::default(), Load::default());
         for ms in 0..100_000 {
-            often.change(Nanos::from_millis(ms), 3);
+            often.sample(Nanos::from_millis(ms), 3);
         }
-        assert_eq!(often.averages(Nanos::from_secs(100)), once.averages(Nanos::from_secs(100)));
+        assert_eq!(often.averages(Nanos::from_secs(100), 3), once.averages(Nanos::from_secs(100), 3));
     }
 
     #[test]
     fn a_year_of_idleness_is_cheap_and_zero() {
         let mut load = Load::default();
-        load.change(Nanos(0), 100);
-        load.change(Nanos::from_secs(1000), 0);
-        assert_eq!(load.averages(Nanos::from_secs(31_000_000)), [0; 3]);
+        load.sample(Nanos::from_secs(1000), 100);
+        assert_eq!(load.averages(Nanos::from_secs(31_000_000), 0), [0; 3]);
+    }
+
+    #[test]
+    fn the_next_sample_is_at_the_end_of_the_second() {
+        assert_eq!(next_sample(Nanos(0)), Nanos::from_secs(1));
+        assert_eq!(next_sample(Nanos::from_secs(1)), Nanos::from_secs(2));
     }
 }

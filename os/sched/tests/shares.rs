@@ -294,3 +294,25 @@ fn a_removed_zones_last_threads_may_still_leave() {
     assert_eq!(sched.pick(CpuId(0), Nanos(6), false).next, None);
     assert_eq!(sched.zone_usage(ZoneId(1), Nanos(6)).map(|usage| usage.system), Ok(Nanos(0)));
 }
+
+#[test]
+fn shares_hold_after_virtual_times_were_moved_back() {
+    const HOUR: u64 = 3600 * SECOND;
+    let mut machine = Machine::new(1);
+    // One share, so that its virtual time passes 2^62 within a day; and one that sleeps all the time, far behind.
+    let (light, heavy) = (machine.zone(1, 1), machine.zone(2, 3));
+    machine.spawn(heavy, Script::Cycle { run: 1000, sleep: HOUR });
+    machine.spawn(light, Script::Busy);
+    for hour in 1..=60 {
+        machine.run(hour * HOUR);
+    }
+    for _ in 0..3 {
+        machine.spawn(heavy, Script::Busy);
+        machine.spawn(light, Script::Busy);
+    }
+    let before = (machine.used(light), machine.used(heavy));
+    machine.run(60 * HOUR + 2 * SECOND);
+    let (light, heavy) = (machine.used(light) - before.0, machine.used(heavy) - before.1);
+    let ratio = heavy as f64 / light as f64;
+    assert!((ratio - 3.0).abs() < 0.06, "{ratio}");
+}
