@@ -5,6 +5,7 @@ use sim_fp::x87::X87;
 
 use crate::layout::{CODE, DATA, DATA_BYTES, MEMORY_BYTES, STACK};
 use crate::rng::Rng;
+use crate::setting::Setting;
 
 /// Privilege level of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Start {
     pub gpr: [u64; 16],
     pub rflags: u64,
     pub xmm: [u128; 16],
+    /// Upper halves of the YMM registers; zero where the judge has none.
+    pub upper: [u128; 16],
     pub mxcsr: u32,
     pub x87: X87,
 }
@@ -35,6 +38,7 @@ pub struct Case {
     pub origin: u64,
     /// Seeds arena and stack.
     pub memory_seed: u64,
+    pub setting: Setting,
 }
 
 /// The sequence as bytes, with the offset of each instruction; INT3 follows.
@@ -121,9 +125,12 @@ pub struct Outcome {
     pub rip: u64,
     pub rflags: u64,
     pub xmm: [u128; 16],
+    pub upper: [u128; 16],
     pub mxcsr: u32,
     pub x87: X87,
     pub memory: Box<[u8; MEMORY_BYTES]>,
+    /// Control, debug, segment and table registers, MSRs and page-table entries by name; empty if the runner cannot see them.
+    pub system: Vec<(&'static str, u64)>,
 }
 
 /// Byte offset in the compared memory of a linear address.
@@ -161,6 +168,6 @@ pub fn is_vendor_specific(code: Code) -> bool {
     use iced_x86::Mnemonic as M;
     matches!(
         code.mnemonic(),
-        M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss | M::F2xm1 | M::Fyl2x | M::Fyl2xp1 | M::Fptan | M::Fpatan | M::Fsin | M::Fcos | M::Fsincos
+        M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss | M::Vrcpps | M::Vrcpss | M::Vrsqrtps | M::Vrsqrtss | M::F2xm1 | M::Fyl2x | M::Fyl2xp1 | M::Fptan | M::Fpatan | M::Fsin | M::Fcos | M::Fsincos
     )
 }

@@ -20,12 +20,22 @@ pub fn differences(case: &Case, code: &Assembled, ours: &Outcome, expected: &Out
     let mut out = Vec::new();
     // CMPS reads two places in an order of its own choosing (AMD's own forms differ), and an indirect call may look at its target before or
     // after its stack: of two faults either will do.
-    let either = matches!((ours.end, expected.end), (End::Fault { vector: 12..=14, .. }, End::Fault { vector: 12..=14, .. }))
+    let either = matches!((ours.end, expected.end), (End::Fault { vector: 12..=14 | 17, .. }, End::Fault { vector: 12..=14 | 17, .. }))
         && ours.rip == expected.rip
         && stopped_in(case, code, expected).is_some_and(|insn| {
             use iced_x86::Mnemonic as M;
             insn.is_call_near_indirect() || (insn.is_string_instruction() && matches!(insn.mnemonic(), M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq))
         });
+    // MASKMOVDQU is checked for alignment on eight bytes by AMD's processors; the manuals say that it is, not on how many (APM vol. 4).
+    let either = either
+        || matches!((ours.end, expected.end), (End::Fault { vector: 14 | 17, .. }, End::Fault { vector: 14 | 17, .. }))
+            && ours.rip == expected.rip
+            && stopped_in(case, code, expected).is_some_and(|insn| insn.mnemonic() == iced_x86::Mnemonic::Maskmovdqu);
+    // Which byte of a large operand on two pages is looked at first is nowhere said: AMD's processors begin with the last.
+    let either = either
+        || matches!((ours.end, expected.end), (End::Fault { vector: 14, .. }, End::Fault { vector: 14, .. }))
+            && ours.rip == expected.rip
+            && stopped_in(case, code, expected).is_some_and(|insn| insn.memory_size().size() > 64);
     if ours.end != expected.end && !either {
         out.push(format!("end       {:?}, should be {:?}", ours.end, expected.end));
     }
@@ -47,6 +57,11 @@ pub fn differences(case: &Case, code: &Assembled, ours: &Outcome, expected: &Out
             out.push(format!("xmm{i:<6} {:032x}, should be {:032x}", ours.xmm[i], expected.xmm[i]));
         }
     }
+    for i in 0..16 {
+        if ours.upper[i] != expected.upper[i] {
+            out.push(format!("upper{i:<4} {:032x}, should be {:032x}", ours.upper[i], expected.upper[i]));
+        }
+    }
     if ours.mxcsr != expected.mxcsr {
         out.push(format!("mxcsr     {:04x}, should be {:04x}", ours.mxcsr, expected.mxcsr));
     }
@@ -62,8 +77,13 @@ pub fn differences(case: &Case, code: &Assembled, ours: &Outcome, expected: &Out
             out.push(format!("st{i}       {:020x}, should be {:020x}", a.st(i), b.st(i)));
         }
     }
-    if ours.memory != expected.memory {
-        let wrong: Vec<usize> = (0..ours.memory.len()).filter(|i| ours.memory[*i] != expected.memory[*i]).collect();
+    for ((name, got), (_, wanted)) in ours.system.iter().zip(&expected.system) {
+        if got != wanted && !(either && *name == "cr2") {
+            out.push(format!("{name:<9} {got:016x}, should be {wanted:016x}"));
+        }
+    }
+    let wrong: Vec<usize> = (0..ours.memory.len()).filter(|i| ours.memory[*i] != expected.memory[*i] && !of_vendors(case, memory_address(*i))).collect();
+    if !wrong.is_empty() {
         for i in wrong.iter().take(8) {
             out.push(format!("[{:08x}] {:02x}, should be {:02x}", memory_address(*i), ours.memory[*i], expected.memory[*i]));
         }
@@ -72,6 +92,20 @@ pub fn differences(case: &Case, code: &Assembled, ours: &Outcome, expected: &Out
         }
     }
     out
+}
+
+/// Whether a byte belongs to what processors of different make store differently in an image of the floating-point state: opcode and addresses of the
+/// last x87 instruction (APM vol. 2 §11.4.4.3: AMD stores them only if an exception is pending), and which bits MXCSR has.
+fn of_vendors(case: &Case, address: u64) -> bool {
+    use iced_x86::Mnemonic as M;
+    case.insns.iter().any(|insn| {
+        let offset = address.wrapping_sub(insn.memory_displacement64());
+        match insn.mnemonic() {
+            M::Fxsave | M::Fxsave64 | M::Xsave | M::Xsave64 => matches!(offset, 6..24 | 28..32),
+            M::Fnsave | M::Fnstenv => matches!(offset, 12..28),
+            _ => false,
+        }
+    })
 }
 
 /// The instruction at which an outcome stopped.
@@ -132,7 +166,8 @@ pub fn listing(case: &Case, code: &Assembled) -> String {
 /// The registers a case starts from.
 pub fn start(case: &Case) -> String {
     let s = &case.start;
-    let mut out = String::new();
+    let pages: Vec<String> = case.setting.pages.iter().map(|rights| format!("{:x}", rights.0 & 0xfff)).collect();
+    let mut out = format!("  {:?}, pages {}, CR0 ^{:x}, CR4 ^{:x}\n", case.ring, pages.join(" "), case.setting.cr0, case.setting.cr4);
     for (i, chunk) in s.gpr.chunks(4).enumerate() {
         let values: Vec<String> = chunk.iter().enumerate().map(|(j, v)| format!("r{}={v:x}", 4 * i + j)).collect();
         out.push_str(&format!("  {}\n", values.join(" ")));
@@ -140,6 +175,9 @@ pub fn start(case: &Case) -> String {
     out.push_str(&format!("  rflags={:x} mxcsr={:x} x87 control={:x} status={:x} in use={:x}\n", s.rflags, s.mxcsr, s.x87.control, s.x87.status, s.x87.in_use));
     for (i, v) in s.xmm.iter().enumerate().filter(|(_, v)| **v != 0) {
         out.push_str(&format!("  xmm{i}={v:032x}\n"));
+    }
+    for (i, v) in s.upper.iter().enumerate().filter(|(_, v)| **v != 0) {
+        out.push_str(&format!("  upper{i}={v:032x}\n"));
     }
     for i in 0..8 {
         if s.x87.st(i) != 0 {

@@ -27,15 +27,15 @@ fn excluded(mnemonic: M) -> bool {
         mnemonic,
         // System calls and far transfers would leave the arena.
         M::Syscall | M::Sysenter | M::Sysexit | M::Sysret | M::Sysexitq | M::Sysretq | M::Int | M::Int1 | M::Iret | M::Iretd | M::Iretq | M::Retf
-        // TF and AC would stop the host's signal handler.
+        // Templates load flags that mean something (`privileged`); random ones would mostly end a case at once.
         | M::Popf | M::Popfd | M::Popfq
         // Not a function of the state.
         | M::Rdtsc | M::Rdpmc | M::Cpuid | M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw | M::Lar | M::Lsl | M::Verr | M::Verw
-        // Segment bases and selectors of the host process.
+        // Segment bases and selectors of the host process; templates load them for unicorn.
         | M::Lfs | M::Lgs | M::Lss | M::Lds | M::Les | M::Loadall
         // Timing only, or privileged with effects unicorn cannot take back (privileged instructions have their own test).
         | M::Wbinvd | M::Invd
-        // The environment images hold instruction pointers, which AMD and Intel keep differently.
+        // Their images hold instruction pointers, which AMD and Intel keep differently: templates, which clear those.
         | M::Fnstenv | M::Fnsave | M::Fldenv | M::Frstor | M::Fxsave | M::Fxrstor | M::Fxsave64 | M::Fxrstor64
         // Undefined by name; vendors differ in which of the reserved NOPs they know.
         | M::Ud0 | M::Ud1 | M::Reservednop | M::Prefetchw | M::Prefetch
@@ -114,13 +114,13 @@ const R8: &[Register] = &[
 ];
 
 /// General registers with few clashes on RSP, so that the stack mostly stays a stack.
-fn general(rng: &mut Rng, first: Register) -> Register {
+pub(crate) fn general(rng: &mut Rng, first: Register) -> Register {
     let n = rng.below(16) as u32;
     let n = if n == 4 && !rng.one_in(8) { 3 } else { n };
     Register::try_from(first as usize + n as usize).expect("sixteen registers follow the first")
 }
 
-fn memory_operand(rng: &mut Rng, insn: &mut Instruction, operand: u32) {
+pub(crate) fn memory_operand(rng: &mut Rng, insn: &mut Instruction, operand: u32) {
     insn.set_op_kind(operand, OpKind::Memory);
     // XLAT-free, VSIB-free: the plain ModRM forms.
     match rng.below(12) {
@@ -301,7 +301,11 @@ pub fn instruction(rng: &mut Rng, code: Code, index: u64, count: u64) -> Option<
                 insn.set_op_kind(n, OpKind::NearBranch64);
                 insn.set_near_branch64(index + 1 + rng.below(count - index));
             }
-            _ => return None,
+            _ => {
+                if !crate::vex::operand(rng, &mut insn, n, *kind) {
+                    return None;
+                }
+            }
         }
     }
     // Both string operands take one address size.
@@ -363,7 +367,7 @@ fn float_64(rng: &mut Rng) -> u64 {
     }
 }
 
-fn xmm_value(rng: &mut Rng) -> u128 {
+pub(crate) fn xmm_value(rng: &mut Rng) -> u128 {
     match rng.below(4) {
         0 => u128::from(rng.draw()) << 64 | u128::from(rng.draw()),
         1 => (0..4).fold(0, |acc, i| acc | u128::from(float_32(rng)) << (32 * i)),
@@ -404,7 +408,7 @@ fn start(rng: &mut Rng) -> Start {
         let precision = rng.pick(&[0, 2, 3]);
         x87.control = 0x40 | rng.draw() as u16 & 0xc00 | precision << 8 | if rng.one_in(3) { rng.draw() as u16 & 0x3f } else { 0x3f };
     }
-    Start { gpr, rflags: 0x202 | rng.draw() & 0xcd5, xmm, mxcsr, x87 }
+    Start { gpr, rflags: 0x202 | rng.draw() & 0xcd5, xmm, upper: [0; 16], mxcsr, x87 }
 }
 
 /// The case of a seed.
@@ -440,11 +444,12 @@ pub fn case(seed: u64, ring: Ring, codes: &[Code]) -> Case {
             insn.set_near_branch64(end);
         }
     }
-    let start = start(&mut rng);
+    let mut start = start(&mut rng);
     // Mostly inside the first page, at times across its end.
     let origin = if rng.one_in(8) { CODE + 0x1000 - 1 - rng.below(24) } else { CODE + 0x800 + rng.below(16) };
     let memory_seed = rng.draw();
-    Case { seed, ring, insns, start, origin, memory_seed }
+    crate::vex::start(&mut rng, &insns, &mut start);
+    Case { seed, ring, insns, start, origin, memory_seed, setting: crate::setting::Setting::default() }
 }
 
 /// Flags an instruction may leave undefined.

@@ -1,5 +1,5 @@
-//! The oracle by hand: `cargo run --release -p sim-cpu-oracle -- [--judge host|unicorn] [--seed N] [--count N] [--only TEXT] [--reports N]
-//! [--slice TICKS] [--bytes HEX]`.
+//! The oracle by hand: `cargo run --release -p sim-cpu-oracle -- [--judge host|vex|unicorn] [--seed N] [--count N] [--only TEXT] [--reports N]
+//! [--slice TICKS] [--without N] [--bytes HEX]`; `--without` compares also where entry N of `uni::KNOWN` would not.
 
 use sim_cpu_oracle::batch::{Judge, Plan, Verdict, run_bytes, run_isolated};
 use sim_cpu_oracle::generate::{CODES, HOST_CODES};
@@ -17,7 +17,7 @@ fn main() -> std::process::ExitCode {
 
 fn work() -> Result<bool, String> {
     let mut plan =
-        Plan { judge: Judge::Host, first_seed: 1, count: 100_000, codes: HOST_CODES.clone(), reports_max: 10, slice: u64::MAX, planted: None };
+        Plan { judge: Judge::Host, first_seed: 1, count: 100_000, codes: HOST_CODES.clone(), reports_max: 10, slice: u64::MAX, without: None, planted: None };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or_else(|| format!("{name} wants a value"))?;
@@ -26,16 +26,26 @@ fn work() -> Result<bool, String> {
             "--judge" => {
                 plan.judge = match value.as_str() {
                     "host" => Judge::Host,
+                    "vex" => {
+                        plan.codes = sim_cpu_oracle::vex::codes();
+                        Judge::Host
+                    }
                     "unicorn" => {
                         plan.codes = CODES.clone();
                         Judge::Unicorn
                     }
-                    _ => return Err(format!("{value} is no judge: host or unicorn")),
+                    _ => return Err(format!("{value} is no judge: host, vex or unicorn")),
                 }
             }
             "--seed" => plan.first_seed = number()?,
             "--count" => plan.count = number()?,
             "--reports" => plan.reports_max = number()? as usize,
+            "--without" => {
+                let index = number()? as usize;
+                let known = sim_cpu_oracle::uni::KNOWN.get(index).ok_or_else(|| format!("--without: there is no entry {index}"))?;
+                println!("not believed: {}", known.reason);
+                plan.without = Some(index);
+            }
             "--slice" => plan.slice = number()?.max(1),
             "--only" => plan.codes.retain(|code| format!("{code:?}").starts_with(&value)),
             "--bytes" => {

@@ -14,7 +14,8 @@ use std::cell::UnsafeCell;
 use sim_fp::x87::X87;
 
 use crate::case::{Case, End, Outcome};
-use crate::layout::{CODE, CODE_BYTES, DATA, DATA_BYTES, DATA_WRITABLE, MEMORY_BYTES, STACK, STACK_BYTES};
+use crate::layout::{CODE, CODE_BYTES, DATA, DATA_BYTES, MEMORY_BYTES, PAGE, STACK, STACK_BYTES};
+use crate::setting::Rights;
 
 /// What `oracle_enter` loads. Offsets are used by the assembly below.
 #[repr(C, align(64))]
@@ -24,12 +25,16 @@ struct Entry {
     rflags: u64,
     target: u64,
     host_rsp: u64,
+    /// Not zero: the host has AVX.
+    has_upper: u64,
+    upper: [u128; 16],
 }
 
 /// What the handler keeps.
 #[repr(C, align(64))]
 struct Kept {
     fxsave: [u8; 512],
+    upper: [u8; 256],
     gregs: [i64; 23],
 }
 
@@ -40,8 +45,8 @@ unsafe impl<T> Sync for Shared<T> {}
 
 #[unsafe(no_mangle)]
 static ORACLE_ENTRY: Shared<Entry> =
-    Shared(UnsafeCell::new(Entry { fxsave: [0; 512], gpr: [0; 16], rflags: 0, target: 0, host_rsp: 0 }));
-static KEPT: Shared<Kept> = Shared(UnsafeCell::new(Kept { fxsave: [0; 512], gregs: [0; 23] }));
+    Shared(UnsafeCell::new(Entry { fxsave: [0; 512], gpr: [0; 16], rflags: 0, target: 0, host_rsp: 0, has_upper: 0, upper: [0; 16] }));
+static KEPT: Shared<Kept> = Shared(UnsafeCell::new(Kept { fxsave: [0; 512], upper: [0; 256], gregs: [0; 23] }));
 
 global_asm!(
     ".globl oracle_enter",
@@ -50,6 +55,25 @@ global_asm!(
     "lea rax, [rip + ORACLE_ENTRY]",
     "mov [rax + 656], rsp",
     "fxrstor64 [rax]",
+    "cmp qword ptr [rax + 664], 0",
+    "je 2f",
+    "vinsertf128 ymm0, ymm0, xmmword ptr [rax + 672], 1",
+    "vinsertf128 ymm1, ymm1, xmmword ptr [rax + 688], 1",
+    "vinsertf128 ymm2, ymm2, xmmword ptr [rax + 704], 1",
+    "vinsertf128 ymm3, ymm3, xmmword ptr [rax + 720], 1",
+    "vinsertf128 ymm4, ymm4, xmmword ptr [rax + 736], 1",
+    "vinsertf128 ymm5, ymm5, xmmword ptr [rax + 752], 1",
+    "vinsertf128 ymm6, ymm6, xmmword ptr [rax + 768], 1",
+    "vinsertf128 ymm7, ymm7, xmmword ptr [rax + 784], 1",
+    "vinsertf128 ymm8, ymm8, xmmword ptr [rax + 800], 1",
+    "vinsertf128 ymm9, ymm9, xmmword ptr [rax + 816], 1",
+    "vinsertf128 ymm10, ymm10, xmmword ptr [rax + 832], 1",
+    "vinsertf128 ymm11, ymm11, xmmword ptr [rax + 848], 1",
+    "vinsertf128 ymm12, ymm12, xmmword ptr [rax + 864], 1",
+    "vinsertf128 ymm13, ymm13, xmmword ptr [rax + 880], 1",
+    "vinsertf128 ymm14, ymm14, xmmword ptr [rax + 896], 1",
+    "vinsertf128 ymm15, ymm15, xmmword ptr [rax + 912], 1",
+    "2:",
     "push qword ptr [rax + 640]",
     "popfq",
     "mov rcx, [rax + 512 + 8]",
@@ -69,6 +93,13 @@ global_asm!(
     "mov r15, [rax + 512 + 120]",
     "mov rax, [rax + 512]",
     "jmp qword ptr [rip + ORACLE_ENTRY + 648]",
+    // AC must not reach the host's code; the kernel has cleared TF and DF.
+    ".globl oracle_signal",
+    "oracle_signal:",
+    "pushfq",
+    "and qword ptr [rsp], -0x40001",
+    "popfq",
+    "jmp {handler}",
     ".globl oracle_leave",
     "oracle_leave:",
     "mov rsp, [rip + ORACLE_ENTRY + 656]",
@@ -79,11 +110,13 @@ global_asm!(
     "cld",
     "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx",
     "ret",
+    handler = sym handler,
 );
 
 unsafe extern "C" {
     fn oracle_enter();
     fn oracle_leave();
+    fn oracle_signal();
 }
 
 const REG_RSP: usize = libc::REG_RSP as usize;
@@ -99,16 +132,28 @@ extern "C" fn handler(_signal: libc::c_int, _info: *mut libc::siginfo_t, context
     kept.gregs = context.gregs;
     // SAFETY: 1. the frame of a 64-bit process carries the FXSAVE image first in fpregs; 2. source and target do not overlap.
     unsafe { std::ptr::copy_nonoverlapping(context.fpregs.cast::<u8>(), kept.fxsave.as_mut_ptr(), 512) };
+    // The XSAVE header's first word says whether the upper halves follow it (at 576) or are zero (SDM vol. 1 §13.4).
+    // SAFETY: where the host has AVX its kernel saves the whole standard area, of at least 832 bytes.
+    unsafe {
+        let area = context.fpregs.cast::<u8>();
+        kept.upper.fill(0);
+        if (*ORACLE_ENTRY.0.get()).has_upper != 0 && area.add(512).cast::<u64>().read_unaligned() & 4 != 0 {
+            std::ptr::copy_nonoverlapping(area.add(576), kept.upper.as_mut_ptr(), 256);
+        }
+    }
     context.gregs[REG_RIP] = oracle_leave as *const () as i64;
     // TF, DF and AC must not reach the host's code.
-    context.gregs[REG_EFL] &= !0x4_0500;
+    context.gregs[REG_EFL] &= !0x4_4500;
     // SAFETY: as above; a shared read of one word.
     context.gregs[REG_RSP] = unsafe { (*ORACLE_ENTRY.0.get()).host_rsp } as i64;
 }
 
 /// The runner. Only one can exist: it owns fixed addresses and the signal handlers.
 #[derive(Debug)]
-pub struct Native(());
+pub struct Native {
+    /// What the pages of arena and stack allow at present.
+    rights: [Rights; 4],
+}
 
 fn map(at: u64, bytes: u64, protection: libc::c_int) -> Result<(), String> {
     // SAFETY: MAP_FIXED_NOREPLACE never replaces a mapping of this process.
@@ -160,27 +205,41 @@ impl Native {
         for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP] {
             // SAFETY: an all-zero sigaction is a valid one.
             let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-            action.sa_sigaction = handler as *const () as usize;
+            action.sa_sigaction = oracle_signal as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
             // SAFETY: the handler is async-signal-safe: it copies and edits the frame.
             let result = unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
             assert_eq!(result, 0, "sigaction with a valid action");
         }
-        Ok(Native(()))
+        Ok(Native { rights: [Rights::DATA; 4] })
+    }
+
+    /// Gives the pages of arena and stack their rights.
+    fn allow(&mut self, rights: &[Rights; 4]) {
+        for (index, (now, wanted)) in self.rights.iter_mut().zip(rights).enumerate() {
+            if now == wanted {
+                continue;
+            }
+            let bit = |right: bool, protection: libc::c_int| if right { protection } else { 0 };
+            let protection = bit(wanted.has(Rights::PRESENT), libc::PROT_READ)
+                | bit(wanted.has(Rights::PRESENT | Rights::WRITE), libc::PROT_WRITE)
+                | bit(wanted.has(Rights::PRESENT) && !wanted.has(Rights::NO_EXECUTE), libc::PROT_EXEC);
+            protect(if index < 3 { DATA + PAGE * index as u64 } else { STACK }, PAGE, protection);
+            *now = *wanted;
+        }
     }
 
     /// Runs a case to its first exception. The caller has made sure that it stays in the arena (see the crate's `# Failure`).
     pub fn run(&mut self, case: &Case, bytes: &[u8], memory: &[u8; MEMORY_BYTES]) -> Outcome {
         let (arena, stack) = memory.split_at(DATA_BYTES as usize);
-        let read_only = DATA + DATA_WRITABLE;
         protect(CODE, CODE_BYTES, libc::PROT_READ | libc::PROT_WRITE);
-        protect(read_only, DATA_BYTES - DATA_WRITABLE, libc::PROT_READ | libc::PROT_WRITE);
+        self.allow(&[Rights::DATA; 4]);
         copy_in(CODE, &[0xcc; CODE_BYTES as usize]);
         copy_in(case.origin, bytes);
         copy_in(DATA, arena);
         copy_in(STACK, stack);
         protect(CODE, CODE_BYTES, libc::PROT_READ | libc::PROT_EXEC);
-        protect(read_only, DATA_BYTES - DATA_WRITABLE, libc::PROT_READ);
+        self.allow(&case.setting.pages);
         {
             // SAFETY: no case is running, so nothing else refers to the entry state.
             let entry = unsafe { &mut *ORACLE_ENTRY.0.get() };
@@ -190,6 +249,8 @@ impl Native {
             entry.gpr = case.start.gpr;
             entry.rflags = case.start.rflags;
             entry.target = case.origin;
+            entry.has_upper = u64::from(crate::vex::host_has());
+            entry.upper = case.start.upper;
         }
         // SAFETY: 1. the callee-saved registers and the stack come back through `oracle_leave`; 2. the code at `target` ends in INT3
         // at the latest, and every exception leads to the handler; 3. FXRSTOR's image has no reserved MXCSR bit set.
@@ -211,10 +272,13 @@ impl Native {
             rip: reg(libc::REG_RIP),
             rflags: reg(libc::REG_EFL),
             xmm: std::array::from_fn(|i| u128_at(&kept.fxsave, 160 + 16 * i)),
+            upper: std::array::from_fn(|i| u128_at(&kept.upper, 16 * i)),
             mxcsr: u128_at(&kept.fxsave, 24) as u32,
             x87: x87_of(&kept.fxsave),
             memory: Box::new([0; MEMORY_BYTES]),
+            system: Vec::new(),
         };
+        self.allow(&[Rights::DATA; 4]);
         let (arena, stack) = out.memory.split_at_mut(DATA_BYTES as usize);
         copy_out(DATA, arena);
         copy_out(STACK, stack);

@@ -30,11 +30,18 @@ pub fn shrink(case: &Case, mut fails: impl FnMut(&Case) -> bool) -> Case {
     for i in 0..16 {
         attempt(&mut best, &|c| c.start.gpr[i] = 0);
         attempt(&mut best, &|c| c.start.xmm[i] = 0);
+        attempt(&mut best, &|c| c.start.upper[i] = 0);
     }
     for i in 0..8 {
         attempt(&mut best, &|c| c.start.x87.set_st(i, 0));
     }
     attempt(&mut best, &|c| c.start.x87 = sim_fp::x87::X87::default());
+    attempt(&mut best, &|c| c.setting = crate::setting::Setting::default());
+    for i in 0..4 {
+        attempt(&mut best, &|c| c.setting.pages[i] = crate::setting::Setting::default().pages[i]);
+    }
+    attempt(&mut best, &|c| c.setting.cr0 = 0);
+    attempt(&mut best, &|c| c.setting.cr4 = 0);
     attempt(&mut best, &|c| c.start.mxcsr = 0x1f80);
     attempt(&mut best, &|c| c.start.rflags = 0x202);
     attempt(&mut best, &|c| c.origin = crate::layout::CODE + 0x800);

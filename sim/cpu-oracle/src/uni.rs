@@ -1,15 +1,17 @@
-//! `unicorn-engine` as a runner: QEMU's TCG, flat memory, ring 0.
+//! `unicorn-engine` as a runner: QEMU's TCG with paging on, in ring 0 and ring 3, in the same memory as [`crate::ours`].
 //!
 //! # Failure
 //! Unicorn 2.1.5 descends from QEMU 5 and is wrong in places; [`KNOWN`] lists what is masked and why. Where the host can judge ([`crate::native`])
 //! it does; unicorn is the only judge on other hosts and for ring 0.
 
-use unicorn_engine::{Arch, HookType, MemType, Mode, Prot, RegisterX86 as R, Unicorn};
+use unicorn_engine::hook::sys;
+use unicorn_engine::{Arch, Context, HookType, Mode, Prot, RegisterX86 as R, Unicorn, X86CpuModel, uc_error};
 
-use iced_x86::{Code, FlowControl, Mnemonic as M};
+use iced_x86::{Code, FlowControl, Mnemonic as M, Register};
 
-use crate::case::{Case, End, Outcome};
-use crate::layout::{CODE, CODE_BYTES, DATA, DATA_BYTES, DATA_WRITABLE, MEMORY_BYTES, STACK, STACK_BYTES};
+use crate::case::{Case, End, Outcome, Ring};
+use crate::layout::{CODE, CODE_BYTES, DATA_BYTES, MEMORY_BYTES};
+use crate::ours::{HANDLER_STACK_TOP, MEMORY, Ours, PHYS_CODE, PHYS_DATA, PHYS_STACK, PHYS_SYSTEM, RETURN, SYSTEM, TABLE, TSS, page_entries};
 
 /// Why a verdict of unicorn's is not taken.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +23,11 @@ pub struct Known {
 
 fn any(case: &Case, test: impl Fn(M) -> bool) -> bool {
     case.insns.iter().any(|insn| test(insn.mnemonic()))
+}
+
+/// Whether a case may change how CR0 lets vector instructions run.
+fn changes_cr0(case: &Case) -> bool {
+    case.insns.iter().any(|insn| insn.mnemonic() == M::Lmsw || insn.op0_register() == Register::CR0)
 }
 
 /// Known faults of the oracle.
@@ -36,6 +43,10 @@ pub const KNOWN: &[Known] = &[
     Known {
         reason: "STMXCSR would store flags that QEMU 5 does not keep",
         applies: |case| any(case, |m| m == M::Stmxcsr),
+    },
+    Known {
+        reason: "CRC32 and POPCNT are #UD with CR0.EM set (they use general registers only: APM vol. 3)",
+        applies: |case| any(case, |m| matches!(m, M::Crc32 | M::Popcnt)) && changes_cr0(case),
     },
     Known {
         reason: "IN, OUT, INS, OUTS and HLT go to unicorn's embedder",
@@ -98,6 +109,14 @@ pub const KNOWN: &[Known] = &[
         applies: |case| case.insns.iter().any(|insn| insn.is_string_instruction() && (0..insn.op_count()).any(|i| matches!(insn.op_kind(i), iced_x86::OpKind::MemorySegESI | iced_x86::OpKind::MemoryESEDI))),
     },
     Known {
+        reason: "HADDPS and HSUBPS overwrite a source that is also the destination, ADDSUBPx and they take the wrong NaN of two",
+        applies: |case| any(case, |m| matches!(m, M::Haddps | M::Hsubps | M::Haddpd | M::Hsubpd)),
+    },
+    Known {
+        reason: "PCMPESTRx in equal-ordered form finds matches that the lengths rule out (SDM vol. 2 §4.1.6); the host judges",
+        applies: |case| any(case, |m| matches!(m, M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm)),
+    },
+    Known {
         reason: "MIN, MAX, ADDSUB, horizontal and dot-product NaN rules; PCMPxSTRx with lengths out of range; MASKMOVDQU",
         applies: |case| any(case, |m| matches!(m, M::Dpps | M::Dppd | M::Maskmovdqu | M::Roundps | M::Roundpd | M::Roundss | M::Roundsd)),
     },
@@ -115,7 +134,14 @@ pub fn unsupported(code: iced_x86::Code) -> bool {
 }
 
 /// The runner.
-pub struct Uni(Unicorn<'static, Seen>);
+pub struct Uni {
+    engine: Unicorn<'static, Seen>,
+    /// Registers before any case, in ring 0 with paging on.
+    clean: Context,
+    image: Vec<u8>,
+    /// One of [`KNOWN`] that is not believed: to see whether it still holds.
+    pub without: Option<usize>,
+}
 
 impl std::fmt::Debug for Uni {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -127,8 +153,9 @@ impl std::fmt::Debug for Uni {
 #[derive(Debug, Default)]
 struct Seen {
     vector: Option<u32>,
-    fault: Option<(u64, bool, bool)>,
     invalid: bool,
+    /// An access outside RAM: page tables gone wild.
+    lost: bool,
 }
 
 const GPR: [R; 16] = [
@@ -139,16 +166,67 @@ fn xmm(n: usize) -> i32 {
     R::XMM0 as i32 + n as i32
 }
 
+/// Unicorn's `uc_x86_mmr`: GDTR, IDTR, LDTR, TR.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct Table {
+    selector: u16,
+    base: u64,
+    limit: u32,
+    flags: u32,
+}
+
+/// Unicorn's `uc_x86_msr`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct Msr {
+    number: u32,
+    value: u64,
+}
+
+fn fail(error: uc_error) -> String {
+    format!("unicorn: {error:?}")
+}
+
+fn set_table(engine: &Unicorn<'_, Seen>, register: R, table: Table) -> Result<(), String> {
+    // SAFETY: these registers are written from a `uc_x86_mmr`, which `Table` is.
+    let result = unsafe { sys::uc_reg_write(engine.get_handle(), register as i32, (&raw const table).cast()) };
+    if result == uc_error::OK { Ok(()) } else { Err(fail(result)) }
+}
+
+fn table(engine: &Unicorn<'_, Seen>, register: R) -> Result<Table, String> {
+    let mut table = Table::default();
+    // SAFETY: these registers are read into a `uc_x86_mmr`, which `Table` is.
+    let result = unsafe { sys::uc_reg_read(engine.get_handle(), register as i32, (&raw mut table).cast()) };
+    if result == uc_error::OK { Ok(table) } else { Err(fail(result)) }
+}
+
+fn set_msr(engine: &Unicorn<'_, Seen>, number: u32, value: u64) -> Result<(), String> {
+    let msr = Msr { number, value };
+    // SAFETY: MSR is written from a `uc_x86_msr`, which `Msr` is.
+    let result = unsafe { sys::uc_reg_write(engine.get_handle(), R::MSR as i32, (&raw const msr).cast()) };
+    if result == uc_error::OK { Ok(()) } else { Err(fail(result)) }
+}
+
+fn msr(engine: &Unicorn<'_, Seen>, number: u32) -> Result<u64, String> {
+    let mut msr = Msr { number, value: 0 };
+    // SAFETY: MSR is read into a `uc_x86_msr`, which `Msr` is.
+    let result = unsafe { sys::uc_reg_read(engine.get_handle(), R::MSR as i32, (&raw mut msr).cast()) };
+    if result == uc_error::OK { Ok(msr.value) } else { Err(fail(result)) }
+}
+
 impl Uni {
+    /// A machine with the memory of `ours` before a case: the same page tables, descriptor tables and addresses.
+    ///
     /// # Errors
     /// Unicorn's own, as text.
-    pub fn new() -> Result<Uni, String> {
-        let fail = |error| format!("unicorn: {error:?}");
+    pub fn new(ours: &Ours) -> Result<Uni, String> {
+        let image = ours.image().to_vec();
         let mut uc = Unicorn::new_with_data(Arch::X86, Mode::MODE_64, Seen::default()).map_err(fail)?;
-        uc.mem_map(CODE, CODE_BYTES, Prot::READ | Prot::EXEC).map_err(fail)?;
-        uc.mem_map(DATA, DATA_WRITABLE, Prot::READ | Prot::WRITE).map_err(fail)?;
-        uc.mem_map(DATA + DATA_WRITABLE, DATA_BYTES - DATA_WRITABLE, Prot::READ).map_err(fail)?;
-        uc.mem_map(STACK, STACK_BYTES, Prot::READ | Prot::WRITE).map_err(fail)?;
+        // Before anything else: the model has SMEP, SMAP, FSGSBASE and XSAVE.
+        uc.ctl_set_cpu_model(X86CpuModel::EPYC as i32).map_err(fail)?;
+        uc.mem_map(0, MEMORY, Prot::ALL).map_err(fail)?;
+        uc.mem_write(0, &image).map_err(fail)?;
         uc.add_intr_hook(|uc, vector| {
             uc.get_data_mut().vector = Some(vector);
             // Nothing to do if it has stopped already.
@@ -160,14 +238,29 @@ impl Uni {
             false
         })
         .map_err(fail)?;
-        uc.add_mem_hook(HookType::MEM_INVALID, 1, 0, |uc, kind, address, _, _| {
-            let write = matches!(kind, MemType::WRITE_UNMAPPED | MemType::WRITE_PROT);
-            let present = matches!(kind, MemType::WRITE_PROT | MemType::READ_PROT | MemType::FETCH_PROT);
-            uc.get_data_mut().fault = Some((address, write, present));
+        uc.add_mem_hook(HookType::MEM_UNMAPPED, 1, 0, |uc, _, _, _, _| {
+            uc.get_data_mut().lost = true;
             false
         })
         .map_err(fail)?;
-        Ok(Uni(uc))
+        let sys = ours.base();
+        set_msr(&uc, 0xc000_0080, sys.efer)?;
+        uc.reg_write(R::CR3, sys.cr3).map_err(fail)?;
+        uc.reg_write(R::CR4, sys.cr4).map_err(fail)?;
+        uc.reg_write(R::CR0, sys.cr0).map_err(fail)?;
+        uc.reg_write(R::DR6, sys.dr6).map_err(fail)?;
+        uc.reg_write(R::DR7, sys.dr7).map_err(fail)?;
+        let table = |base: u64, limit: u16| Table { base, limit: u32::from(limit), ..Table::default() };
+        set_table(&uc, R::GDTR, table(sys.gdtr.base, sys.gdtr.limit))?;
+        set_table(&uc, R::IDTR, table(sys.idtr.base, sys.idtr.limit))?;
+        set_table(&uc, R::LDTR, Table::default())?;
+        set_table(&uc, R::TR, Table { selector: 0x38, base: TSS, limit: 0x67, flags: 0x8b00 })?;
+        uc.reg_write(R::CS, 0x08).map_err(fail)?;
+        for register in [R::SS, R::DS, R::ES, R::FS, R::GS] {
+            uc.reg_write(register, 0x10).map_err(fail)?;
+        }
+        let clean = uc.context_init().map_err(fail)?;
+        Ok(Uni { engine: uc, clean, image, without: None })
     }
 
     /// Runs a case; [`End::Unknown`] where a known fault of unicorn's applies.
@@ -175,56 +268,78 @@ impl Uni {
     /// # Errors
     /// Unicorn's own, as text.
     pub fn run(&mut self, case: &Case, bytes: &[u8], memory: &[u8; MEMORY_BYTES]) -> Result<Outcome, String> {
-        let fail = |error| format!("unicorn: {error:?}");
         let mut out = Outcome {
             end: End::Unknown,
             gpr: [0; 16],
             rip: 0,
             rflags: 0,
             xmm: [0; 16],
+            upper: [0; 16],
             mxcsr: 0,
             x87: case.start.x87,
             memory: Box::new(*memory),
+            system: Vec::new(),
         };
-        if KNOWN.iter().any(|known| (known.applies)(case)) {
+        if KNOWN.iter().enumerate().any(|(index, known)| self.without != Some(index) && (known.applies)(case)) {
             return Ok(out);
         }
-        let uc = &mut self.0;
+        let uc = &mut self.engine;
+        uc.context_restore(&self.clean).map_err(fail)?;
         *uc.get_data_mut() = Seen::default();
+        for at in [TABLE, PHYS_SYSTEM] {
+            uc.mem_write(at, &self.image[at as usize..at as usize + 0x1000]).map_err(fail)?;
+        }
+        for (entry, rights) in page_entries(&case.setting) {
+            uc.mem_write(entry, &rights.to_le_bytes()).map_err(fail)?;
+        }
         let (arena, stack) = memory.split_at(DATA_BYTES as usize);
-        uc.mem_write(CODE, &[0xcc; CODE_BYTES as usize]).map_err(fail)?;
-        uc.mem_write(case.origin, bytes).map_err(fail)?;
-        uc.mem_write(DATA, arena).map_err(fail)?;
-        uc.mem_write(STACK, stack).map_err(fail)?;
-        uc.ctl_flush_tb().map_err(fail)?;
+        uc.mem_write(PHYS_CODE, &[0xcc; CODE_BYTES as usize]).map_err(fail)?;
+        uc.mem_write(PHYS_CODE + case.origin - CODE, bytes).map_err(fail)?;
+        uc.mem_write(PHYS_DATA, arena).map_err(fail)?;
+        uc.mem_write(PHYS_STACK, stack).map_err(fail)?;
         for (register, value) in GPR.iter().zip(case.start.gpr) {
             uc.reg_write(*register, value).map_err(fail)?;
         }
-        uc.reg_write(R::RFLAGS, case.start.rflags).map_err(fail)?;
         uc.reg_write(R::MXCSR, u64::from(case.start.mxcsr)).map_err(fail)?;
         for (n, value) in case.start.xmm.iter().enumerate() {
             uc.reg_write_long(xmm(n), &value.to_le_bytes()).map_err(fail)?;
         }
-        let end = case.origin + bytes.len() as u64 - 1;
-        let result = uc.emu_start(case.origin, end, 0, 20_000);
+        let (cr0, cr4) = (uc.reg_read(R::CR0).map_err(fail)?, uc.reg_read(R::CR4).map_err(fail)?);
+        uc.reg_write(R::CR4, cr4 ^ case.setting.cr4).map_err(fail)?;
+        uc.reg_write(R::CR0, cr0 ^ case.setting.cr0).map_err(fail)?;
+        let begin = if case.ring == Ring::User {
+            for register in [R::DS, R::ES, R::FS, R::GS] {
+                uc.reg_write(register, 0x2b).map_err(fail)?;
+            }
+            // RIP, CS, RFLAGS, RSP, SS, on the stack of the handlers.
+            let frame = [case.origin, 0x33, case.start.rflags, case.start.gpr[4], 0x2b];
+            let at = HANDLER_STACK_TOP - 40;
+            for (index, value) in frame.iter().enumerate() {
+                uc.mem_write(at - SYSTEM + PHYS_SYSTEM + 8 * index as u64, &value.to_le_bytes()).map_err(fail)?;
+            }
+            uc.reg_write(R::RSP, at).map_err(fail)?;
+            uc.reg_write(R::RFLAGS, 2).map_err(fail)?;
+            RETURN
+        } else {
+            uc.reg_write(R::RFLAGS, case.start.rflags).map_err(fail)?;
+            case.origin
+        };
+        uc.ctl_flush_tb().map_err(fail)?;
+        uc.ctl_flush_tlb().map_err(fail)?;
+        // What it returns says less than the hooks did.
+        uc.emu_start(begin, 0, 0, 20_000).ok();
         out.rip = uc.reg_read(R::RIP).map_err(fail)?;
         let seen = std::mem::take(uc.get_data_mut());
-        out.end = match (seen.vector, seen.fault, seen.invalid, result) {
-            (_, _, true, _) => End::Fault { vector: 6, code: 0, address: 0 },
-            (_, Some((address, write, present)), ..) => {
-                // Only the first byte is known, and non-canonical addresses look like any other.
-                if !(-0x8000_0000_0000..0x8000_0000_0000).contains(&(address as i64)) {
-                    End::Unknown
-                } else {
-                    End::Fault { vector: 14, code: u32::from(present) | u32::from(write) << 1, address }
-                }
+        let cr2 = uc.reg_read(R::CR2).map_err(fail)?;
+        out.end = match (seen.vector, seen.invalid) {
+            _ if seen.lost => End::Unknown,
+            (_, true) => End::Fault { vector: 6, code: 0, address: 0 },
+            // Error codes are not reported.
+            (Some(vector), _) if vector < 32 => End::Fault { vector: vector as u8, code: 0, address: if vector == 14 { cr2 } else { 0 } },
+            _ => {
+                // Too many instructions, or something that unicorn leaves to its embedder.
+                End::Unknown
             }
-            (Some(vector), ..) if vector < 32 => End::Fault { vector: vector as u8, code: 0, address: 0 },
-            (None, None, false, Ok(())) if out.rip == end => {
-                out.rip += 1;
-                End::Fault { vector: 3, code: 0, address: 0 }
-            }
-            _ => End::Unknown,
         };
         for (register, slot) in GPR.iter().zip(&mut out.gpr) {
             *slot = uc.reg_read(*register).map_err(fail)?;
@@ -237,8 +352,66 @@ impl Uni {
             *slot = u128::from_le_bytes(value);
         }
         let (arena, stack) = out.memory.split_at_mut(DATA_BYTES as usize);
-        uc.mem_read(DATA, arena).map_err(fail)?;
-        uc.mem_read(STACK, stack).map_err(fail)?;
+        uc.mem_read(PHYS_DATA, arena).map_err(fail)?;
+        uc.mem_read(PHYS_STACK, stack).map_err(fail)?;
+        out.system = self.system()?;
+        Ok(out)
+    }
+
+    /// What [`Ours`] calls by the same names, in the same order.
+    fn system(&mut self) -> Result<Vec<(&'static str, u64)>, String> {
+        const REGISTERS: [(&str, R); 16] = [
+            ("cr0", R::CR0),
+            ("cr2", R::CR2),
+            ("cr3", R::CR3),
+            ("cr4", R::CR4),
+            ("dr0", R::DR0),
+            ("dr1", R::DR1),
+            ("dr2", R::DR2),
+            ("dr3", R::DR3),
+            ("dr6", R::DR6),
+            ("dr7", R::DR7),
+            ("es", R::ES),
+            ("cs", R::CS),
+            ("ss", R::SS),
+            ("ds", R::DS),
+            ("fs", R::FS),
+            ("gs", R::GS),
+        ];
+        const MSRS: [(&str, u32); 12] = [
+            ("fs base", 0xc000_0100),
+            ("gs base", 0xc000_0101),
+            ("kernel gs base", 0xc000_0102),
+            ("efer", 0xc000_0080),
+            ("star", 0xc000_0081),
+            ("lstar", 0xc000_0082),
+            ("cstar", 0xc000_0083),
+            ("sfmask", 0xc000_0084),
+            ("pat", 0x277),
+            ("sysenter cs", 0x174),
+            ("sysenter esp", 0x175),
+            ("sysenter eip", 0x176),
+        ];
+        let mut out = Vec::with_capacity(40);
+        for (name, register) in REGISTERS {
+            // Selectors come as 16 bits in a place of 64.
+            out.push((name, self.engine.reg_read(register).map_err(fail)?));
+        }
+        for (name, number) in MSRS {
+            out.push((name, msr(&self.engine, number)?));
+        }
+        for (base, limit, register) in [("gdtr base", "gdtr limit", R::GDTR), ("idtr base", "idtr limit", R::IDTR)] {
+            let table = table(&self.engine, register)?;
+            out.push((base, table.base));
+            out.push((limit, u64::from(table.limit)));
+        }
+        out.push(("ldtr", u64::from(table(&self.engine, R::LDTR)?.selector)));
+        out.push(("tr", u64::from(table(&self.engine, R::TR)?.selector)));
+        for ((at, _), name) in page_entries(&crate::setting::Setting::default()).into_iter().zip(["page 0", "page 1", "page 2", "stack page"]) {
+            let mut entry = [0; 8];
+            self.engine.mem_read(at, &mut entry).map_err(fail)?;
+            out.push((name, u64::from_le_bytes(entry)));
+        }
         Ok(out)
     }
 }

@@ -7,7 +7,7 @@ use sim_cpu_oracle::generate::{CODES, HOST_CODES};
 
 fn plan(judge: Judge, count: u64) -> Plan {
     let codes = if judge == Judge::Host { HOST_CODES.clone() } else { CODES.clone() };
-    Plan { judge, first_seed: 1, count, codes, reports_max: 5, slice: u64::MAX, planted: None }
+    Plan { judge, first_seed: 1, count, codes, reports_max: 5, slice: u64::MAX, without: None, planted: None }
 }
 
 fn main() -> std::process::ExitCode {

@@ -294,6 +294,10 @@ impl Core {
         if sys.cr0 & cr0::AM != 0 && self.flags_rest & rflags::AC != 0 && sys.cpl == 3 {
             bits |= mode::ALIGN;
         }
+        if bits & !self.mode & mode::ALIGN != 0 {
+            // Alignment is checked in the slow path only, which makes no fast tags meanwhile.
+            self.tlb.drop_all_fast();
+        }
         self.mode = bits;
         self.pcid = if sys.cr4 & cr4::PCIDE != 0 { (sys.cr3 & 0xfff) as u16 } else { 0 };
         self.update_view();
@@ -561,12 +565,13 @@ impl Core {
 
     /// Reads any number of bytes (x87 and XSAVE images). Nothing is seen of a partial read.
     pub fn read_bytes(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, address: u64, out: &mut [u8]) -> Result<(), Fault> {
+        self.check_place(op, address, out.len() as u64)?;
         let mut done = 0usize;
         while done < out.len() {
             let left = (out.len() - done) as u64;
             let at = address.wrapping_add(done as u64);
             let step = [8u64, 4, 2, 1].into_iter().find(|&size| size <= left && at & 0xfff <= 4096 - size).unwrap_or(1);
-            let value = self.load_slow(m, b, op, at, step)?;
+            let value = self.load_part(m, b, op, at, step)?;
             out[done..done + step as usize].copy_from_slice(&value.to_le_bytes()[..step as usize]);
             done += step as usize;
         }
@@ -583,7 +588,7 @@ impl Core {
             let step = [8u64, 4, 2, 1].into_iter().find(|&size| size <= left && at & 0xfff <= 4096 - size).unwrap_or(1);
             let mut word = [0; 8];
             word[..step as usize].copy_from_slice(&bytes[done..done + step as usize]);
-            self.store_slow(m, b, op, at, step, u64::from_le_bytes(word))?;
+            self.store_part(m, b, op, at, step, u64::from_le_bytes(word))?;
             done += step as usize;
         }
         Ok(())

@@ -378,7 +378,7 @@ impl Core {
 
     /// Gives the page of `address` its fast tags, as far as its leaf permits.
     fn set_fast(&mut self, m: &GuestMemory, address: u64, leaf: u64, view: usize, write: bool) {
-        if leaf & LEAF_RAM == 0 || (!self.watches.is_empty() && self.watched(address)) {
+        if leaf & LEAF_RAM == 0 || self.mode & mode::ALIGN != 0 || (!self.watches.is_empty() && self.watched(address)) {
             return;
         }
         let index = tlb::index(address);
@@ -403,9 +403,27 @@ impl Core {
         Err(self.raise_code(vector, 0))
     }
 
-    fn check_align(&mut self, address: u64, size: u64) -> Result<(), Fault> {
-        if self.mode & mode::ALIGN != 0 && size.is_power_of_two() && address & (size - 1) != 0 {
-            return Err(self.raise_code(vector::AC, 0));
+    /// What is checked of an address before its pages: canonical, then aligned.
+    pub fn check_place(&mut self, op: &Op, address: u64, size: u64) -> Result<(), Fault> {
+        self.check_canonical(op, address, size)?;
+        self.check_align(address, size)
+    }
+
+    /// #AC for an operand that is not on its own boundary, which comes before a page fault (APM vol. 2 §8.2.16; SDM vol. 3 table 6-7).
+    pub fn check_align(&mut self, address: u64, size: u64) -> Result<(), Fault> {
+        if self.mode & mode::ALIGN != 0 {
+            let boundary = match size {
+                // Extended precision and packed decimal numbers.
+                10 => 8,
+                // Environments and images of the x87, in 16-bit form and in 32-bit form.
+                14 | 94 => 2,
+                28 | 108 => 4,
+                1 | 2 | 4 | 8 | 16 => size,
+                _ => 1,
+            };
+            if address & (boundary - 1) != 0 {
+                return Err(self.raise_code(vector::AC, 0));
+            }
         }
         Ok(())
     }
@@ -430,8 +448,12 @@ impl Core {
     #[cold]
     #[inline(never)]
     pub fn load_slow(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, address: u64, size: u64) -> Result<u64, Fault> {
-        self.check_canonical(op, address, size)?;
-        self.check_align(address, size)?;
+        self.check_place(op, address, size)?;
+        self.load_part(m, b, op, address, size)
+    }
+
+    /// A load whose place has been checked, as part of something larger.
+    pub fn load_part(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, address: u64, size: u64) -> Result<u64, Fault> {
         let view = self.view / ENTRIES;
         if !self.watches.is_empty() {
             // Translated first, so that a faulting access hits nothing.
@@ -476,10 +498,7 @@ impl Core {
 
     /// Checks that `size` bytes may be written, filling the TLB, without writing.
     pub fn check_write(&mut self, m: &mut GuestMemory, _b: &mut dyn CpuBus, op: &Op, address: u64, size: u64) -> Result<(), Fault> {
-        self.check_canonical(op, address, size)?;
-        if size <= 8 {
-            self.check_align(address, size)?;
-        }
+        self.check_place(op, address, size)?;
         let view = self.view / ENTRIES;
         let mut at = address;
         let last = address.wrapping_add(size - 1);
@@ -497,8 +516,12 @@ impl Core {
     #[cold]
     #[inline(never)]
     pub fn store_slow(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, address: u64, size: u64, value: u64) -> Result<(), Fault> {
-        self.check_canonical(op, address, size)?;
-        self.check_align(address, size)?;
+        self.check_place(op, address, size)?;
+        self.store_part(m, b, op, address, size, value)
+    }
+
+    /// A store whose place has been checked, as part of something larger.
+    pub fn store_part(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, address: u64, size: u64, value: u64) -> Result<(), Fault> {
         let view = self.view / ENTRIES;
         self.store_view(m, b, op, address, size, value, view)?;
         if !self.watches.is_empty() {

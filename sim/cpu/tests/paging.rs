@@ -31,6 +31,14 @@ fn stacked(machine: &Machine, index: u64) -> u64 {
     machine.memory.read_u64(machine.gpr(RSP) + 8 * index, 8).expect("the stack is in RAM")
 }
 
+fn to_user(state: &mut sim_cpu::CpuState) {
+    state.sys.cpl = 3;
+    state.sys.seg[sim_cpu::CS].selector = 0x33;
+    state.sys.seg[sim_cpu::CS].attr |= 3 << 5;
+    state.sys.seg[sim_cpu::SS].selector = 0x3b;
+    state.sys.seg[sim_cpu::SS].attr |= 3 << 5;
+}
+
 /// The vector whose handler the machine halted in.
 fn vector(machine: &Machine) -> u64 {
     (machine.cpu.rip() - HANDLERS - 1) / 16
@@ -140,11 +148,7 @@ fn page_fault_error_codes() {
         machine.change(|state| {
             state.sys.efer |= 1 << 11;
             if user {
-                state.sys.cpl = 3;
-                state.sys.seg[sim_cpu::CS].selector = 0x33;
-                state.sys.seg[sim_cpu::CS].attr |= 3 << 5;
-                state.sys.seg[sim_cpu::SS].selector = 0x3b;
-                state.sys.seg[sim_cpu::SS].attr |= 3 << 5;
+                to_user(state);
             }
         });
         assert_eq!(machine.run(100), Stop::Halted);
@@ -424,4 +428,54 @@ fn saved_state_comes_back() {
     let state = machine.cpu.state();
     let payload = sim_core::Payload::decode(&state.save().encode()).expect("what was saved can be read");
     assert_eq!(sim_cpu::CpuState::load(&payload).as_ref(), Ok(&state));
+}
+
+/// Found by the oracle: a page that had been used before AC came on was not checked any more, and a whole operand has one boundary.
+#[test]
+fn alignment_is_checked_on_pages_in_use() {
+    type Build = fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>;
+    let cases: [(Build, Option<u64>); 6] = [
+        (|a| a.mov(eax, dword_ptr(DATA + 1)), Some(17)),
+        (|a| a.mov(dword_ptr(DATA + 4), eax), None),
+        (|a| a.push(rax).and_then(|()| a.add(rsp, 3)).and_then(|()| a.push(rax)), Some(17)),
+        // Sixteen bytes of an instruction that asks for no alignment without AC.
+        (|a| a.movdqu(xmmword_ptr(DATA + 8), xmm0), Some(17)),
+        (|a| a.fld(tword_ptr(DATA + 8)), None),
+        // Not canonical comes first, absent comes later.
+        (|a| a.mov(rcx, 0x8000_0000_0000_0001_u64).and_then(|()| a.mov(eax, dword_ptr(rcx))), Some(13)),
+    ];
+    for (index, (build, expected)) in cases.into_iter().enumerate() {
+        let mut machine = Machine::long();
+        halt_on_exceptions(&mut machine);
+        machine.code(CODE, |a| {
+            a.mov(rax, qword_ptr(DATA))?;
+            a.mov(qword_ptr(DATA), rax)?;
+            a.push(0x4_0202)?;
+            a.popfq()?;
+            build(a)?;
+            a.int3()
+        });
+        machine.change(|state| {
+            to_user(state);
+            state.sys.cr0 |= sim_cpu::cr0::AM;
+        });
+        assert_eq!(machine.run(100), Stop::Halted);
+        assert_eq!(vector(&machine), expected.unwrap_or(3), "case {index}");
+    }
+}
+
+/// Found by the oracle: bits of the control word that do not exist came back from an image.
+#[test]
+fn fxrstor_loads_the_control_word_as_fldcw_does() {
+    let mut machine = Machine::long();
+    machine.memory.write_u64(DATA, 8, 0xe0b8).expect("RAM");
+    machine.memory.write_u64(DATA + 24, 8, 0x1f80).expect("RAM");
+    machine.code(CODE, |a| {
+        a.fxrstor(ptr(DATA))?;
+        a.fnstcw(word_ptr(DATA + 0x800))?;
+        a.movzx(eax, word_ptr(DATA + 0x800))?;
+        a.hlt()
+    });
+    assert_eq!(machine.run(100), Stop::Halted);
+    assert_eq!(machine.gpr(RAX), 0x0078);
 }

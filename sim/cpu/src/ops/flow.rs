@@ -288,6 +288,7 @@ fn enter_steps(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, s
     c.set_sp(c.r[RSP].wrapping_sub(bytes));
     // The last byte of the new frame must be writable.
     let address = c.linear_at(SS, c.r[RSP] & mask, size as u64, true)?;
+    c.check_align(address, size as u64)?;
     c.check_write(m, b, &stack, address, 1)?;
     match size {
         2 => set::<2>(c, RBP as u8, frame),

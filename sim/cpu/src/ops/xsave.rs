@@ -81,7 +81,8 @@ impl Core {
     fn take_x87(&mut self, bytes: &[u8], wide: bool) {
         let size = if wide { 8 } else { 4 };
         let mut x87 = X87 {
-            control: fetch(bytes, 0, 2) as u16,
+            // Bits that do not exist read as FLDCW leaves them (seen on AMD's processors; SDM vol. 1 §8.1.5).
+            control: fetch(bytes, 0, 2) as u16 & 0x1f7f | 0x40,
             status: fetch(bytes, 2, 2) as u16,
             in_use: bytes[4],
             opcode: fetch(bytes, 6, 2) as u16 & 0x7ff,
