@@ -15,11 +15,13 @@ mod capsule;
 mod context;
 mod differences;
 mod explore;
+mod explore_table;
 mod gdb;
 mod goldens;
 mod image;
 mod list;
 mod run;
+mod snap;
 mod test;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -85,7 +87,10 @@ enum Verb {
     /// Repeats the run of a capsule, bit for bit.
     #[command(after_help = "Example:\n  cargo orrery replay out/shares/failure.capsule")]
     Replay(capsule::ReplayArgs),
-    /// Stands in gdb at the failure of a capsule; what was before can be gone back to.
+    /// Saves the machine of a scenario or a capsule as it is at a point in time.
+    #[command(after_help = "Examples:\n  cargo orrery snap zones/tools --at print:login\n  cargo orrery snap out/shares/failure.capsule -o there.snap\n\nThe file can be given to open, boot and diff, on any host.")]
+    Snap(snap::SnapArgs),
+    /// Stands in gdb at the failure of a capsule, or at a snapshot; what was before in a capsule's run can be gone back to.
     #[command(after_help = "Examples:\n  cargo orrery open out/shares/failure.capsule      then, in another terminal, the line it prints\n  cargo orrery open out/shares/failure.capsule --at 1.5s")]
     Open(capsule::OpenArgs),
     /// Makes an ISO image that boots under BIOS and UEFI.
@@ -166,7 +171,7 @@ fn main() -> ExitCode {
         Verb::Bench(args) => bench::bench(&args),
         Verb::Pool(args) => pool_cli::run(&args).map_err(|error| {
             eprintln!("orrery pool: {error}");
-            Failure::Status(1)
+            Failure::Status(error.status())
         }),
         Verb::Campaign(args) => campaign::campaign(&args),
         Verb::Build(args) => context::build(&args),
@@ -176,6 +181,7 @@ fn main() -> ExitCode {
         Verb::Explore(args) => explore::explore(&args),
         Verb::Merge(args) => explore::merge(&args),
         Verb::Replay(args) => capsule::replay(&args),
+        Verb::Snap(args) => snap::snap(&args),
         Verb::Open(args) => capsule::open(&args),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "orrery", &mut std::io::stdout());

@@ -9,7 +9,8 @@ use pool_dmu::edit::EditError;
 use pool_dmu::{ScanKind, Store};
 use pool_spa::Layout;
 
-use crate::list::{human, print, vdevs};
+use crate::list::{print, vdevs};
+use pool_dmu::human;
 use crate::write::{now, parse_layout, parse_size};
 use crate::{Failure, image};
 

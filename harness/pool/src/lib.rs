@@ -17,6 +17,7 @@ mod image;
 mod list;
 mod scrub;
 mod write;
+mod zfs;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -38,7 +39,11 @@ Examples:
   orrery pool create tank mirror a.img b.img --size 256M
   orrery pool zfs-create -d a.img -d b.img tank/home
   orrery pool put -r -d a.img -d b.img SRC tank/home /   copy files in
-  orrery pool snapshot -d a.img -d b.img tank/home@monday";
+  orrery pool snapshot -d a.img -d b.img tank/home@monday
+  orrery pool zfs -d DIR list -t all -o name,used,refer,origin tank
+  orrery pool zfs -d DIR get -H -o value compression tank/home
+  orrery pool zfs -d DIR clone tank/home@monday tank/try
+  orrery pool zfs -d DIR destroy -r tank/try";
 
 /// ZFS pools on image files: look into them, make them, put files in.
 #[derive(Debug, Args)]
@@ -142,6 +147,13 @@ enum Verb {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// The subcommands of zfs(8): `zfs -d DIR list -t all tank`.
+    Zfs {
+        #[command(flatten)]
+        devices: Devices,
+        #[command(subcommand)]
+        verb: zfs::Zfs,
+    },
     /// Makes a file system.
     ZfsCreate {
         #[command(flatten)]
@@ -241,6 +253,8 @@ pub enum Failure {
     Create(pool_spa::CreateError),
     /// Asked for something that does not fit, for example a file from a volume.
     Request(String),
+    /// Words that make no sense to the verb.
+    Usage(String),
     /// The verb did all it could and printed what is damaged.
     Damaged,
 }
@@ -253,13 +267,21 @@ impl fmt::Display for Failure {
             Self::Pool(what, error) => write!(f, "{what}: {error}"),
             Self::Change(what, error) => write!(f, "{what}: {error}"),
             Self::Create(error) => error.fmt(f),
-            Self::Request(what) => f.write_str(what),
+            Self::Request(what) | Self::Usage(what) => f.write_str(what),
             Self::Damaged => write!(f, "damage was found; see above"),
         }
     }
 }
 
 impl std::error::Error for Failure {}
+
+impl Failure {
+    /// Exit status of the verb: 2 for words that make no sense, 1 for all else.
+    #[must_use]
+    pub const fn status(&self) -> u8 {
+        if matches!(self, Self::Usage(_)) { 2 } else { 1 }
+    }
+}
 
 /// Carries a verb out.
 ///
@@ -282,6 +304,7 @@ pub fn run(args: &PoolArgs) -> Result<(), Failure> {
             files::cp(&devices.pool(Some(pool_of(dataset)))?, dataset, path, target, *recursive)
         }
         Verb::Create { name, layout, size, ashift, force, seed } => write::create(name, layout, size, *ashift, *force, *seed),
+        Verb::Zfs { devices, verb } => zfs::run(devices, verb),
         Verb::ZfsCreate { devices, dataset } => write::zfs_create(devices.store(dataset)?, dataset),
         Verb::Snapshot { devices, snapshot } => write::snapshot(devices.store(snapshot)?, snapshot),
         Verb::Put { devices, source, dataset, path, recursive } => write::put(devices.store(dataset)?, source, dataset, path, *recursive),
@@ -301,7 +324,7 @@ pub fn run(args: &PoolArgs) -> Result<(), Failure> {
 
 /// The pool's part of a dataset name.
 fn pool_of(dataset: &str) -> &str {
-    dataset.split(['/', '@']).next().unwrap_or(dataset)
+    dataset.split(['/', '@', '#']).next().unwrap_or(dataset)
 }
 
 impl Devices {
@@ -320,6 +343,11 @@ impl Devices {
             eprintln!("note: {records} records of intent logs were replayed");
         }
         Ok(store)
+    }
+    /// A store that is looked at and never committed; logs are not replayed into it.
+    fn store_for_reading(&self, dataset: &str) -> Result<pool_dmu::Store, Failure> {
+        let pool = self.pool(Some(pool_of(dataset)))?;
+        pool_dmu::Store::open(pool, write::random(Some(0))?).map_err(|error| Failure::Change(dataset.into(), error))
     }
     fn pool(&self, wanted: Option<&str>) -> Result<Pool, Failure> {
         Pool::import(self.open()?, wanted).map_err(Failure::Import)

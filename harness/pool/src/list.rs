@@ -3,39 +3,10 @@
 use std::io::Write;
 
 use kif::BlockDev;
-use pool_dmu::{DatasetKind, Datasets, Source};
+use pool_dmu::{DatasetKind, Datasets, Source, human};
 use pool_spa::{Pool, VdevStatus};
 
 use crate::Failure;
-
-const UNITS: [&str; 7] = ["B", "K", "M", "G", "T", "P", "E"];
-
-/// A size as `zfs` prints it: three significant digits and a unit of 1024.
-pub fn human(bytes: u64) -> String {
-    let (mut unit, mut scale) = (0, 1_u64);
-    while bytes / scale >= 1024 && unit + 1 < UNITS.len() {
-        unit += 1;
-        scale *= 1024;
-    }
-    if unit == 0 {
-        return format!("{bytes}B");
-    }
-    let whole = bytes / scale;
-    let digits = match whole {
-        0..10 => 2,
-        10..100 => 1,
-        _ => 0,
-    };
-    let ten = 10_u64.pow(digits);
-    let scaled = u128::from(bytes) * u128::from(ten) / u128::from(scale);
-    let text = if digits == 0 {
-        scaled.to_string()
-    } else {
-        format!("{}.{:0width$}", scaled / u128::from(ten), scaled % u128::from(ten), width = digits as usize)
-    };
-    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_string() } else { text };
-    format!("{text}{}", UNITS[unit])
-}
 
 fn state_name(state: u64) -> &'static str {
     match state {
@@ -46,7 +17,6 @@ fn state_name(state: u64) -> &'static str {
     }
 }
 
-/// Prints to standard output; a closed pipe ends quietly.
 pub fn print(text: &str) -> Result<(), Failure> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Host("standard output".into(), error)),
@@ -158,11 +128,11 @@ pub fn properties(pool: &Pool, dataset: &str) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::human;
+    use pool_dmu::human;
 
     #[test]
     fn sizes_print_as_zfs_prints_them() {
-        for (bytes, text) in [(0, "0B"), (1023, "1023B"), (1024, "1K"), (229_376, "224K"), (14_680_064, "14M"), (1_510_000, "1.44M"), (u64::MAX, "15.9E")] {
+        for (bytes, text) in [(0, "0B"), (1023, "1023B"), (1024, "1K"), (229_376, "224K"), (14_680_064, "14M"), (1_510_000, "1.44M"), (u64::MAX, "16.0E")] {
             assert_eq!(human(bytes), text);
         }
     }

@@ -6,7 +6,8 @@ use pool_phys::blkptr::BlockPointer;
 use pool_spa::{Pool, Scrubbed};
 
 use crate::Failure;
-use crate::list::{human, print, vdevs};
+use crate::list::{print, vdevs};
+use pool_dmu::human;
 
 pub fn scrub(pool: &Pool) -> Result<(), Failure> {
     let about = |error| Failure::Pool(pool.name().into(), error);

@@ -355,6 +355,22 @@ impl Store {
         self.commit(now)
     }
 
+    /// Names of the clones of a snapshot (`dataset@name`).
+    ///
+    /// # Errors
+    /// Not found, unreadable, malformed.
+    pub fn clones(&self, snapshot: &str) -> Result<Vec<String>, EditError> {
+        self.clones_of(self.find_snapshot(snapshot)?)?.into_iter().map(|clone| self.dataset_name(clone)).collect()
+    }
+
+    /// A dataset and all below it, by name.
+    ///
+    /// # Errors
+    /// Not found, unreadable, malformed.
+    pub fn datasets_below(&self, dataset: &str) -> Result<Vec<String>, EditError> {
+        Ok(self.visible_tree(dataset)?.into_iter().map(|(name, _)| name).collect())
+    }
+
     /// Snapshots from `first` to `last` of a dataset, both included: what `dataset@first%last` names.
     ///
     /// # Errors

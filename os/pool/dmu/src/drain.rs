@@ -25,7 +25,7 @@ use crate::lists::list;
 use crate::store::{OBJECT_DIRECTORY, Store, places};
 
 /// Blocks freed with one commit.
-const FREES_PER_TXG: u64 = 16 << 10;
+pub(crate) const FREES_PER_TXG: u64 = 16 << 10;
 /// Pointers of a list freed at a time.
 const BATCH: u64 = 1024;
 /// Object type of the tree list, and the size of its entries.
@@ -194,6 +194,11 @@ impl Store {
         Ok(())
     }
 
+    /// How many blocks of what was destroyed are freed with one commit.
+    pub const fn set_frees_per_txg(&mut self, blocks: u64) {
+        self.frees_per_txg = if blocks == 0 { 1 } else { blocks };
+    }
+
     fn has_waiting(&self) -> Result<bool, EditError> {
         let free = self.peek_bonus(self.doomed()?)?;
         Ok(word(&free, list::COUNT) + word(&free, list::SUBLIST_COUNT) > 0 || self.number_in(OBJECT_DIRECTORY, "bptree_obj")?.is_some())
@@ -248,7 +253,7 @@ impl Store {
 
     /// Frees some of what waits, as part of a commit. What cannot be read waits on.
     pub(crate) fn drain_step(&mut self) {
-        self.drain_stuck = self.drain_some(FREES_PER_TXG).is_err();
+        self.drain_stuck = self.drain_some(self.frees_per_txg).is_err();
     }
 
     fn drain_some(&mut self, mut budget: u64) -> Result<(), EditError> {

@@ -25,13 +25,25 @@ pub(crate) const ASYNC_DESTROY: Feature = Feature { guid: "com.delphix:async_des
 pub(crate) const EXTENSIBLE_DATASET: Feature = Feature { guid: "com.delphix:extensible_dataset", text: "Enhanced dataset functionality, used by other features.", read: true };
 /// Counts the datasets that have bookmarks.
 pub(crate) const BOOKMARKS: Feature = Feature { guid: "com.delphix:bookmarks", text: "\"zfs bookmark\" command", read: false };
+/// Counts the places that refer to the one list that stands for all empty ones. We make no such places.
+pub(crate) const EMPTY_BPOBJ: Feature = Feature { guid: "com.delphix:empty_bpobj", text: "Snapshots use less space.", read: false };
 pub(crate) const HOLE_BIRTH: &str = "com.delphix:hole_birth";
 
 /// Features of pools we make, with the count they begin with.
 const OURS: [(Feature, u64); 4] = [(LZ4, 1), (ASYNC_DESTROY, 0), (EXTENSIBLE_DATASET, 0), (BOOKMARKS, 0)];
 /// Features that may be active in a pool we write.
-pub(crate) const WRITABLE: [&str; 7] =
-    [LZ4.guid, ASYNC_DESTROY.guid, EXTENSIBLE_DATASET.guid, BOOKMARKS.guid, HOLE_BIRTH, "com.delphix:embedded_data", "com.delphix:spacemap_histogram"];
+pub(crate) const WRITABLE: [&str; 9] = [
+    LZ4.guid,
+    ASYNC_DESTROY.guid,
+    EXTENSIBLE_DATASET.guid,
+    BOOKMARKS.guid,
+    EMPTY_BPOBJ.guid,
+    HOLE_BIRTH,
+    "com.delphix:embedded_data",
+    "com.delphix:spacemap_histogram",
+    // Only says when other features were enabled.
+    "com.delphix:enabled_txg",
+];
 
 const fn table_name(feature: &Feature) -> &'static str {
     if feature.read { "features_for_read" } else { "features_for_write" }

@@ -47,7 +47,7 @@ pub mod zap_edit;
 
 pub use datasets::{DatasetInfo, DatasetKind, Datasets, Property, Source};
 pub use holds::Bookmark;
-pub use props::{Shown, full_name, human, parse_property, parse_size};
+pub use props::{Shown, date, full_name, human, is_number, is_property, parse_property, parse_size};
 pub use quota::SpaceUse;
 pub use accounting::check_space;
 pub use check::{Checked, Fault, check};

@@ -15,6 +15,7 @@ use pool_phys::blkptr::{self, BlockPointer};
 use crate::Error;
 use crate::dsl::{Space, put, shift, signed, word};
 use crate::edit::EditError;
+use crate::features::EMPTY_BPOBJ;
 use crate::store::{OBJECT_DIRECTORY, Store};
 
 const BPOBJ: u8 = 5;
@@ -55,6 +56,32 @@ impl Store {
         Ok(number)
     }
 
+    /// The list that stands for all empty ones in pools with the feature `empty_bpobj`; 0: there is none.
+    fn empty_list(&self) -> Result<u64, EditError> {
+        Ok(self.number_in(OBJECT_DIRECTORY, "empty_bpobj")?.unwrap_or(0))
+    }
+
+    /// One place less refers to the list that stands for all empty ones; with the last it goes.
+    fn leave_empty_list(&mut self, empty: u64) -> Result<(), EditError> {
+        self.count_feature(&EMPTY_BPOBJ, -1)?;
+        if self.feature(&EMPTY_BPOBJ)? == Some(0) {
+            self.remove_name(OBJECT_DIRECTORY, "empty_bpobj")?;
+            self.free_object(empty)?;
+        }
+        Ok(())
+    }
+
+    /// The list of `key` in a deadlist, for appending to it: one of its own.
+    fn own_list(&mut self, deadlist: u64, key: u64, list: u64) -> Result<u64, EditError> {
+        if list != self.empty_list()? {
+            return Ok(list);
+        }
+        let own = self.bpobj()?;
+        self.set_number(deadlist, &format!("{key:x}"), own)?;
+        self.leave_empty_list(list)?;
+        Ok(own)
+    }
+
     /// (key, list) of a deadlist, by rising key.
     pub(crate) fn lists_of(&self, deadlist: u64) -> Result<Vec<(u64, u64)>, EditError> {
         let mut out = Vec::new();
@@ -83,6 +110,9 @@ impl Store {
     }
 
     fn free_list(&mut self, list: u64) -> Result<(), EditError> {
+        if list == self.empty_list()? {
+            return self.leave_empty_list(list);
+        }
         for sub in self.sublists(list)? {
             self.free_list(sub)?;
         }
@@ -124,12 +154,13 @@ impl Store {
 
     /// Puts all of deadlist `from`, which goes, into `into`.
     pub(crate) fn merge_deadlist(&mut self, into: u64, from: u64) -> Result<(), EditError> {
-        let targets = self.lists_of(into)?;
         for (key, list) in self.lists_of(from)? {
             let space = self.list_space(list)?;
+            let targets = self.lists_of(into)?;
             let target = targets.iter().rev().find(|(own, _)| *own <= key).or(targets.first());
-            let (_, target) = target.ok_or(FormatError::new("deadlist", "has no list", into))?;
-            self.enqueue(*target, list)?;
+            let (target_key, target) = *target.ok_or(FormatError::new("deadlist", "has no list", into))?;
+            let target = self.own_list(into, target_key, target)?;
+            self.enqueue(target, list)?;
             space.shift(self.bonus(into)?, 0);
         }
         self.free_object(from)
@@ -139,8 +170,9 @@ impl Store {
     pub(crate) fn deadlist_forget(&mut self, deadlist: u64, key: u64) -> Result<(), EditError> {
         let lists = self.lists_of(deadlist)?;
         let Some(index) = lists.iter().position(|(own, _)| *own == key) else { return Ok(()) };
-        let Some((_, before)) = index.checked_sub(1).and_then(|before| lists.get(before)) else { return Ok(()) };
-        self.enqueue(*before, lists[index].1)?;
+        let Some((before_key, before)) = index.checked_sub(1).and_then(|before| lists.get(before)).copied() else { return Ok(()) };
+        let before = self.own_list(deadlist, before_key, before)?;
+        self.enqueue(before, lists[index].1)?;
         self.remove_name(deadlist, &format!("{key:x}")).map(drop)
     }
 
@@ -189,6 +221,9 @@ impl Store {
 
     /// Appends list `sub`, which is nobody else's any more, to `list`. Its sublists become those of `list`: lists nest one deep.
     pub(crate) fn enqueue(&mut self, list: u64, sub: u64) -> Result<(), EditError> {
+        if sub == self.empty_list()? {
+            return self.leave_empty_list(sub);
+        }
         let below = self.sublists(sub)?;
         let mut inner = Space::default();
         for sub in &below {
@@ -243,14 +278,15 @@ impl Store {
     /// Puts blocks that a snapshot still holds into a head's deadlist.
     pub(crate) fn bury(&mut self, deadlist: u64, dead: &[(BlockPointer, u64)]) -> Result<(), EditError> {
         let lists = self.lists_of(deadlist)?;
-        let mut by_list: BTreeMap<u64, Vec<(BlockPointer, u64)>> = BTreeMap::new();
+        let mut by_list: BTreeMap<(u64, u64), Vec<(BlockPointer, u64)>> = BTreeMap::new();
         for (pointer, deflated) in dead {
-            let list = lists.iter().rev().find(|(key, _)| *key < pointer.birth).map(|(_, list)| *list);
+            let list = lists.iter().rev().find(|(key, _)| *key < pointer.birth).copied();
             let list = list.ok_or(FormatError::new("deadlist", "no key below a block's birth", pointer.birth))?;
             by_list.entry(list).or_default().push((pointer.clone(), *deflated));
         }
-        for (list, pointers) in &by_list {
-            self.append_bpobj(*list, pointers)?;
+        for ((key, list), pointers) in &by_list {
+            let list = self.own_list(deadlist, *key, *list)?;
+            self.append_bpobj(list, pointers)?;
         }
         let header = self.bonus(deadlist)?;
         for (pointer, deflated) in dead {

@@ -169,6 +169,20 @@ pub fn full_name(name: &str) -> &str {
     }
 }
 
+/// True for a property or fact that `zfs get` knows.
+#[must_use]
+pub fn is_property(name: &str) -> bool {
+    name == "name" || ORDER.contains(&name)
+}
+
+/// True for what is a number, and stands to the right in a column.
+#[must_use]
+pub fn is_number(name: &str) -> bool {
+    let facts = ["used", "available", "referenced", "compressratio", "refcompressratio", "createtxg", "guid", "objsetid", "written", "userrefs", "volsize", "volblocksize", "version"];
+    let form = row(name).map(|row| row.form);
+    facts.contains(&name) || name.starts_with("usedby") || name.starts_with("logical") || matches!(form, Some(Form::Size | Form::Count | Form::Power(..)))
+}
+
 /// Bytes for people, as OpenZFS writes them: three digits and a suffix.
 #[must_use]
 pub fn human(bytes: u64) -> String {
@@ -301,7 +315,8 @@ fn source_text(source: &Source) -> String {
 }
 
 /// A UTC time as `zfs get creation` writes it.
-fn date(seconds: u64) -> String {
+#[must_use]
+pub fn date(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms": years begin in March.
     let shifted = days + 719_468;
@@ -468,6 +483,23 @@ impl Datasets<'_> {
         }
         out.sort();
         Ok(out)
+    }
+
+    /// The value that a received stream brought for a property, whatever hides it.
+    ///
+    /// # Errors
+    /// Unreadable, malformed.
+    pub fn received(&self, info: &DatasetInfo, name: &str) -> Result<Option<String>, Error> {
+        if info.kind == DatasetKind::Snapshot {
+            return Ok(None);
+        }
+        let table = word(&self.words(info.dir)?, dir::PROPS);
+        let Some(entry) = self.one(table, &format!("{name}$recvd"))? else { return Ok(None) };
+        let word = match row(name).map(|row| row.form) {
+            Some(Form::Words(values)) => values.iter().find(|(value, _)| entry.number() == Some(*value)).map(|(_, word)| (*word).to_string()),
+            _ => None,
+        };
+        Ok(Some(word.unwrap_or_else(|| text_of(&entry))))
     }
 
     /// All that `zfs get all` shows of a dataset, user properties last.

@@ -93,6 +93,8 @@ pub struct Store {
     pub(crate) limits: Limits,
     /// Blocks could not be freed in the last txg; their list waits for better times.
     pub(crate) drain_stuck: bool,
+    /// Blocks of what was destroyed that are freed with one commit.
+    pub(crate) frees_per_txg: u64,
     /// Change of the MOS's size in the last txg, not yet accounted.
     mos_space: Space,
     /// State to write into the labels with the next commit.
@@ -141,6 +143,7 @@ impl Store {
             suspended: false,
             limits: Limits::default(),
             drain_stuck: false,
+            frees_per_txg: crate::drain::FREES_PER_TXG,
             mos_space: Space::default(),
             state: Some(0),
             holes_have_births: false,
@@ -218,6 +221,7 @@ impl Store {
             suspended: false,
             limits: Limits::default(),
             drain_stuck: false,
+            frees_per_txg: crate::drain::FREES_PER_TXG,
             mos_space: Space::default(),
             state,
             holes_have_births: features.iter().any(|(name, count, _)| *count > 0 && name == HOLE_BIRTH),
