@@ -9,13 +9,14 @@
 //! dataset, path and block, and the exit status is 1. Usage errors exit with 2.
 //!
 //! # Limits
-//! No `send` and `receive` yet. Writing needs enough devices of each vdev and a pool whose features we can write.
+//! Writing needs enough devices of each vdev and a pool whose features we can write.
 
 mod device;
 mod files;
 mod image;
 mod list;
 mod scrub;
+mod stream;
 mod write;
 mod zfs;
 
@@ -43,7 +44,10 @@ Examples:
   orrery pool zfs -d DIR list -t all -o name,used,refer,origin tank
   orrery pool zfs -d DIR get -H -o value compression tank/home
   orrery pool zfs -d DIR clone tank/home@monday tank/try
-  orrery pool zfs -d DIR destroy -r tank/try";
+  orrery pool zfs -d DIR destroy -r tank/try
+  orrery pool zfs -d DIR send -c -i @sunday tank/home@monday >step.zfs
+  orrery pool zfs -d DIR receive -s backup/home <step.zfs
+  orrery pool stream dump step.zfs";
 
 /// ZFS pools on image files: look into them, make them, put files in.
 #[derive(Debug, Args)]
@@ -154,6 +158,11 @@ enum Verb {
         #[command(subcommand)]
         verb: zfs::Zfs,
     },
+    /// Looks into send streams.
+    Stream {
+        #[command(subcommand)]
+        verb: stream::Stream,
+    },
     /// Makes a file system.
     ZfsCreate {
         #[command(flatten)]
@@ -249,6 +258,8 @@ pub enum Failure {
     Pool(String, pool_dmu::Error),
     /// A change to the pool: its name, and why it was not made.
     Change(String, pool_dmu::edit::EditError),
+    /// A stream: what it is of, and what is wrong with it and where.
+    Stream(String, pool_stream::StreamError),
     /// A pool that could not be made.
     Create(pool_spa::CreateError),
     /// Asked for something that does not fit, for example a file from a volume.
@@ -266,6 +277,7 @@ impl fmt::Display for Failure {
             Self::Import(error) => error.fmt(f),
             Self::Pool(what, error) => write!(f, "{what}: {error}"),
             Self::Change(what, error) => write!(f, "{what}: {error}"),
+            Self::Stream(what, error) => write!(f, "{what}: {error}"),
             Self::Create(error) => error.fmt(f),
             Self::Request(what) | Self::Usage(what) => f.write_str(what),
             Self::Damaged => write!(f, "damage was found; see above"),
@@ -304,6 +316,7 @@ pub fn run(args: &PoolArgs) -> Result<(), Failure> {
             files::cp(&devices.pool(Some(pool_of(dataset)))?, dataset, path, target, *recursive)
         }
         Verb::Create { name, layout, size, ashift, force, seed } => write::create(name, layout, size, *ashift, *force, *seed),
+        Verb::Stream { verb } => stream::dump(verb),
         Verb::Zfs { devices, verb } => zfs::run(devices, verb),
         Verb::ZfsCreate { devices, dataset } => write::zfs_create(devices.store(dataset)?, dataset),
         Verb::Snapshot { devices, snapshot } => write::snapshot(devices.store(snapshot)?, snapshot),

@@ -32,6 +32,11 @@ pub struct Reach {
 
 #[derive(Debug, Subcommand)]
 pub enum Zfs {
+    /// Writes a snapshot, or what changed since another, as a stream.
+    Send(crate::stream::SendArgs),
+    /// Takes a stream in.
+    #[command(visible_alias = "recv")]
+    Receive(crate::stream::ReceiveArgs),
     /// Lists datasets: NAME USED AVAIL REFER MOUNTPOINT.
     List {
         #[command(flatten)]
@@ -207,6 +212,8 @@ pub enum Zfs {
 /// Carries a subcommand out.
 pub fn run(devices: &Devices, verb: &Zfs) -> Result<(), Failure> {
     match verb {
+        Zfs::Send(args) => crate::stream::send(devices, args),
+        Zfs::Receive(args) => crate::stream::receive(devices, args),
         Zfs::List { reach, scripted, parsable, columns, sort, sort_down, datasets } => {
             let first = datasets.first().map(|name| pool_of(name));
             let order = sort.as_deref().map(|name| (name, false)).or(sort_down.as_deref().map(|name| (name, true)));
@@ -233,7 +240,7 @@ fn change(devices: &Devices, verb: &Zfs) -> Result<(), Failure> {
         Zfs::Rollback { snapshot, .. } | Zfs::Clone { snapshot, .. } | Zfs::Bookmark { snapshot, .. } => snapshot,
         Zfs::Rename { from, .. } => from,
         Zfs::Hold { snapshots, .. } | Zfs::Release { snapshots, .. } => &snapshots[0],
-        Zfs::List { .. } | Zfs::Get { .. } | Zfs::Holds { .. } => return Ok(()),
+        Zfs::List { .. } | Zfs::Get { .. } | Zfs::Holds { .. } | Zfs::Send(_) | Zfs::Receive(_) => return Ok(()),
     };
     let mut store = devices.store(name)?;
     let seconds = now();
@@ -317,7 +324,7 @@ fn change(devices: &Devices, verb: &Zfs) -> Result<(), Failure> {
             store.release(&names.iter().map(String::as_str).collect::<Vec<_>>(), tag, seconds).map_err(about)?;
         }
         Zfs::Bookmark { snapshot, bookmark } => store.bookmark(snapshot, bookmark, seconds).map_err(|error| Failure::Change(bookmark.clone(), error))?,
-        Zfs::List { .. } | Zfs::Get { .. } | Zfs::Holds { .. } => {}
+        Zfs::List { .. } | Zfs::Get { .. } | Zfs::Holds { .. } | Zfs::Send(_) | Zfs::Receive(_) => {}
     }
     store.export(seconds).map_err(about)
 }
