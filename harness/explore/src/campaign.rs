@@ -57,6 +57,13 @@ pub struct Outcome {
     pub wrong: Option<String>,
 }
 
+impl Outcome {
+    /// What went wrong, without where: the words before a colon.
+    pub fn kind(&self) -> &str {
+        self.wrong.as_deref().unwrap_or_default().split(':').next().unwrap_or_default()
+    }
+}
+
 /// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Progress {
@@ -81,16 +88,16 @@ pub struct Summary {
     pub fresh: u64,
     pub seconds: f64,
     pub cores: usize,
+    /// Ticks of those trials.
+    pub ticks: u64,
 }
 
 impl Summary {
-    /// How often each thing went wrong.
-    pub fn kinds(&self) -> BTreeMap<String, u64> {
-        let mut kinds = BTreeMap::new();
+    /// What went wrong, by kind, in order of plans.
+    pub fn kinds(&self) -> BTreeMap<&str, Vec<&Outcome>> {
+        let mut kinds: BTreeMap<&str, Vec<&Outcome>> = BTreeMap::new();
         for outcome in &self.failing {
-            // The words before a colon say what; the rest says where.
-            let wrong = outcome.wrong.as_deref().unwrap_or_default();
-            *kinds.entry(wrong.split(':').next().unwrap_or_default().to_owned()).or_insert(0) += 1;
+            kinds.entry(outcome.kind()).or_default().push(outcome);
         }
         kinds
     }
@@ -155,6 +162,7 @@ impl Campaign {
         let cores = rayon::current_num_threads();
         let begun = Instant::now();
         let file = Mutex::new(file);
+        let ticks = AtomicU64::new(0);
         let (count, failing) = (AtomicU64::new(0), AtomicU64::new(known.iter().filter(|outcome| outcome.wrong.is_some()).count() as u64));
         // Runs of neighbouring plans for each thread: cuts are made in order of writes.
         let piece = (open.len() / (4 * cores)).clamp(1, 64);
@@ -167,6 +175,7 @@ impl Campaign {
                     let mut outcomes = Vec::new();
                     for plan in plans {
                         let trial = self.guest.attempt(worker, self.reference.as_ref(), plan)?;
+                        ticks.fetch_add(trial.ticks, Ordering::Relaxed);
                         let outcome = Outcome { plan: (*plan).clone(), wrong: trial.wrong };
                         failing.fetch_add(u64::from(outcome.wrong.is_some()), Ordering::Relaxed);
                         append(&file, &outcome).map_err(io)?;
@@ -192,7 +201,7 @@ impl Campaign {
         let wanted: BTreeSet<&Plan> = mine.iter().copied().collect();
         let outcomes = known.into_iter().filter(|outcome| wanted.contains(&outcome.plan)).chain(tried);
         let mut summary = summarise(outcomes, mine.len() as u64);
-        (summary.fresh, summary.seconds, summary.cores) = (fresh, begun.elapsed().as_secs_f64(), cores);
+        (summary.fresh, summary.seconds, summary.cores, summary.ticks) = (fresh, begun.elapsed().as_secs_f64(), cores, ticks.into_inner());
         Ok(summary)
     }
 }

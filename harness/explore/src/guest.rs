@@ -16,6 +16,9 @@ const ENDED: &[u8] = b"@END:";
 /// Most of what a command printed that is kept.
 const OUTPUT_MAX: usize = 1 << 20;
 
+/// Names the failure that a plan adds to the board's faults.
+pub const FAULT_NAME: &str = "explore";
+
 /// What a guest is built from.
 #[derive(Clone, Debug)]
 pub struct Base {
@@ -193,7 +196,9 @@ impl Guest {
                 self.judge(&mut worker.machine, promised)
             }
             Plan::Fault { operation, fault } => {
-                worker.machine.set_faults(&[self.fault(*operation, *fault)?]);
+                let mut faults = self.base.board.faults.clone();
+                faults.push(self.fault(*operation, *fault)?);
+                worker.machine.set_faults(&faults);
                 let mut promises = Vec::new();
                 let ran = command(&mut worker.machine, &self.spec.run, self.spec.patience_s, |_, line| promises.extend(self.promise(line).map(str::to_owned)));
                 let disk = worker.machine.fault_disk(self.spec.disk).map(|disk| disk.inner().fork()).ok_or(ExploreError::Disk(self.spec.disk))?;
@@ -219,13 +224,41 @@ impl Guest {
         Ok(Trial { wrong, ticks: worker.machine.ticks().saturating_sub(begun) })
     }
 
+    /// The failure of a single request, counted from the snapshot on: from power-on the same requests fail by it.
     fn fault(&self, operation: u64, fault: FaultKind) -> Result<Fault, ExploreError> {
         let kind = match fault {
             FaultKind::ReadError => "read-error",
             FaultKind::WriteError => "write-error",
         };
-        let table = FaultTable { name: "explore".to_owned(), kind: kind.to_owned(), disk: Some(self.spec.disk), operation: Some(operation), ..FaultTable::default() };
+        let table = FaultTable {
+            name: FAULT_NAME.to_owned(),
+            kind: kind.to_owned(),
+            disk: Some(self.spec.disk),
+            tick: Some(self.snapshot.ticks()),
+            operation: Some(operation),
+            ..FaultTable::default()
+        };
         Fault::try_from(table).map_err(machine_error)
+    }
+
+    /// The run of a failing request from power-on, with the failure in the board's plan: what a capsule repeats. The machine is left where the command ended.
+    pub fn run_with_fault(&self, operation: u64, fault: FaultKind) -> Result<Machine, ExploreError> {
+        let mut board = self.base.board.clone();
+        board.faults.push(self.fault(operation, fault)?);
+        let base = &self.base;
+        let boot = Boot { kernel: &base.kernel, initrd: base.initrd.as_deref(), append: &base.append, disks: &base.images };
+        let mut machine = Machine::new(&board, &boot).map_err(machine_error)?;
+        machine.replay(self.snapshot.inputs().to_vec());
+        let (ticks, ns) = (self.snapshot.ticks(), self.snapshot.ns());
+        while machine.ticks() < ticks || machine.now_ns() < ns {
+            let until = if machine.ticks() < ticks { Until::ticks(ticks) } else { Until::ns(ns) };
+            let outcome = machine.run(&until);
+            if outcome != Outcome::Deadline {
+                return Err(machine_error(format!("power-on to the prompt: {outcome:?}")));
+            }
+        }
+        command(&mut machine, &self.spec.run, self.spec.patience_s, |_, _| {});
+        Ok(machine)
     }
 
     /// Checks the disk as it is now. What is wrong with it, if anything.

@@ -7,9 +7,11 @@ pub enum Engine {
     Kubernetes,
 }
 
-/// The job file for `shards` tasks. The checkout is on storage that all nodes see; results are written there, and merged when all tasks are over.
-pub fn file(engine: Engine, scenario: &str, shards: u64) -> String {
+/// The job file for `shards` tasks; `more` are further options of `explore`, each with a space before it. The checkout is on storage that all nodes see; results are written there, and merged when all tasks are over.
+pub fn file(engine: Engine, scenario: &str, shards: u64, more: &str) -> String {
     let name: String = scenario.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    // Without --jobs a task uses four processors.
+    let cpus = more.split(" --jobs ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or("4");
     match engine {
         // sbatch(1): the array's tasks are numbered by SLURM_ARRAY_TASK_ID.
         Engine::Slurm => format!(
@@ -18,12 +20,13 @@ pub fn file(engine: Engine, scenario: &str, shards: u64) -> String {
 #SBATCH --job-name=explore-{name}
 #SBATCH --array=1-{shards}
 #SBATCH --ntasks=1
-#SBATCH --cpus-per-task=4
+#SBATCH --cpus-per-task={cpus}
 #SBATCH --requeue
 set -eu
 cd \"${{SLURM_SUBMIT_DIR:-.}}\"
-exec cargo orrery explore {scenario} --shard \"$SLURM_ARRAY_TASK_ID/{shards}\" --jobs \"${{SLURM_CPUS_PER_TASK:-1}}\"
-"
+exec cargo orrery explore {scenario} --shard \"$SLURM_ARRAY_TASK_ID/{shards}\"{}
+",
+            if more.contains(" --jobs ") { more.to_owned() } else { format!(" --jobs \"${{SLURM_CPUS_PER_TASK:-1}}\"{more}") }
         ),
         // An indexed job numbers its pods from 0 in JOB_COMPLETION_INDEX.
         Engine::Kubernetes => format!(
@@ -45,9 +48,9 @@ spec:
           image: orrery   # Debian with a Rust toolchain; ./run --setup installs the rest
           workingDir: /orrery
           command: [\"/bin/sh\", \"-c\"]
-          args: [\"exec cargo orrery explore {scenario} --shard $((JOB_COMPLETION_INDEX + 1))/{shards}\"]
+          args: [\"exec cargo orrery explore {scenario} --shard $((JOB_COMPLETION_INDEX + 1))/{shards}{more}\"]
           resources:
-            requests: {{ cpu: \"4\", memory: 4Gi }}
+            requests: {{ cpu: \"{cpus}\", memory: 4Gi }}
           volumeMounts:
             - {{ name: checkout, mountPath: /orrery }}
       volumes:
@@ -64,9 +67,9 @@ mod tests {
 
     #[test]
     fn job_files_name_every_shard() {
-        let slurm = file(Engine::Slurm, "linux/race", 8);
-        assert!(slurm.starts_with("#!/bin/sh\n") && slurm.contains("--array=1-8") && slurm.contains("--shard \"$SLURM_ARRAY_TASK_ID/8\""));
-        let kubernetes = file(Engine::Kubernetes, "linux/race", 8);
-        assert!(kubernetes.contains("name: explore-linux-race") && kubernetes.contains("completions: 8") && kubernetes.contains("+ 1))/8"));
+        let slurm = file(Engine::Slurm, "linux/race", 8, "");
+        assert!(slurm.starts_with("#!/bin/sh\n") && slurm.contains("--array=1-8") && slurm.contains("--shard \"$SLURM_ARRAY_TASK_ID/8\" --jobs \"${SLURM_CPUS_PER_TASK:-1}\"\n"));
+        let kubernetes = file(Engine::Kubernetes, "linux/race", 8, " --jobs 2 --chaos");
+        assert!(kubernetes.contains("name: explore-linux-race") && kubernetes.contains("completions: 8") && kubernetes.contains("+ 1))/8 --jobs 2 --chaos") && kubernetes.contains("cpu: \"2\""));
     }
 }

@@ -9,7 +9,8 @@
 //! subset, or parts of writes. That disk is swapped into the snapshot of the booted guest, which mounts and checks it: whatever was promised before write n must be
 //! found. A promise that was printed after write n - 1 and before write n counts at n: the power was on when it was made.
 //!
-//! *Failures of single requests.* The n-th request fails once; the disk as it is afterwards is checked in the same way.
+//! *Failures of single requests.* The n-th request fails once; the disk as it is afterwards is checked in the same way. Requests are counted from the snapshot's tick on, so the
+//! same failure stands in the board's plan from power-on where a capsule repeats it.
 //!
 //! *Interleavings.* The vCPUs take turns by another seed, adversarially with `chaos`; a line that begins as `bug` says is a bug found.
 //!
@@ -38,6 +39,6 @@ pub mod shrink;
 pub mod spec;
 
 pub use campaign::{Campaign, Outcome, Progress, Shard, Summary, merge};
-pub use guest::{Base, ExploreError, Guest, Reference, Trial};
+pub use guest::{Base, ExploreError, FAULT_NAME, Guest, Reference, Trial};
 pub use plan::{Lost, Plan};
 pub use spec::Spec;

@@ -10,9 +10,9 @@ use crate::plan::{Lost, Plan};
 /// Trials that shrinking may cost.
 const TRIALS_MAX: u32 = 80;
 
-/// Shrinks the first of the failing plans. `None`: there is none.
-pub fn smallest(campaign: &Campaign, failing: &[Outcome]) -> Result<Option<Outcome>, ExploreError> {
-    let Some(first) = failing.iter().min_by_key(|outcome| rank(&outcome.plan)) else { return Ok(None) };
+/// Shrinks the first of plans that fail in the same way. `None`: there is none.
+pub fn smallest(campaign: &Campaign, failing: &[&Outcome]) -> Result<Option<Outcome>, ExploreError> {
+    let Some(first) = failing.iter().copied().min_by_key(|outcome| rank(&outcome.plan)) else { return Ok(None) };
     let Plan::Cut { write, lost } = &first.plan else { return Ok(Some(first.clone())) };
     let Some(reference) = &campaign.reference else { return Ok(Some(first.clone())) };
     if matches!(lost, Lost::Nothing | Lost::These(_)) {
@@ -22,7 +22,8 @@ pub fn smallest(campaign: &Campaign, failing: &[Outcome]) -> Result<Option<Outco
     let mut trials = 0;
     let mut best = first.clone();
     let mut set = reference.cuts.unflushed_writes(*write);
-    if let Some(outcome) = fails(campaign, &mut worker, *write, &set, &mut trials)? {
+    let mut fails = |candidate: &[u64], trials: &mut u32| fails(campaign, &mut worker, *write, candidate, first.kind(), trials);
+    if let Some(outcome) = fails(&set, &mut trials)? {
         best = outcome;
     } else {
         // What fails here is losing a part and keeping the rest.
@@ -37,7 +38,7 @@ pub fn smallest(campaign: &Campaign, failing: &[Outcome]) -> Result<Option<Outco
             let rest: Vec<u64> = set.iter().copied().filter(|write| !part.contains(write)).collect();
             for candidate in [part, rest] {
                 if smaller.is_none() && !candidate.is_empty() && candidate.len() < set.len() && trials < TRIALS_MAX {
-                    smaller = fails(campaign, &mut worker, *write, &candidate, &mut trials)?.map(|outcome| (candidate, outcome));
+                    smaller = fails(&candidate, &mut trials)?.map(|outcome| (candidate, outcome));
                 }
             }
             if smaller.is_some() {
@@ -75,9 +76,10 @@ fn rank(plan: &Plan) -> (u64, u8) {
     }
 }
 
-fn fails(campaign: &Campaign, worker: &mut Worker, write: u64, lost: &[u64], trials: &mut u32) -> Result<Option<Outcome>, ExploreError> {
+/// Tries to lose these writes: whether that fails in the way that is looked for.
+fn fails(campaign: &Campaign, worker: &mut Worker, write: u64, lost: &[u64], kind: &str, trials: &mut u32) -> Result<Option<Outcome>, ExploreError> {
     *trials += 1;
     let plan = Plan::Cut { write, lost: Lost::These(lost.to_vec()) };
     let trial = campaign.guest.attempt(worker, campaign.reference.as_ref(), &plan)?;
-    Ok(trial.wrong.map(|wrong| Outcome { plan, wrong: Some(wrong) }))
+    Ok(Some(Outcome { plan, wrong: trial.wrong }).filter(|outcome| outcome.wrong.is_some() && outcome.kind() == kind))
 }

@@ -14,6 +14,7 @@ use crate::context::Context;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use runner::sim::Cuts;
 use sim_board::{Board, Boot, Disk, DiskModel, Machine, NicModel, NicSpec, Outcome, Port, Until};
+use sim_snap::FileKind;
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -29,7 +30,7 @@ const IDLE_NS: u64 = 30_000_000_000;
 
 #[derive(clap::Args)]
 pub struct BootArgs {
-    /// A PVH, Multiboot or bzImage kernel. Nothing: our own, with the live root.
+    /// A PVH, Multiboot or bzImage kernel, or a snapshot to go on from. Nothing: our own, with the live root.
     kernel: Option<PathBuf>,
     /// Initial RAM disk.
     #[arg(long)]
@@ -43,6 +44,9 @@ pub struct BootArgs {
     /// Virtual CPUs.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=32))]
     vcpus: Option<u32>,
+    /// The processor's model: `v2` (x86-64-v2, the default) or `v3` (with AVX, AVX2, FMA, F16C).
+    #[arg(long, value_parser = ["v2", "v3"])]
+    cpu: Option<String>,
     /// RAM in MiB.
     #[arg(long, value_parser = clap::value_parser!(u64).range(16..=65536))]
     mem: Option<u64>,
@@ -180,6 +184,9 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
         None => Board { ram: 512 << 20, ..Board::default() },
     };
     board.vcpus = args.vcpus.unwrap_or(board.vcpus);
+    if let Some(cpu) = &args.cpu {
+        board.cpuid = format!("x86-64-{cpu}");
+    }
     board.ram = args.mem.map_or(board.ram, |mebibytes| mebibytes << 20);
     board.nics.extend(args.nic.iter().map(|&model| NicSpec { model, segment: None, mac: None }));
     board.seed = args.seed.unwrap_or(board.seed);
@@ -194,7 +201,11 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
         disks.push(bytes);
     }
     let boot = Boot { disks: &disks, ..Boot::new(&image, initrd.as_deref(), &append) };
-    let mut machine = Machine::new(&board, &boot).map_err(|error| Failure::Request(format!("{}: {error}", kernel.display())))?;
+    let mut machine = if sim_snap::file::kind_of(&image) == Some(FileKind::Snapshot) {
+        sim_snap::saved::resume(&image).map_err(|error| Failure::Request(format!("{}: {error}", kernel.display())))?
+    } else {
+        Machine::new(&board, &boot).map_err(|error| Failure::Request(format!("{}: {error}", kernel.display())))?
+    };
     let raw = Raw::enter();
     if raw.before.is_some() {
         eprint!("Ctrl-A x leaves the machine.\r\n");

@@ -11,7 +11,7 @@ use runner::{Prepared, Transcript, Verdict};
 use scenario::Scenario;
 use sim_board::{Machine, Outcome, Port, Until};
 use sim_gdb::{Place, Session};
-use sim_snap::Capsule;
+use sim_snap::{Capsule, FileKind};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -27,8 +27,11 @@ pub struct ReplayArgs {
 
 #[derive(clap::Args)]
 pub struct OpenArgs {
-    /// The capsule.
+    /// The capsule, or a snapshot.
     capsule: PathBuf,
+    /// For a snapshot: the kernel's ELF file, for names.
+    #[arg(long)]
+    symbols: Option<PathBuf>,
     /// TCP port on this host; 0 takes a free one.
     #[arg(long, default_value_t = 1234)]
     port: u16,
@@ -86,12 +89,16 @@ pub fn replay(args: &ReplayArgs) -> Result<(), Failure> {
 
 /// The verb `open`.
 pub fn open(args: &OpenArgs) -> Result<(), Failure> {
+    let bytes = std::fs::read(&args.capsule).map_err(Failure::named(&args.capsule))?;
+    if sim_snap::file::kind_of(&bytes) == Some(FileKind::Snapshot) {
+        return open_snapshot(args, &bytes);
+    }
     let capsule = load(&args.capsule)?;
     let wrong = |error: sim_snap::FileError| Failure::Request(format!("{}: {error}", args.capsule.display()));
     let mut machine = capsule.machine().map_err(wrong)?;
     let place = match &args.at {
         Some(text) => place(text)?,
-        None => Place { ticks: capsule.failure.ticks, ns: capsule.failure.ns, console: None },
+        None => point_of_failure(&capsule),
     };
     let symbols = args.capsule.with_extension("kernel");
     std::fs::write(&symbols, &capsule.kernel).map_err(Failure::file(&symbols))?;
@@ -99,19 +106,52 @@ pub fn open(args: &OpenArgs) -> Result<(), Failure> {
     if let Some(plan) = &capsule.plan {
         println!("{}", plan.trim_end());
     }
+    let session = stand(&mut machine, &capsule, &place);
+    for mark in session.marks() {
+        println!("marked, reverse-continue stops there: {mark}");
+    }
+    wait(session, args.port, Some(&symbols))
+}
+
+/// Stands where a snapshot was taken, or further on. There is nothing before it to go back to.
+fn open_snapshot(args: &OpenArgs, bytes: &[u8]) -> Result<(), Failure> {
+    let mut machine = sim_snap::saved::resume(bytes).map_err(|error| Failure::Request(format!("{}: {error}", args.capsule.display())))?;
     let mut session = Session::new(&mut machine);
+    if let Some(symbols) = &args.symbols {
+        session.read_symbols(&std::fs::read(symbols).map_err(Failure::named(symbols))?);
+    }
+    if let Some(text) = &args.at {
+        session.run_to(&place(text)?);
+    }
+    wait(session, args.port, args.symbols.as_deref())
+}
+
+/// A session of gdb at a point of a capsule's run. Where its power cut lost writes, those are marked.
+pub fn stand<'m>(machine: &'m mut Machine, capsule: &Capsule, place: &Place) -> Session<'m> {
+    let mut session = Session::new(machine);
     session.read_symbols(&capsule.kernel);
-    session.run_to(&place);
-    wait(session, args.port, &symbols)
+    session.run_to(place);
+    if let Some((disk, writes)) = crate::explore::lost_writes(capsule) {
+        for write in writes {
+            session.mark_write(disk, write, ": lost by the power cut");
+        }
+    }
+    session
+}
+
+/// Where a capsule's run failed.
+pub fn point_of_failure(capsule: &Capsule) -> Place {
+    Place { ticks: capsule.failure.ticks, ns: capsule.failure.ns, console: None }
 }
 
 /// Says how to connect, and serves.
-pub fn wait(session: Session<'_>, port: u16, symbols: &Path) -> Result<(), Failure> {
+fn wait(session: Session<'_>, port: u16, symbols: Option<&Path>) -> Result<(), Failure> {
     let listener = TcpListener::bind(("127.0.0.1", port)).map_err(|error| Failure::Host(format!("port {port}: {error}\n   = hint: --port 0 takes a free one")))?;
     let port = listener.local_addr().map_err(|error| Failure::Host(error.to_string()))?.port();
     let (ticks, ns) = session.position();
     println!("The machine stands at tick {ticks}, {:.6} s. In another terminal:\n", ns as f64 / 1e9);
-    println!("    gdb -x gdb/orrery.gdb {} -ex 'target remote :{port}'\n", symbols.display());
+    let symbols = symbols.map(|path| format!("{} ", path.display())).unwrap_or_default();
+    println!("    gdb -x gdb/orrery.gdb {symbols}-ex 'target remote :{port}'\n");
     println!("then for example: backtrace, frames, reverse-continue, reverse-stepi, monitor last-write ADDRESS, monitor help.");
     let ended = sim_gdb::serve_session(session, &listener).map_err(|error| Failure::Host(error.to_string()))?;
     println!("{ended:?}");

@@ -6,13 +6,19 @@ use crate::capsule;
 use crate::context::Context;
 use explore::campaign::Outcome;
 use explore::job::{self, Engine};
-use explore::{Base, Campaign, ExploreError, Guest, Plan, Progress, Shard, Spec, Summary, shrink};
+use explore::{Base, Campaign, ExploreError, FAULT_NAME, Guest, Lost, Plan, Progress, Shard, Spec, Summary, shrink};
+use crate::explore_table as table;
 use serde::{Deserialize, Serialize};
 use sim_snap::Capsule;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+/// Kinds of failures that are shrunk and left as capsules.
+const CAPSULES_MAX: usize = 8;
+/// Seeds that are named.
+const SEEDS_SHOWN: usize = 12;
 
 #[derive(clap::Args)]
 pub struct ExploreArgs {
@@ -36,6 +42,9 @@ pub struct ExploreArgs {
     /// Do not resume: try everything again.
     #[arg(long)]
     fresh: bool,
+    /// Brings the scenario's row in docs/explore.md up to date.
+    #[arg(long)]
+    record: bool,
     /// Print a job file for a batch engine instead, for as many shards as --shards says.
     #[arg(long, value_enum)]
     job: Option<EngineName>,
@@ -85,7 +94,16 @@ pub fn explore(args: &ExploreArgs) -> Result<(), Failure> {
             EngineName::Slurm => Engine::Slurm,
             EngineName::Kubernetes => Engine::Kubernetes,
         };
-        print!("{}", job::file(engine, &scenario.name, args.shards));
+        let mut more = String::new();
+        for (option, value) in [("--jobs", args.jobs.map(|jobs| jobs as u64)), ("--seeds", args.seeds), ("--limit", args.limit)] {
+            if let Some(value) = value {
+                more.push_str(&format!(" {option} {value}"));
+            }
+        }
+        if args.chaos {
+            more.push_str(" --chaos");
+        }
+        print!("{}", job::file(engine, &scenario.name, args.shards, &more));
         return Ok(());
     }
     let Some(table) = &scenario.explore else {
@@ -114,16 +132,27 @@ pub fn explore(args: &ExploreArgs) -> Result<(), Failure> {
     let before = processor_seconds();
     let summary = pool(args.jobs)?.install(|| campaign.run(shard, &results, args.fresh, |progress| line.show(progress))).map_err(failure)?;
     line.finish();
-    show(&scenario.name, &summary, processor_seconds() - before);
-    if let Some(smallest) = shrink::smallest(&campaign, &summary.failing).map_err(failure)? {
-        let path = folder.join("found.capsule");
+    let processor = processor_seconds() - before;
+    show(&scenario.name, &summary, processor);
+    if args.record {
+        let writes = campaign.reference.as_ref().map(|reference| reference.cuts.journal().writes());
+        table::record(&context.root, &scenario.name, writes, &summary, processor)?;
+    }
+    for (kind, failing) in summary.kinds().into_iter().take(CAPSULES_MAX) {
+        let Some(smallest) = shrink::smallest(&campaign, &failing).map_err(failure)? else { continue };
+        let path = folder.join(format!("found-{}.capsule", slug(kind)));
         capsule::write(&context, &pack(&campaign, &smallest, &scenario.name)?, &path)?;
         let shown = path.strip_prefix(&context.root).unwrap_or(&path).display().to_string();
         println!("  smallest: {}\n            {}", smallest.plan, smallest.wrong.as_deref().unwrap_or_default());
         println!("  again, anywhere: cargo orrery replay {shown}\n  in gdb, there:   cargo orrery open {shown}");
-        return Err(Failure::DoesNotHold);
     }
-    Ok(())
+    if summary.failing.is_empty() { Ok(()) } else { Err(Failure::DoesNotHold) }
+}
+
+/// A word for a file's name.
+fn slug(kind: &str) -> String {
+    let words: Vec<&str> = kind.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    words.join("-").to_ascii_lowercase()
 }
 
 /// The verb `merge`.
@@ -148,12 +177,14 @@ fn show(scenario: &str, summary: &Summary, processor: f64) {
     if summary.fresh > 0 {
         let per_minute = summary.fresh as f64 * 60.0 / summary.seconds.max(1e-9);
         let per_core = summary.fresh as f64 * 60.0 / processor.max(1e-9);
-        println!("  {} trials in {:.1} s on {} cores: {per_minute:.0} a minute; {per_core:.0} a minute of a core's time", summary.fresh, summary.seconds, summary.cores);
+        println!("  {} trials in {:.1} s on {} cores: {per_minute:.0} a minute; {per_core:.0} a minute of a core's time, {:.1} M ticks each", summary.fresh, summary.seconds, summary.cores, summary.ticks as f64 / summary.fresh as f64 / 1e6);
     }
-    for (kind, count) in summary.kinds() {
-        let first = summary.failing.iter().find(|outcome| outcome.wrong.as_deref().is_some_and(|wrong| wrong.starts_with(&kind)));
-        let every = summary.tried as f64 / count as f64;
-        println!("  {kind}: {count} times, one in {every:.1}; first: {}", first.map(|outcome| outcome.plan.to_string()).unwrap_or_default());
+    for (kind, failing) in summary.kinds() {
+        println!("  {kind}: {} times, one in {:.1} tried finds it; first: {}", failing.len(), summary.tried as f64 / failing.len() as f64, failing[0].plan);
+        let seeds: Vec<String> = failing.iter().filter_map(|outcome| if let Plan::Turns { seed, .. } = outcome.plan { Some(seed.to_string()) } else { None }).take(SEEDS_SHOWN).collect();
+        if !seeds.is_empty() {
+            println!("    by seed {}{}", seeds.join(", "), if failing.len() > seeds.len() { ", ..." } else { "" });
+        }
     }
 }
 
@@ -163,10 +194,21 @@ fn pack(campaign: &Campaign, outcome: &Outcome, scenario: &str) -> Result<Capsul
     let wrong = outcome.wrong.clone().unwrap_or_default();
     let found = Found { wrong: wrong.clone(), plan: outcome.plan.clone(), explore: campaign.guest.spec.clone() };
     let plan = toml::to_string(&found).map_err(|error| Failure::Host(error.to_string()))?;
+    let mut board = base.board.clone();
     let (inputs, ticks, ns, receipt, point) = match (&outcome.plan, &campaign.reference) {
         (Plan::Cut { write, .. }, Some(reference)) => {
             let point = reference.cuts.point(*write).unwrap_or((reference.ticks, reference.ns));
             (reference.inputs.clone(), reference.ticks, reference.ns, reference.receipt.clone(), point)
+        }
+        (Plan::Fault { operation, fault }, _) => {
+            let mut machine = campaign.guest.run_with_fault(*operation, *fault).map_err(failure)?;
+            board = machine.board().clone();
+            let (ticks, ns) = (machine.ticks(), machine.now_ns());
+            let records = machine.fault_disk(campaign.guest.spec.disk).map(|disk| disk.journal().clone()).unwrap_or_default();
+            // The last fault of the plan is the one that was added.
+            let added = u16::try_from(board.faults.len().saturating_sub(1)).ok();
+            let struck = records.records().find(|record| added.is_some() && record.fault == added).map_or((ticks, ns), |record| (record.ticks, record.ns));
+            (machine.inputs().to_vec(), ticks, ns, machine.receipt(), struck)
         }
         _ => {
             let mut worker = campaign.guest.worker(campaign.reference.as_ref()).map_err(failure)?;
@@ -177,7 +219,7 @@ fn pack(campaign: &Campaign, outcome: &Outcome, scenario: &str) -> Result<Capsul
         }
     };
     Ok(Capsule {
-        board: base.board.clone(),
+        board,
         kernel: base.kernel.clone(),
         initrd: base.initrd.clone(),
         append: base.append.clone(),
@@ -197,15 +239,16 @@ fn pack(campaign: &Campaign, outcome: &Outcome, scenario: &str) -> Result<Capsul
 pub fn again(capsule: &Capsule, plan: &str, disk: Option<&Path>) -> Result<(), Failure> {
     let found: Found = toml::from_str(plan).map_err(|error| Failure::Request(format!("the capsule's plan: {error}")))?;
     println!("{}: {}", capsule.scenario, found.plan);
-    if !matches!(found.plan, Plan::Fault { .. }) {
-        let replayed = capsule.replay().map_err(|error| Failure::Request(error.to_string()))?;
-        println!("receipt {} at tick {}", replayed.receipt, replayed.ticks);
-        if !replayed.same {
-            println!("NOT the same run: recorded was {} at tick {}", capsule.receipt, capsule.ticks);
-            return Err(Failure::DoesNotHold);
-        }
+    let replayed = capsule.replay().map_err(|error| Failure::Request(error.to_string()))?;
+    println!("receipt {} at tick {}", replayed.receipt, replayed.ticks);
+    if !replayed.same {
+        println!("NOT the same run: recorded was {} at tick {}", capsule.receipt, capsule.ticks);
+        return Err(Failure::DoesNotHold);
     }
-    let base = Base { board: capsule.board.clone(), kernel: capsule.kernel.clone(), initrd: capsule.initrd.clone(), append: capsule.append.clone(), images: capsule.images.clone() };
+    let mut board = capsule.board.clone();
+    // The trial adds the failure itself.
+    board.faults.retain(|fault| fault.name != FAULT_NAME);
+    let base = Base { board, kernel: capsule.kernel.clone(), initrd: capsule.initrd.clone(), append: capsule.append.clone(), images: capsule.images.clone() };
     let guest = Guest::boot(base, found.explore).map_err(failure)?;
     let reference = if matches!(found.plan, Plan::Turns { .. }) { None } else { Some(guest.reference().map_err(failure)?) };
     let mut worker = guest.worker(reference.as_ref()).map_err(failure)?;
@@ -225,6 +268,15 @@ pub fn again(capsule: &Capsule, plan: &str, disk: Option<&Path>) -> Result<(), F
     }
     println!("NOT the same failure: recorded was {}", found.wrong);
     Err(Failure::DoesNotHold)
+}
+
+/// The writes that the cut of a capsule loses, if it is of a cut that names them: the disk, and their numbers.
+pub fn lost_writes(capsule: &Capsule) -> Option<(u8, Vec<u64>)> {
+    let found: Found = toml::from_str(capsule.plan.as_deref()?).ok()?;
+    match found.plan {
+        Plan::Cut { lost: Lost::These(writes), .. } => Some((found.explore.disk, writes)),
+        Plan::Cut { .. } | Plan::Fault { .. } | Plan::Turns { .. } => None,
+    }
 }
 
 /// The live line: on a terminal it is redrawn, elsewhere it is a line every ten seconds.

@@ -75,7 +75,7 @@ pub fn gdb(args: &GdbArgs) -> Result<(), Failure> {
 }
 
 /// A machine with a scenario loaded, and its inputs waiting.
-fn machine(context: &Context, wanted: &str, alone: bool) -> Result<(Machine, PathBuf), Failure> {
+pub fn machine(context: &Context, wanted: &str, alone: bool) -> Result<(Machine, PathBuf), Failure> {
     let scenario = context.scenario(wanted)?;
     let bench = context.bench(Profile::Ship, [&scenario])?;
     let prepared = bench.prepare(&scenario, &context.bundle(&scenario.name))?;
@@ -112,23 +112,29 @@ fn read_session(path: &Path) -> Result<Session, Failure> {
 fn replay(context: &Context, path: &Path, args: &GdbArgs) -> Result<(), Failure> {
     let session = read_session(path)?;
     let wanted = args.scenario.as_ref().unwrap_or(&session.scenario);
-    // A capsule is given as its path; it stands at its failure. What Linux it boots has no symbols that gdb could read.
-    let (mut machine, kernel, place) = if wanted.ends_with(".capsule") {
+    // A capsule is given as its path; it stands at its failure.
+    let (mut machine, kernel, capsule) = if wanted.ends_with(".capsule") {
         let capsule = capsule::load(&context.root.join(wanted))?;
         let machine = capsule.machine().map_err(|error| Failure::Request(format!("{wanted}: {error}")))?;
-        (machine, None, sim_gdb::Place { ticks: capsule.failure.ticks, ns: capsule.failure.ns, console: None })
+        // What Linux it boots has no symbols that gdb could read.
+        (machine, None, Some(capsule))
     } else {
         let (machine, kernel) = machine(context, wanted, args.alone)?;
-        (machine, Some(kernel), sim_gdb::Place::default())
+        (machine, Some(kernel), None)
     };
     let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| Failure::Host(error.to_string()))?;
     let port = listener.local_addr().map_err(|error| Failure::Host(error.to_string()))?.port();
     // Before gdb comes: it does not wait for long.
-    let mut session_of_gdb = sim_gdb::Session::new(&mut machine);
-    if let Some(kernel) = &kernel {
-        session_of_gdb.read_symbols(&std::fs::read(kernel).map_err(Failure::file(kernel))?);
-    }
-    session_of_gdb.run_to(&place);
+    let session_of_gdb = match (&capsule, &kernel) {
+        (Some(capsule), _) => capsule::stand(&mut machine, capsule, &capsule::point_of_failure(capsule)),
+        (None, kernel) => {
+            let mut session = sim_gdb::Session::new(&mut machine);
+            if let Some(kernel) = kernel {
+                session.read_symbols(&std::fs::read(kernel).map_err(Failure::file(kernel))?);
+            }
+            session
+        }
+    };
     let mut gdb = Command::new("gdb");
     gdb.current_dir(&context.root).args(["-nx", "-batch", "-q"]).arg("-x").arg("gdb/orrery.gdb").args(&kernel).arg("-ex").arg(format!("target remote :{port}"));
     for command in &session.commands {
