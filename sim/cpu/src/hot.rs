@@ -9,17 +9,18 @@
 //!
 //! # What keeps the indirect-branch cache honest
 //! Going to another page fetches through the TLB, which is state. A unit enters the cache only when its page's translation is in the TLB and permits the
-//! fetch, and is found there only while no entry has left the TLB and mode, privilege and control registers are the same
+//! fetch, and is found there only while that entry (and every other that a unit entered the cache by) is in the TLB and mode, privilege and control registers are the same
 //! ([`sim_translate::Translator::set_context`]): then the interpreter's fetch would hit too, and change nothing.
 
 use crate::block::{Block, Cache, TRANSLATED};
 use crate::core::mode;
+use crate::cpuid::CpuidTable;
 use crate::op::Flow;
 use crate::run::Cpu;
 use crate::state::{FS, GS};
 use crate::tlb::ENTRIES;
 use sim_mem::{GuestMemory, PAGE_SIZE};
-use sim_translate::{Guest, How, Translator, Unavailable, UnitId};
+use sim_translate::{Counts, Guest, How, Translator, Unavailable, UnitId};
 
 /// Runs of a block before it is translated, where nothing else is asked for.
 pub const HOT: u16 = 40;
@@ -39,6 +40,7 @@ pub(crate) struct Hot {
     generation: u64,
     /// Runs of a block before it is translated.
     after: u16,
+    counts: Counts,
 }
 
 /// How translated code came back.
@@ -54,8 +56,10 @@ pub(crate) enum Left {
 impl Hot {
     /// # Errors
     /// The host cannot.
-    pub fn new(after: u16) -> Result<Hot, Unavailable> {
-        Ok(Hot { jit: Translator::new()?, blocks: Vec::new(), units: Vec::new(), generation: 0, after: after.clamp(1, NEVER - 1) })
+    pub fn new(after: u16, table: &CpuidTable) -> Result<Hot, Unavailable> {
+        let bit = |leaf: u32, register: usize, bit: u32| table.get(leaf, 0)[register] >> bit & 1 != 0;
+        let counts = Counts { popcnt: bit(1, 2, 23), tzcnt: bit(7, 1, 3), lzcnt: bit(0x8000_0001, 2, 5) };
+        Ok(Hot { jit: Translator::new()?, blocks: Vec::new(), units: Vec::new(), generation: 0, after: after.clamp(1, NEVER - 1), counts })
     }
 
     /// Forgets all units if the block cache has started over.
@@ -112,7 +116,7 @@ impl Cpu {
         self.flush_blocks();
         match (after, &mut self.hot) {
             (Some(after), Some(hot)) => hot.after = after.clamp(1, NEVER - 1),
-            (Some(after), none) => *none = Some(Box::new(Hot::new(after)?)),
+            (Some(after), none) => *none = Some(Box::new(Hot::new(after, &self.core.config.cpuid)?)),
             (None, hot) => *hot = None,
         }
         Ok(())
@@ -148,7 +152,7 @@ impl Cpu {
         let fit = bits & mode::SIZE == mode::CODE64 && bits & (mode::ALIGN | mode::SINGLE) == 0 && block.flags == 0 && block.valid && block.linear == block.rip;
         let sse = bits & (mode::EM | mode::TS | mode::NO_SSE) == 0;
         let start = (block.linear & 0xfff) as usize;
-        let unit = if fit { hot.jit.translate(block.rip, &m.page(block.page)[start..start + usize::from(block.bytes)], usize::from(block.ticks), sse) } else { None };
+        let unit = if fit { hot.jit.translate(block.rip, &m.page(block.page)[start..start + usize::from(block.bytes)], usize::from(block.ticks), sse, hot.counts) } else { None };
         if hot.blocks.len() <= at as usize {
             hot.blocks.resize(at as usize + 64, (0, None));
         }
@@ -176,6 +180,7 @@ impl Cpu {
             let there = core.cached_fetch(block.linear).and_then(|frame| m.offset_of(frame));
             if there == Some(block.page as usize * PAGE_SIZE as usize) {
                 hot.jit.remember(unit);
+                core.tlb.watch(block.linear);
             }
         }
         let mut flags = core.arith();

@@ -7,7 +7,8 @@ use crate::ops::{IMM, MB, MI, MS, REG, bits, flow, int, nop, run, string, system
 use crate::state::{CS, DS, ES, FS, GS, RBX, SS};
 use crate::cpuid::Features;
 use crate::{exception, fpu, simd, svm, vex};
-use iced_x86::{Code, ConditionCode, CpuidFeature, EncodingKind, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, CpuidFeature, EncodingKind, Instruction, Mnemonic, OpKind, Register};
+use sim_translate::decode::{condition, does_nothing};
 
 /// Builds the operations of one block.
 pub(crate) struct Builder {
@@ -143,28 +144,6 @@ fn shift_kind(mnemonic: Mnemonic) -> Option<u8> {
     })
 }
 
-fn condition_number(condition: ConditionCode) -> Option<u8> {
-    Some(match condition {
-        ConditionCode::o => 0,
-        ConditionCode::no => 1,
-        ConditionCode::b => 2,
-        ConditionCode::ae => 3,
-        ConditionCode::e => 4,
-        ConditionCode::ne => 5,
-        ConditionCode::be => 6,
-        ConditionCode::a => 7,
-        ConditionCode::s => 8,
-        ConditionCode::ns => 9,
-        ConditionCode::p => 10,
-        ConditionCode::np => 11,
-        ConditionCode::l => 12,
-        ConditionCode::ge => 13,
-        ConditionCode::le => 14,
-        ConditionCode::g => 15,
-        ConditionCode::None => return None,
-    })
-}
-
 impl Builder {
     pub fn new(bits: u32, features: Features) -> Builder {
         Builder { bits, features, offset: 0, count: 0, taken: 0, last_alu: None }
@@ -202,11 +181,10 @@ impl Builder {
     /// Fuses a Jcc with the ALU operation before it.
     fn fuse(&mut self, insn: &Instruction, ops: &mut [Op]) -> Option<bool> {
         let last = self.last_alu?;
-        let code = insn.condition_code();
         if !(insn.is_jcc_short_or_near() && self.code64()) {
             return None;
         }
-        let cc = condition_number(code)?;
+        let cc = condition(insn)?;
         let op = ops.last_mut()?;
         let handler = if last.to_memory { int::fused_mem_handler(last.kind, last.size, last.place, cc) } else { int::fused_handler(last.kind, last.size, last.place, cc) }?;
         op.set(handler);
@@ -494,7 +472,7 @@ impl Builder {
                 Self::set_plain(op, flow::enter)
             }
             _ => {
-                let cc = condition_number(insn.condition_code())?;
+                let cc = condition(insn)?;
                 if insn.op_count() == 1 && !insn.is_jcc_short_or_near() && operand_size(insn, 0) == 1 {
                     // SETcc.
                     let place = self.destination(insn, op);
@@ -653,7 +631,7 @@ impl Builder {
                 if !insn.is_jcc_short_or_near() {
                     return None;
                 }
-                let cc = condition_number(insn.condition_code())?;
+                let cc = condition(insn)?;
                 self.taken = insn.near_branch_target();
                 Self::end(op, int::jcc_handler(cc))
             }
@@ -898,21 +876,7 @@ impl Builder {
     fn system(&mut self, insn: &Instruction, op: &mut Op) -> Option<End> {
         let protected = self.bits & mode::PROTECTED != 0;
         Some(match insn.mnemonic() {
-            Mnemonic::Nop
-            | Mnemonic::Endbr32
-            | Mnemonic::Endbr64
-            | Mnemonic::Lfence
-            | Mnemonic::Mfence
-            | Mnemonic::Sfence
-            | Mnemonic::Prefetchnta
-            | Mnemonic::Prefetcht0
-            | Mnemonic::Prefetcht1
-            | Mnemonic::Prefetcht2
-            | Mnemonic::Prefetchw
-            | Mnemonic::Prefetch
-            | Mnemonic::Rdsspd
-            | Mnemonic::Rdsspq
-            | Mnemonic::Reservednop => Self::set(op, run!(nop)),
+            nothing if does_nothing(nothing) => Self::set(op, run!(nop)),
             Mnemonic::Pause => Self::set_plain(op, system::pause),
             Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => {
                 memory_operand(insn, op, self.bits);

@@ -8,13 +8,12 @@ use crate::lower;
 use crate::op::{Flow, Op};
 use crate::svm::{Due, Exit};
 use crate::state::{Activity, CS, CpuState, rflags};
-use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction};
+use iced_x86::{Decoder, DecoderError, FlowControl, Instruction};
 use sim_bus::{Attention, CpuBus, DebugStop, Stop};
 use sim_mem::{GuestMemory, PAGE_SIZE};
+use sim_translate::decode::DECODER_OPTIONS;
 use std::collections::BTreeSet;
 
-/// 0F 18 to 0F 1F with any operand do nothing, as on hardware without the features that took some of them.
-const DECODER_OPTIONS: u32 = DecoderOptions::FORCE_RESERVED_NOP;
 /// DR6 bit for single step.
 const DR6_BS: u64 = 1 << 14;
 
@@ -44,7 +43,7 @@ impl Cpu {
     /// Makes a vCPU in its power-on state.
     pub fn new(config: Config) -> Cpu {
         // A host that lost its translator since it was chosen interprets.
-        let hot = crate::engine::chosen(config.vcpu).and_then(|after| Hot::new(after).ok()).map(Box::new);
+        let hot = crate::engine::chosen(config.vcpu).and_then(|after| Hot::new(after, &config.cpuid).ok()).map(Box::new);
         Cpu {
             core: Core::new(config),
             cache: Cache::new(),
@@ -692,7 +691,7 @@ impl Cpu {
                         }
                         Left::Interpret => {
                             interpret = true;
-                            at = match self.block_at_rip(m, 0) {
+                            at = match self.next_block(m) {
                                 Ok(next) => next,
                                 Err(Fault) => return self.fault(m, b),
                             };

@@ -45,7 +45,10 @@ pub(crate) struct Tlb {
     pub pcid: Box<[u16; ENTRIES]>,
     filled: Vec<u16>,
     large: u32,
-    /// Changes when an entry goes: while it does not, what was found once is found again.
+    /// Entries that somebody relies on ([`Tlb::watch`]).
+    watched: Box<[bool; ENTRIES]>,
+    watching: Vec<u16>,
+    /// Changes when an entry goes that was watched: while it does not, what was found through those once is found again.
     pub generation: u64,
 }
 
@@ -65,6 +68,8 @@ impl Tlb {
             pcid: boxed(0),
             filled: Vec::new(),
             large: 0,
+            watched: boxed(false),
+            watching: Vec::new(),
             // Of no other TLB, since two of them may take turns.
             generation: TLBS.fetch_add(1 << 40, Ordering::Relaxed),
         }
@@ -85,7 +90,9 @@ impl Tlb {
             self.filled.push(index as u16);
         } else {
             let same = self.tag[index] == address & !0xfff | 1 && self.pcid[index] == pcid && (self.leaf[index] ^ leaf) & !LEAF_DIRTY == 0;
-            self.generation += u64::from(!same);
+            if !same {
+                self.went(index);
+            }
             self.large -= u32::from(self.leaf[index] & LEAF_LARGE != 0);
         }
         self.large += u32::from(leaf & LEAF_LARGE != 0);
@@ -99,8 +106,28 @@ impl Tlb {
         self.large -= u32::from(self.leaf[index] & LEAF_LARGE != 0);
         self.tag[index] = 0;
         self.leaf[index] = 0;
-        self.generation += 1;
+        self.went(index);
         self.fast.drop_tags(index);
+    }
+
+    /// Has the generation change when the entry for `address` goes.
+    pub fn watch(&mut self, address: u64) {
+        let index = index(address);
+        if !self.watched[index] {
+            self.watched[index] = true;
+            self.watching.push(index as u16);
+        }
+    }
+
+    /// An entry goes.
+    #[inline]
+    fn went(&mut self, index: usize) {
+        if self.watched[index] {
+            self.generation += 1;
+            for slot in self.watching.drain(..) {
+                self.watched[usize::from(slot)] = false;
+            }
+        }
     }
 
     /// Drops the entries for which `goes(tag, leaf, pcid)` holds.

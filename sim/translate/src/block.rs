@@ -1,10 +1,12 @@
 //! One guest block to host code.
 
+use crate::decode::{DECODER_OPTIONS, condition, does_nothing, is_unaligned};
 use crate::emit::{BUDGET, Emit, Kind, Later, S1, S2, at, at_index, field, resolve};
 use crate::frame;
 use crate::quirks::Quirks;
+use crate::Counts;
 use crate::registers::{host, is_high, number, sized};
-use iced_x86::{Code, ConditionCode, Decoder, DecoderOptions, FlowControl, IcedError, Instruction, InstructionInfoFactory, MemoryOperand, Mnemonic as M, OpAccess, OpKind, Register, RflagsBits};
+use iced_x86::{Code, Decoder, FlowControl, IcedError, Instruction, InstructionInfoFactory, MemoryOperand, Mnemonic as M, OpAccess, OpKind, Register, RflagsBits};
 
 /// What cannot be translated.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ impl From<IcedError> for Unsupported {
 pub(crate) struct Can {
     /// SSE is switched on in the guest.
     pub sse: bool,
+    /// Of the guest's processor.
+    pub counts: Counts,
     pub quirks: Quirks,
     /// ADC forgets its carry: the bug an alarm must find.
     pub spoiled: bool,
@@ -72,7 +76,7 @@ pub(crate) struct Builder<'a> {
 
 /// Decodes and translates up to `count` instructions of `bytes` at `rip`. The result may end before the first one it cannot translate.
 pub(crate) fn translate(info: &mut InstructionInfoFactory, unit: u32, rip: u64, bytes: &[u8], count: usize, can: Can) -> Result<Body, Unsupported> {
-    let mut decoder = Decoder::with_ip(64, bytes, rip, DecoderOptions::FORCE_RESERVED_NOP);
+    let mut decoder = Decoder::with_ip(64, bytes, rip, DECODER_OPTIONS);
     let mut instructions = Vec::with_capacity(count);
     let mut offsets = vec![0u8];
     while instructions.len() < count && decoder.can_decode() {
@@ -106,34 +110,13 @@ const LEA_BYTES: usize = 4;
 /// `mov ecx, code; jmp exit`.
 const DEAD_BYTES: usize = 10;
 
-fn condition(instruction: &Instruction) -> Option<u8> {
-    Some(match instruction.condition_code() {
-        ConditionCode::o => 0,
-        ConditionCode::no => 1,
-        ConditionCode::b => 2,
-        ConditionCode::ae => 3,
-        ConditionCode::e => 4,
-        ConditionCode::ne => 5,
-        ConditionCode::be => 6,
-        ConditionCode::a => 7,
-        ConditionCode::s => 8,
-        ConditionCode::ns => 9,
-        ConditionCode::p => 10,
-        ConditionCode::np => 11,
-        ConditionCode::l => 12,
-        ConditionCode::ge => 13,
-        ConditionCode::le => 14,
-        ConditionCode::g => 15,
-        ConditionCode::None => return None,
-    })
-}
-
 /// Instructions translated as they are, operands replaced.
 fn is_plain(instruction: &Instruction) -> bool {
     match instruction.mnemonic() {
         M::Add | M::Or | M::Adc | M::Sbb | M::And | M::Sub | M::Xor | M::Cmp | M::Test | M::Inc | M::Dec | M::Neg | M::Not => true,
         M::Mov => (0..2).all(|i| instruction.op_kind(i) != OpKind::Register || instruction.op_register(i).is_gpr()),
         M::Movzx | M::Movsx | M::Movsxd | M::Xchg | M::Xadd | M::Cmpxchg => true,
+        M::Popcnt | M::Tzcnt | M::Lzcnt | M::Bsf | M::Bsr => true,
         M::Bswap => instruction.op0_register().size() > 2,
         M::Shl | M::Shr | M::Sar | M::Rol | M::Ror | M::Imul | M::Mul => true,
         M::Cbw | M::Cwde | M::Cdqe | M::Cwd | M::Cdq | M::Cqo | M::Clc | M::Stc | M::Cmc | M::Lahf | M::Sahf => true,
@@ -187,7 +170,7 @@ fn flags_die(rest: &[Instruction]) -> Option<usize> {
     for (index, next) in rest.iter().enumerate() {
         let memory = (0..next.op_count()).any(|i| next.op_kind(i) == OpKind::Memory) && next.mnemonic() != M::Lea;
         let unsafe_here = memory || next.rflags_read() & ARITHMETIC != 0 || next.flow_control() != FlowControl::Next || next.stack_pointer_increment() != 0;
-        if unsafe_here || !(is_plain(next) || matches!(next.mnemonic(), M::Lea | M::Nop)) {
+        if unsafe_here || !(is_plain(next) || next.mnemonic() == M::Lea || does_nothing(next.mnemonic())) {
             return None;
         }
         // A shift by CL may leave them.
@@ -197,11 +180,6 @@ fn flags_die(rest: &[Instruction]) -> Option<usize> {
         }
     }
     None
-}
-
-/// 16-byte operands that need no alignment.
-fn is_unaligned(mnemonic: M) -> bool {
-    matches!(mnemonic, M::Movups | M::Movupd | M::Movdqu | M::Lddqu)
 }
 
 impl<'a> Builder<'a> {
@@ -325,7 +303,7 @@ impl<'a> Builder<'a> {
             return Err(Unsupported);
         }
         match insn.mnemonic() {
-            M::Nop | M::Endbr64 | M::Endbr32 | M::Reservednop => return if insn.has_lock_prefix() { Err(Unsupported) } else { Ok(()) },
+            nothing if does_nothing(nothing) => return if insn.has_lock_prefix() { Err(Unsupported) } else { Ok(()) },
             M::Lea => return self.load_address(insn),
             M::Push => return self.push(insn, index),
             M::Pop => return self.pop(insn, index),
@@ -361,8 +339,21 @@ impl<'a> Builder<'a> {
             M::Shl | M::Shr | M::Sar => quirks.shifts,
             M::Rol | M::Ror => quirks.rotates,
             M::Bt | M::Bts | M::Btr | M::Btc => quirks.bit_tests,
+            M::Tzcnt | M::Lzcnt => quirks.counts,
+            M::Bsf | M::Bsr => quirks.scans,
             _ => true,
         };
+        let offered = match insn.mnemonic() {
+            M::Popcnt => self.can.counts.popcnt,
+            M::Tzcnt => self.can.counts.tzcnt && quirks.has_tzcnt,
+            M::Lzcnt => self.can.counts.lzcnt && quirks.has_lzcnt,
+            // What a scan of zero leaves in its destination is no flag that could die.
+            M::Bsf | M::Bsr => quirks.scans_keep,
+            _ => true,
+        };
+        if !offered {
+            return Err(Unsupported);
+        }
         if !by_the_rules && !self.flags_die(index, rest) {
             return Err(Unsupported);
         }

@@ -1,6 +1,6 @@
 //! Hosts that are no x86-64 Linux: there is no translator.
 
-use crate::{Exit, Guest, Unavailable, UnitId};
+use crate::{Counts, Exit, Guest, Unavailable, UnitId};
 
 /// Cannot be made here.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ impl Translator {
     pub fn clear(&mut self) {
         match self.never {}
     }
-    pub fn translate(&mut self, _rip: u64, _bytes: &[u8], _count: usize, _sse: bool) -> Option<UnitId> {
+    pub fn translate(&mut self, _rip: u64, _bytes: &[u8], _count: usize, _sse: bool, _counts: Counts) -> Option<UnitId> {
         match self.never {}
     }
     pub fn is_full(&self) -> bool {

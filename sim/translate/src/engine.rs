@@ -6,7 +6,7 @@ use crate::emit::{BUDGET, Emit, TAGS, at, field, resolve};
 use crate::frame::{self, Frame, FrameBox, JUMPS};
 use crate::registers::{host, sized};
 use crate::quirks::Quirks;
-use crate::{Exit, Guest, How, Unavailable, UnitId};
+use crate::{Counts, Exit, Guest, How, Unavailable, UnitId};
 use iced_x86::{Code, Decoder, DecoderOptions, Formatter, IcedError, Instruction, InstructionInfoFactory, IntelFormatter, MemoryOperand, Register};
 use std::sync::OnceLock;
 
@@ -107,12 +107,12 @@ impl Translator {
 
     /// Translates the block of `count` instructions at `rip`. `None`: its first instruction is not for the translator, or there is no room
     /// ([`Translator::is_full`]).
-    pub fn translate(&mut self, rip: u64, bytes: &[u8], count: usize, sse: bool) -> Option<UnitId> {
+    pub fn translate(&mut self, rip: u64, bytes: &[u8], count: usize, sse: bool, counts: Counts) -> Option<UnitId> {
         if self.is_full() {
             return None;
         }
         let id = self.units.len() as u32;
-        let mut body = block::translate(&mut self.info, id, rip, bytes, count, Can { sse, quirks: self.quirks, spoiled: self.spoiled }).ok()?;
+        let mut body = block::translate(&mut self.info, id, rip, bytes, count, Can { sse, counts, quirks: self.quirks, spoiled: self.spoiled }).ok()?;
         let start = self.arena.next();
         for exit in &body.exits {
             resolve(&mut body.code, exit, self.leave as i64 - start as i64);
@@ -133,7 +133,7 @@ impl Translator {
 
     /// Whether [`Translator::clear`] is due.
     pub fn is_full(&self) -> bool {
-        self.units.len() >= 1 << 20 || self.arena.next() > crate::arena::ARENA_BYTES - (64 << 10)
+        self.units.len() >= 1 << 18 || self.arena.next() > crate::arena::ARENA_BYTES - (64 << 10)
     }
 
     /// Makes whoever enters `unit` leave at once: its code was written over.

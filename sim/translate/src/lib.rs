@@ -48,22 +48,23 @@
 //! followed by the interpreter for at least one block. Nothing of this can be seen in a receipt.
 //!
 //! # Structures
-//! `tlb` (sealed tags), `frame` (what code sees), `registers`, `quirks`, `emit` (sequences), `block` (one block), `arena` (memory), `engine` (units, links, in and out).
+//! `decode` (what both engines read alike), `tlb` (sealed tags), `frame` (what code sees), `registers`, `quirks`, `emit` (sequences), `block` (one block), `arena` (memory), `engine` (units, links, in and out).
 //!
 //! # Locking
 //! None: `&mut`. Each vCPU has its own.
 //!
 //! # Failure
 //! What cannot be translated ends the unit or makes none. A host without BMI2 or without executable memory has no translator ([`Unavailable`]). Guests cannot make
-//! it grow: 32 MiB of code and a million units, then everything starts over.
+//! it grow: 32 MiB of code and a quarter of a million units, then everything starts over.
 //!
 //! # Limits
-//! 64-bit code without alignment checks; blocks in one page. Integer, SSE to SSE2 and two of SSSE3; x87, SSE4, AVX, divisions, string instructions and
-//! bit scans are interpreted. MXCSR with a clear exception mask: all is interpreted. PEXT is slow on processors before Zen 3.
+//! 64-bit code without alignment checks; blocks in one page. Integer, SSE to SSE2 and two of SSSE3; x87, SSE4, AVX, divisions and string instructions are
+//! interpreted. MXCSR with a clear exception mask: all is interpreted. PEXT is slow on processors before Zen 3.
 //!
 //! # Tests
 //! `cpu-check` runs random programs on both engines; a bug planted with [`Translator::spoil`] must be found there.
 
+pub mod decode;
 mod tlb;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -98,6 +99,14 @@ impl UnitId {
     pub fn index(self) -> usize {
         self.0 as usize
     }
+}
+
+/// Which instructions that count bits the guest's processor has; those it lacks are undefined or mean something else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub popcnt: bool,
+    pub tzcnt: bool,
+    pub lzcnt: bool,
 }
 
 /// Why there is no translator.

@@ -16,6 +16,14 @@ pub(crate) struct Quirks {
     pub rotates: bool,
     /// BT and its kin: all but CF unchanged.
     pub bit_tests: bool,
+    /// TZCNT, LZCNT: all but CF and ZF clear.
+    pub counts: bool,
+    pub has_tzcnt: bool,
+    pub has_lzcnt: bool,
+    /// BSF, BSR: flags of a logic result.
+    pub scans: bool,
+    /// BSF, BSR of zero leave all of the destination as it was.
+    pub scans_keep: bool,
 }
 
 const CF: u64 = 1;
@@ -103,6 +111,23 @@ macro_rules! of_size {
     }};
 }
 
+/// A scan or count of RCX into RAX: the result and the flags.
+fn scan(value: u64) -> [(u64, (u64, u64), u64); 4] {
+    let result = |at: u32| if value == 0 { KEPT } else { u64::from(at) };
+    let logic = |result: u64| if value == 0 { ZF | of_result(KEPT, 64) & !ZF } else { of_result(result, 64) & !ZF };
+    let count = |count: u32| when(value == 0, CF) | when(count == 0, ZF);
+    let (low, high) = (result(value.trailing_zeros()), result(value.leading_zeros() ^ 63));
+    [
+        (low, run!("bsf rax, rcx", KEPT, value, ALL), logic(low)),
+        (high, run!("bsr rax, rcx", KEPT, value, ALL), logic(high)),
+        (u64::from(value.trailing_zeros()), run!("tzcnt rax, rcx", KEPT, value, ALL), count(value.trailing_zeros())),
+        (u64::from(value.leading_zeros()), run!("lzcnt rax, rcx", KEPT, value, ALL), count(value.leading_zeros())),
+    ]
+}
+
+/// What the destination of a scan holds before.
+const KEPT: u64 = 0x8765_4321_1234_5678;
+
 impl Quirks {
     /// Asks the host.
     pub fn probe() -> Quirks {
@@ -131,7 +156,23 @@ impl Quirks {
                 }
             }
         }
-        Quirks { logic, shifts: sizes.iter().all(|size| size.0), rotates: sizes.iter().all(|size| size.1), bit_tests }
+        let (has_tzcnt, has_lzcnt) = (std::arch::is_x86_feature_detected!("bmi1"), std::arch::is_x86_feature_detected!("lzcnt"));
+        let (mut counts, mut scans, mut scans_keep) = (has_tzcnt && has_lzcnt, true, true);
+        for value in VALUES {
+            let [low, high, trailing, leading] = scan(value);
+            for (result, got, flags) in [low, high] {
+                scans &= got == (result, flags);
+                scans_keep &= got.0 == result;
+            }
+            for (result, got, flags) in [trailing, leading] {
+                counts &= got == (result, flags);
+            }
+        }
+        // The upper half of a 32-bit destination, too.
+        for (text_low, text_high) in [(run!("bsf eax, ecx", KEPT, 0, 0), run!("bsr eax, ecx", KEPT, 0, 0))] {
+            scans_keep &= text_low.0 == KEPT && text_high.0 == KEPT;
+        }
+        Quirks { counts, has_tzcnt, has_lzcnt, scans, scans_keep, logic, shifts: sizes.iter().all(|size| size.0), rotates: sizes.iter().all(|size| size.1), bit_tests }
     }
 }
 
