@@ -1,6 +1,7 @@
 //! Moves that leave elements out: VMASKMOVPx, VPMASKMOVx, and the gathers.
 //!
-//! An element counts if the sign bit of its mask is set. What does not count is not accessed, and cannot fault.
+//! An element counts if the sign bit of its mask is set. What does not count is not accessed, and cannot fault. Alignment is never checked (SDM
+//! vol. 2, VMASKMOV: "no #AC reported for any mask bit combination"; gathers are of exception type 12, which has none).
 
 use iced_x86::{Instruction, Mnemonic as M, OpKind};
 use sim_bus::CpuBus;
@@ -8,7 +9,7 @@ use sim_fp::avx::Wide;
 use sim_mem::GuestMemory;
 
 use super::{field, get, is_wide, number, set, third, vvvv};
-use crate::core::{Core, Fault};
+use crate::core::{Core, Fault, mode};
 use crate::op::{EA_ADDR32, Flow, Op, Run};
 use crate::ops::tri;
 
@@ -40,13 +41,42 @@ fn address<const N: usize>(c: &mut Core, op: &Op, i: usize, write: bool) -> Resu
     c.linear_at(op.seg(), if op.ea & EA_ADDR32 != 0 { offset & 0xffff_ffff } else { offset }, N as u64, write)
 }
 
+/// Loads an element. Where alignment is checked it goes byte by byte, since a byte is always aligned.
+fn load<const N: usize>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, at: u64) -> Result<u64, Fault> {
+    if c.mode & mode::ALIGN == 0 {
+        return c.load::<N>(m, b, op, at);
+    }
+    let mut value = 0;
+    for i in 0..N as u64 {
+        value |= c.load::<1>(m, b, op, at.wrapping_add(i))? << (8 * i);
+    }
+    Ok(value)
+}
+
+/// Checks that an element may be stored.
+fn check<const N: usize>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, at: u64) -> Result<(), Fault> {
+    if c.mode & mode::ALIGN == 0 {
+        return c.check_write(m, b, op, at, N as u64);
+    }
+    c.check_write(m, b, op, at, 1)?;
+    c.check_write(m, b, op, at.wrapping_add(N as u64 - 1), 1)
+}
+
+/// Stores an element that has been checked.
+fn store<const N: usize>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, at: u64, value: u64) -> Result<(), Fault> {
+    if c.mode & mode::ALIGN == 0 {
+        return c.store::<N>(m, b, op, at, value);
+    }
+    (0..N as u64).try_for_each(|i| c.store::<1>(m, b, op, at.wrapping_add(i), value >> (8 * i)))
+}
+
 /// Masked load: the mask is VVVV, what does not count becomes zero.
 fn masked_load<const N: usize>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let mask = get(c, vvvv(op));
     let mut value = [0; 2];
     for i in (0..length(op) / N).filter(|&i| counts::<N>(mask, i)) {
         let at = tri!(address::<N>(c, op, i, false));
-        let bits = tri!(c.load::<N>(m, b, op, at));
+        let bits = tri!(load::<N>(c, m, b, op, at));
         set_element::<N>(&mut value, i, bits);
     }
     set(c, op.a, value);
@@ -59,11 +89,11 @@ fn masked_store<const N: usize>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn C
     let elements = length(op) / N;
     for i in (0..elements).filter(|&i| counts::<N>(mask, i)) {
         let at = tri!(address::<N>(c, op, i, true));
-        tri!(c.check_write(m, b, op, at, N as u64));
+        tri!(check::<N>(c, m, b, op, at));
     }
     for i in (0..elements).filter(|&i| counts::<N>(mask, i)) {
         let at = tri!(address::<N>(c, op, i, true));
-        tri!(c.store::<N>(m, b, op, at, element::<N>(value, i)));
+        tri!(store::<N>(c, m, b, op, at, element::<N>(value, i)));
     }
     c.brk
 }
@@ -71,18 +101,21 @@ fn masked_store<const N: usize>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn C
 /// Gather of elements of `N` bytes by indices of `I` bytes in the third register; the mask is VVVV.
 ///
 /// An element that is loaded has its mask cleared, so that a fault leaves what is done done and the instruction goes on from there (SDM vol. 2,
-/// VPGATHERDD): elements are taken from the lowest up.
+/// VPGATHERDD): elements are taken from the lowest up. Those passed over on the way are cleared too, as on hardware.
 fn gather<const N: usize, const I: usize>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let (mut mask, mut value, index) = (get(c, vvvv(op)), get(c, op.a), get(c, third(op)));
     let elements = length(op) / N.max(I);
-    let wanted = mask;
     let base = Op { index: crate::op::NO_REG, ..*op };
-    for i in (0..elements).filter(|&i| counts::<N>(wanted, i)) {
+    for i in 0..elements {
+        if !counts::<N>(mask, i) {
+            set_element::<N>(&mut mask, i, 0);
+            continue;
+        }
         let step = element::<I>(index, i);
         let step = if I == 4 { i64::from(step as i32) as u64 } else { step };
         let offset = c.offset(&base).wrapping_add(step << (op.ea & 3));
         let offset = if op.ea & EA_ADDR32 != 0 { offset & 0xffff_ffff } else { offset };
-        let loaded = c.linear_at(op.seg(), offset, N as u64, false).and_then(|at| c.load::<N>(m, b, op, at));
+        let loaded = c.linear_at(op.seg(), offset, N as u64, false).and_then(|at| load::<N>(c, m, b, op, at));
         match loaded {
             Ok(bits) => set_element::<N>(&mut value, i, bits),
             Err(Fault) => {
