@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 const BOARD_TABLES: &[&str] = &["nic", "segment", "peer", "fault"];
 /// Keys of `[board]` that are keys of a board.
 pub(crate) const BOARD_KEYS: &[&str] =
-    &["chaos", "quantum", "pause_ends_turn", "serial_timing", "rng", "trace", "cpuid", "ns_per_tick", "tsc_khz", "checkpoint_ticks", "rtc_unix_seconds"];
+    &["chaos", "quantum", "pause_ends_turn", "serial_timing", "rng", "trace", "cpu", "cpuid", "ns_per_tick", "tsc_khz", "checkpoint_ticks", "rtc_unix_seconds"];
 
 /// What is handed on to the board.
 pub(crate) fn of_board(source: &Source<'_>, root: &DeTable<'_>, top: &Table<'_, '_>) -> String {

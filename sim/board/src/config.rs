@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use sim_cpu::CpuModel;
 use sim_fault::{Fault, Keep};
 use sim_net::{NetError, NetSpec, NicSpec, PeerSpec, SegmentSpec};
 
@@ -25,7 +26,8 @@ pub struct Board {
     pub tsc_khz: u64,
     /// Seeds the order of turns, RDRAND and every other random stream.
     pub seed: u64,
-    /// The instruction-set level CPUID shows: `"x86-64-v2"`.
+    /// The instruction-set level CPUID shows: `"x86-64-v2"` or `"x86-64-v3"`, which may be written `cpu = "v3"`.
+    #[serde(alias = "cpu")]
     pub cpuid: String,
     /// Ticks between checkpoints (TLB emptied, receipt extended, snapshot possible).
     pub checkpoint_ticks: u64,
@@ -169,6 +171,11 @@ impl Board {
         toml::to_string(self).map_err(|error| ConfigError::Toml(error.to_string()))
     }
 
+    /// The model that `cpuid` names.
+    pub fn cpu_model(&self) -> Option<CpuModel> {
+        CpuModel::named(self.cpuid.strip_prefix("x86-64-").unwrap_or(&self.cpuid))
+    }
+
     /// Checks the ranges of all values.
     pub fn check(&self) -> Result<(), ConfigError> {
         let rows = [
@@ -178,7 +185,7 @@ impl Board {
             ("tsc_khz", (1_000..=100_000_000).contains(&self.tsc_khz), "1000 to 100000000"),
             ("checkpoint_ticks", self.checkpoint_ticks >= 1_000, "at least 1000"),
             ("quantum", self.quantum[0] >= 1 && self.quantum[0] <= self.quantum[1], "[shortest, longest], shortest at least 1"),
-            ("cpuid", self.cpuid == "x86-64-v2", "\"x86-64-v2\", the one level there is"),
+            ("cpuid", self.cpu_model().is_some(), "\"x86-64-v2\" or \"x86-64-v3\" (or `cpu` \"v2\" or \"v3\")"),
             ("disk", self.disks.len() <= 16, "at most 16 disks"),
         ];
         if let Some((key, _, allowed)) = rows.iter().find(|(_, good, _)| !good) {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use sim_bus::{DiskBackend, Ending, HashFields, MapError, NEVER, Stop};
 use sim_core::{Receipt, Rng, Streams};
-use sim_cpu::{Activity, Config, Cpu, CpuState, CpuidTable};
+use sim_cpu::{Activity, Config, Cpu, CpuState};
 use sim_mem::{GuestMemory, MapRange, PAGE_SIZE};
 
 use crate::acpi;
@@ -138,11 +138,12 @@ impl Machine {
         board.check()?;
         let mut bus = Bus::new(board);
         let named = catalogue::assemble(board, boot, &mut bus)?;
+        let model = board.cpu_model().unwrap_or_default();
         let cpus = (0..board.vcpus)
             .map(|vcpu| {
                 let mut cpu = Cpu::new(Config {
                     vcpu,
-                    cpuid: CpuidTable::v2(vcpu, board.vcpus),
+                    cpuid: model.table(vcpu, board.vcpus),
                     pause_ends_turn: (board.pause_ends_turn || board.chaos) && board.vcpus > 1,
                     ..Config::default()
                 });
