@@ -56,7 +56,10 @@ pub(crate) fn run(operation: Operation, request: &NvList, viewer: ZoneId) -> Ans
         | Operation::DatasetList
         | Operation::DatasetMake
         | Operation::DatasetSnap
-        | Operation::DatasetMount => crate::pools::run(operation, request),
+        | Operation::DatasetMount
+        | Operation::DatasetChange
+        | Operation::DatasetSet
+        | Operation::DatasetGet => crate::pools::run(operation, request),
         Operation::HeapFailNth => {
             system().fail_nth(request.number("n")?);
             Ok(NvList::new())

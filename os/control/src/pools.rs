@@ -8,7 +8,7 @@ use control_abi::{Code, Operation};
 use kif::ZoneId;
 use nv::NvList;
 use pool_dmu::DatasetKind;
-use pool_fs::manage::{self, DeviceChange, Refused, Status};
+use pool_fs::manage::{self, DeviceChange, Extent, Refused, Status};
 use pool_spa::VdevStatus;
 use vfs::{Cred, Cx};
 
@@ -103,12 +103,33 @@ fn dispatch(operation: Operation, request: &NvList) -> Answer {
         }
         Operation::DatasetList => dataset_list(request),
         Operation::DatasetMake => {
-            manage::create_dataset(&cx, request.string("name")?)?;
+            let mut properties = Vec::new();
+            for pair in request.opt_strings("properties")?.unwrap_or_default() {
+                let (name, value) = pair.split_once('=').ok_or_else(|| Refusal::new(Code::Invalid, format!("'{pair}' is not NAME=VALUE")))?;
+                properties.push((name.to_string(), value.to_string()));
+            }
+            match request.opt_string("origin")? {
+                Some(origin) => manage::clone_dataset(&cx, origin, request.string("name")?, &properties)?,
+                None => manage::create_dataset(&cx, request.string("name")?, &properties)?,
+            }
             nothing()
         }
         Operation::DatasetSnap => {
-            manage::snapshot(request.string("name")?)?;
+            manage::snapshot(request.strings("names")?, flag(request, "recursive")?)?;
             nothing()
+        }
+        Operation::DatasetChange => change(&cx, request),
+        Operation::DatasetSet => {
+            manage::set(&cx, request.string("name")?, request.string("property")?, request.opt_string("value")?)?;
+            nothing()
+        }
+        Operation::DatasetGet => {
+            let values = manage::get(request.string("name")?, request.opt_strings("properties")?.unwrap_or_default(), flag(request, "recursive")?)?;
+            let list = values.into_iter().map(|one| {
+                let list = NvList::new().with("dataset", one.dataset).with("property", one.property);
+                list.with("value", one.value).with("exact", one.exact).with("source", one.source)
+            });
+            Ok(NvList::new().with("values", list.collect::<Vec<_>>()))
         }
         _ => {
             let name = request.string("name")?;
@@ -121,6 +142,30 @@ fn dispatch(operation: Operation, request: &NvList) -> Answer {
             nothing()
         }
     }
+}
+
+fn change(cx: &Cx<'_>, request: &NvList) -> Answer {
+    let name = request.string("name")?;
+    let (recursive, clones) = (flag(request, "recursive")?, flag(request, "clones")?);
+    let one = [name.to_string()];
+    match request.string("change")? {
+        "destroy" => {
+            let extent = match (recursive, clones) {
+                (_, true) => Extent::Clones,
+                (true, false) => Extent::Below,
+                (false, false) => Extent::One,
+            };
+            manage::destroy(cx, name, extent, flag(request, "defer")?)?;
+        }
+        "rollback" => manage::rollback(cx, name, recursive)?,
+        "promote" => manage::promote(name)?,
+        "rename" => manage::rename(cx, name, request.string("to")?, recursive)?,
+        "hold" => manage::hold(&one, request.string("to")?, false)?,
+        "release" => manage::hold(&one, request.string("to")?, true)?,
+        "bookmark" => manage::bookmark(name, request.string("to")?)?,
+        other => return Err(Refusal::new(Code::Invalid, format!("'{other}' is not a change of a dataset"))),
+    }
+    Ok(NvList::new())
 }
 
 fn dataset_list(request: &NvList) -> Answer {

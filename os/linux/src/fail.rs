@@ -73,6 +73,7 @@ impl From<VfsError> for Fail {
             VfsError::NotPermitted => Errno::EPERM,
             VfsError::ReadOnly => Errno::EROFS,
             VfsError::NoSpace => Errno::ENOSPC,
+            VfsError::Quota => Errno::EDQUOT,
             VfsError::NoMemory => Errno::ENOMEM,
             VfsError::NameTooLong => Errno::ENAMETOOLONG,
             VfsError::TooManySymlinks | VfsError::TooDeep => Errno::ELOOP,

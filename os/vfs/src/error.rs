@@ -24,6 +24,8 @@ pub enum VfsError {
     ReadOnly,
     /// The zone's memory cap or the file system is exhausted (ENOSPC).
     NoSpace,
+    /// A quota of the file system does not allow it (EDQUOT).
+    Quota,
     /// No kernel memory for the operation itself (ENOMEM).
     NoMemory,
     /// A component is longer than [`crate::NAME_MAX`] or the path longer than [`crate::PATH_MAX`] (ENAMETOOLONG).

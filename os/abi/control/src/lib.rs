@@ -150,9 +150,12 @@ operations! {
     18 PoolDevice  "pool.device"  Global "pool, change: attach | replace | detach | offline | online | clear | add, device?, new?, vdevs?: strings -> (nothing)";
     19 PoolScrub   "pool.scrub"   Global "pool, stop? -> (nothing): starts it";
     20 DatasetList "dataset.list" Global "name? -> datasets: [{name, kind, used, referenced, created, origin?, mountpoint?}]";
-    21 DatasetMake "dataset.make" Global "name -> (nothing): makes a file system and mounts it";
-    22 DatasetSnap "dataset.snapshot" Global "name -> (nothing): DATASET@NAME";
+    21 DatasetMake "dataset.make" Global "name, origin?: DATASET@NAME to clone, properties?: strings NAME=VALUE -> (nothing): makes a file system and mounts it";
+    22 DatasetSnap "dataset.snapshot" Global "names: strings DATASET@NAME, recursive? -> (nothing)";
     23 DatasetMount "dataset.mount" Global "name, unmount? -> (nothing)";
+    24 DatasetChange "dataset.change" Global "change: destroy | rollback | promote | rename | hold | release | bookmark, name, to? (new name, tag, bookmark), recursive?, clones?, defer? -> (nothing)";
+    25 DatasetSet "dataset.set" Global "name, property, value? -> (nothing): without a value it is inherited";
+    26 DatasetGet "dataset.get" Global "name, properties?: strings, recursive? -> values: [{dataset, property, value, exact, source}]";
 }
 
 impl Operation {

@@ -8,7 +8,8 @@ use vfs::VfsError;
 pub fn convert(error: &EditError) -> VfsError {
     match error {
         EditError::Read(Error::NotFound) => VfsError::NotFound,
-        EditError::NoSpace | EditError::Quota => VfsError::NoSpace,
+        EditError::NoSpace => VfsError::NoSpace,
+        EditError::Quota => VfsError::Quota,
         EditError::Busy(_) => VfsError::Busy,
         EditError::Exists => VfsError::Exists,
         EditError::NotEmpty => VfsError::NotEmpty,

@@ -57,7 +57,9 @@ fn failed(what: &str, error: VfsError) -> Refused {
 fn edit_failed(what: &str, error: &EditError) -> Refused {
     match error {
         EditError::Exists => Refused::Exists(format!("{what}: already exists")),
+        EditError::Busy(why) => Refused::Busy(format!("{what}: {why}")),
         EditError::Invalid(why) => Refused::Invalid(format!("{what}: {why}")),
+        EditError::Read(pool_dmu::Error::NotFound) => Refused::NotFound(format!("{what}: no such dataset")),
         error => Refused::Failed(format!("{what}: {error}")),
     }
 }
@@ -457,28 +459,280 @@ pub fn datasets(name: &str) -> Result<Vec<DatasetInfo>> {
     pool.with(|store| Ok(Datasets::open(store.pool())?.list(name)?)).map_err(|error| failed(name, error))
 }
 
-/// Makes a file system and mounts it.
+/// Refuses names that are not for operators: a part that begins with `%` is a receive's, half done.
+fn check_name(name: &str) -> Result<()> {
+    if name.split(['/', '@', '#']).any(|part| part.starts_with('%')) {
+        return Err(Refused::Invalid(format!("{name}: a name does not begin with %")));
+    }
+    Ok(())
+}
+
+/// Makes a file system with properties, and mounts it. Nothing is left of one whose properties are refused.
 ///
 /// # Errors
 /// See [`Refused`].
-pub fn create_dataset(cx: &Cx<'_>, name: &str) -> Result<()> {
+pub fn create_dataset(cx: &Cx<'_>, name: &str, properties: &[(String, String)]) -> Result<()> {
+    check_name(name)?;
     let pool = pool_of(name)?;
     edit(&pool, name, |store| {
         create_filesystem(store, name, &NewEntry { mode: 0o755, uid: 0, gid: 0, now: now() })?;
         store.commit(now().0)
     })?;
-    mount(cx, &pool, name)
+    finish_new(cx, &pool, name, properties)
 }
 
-/// Takes a snapshot, `dataset@name`.
+/// Makes `name` with the contents of snapshot `origin`, whatever their size, and mounts it.
 ///
 /// # Errors
 /// See [`Refused`].
-pub fn snapshot(name: &str) -> Result<()> {
+pub fn clone_dataset(cx: &Cx<'_>, origin: &str, name: &str, properties: &[(String, String)]) -> Result<()> {
+    check_name(name)?;
     let pool = pool_of(name)?;
-    let (dataset, short) = name.split_once('@').ok_or_else(|| Refused::Invalid(format!("{name}: a snapshot is called DATASET@NAME")))?;
+    edit(&pool, name, |store| store.clone_dataset(origin, name, now().0))?;
+    finish_new(cx, &pool, name, properties)
+}
+
+fn finish_new(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str, properties: &[(String, String)]) -> Result<()> {
+    for (property, text) in properties {
+        if let Err(refusal) = put_property(pool, name, property, text) {
+            edit(pool, name, |store| store.destroy_dataset(name, now().0))?;
+            return Err(refusal);
+        }
+    }
+    if is_automatic(pool, name)? { mount(cx, pool, name) } else { Ok(()) }
+}
+
+/// Takes snapshots, all or none; `recursive`: of everything below, too.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn snapshot(names: &[String], recursive: bool) -> Result<()> {
+    let first = names.first().ok_or_else(|| Refused::Invalid(String::from("which snapshot?")))?;
+    let pool = pool_of(first)?;
+    pool.sync().map_err(|error| failed(first, error))?;
+    if !recursive {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        return edit(&pool, first, |store| store.snapshot_all(&names, now().0));
+    }
+    for name in names {
+        let (dataset, short) = name.split_once('@').ok_or_else(|| Refused::Invalid(format!("{name}: a snapshot is called DATASET@NAME")))?;
+        edit(&pool, name, |store| store.snapshot_tree(dataset, short, now().0))?;
+    }
+    Ok(())
+}
+
+/// Takes a file system back to a snapshot of its own; newer ones are in the way unless `destroy_newer`.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn rollback(cx: &Cx<'_>, name: &str, destroy_newer: bool) -> Result<()> {
+    let pool = pool_of(name)?;
+    let (dataset, short) = name.split_once('@').ok_or_else(|| Refused::Invalid(format!("{name}: roll back to which snapshot, DATASET@NAME?")))?;
+    let newer: Vec<String> = edit(&pool, name, |store| {
+        let from_here = store.snapshot_range(dataset, short, "")?;
+        Ok(from_here.into_iter().skip(1).collect())
+    })?;
+    if !newer.is_empty() && !destroy_newer {
+        return Err(Refused::Busy(format!("{name}: there are newer snapshots ({}); -r destroys them", newer.join(" "))));
+    }
+    without_mounts(cx, &pool, &[dataset.to_string()], |pool| {
+        edit(pool, name, |store| {
+            if !newer.is_empty() {
+                store.destroy_snapshots(&newer.iter().map(String::as_str).collect::<Vec<_>>(), false, now().0)?;
+            }
+            store.rollback(dataset, now().0)
+        })
+    })
+}
+
+/// Makes a clone the owner of the snapshots it came from: its origin becomes a clone of it.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn promote(name: &str) -> Result<()> {
+    let pool = pool_of(name)?;
     pool.sync().map_err(|error| failed(name, error))?;
-    edit(&pool, name, |store| store.snapshot(dataset, short, now().0))
+    edit(&pool, name, |store| store.promote(name, now().0))
+}
+
+/// Renames a dataset with all below it, or a snapshot (`recursive`: those of its name below, too).
+///
+/// # Errors
+/// See [`Refused`].
+pub fn rename(cx: &Cx<'_>, from: &str, to: &str, recursive: bool) -> Result<()> {
+    check_name(to)?;
+    let pool = pool_of(from)?;
+    let Some((dataset, old)) = from.split_once('@') else {
+        if pool_of(to)?.name() != pool.name() {
+            return Err(Refused::Invalid(format!("{to}: a dataset stays in its pool; use send and receive")));
+        }
+        let below = format!("{from}/");
+        let inside: Vec<String> = filesystems(&pool)?.into_iter().filter(|name| name == from || name.starts_with(&below)).collect();
+        let mounted = unmount_list(cx, &pool, &inside)?;
+        let result = edit(&pool, from, |store| store.rename(from, to, now().0));
+        for name in mounted {
+            let name = if result.is_ok() { format!("{to}{}", &name[from.len()..]) } else { name };
+            mount(cx, &pool, &name)?;
+        }
+        return result;
+    };
+    if !recursive {
+        return edit(&pool, from, |store| store.rename(from, to, now().0));
+    }
+    let new = to.rsplit('@').next().unwrap_or(to);
+    edit(&pool, from, |store| store.rename_snapshots(dataset, old, new, now().0))
+}
+
+/// How much goes with what is destroyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// It alone.
+    One,
+    /// All below it, and its snapshots.
+    Below,
+    /// Clones of these, too.
+    Clones,
+}
+
+/// Destroys a dataset, a snapshot (`defer`: when nothing needs it any more), snapshots `dataset@first%last`, or a bookmark.
+///
+/// # Errors
+/// See [`Refused`]. [`Refused::Busy`] names what is in the way.
+pub fn destroy(cx: &Cx<'_>, name: &str, extent: Extent, defer: bool) -> Result<()> {
+    let pool = pool_of(name)?;
+    if name.contains('#') {
+        return edit(&pool, name, |store| store.destroy_bookmark(name, now().0));
+    }
+    if let Some((dataset, short)) = name.split_once('@')
+        && extent == Extent::One
+    {
+        return edit(&pool, name, |store| {
+            let names = match short.split_once('%') {
+                Some((first, last)) => store.snapshot_range(dataset, first, last)?,
+                None => [name.to_string()].into(),
+            };
+            store.destroy_snapshots(&names.iter().map(String::as_str).collect::<Vec<_>>(), defer, now().0)
+        });
+    }
+    let inside: Vec<String> = match extent {
+        Extent::One => [name.to_string()].into(),
+        Extent::Below | Extent::Clones => edit(&pool, name, |store| store.dependents(name, extent == Extent::Clones))?,
+    };
+    let doomed: Vec<u64> = edit(&pool, name, |store| inside.iter().filter(|name| !name.contains('@')).map(|name| store.find(name)).collect())?;
+    let mounted = unmount_list(cx, &pool, &inside)?;
+    let result = edit(&pool, name, |store| match extent {
+        Extent::One => store.destroy_dataset(name, now().0),
+        Extent::Below | Extent::Clones => store.destroy_tree(name, extent == Extent::Clones, now().0),
+    });
+    match &result {
+        Ok(()) => doomed.into_iter().for_each(|dataset| pool.forget(dataset)),
+        Err(_) => {
+            for name in mounted {
+                mount(cx, &pool, &name)?;
+            }
+        }
+    }
+    result
+}
+
+/// Keeps a snapshot from being destroyed under a name, or no longer.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn hold(names: &[String], tag: &str, release: bool) -> Result<()> {
+    let first = names.first().ok_or_else(|| Refused::Invalid(String::from("which snapshot?")))?;
+    let list: Vec<&str> = names.iter().map(String::as_str).collect();
+    edit(&*pool_of(first)?, first, |store| if release { store.release(&list, tag, now().0) } else { store.hold(&list, tag, now().0) })
+}
+
+/// Notes a snapshot's point in time, for sends that begin there after it is gone.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn bookmark(snapshot: &str, bookmark: &str) -> Result<()> {
+    edit(&*pool_of(snapshot)?, snapshot, |store| store.bookmark(snapshot, bookmark, now().0))
+}
+
+// ---- properties ------------------------------------------------------------------------------------------------------------------
+
+/// A property as `zfs get` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value {
+    pub dataset: String,
+    pub property: String,
+    pub value: String,
+    /// The value for programs: sizes in bytes.
+    pub exact: String,
+    pub source: String,
+}
+
+/// Properties of the dataset `name`, and with `recursive` of all below it; all there are if none is named.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn get(name: &str, properties: &[String], recursive: bool) -> Result<Vec<Value>> {
+    let pool = pool_of(name)?;
+    pool.sync().map_err(|error| failed(name, error))?;
+    let mut out = Vec::new();
+    edit(&pool, name, |store| {
+        let datasets = Datasets::open(store.pool())?;
+        let infos = if recursive { datasets.list(name)? } else { [datasets.find(name)?].into() };
+        for info in infos {
+            let shown = if properties.is_empty() {
+                datasets.show_all(&info)?
+            } else {
+                let mut shown = Vec::new();
+                for property in properties {
+                    shown.extend(datasets.show(&info, property)?);
+                }
+                shown
+            };
+            let is_mounted = pool.has_mounted(info.object);
+            out.extend(shown.into_iter().map(|one| {
+                // The pool's format does not know what is mounted.
+                let mounted = one.name == "mounted" && is_mounted;
+                let pick = |text: String| if mounted { String::from("yes") } else { text };
+                Value { dataset: info.name.clone(), value: pick(one.value), exact: pick(one.exact), property: one.name, source: one.source }
+            }));
+        }
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+fn put_property(pool: &Storage, name: &str, property: &str, text: &str) -> Result<()> {
+    let what = format!("{name}: {property}={text}");
+    edit(pool, &what, |store| {
+        let value = pool_dmu::parse_property(property, text)?;
+        store.set_property(name, pool_dmu::full_name(property), &value)?;
+        store.commit(now().0)
+    })
+}
+
+/// Whether a change of this property moves file systems.
+fn moves(property: &str) -> bool {
+    matches!(property, "mountpoint" | "canmount")
+}
+
+/// Sets a property from text, or with `None` takes what is above. File systems follow their mount points.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn set(cx: &Cx<'_>, name: &str, property: &str, text: Option<&str>) -> Result<()> {
+    let pool = pool_of(name)?;
+    let change = |pool: &Arc<Storage>| match text {
+        Some(text) => put_property(pool, name, property, text),
+        None => edit(pool, name, |store| {
+            store.inherit_property(name, pool_dmu::full_name(property), false)?;
+            store.commit(now().0)
+        }),
+    };
+    if !moves(property) || name.contains('@') {
+        return change(&pool);
+    }
+    let below = format!("{name}/");
+    let inside: Vec<String> = filesystems(&pool)?.into_iter().filter(|other| other == name || other.starts_with(&below)).collect();
+    without_mounts(cx, &pool, &inside, change)
 }
 
 // ---- mounting --------------------------------------------------------------------------------------------------------------------
@@ -521,6 +775,46 @@ pub fn mountpoint_of(name: &str) -> Result<Option<String>> {
     Ok(place(&*pool_of(name)?, name)?.1)
 }
 
+/// Whether a file system is mounted without being asked for by name (`canmount`).
+fn is_automatic(pool: &Storage, name: &str) -> Result<bool> {
+    let look = pool.with(|store| {
+        let datasets = Datasets::open(store.pool())?;
+        Ok(datasets.show(&datasets.find(name)?, "canmount")?.is_none_or(|shown| shown.value == "on"))
+    });
+    look.map_err(|error| failed(name, error))
+}
+
+/// Unmounts those of `names` that are mounted, inner ones first. Returns them, outer ones first; on failure all are mounted again.
+fn unmount_list(cx: &Cx<'_>, pool: &Arc<Storage>, names: &[String]) -> Result<Vec<String>> {
+    let mut done: Vec<String> = Vec::new();
+    let mut names: Vec<&String> = names.iter().filter(|name| !name.contains('@')).collect();
+    names.sort();
+    for name in names.into_iter().rev() {
+        let (dataset, at) = place(pool, name)?;
+        let (true, Some(path)) = (pool.has_mounted(dataset), at) else { continue };
+        if let Err(error) = vfs::mount::unmount(cx, path.as_bytes(), false) {
+            for name in done.iter().rev() {
+                mount(cx, pool, name)?;
+            }
+            return Err(failed(name, error));
+        }
+        pool.forget(dataset);
+        done.push(name.clone());
+    }
+    done.reverse();
+    Ok(done)
+}
+
+/// Calls `change` while those of `names` that are mounted are not.
+fn without_mounts(cx: &Cx<'_>, pool: &Arc<Storage>, names: &[String], change: impl FnOnce(&Arc<Storage>) -> Result<()>) -> Result<()> {
+    let mounted = unmount_list(cx, pool, names)?;
+    let result = change(pool);
+    for name in mounted {
+        mount(cx, pool, &name)?;
+    }
+    result
+}
+
 /// Mounts one file system where it belongs, in the global zone; one that belongs nowhere is left.
 ///
 /// # Errors
@@ -559,7 +853,7 @@ fn filesystems(pool: &Storage) -> Result<Vec<String>> {
 /// The pool cannot be read.
 pub fn mount_all(cx: &Cx<'_>, pool: &Arc<Storage>) -> Result<()> {
     for name in filesystems(pool)? {
-        match mount(cx, pool, &name) {
+        match is_automatic(pool, &name).and_then(|wanted| if wanted { mount(cx, pool, &name) } else { Ok(()) }) {
             Ok(()) => {}
             Err(error) => kif::log().line(format_args!("{error}")),
         }

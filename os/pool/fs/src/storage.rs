@@ -168,6 +168,14 @@ impl Storage {
         self.shared().iter().any(|shared| shared.dataset == dataset && shared.is_mounted.load(Relaxed))
     }
 
+    /// Forgets what was read of file system `dataset`, which is not mounted and changes by other means than its files.
+    pub(crate) fn forget(&self, dataset: u64) {
+        self.mounted.lock().retain(|shared| shared.upgrade().is_some_and(|shared| shared.dataset != dataset));
+        if let Some(inner) = self.inner.lock().as_mut() {
+            inner.volumes.remove(&dataset);
+        }
+    }
+
     /// Lets go of the devices without a commit.
     pub(crate) fn abandon(&self) {
         drop(self.inner.lock().take());
@@ -288,11 +296,13 @@ impl Storage {
     /// # Errors
     /// Not a file system we can write; unreadable.
     pub fn mount(self: &Arc<Self>, dataset: u64, read_only: bool) -> Result<Arc<Mounted>> {
+        if self.with(|store| store.is_inconsistent(dataset))? {
+            // A receive that is not done: what there is of it is no file system yet.
+            return Err(VfsError::Busy);
+        }
         let root = self.read(dataset, |writer| {
-            for object in writer.unlinked()? {
-                if !read_only {
-                    writer.reap(object)?;
-                }
+            if !read_only {
+                writer.drain_unlinked()?;
             }
             Ok(writer.root())
         })?;

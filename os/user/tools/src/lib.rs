@@ -18,6 +18,7 @@
 //! Configuration knows the properties this system acts on, and refuses others by name rather than store what would be ignored.
 
 pub mod bytes;
+mod clones;
 mod config;
 mod control;
 mod copy;

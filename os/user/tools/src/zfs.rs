@@ -8,42 +8,177 @@ use crate::control::call;
 use crate::usage::{self, Failure, Step};
 
 pub const HELP: &str = "\
-usage: zfs list [-Hp] [-t filesystem|snapshot|all] [DATASET]
-       zfs create DATASET...           a file system, mounted below its parent
-       zfs snapshot DATASET@NAME...
-       zfs mount [DATASET]             without a name: what is there and where it belongs
+usage: zfs list [-Hp] [-o PROPERTY,...] [-t filesystem|snapshot|all] [DATASET]
+       zfs create [-o PROPERTY=VALUE]... DATASET...     a file system, mounted below its parent
+       zfs snapshot [-r] DATASET@NAME...
+       zfs rollback [-r] DATASET@NAME                   -r: newer snapshots are destroyed
+       zfs clone [-o PROPERTY=VALUE]... DATASET@NAME NEW
+       zfs promote CLONE                                its origin becomes its clone
+       zfs rename [-r] OLD NEW                          datasets, or snapshots
+       zfs destroy [-rRd] DATASET|DATASET@NAME|DATASET@FIRST%LAST|DATASET#MARK...
+       zfs set PROPERTY=VALUE... DATASET...
+       zfs get [-rHp] all|PROPERTY,... DATASET...
+       zfs inherit PROPERTY DATASET...
+       zfs hold|release TAG DATASET@NAME...
+       zfs bookmark DATASET@NAME DATASET#MARK
+       zfs mount [DATASET]                              without a name: what is there and where it belongs
        zfs unmount DATASET
 
 examples:
-  zfs create tank/home
+  zfs create -o quota=1G tank/home
   zfs snapshot tank/home@monday && zfs list -t all
+  zfs clone tank/home@monday tank/try && zfs destroy tank/try
 ";
 
 pub fn run(arguments: &[String]) -> Result<u8, Failure> {
     let (verb, rest) = arguments.split_first().ok_or_else(|| Failure::usage("which subcommand? see zfs --help"))?;
     match verb.as_str() {
         "list" => list(rest),
-        "create" => each(Operation::DatasetMake, rest, false),
-        "snapshot" | "snap" => each(Operation::DatasetSnap, rest, false),
+        "create" => create(rest),
+        "snapshot" | "snap" => snapshot(rest),
+        "clone" => clone(rest),
+        "destroy" => destroy(rest),
+        "rollback" => {
+            let (steps, names) = usage::options(rest, "rRf")?;
+            let recursive = steps.iter().any(|step| matches!(step, Step::Flag('r' | 'R')));
+            each(Operation::DatasetChange, &names, &NvList::new().with("change", "rollback").with("recursive", u64::from(recursive)))
+        }
+        "promote" => each(Operation::DatasetChange, rest, &NvList::new().with("change", "promote")),
+        "rename" => {
+            let (steps, names) = usage::options(rest, "rf")?;
+            let [from, to] = names.as_slice() else { return Err(Failure::usage("zfs rename OLD NEW")) };
+            let request = NvList::new().with("change", "rename").with("to", to.as_str());
+            let recursive = steps.contains(&Step::Flag('r'));
+            each(Operation::DatasetChange, std::slice::from_ref(from), &request.with("recursive", u64::from(recursive)))
+        }
+        "hold" | "release" => {
+            let (tag, names) = rest.split_first().ok_or_else(|| Failure::usage(format!("zfs {verb} TAG DATASET@NAME...")))?;
+            each(Operation::DatasetChange, names, &NvList::new().with("change", verb.as_str()).with("to", tag.as_str()))
+        }
+        "bookmark" => {
+            let [snapshot, mark] = rest else { return Err(Failure::usage("zfs bookmark DATASET@NAME DATASET#MARK")) };
+            each(Operation::DatasetChange, std::slice::from_ref(snapshot), &NvList::new().with("change", "bookmark").with("to", mark.as_str()))
+        }
+        "set" => set(rest),
+        "inherit" => {
+            let (property, names) = rest.split_first().ok_or_else(|| Failure::usage("zfs inherit PROPERTY DATASET..."))?;
+            each(Operation::DatasetSet, names, &NvList::new().with("property", property.as_str()))
+        }
+        "get" => get(rest),
         "mount" if rest.is_empty() => list(&["-H".to_owned(), "-m".to_owned()]),
-        "mount" => each(Operation::DatasetMount, rest, false),
-        "unmount" | "umount" => each(Operation::DatasetMount, rest, true),
+        "mount" => each(Operation::DatasetMount, rest, &NvList::new()),
+        "unmount" | "umount" => each(Operation::DatasetMount, rest, &NvList::new().with("unmount", 1_u64)),
         other => Err(Failure::usage(format!("'{other}' is no subcommand; see zfs --help"))),
     }
 }
 
-fn each(operation: Operation, names: &[String], unmount: bool) -> Result<u8, Failure> {
+/// One call for each name.
+fn each(operation: Operation, names: &[String], request: &NvList) -> Result<u8, Failure> {
     if names.is_empty() {
         return Err(Failure::usage("which dataset? see zfs --help"));
     }
     for name in names {
-        call(operation, &NvList::new().with("name", name.as_str()).with("unmount", u64::from(unmount)))?;
+        call(operation, &request.clone().with("name", name.as_str()))?;
     }
     Ok(0)
 }
 
+/// Values of `-o NAME=VALUE`.
+fn properties(steps: &[Step]) -> Result<Vec<String>, Failure> {
+    let mut out = Vec::new();
+    for step in steps {
+        let Step::Value('o', pair) = step else { continue };
+        if !pair.contains('=') {
+            return Err(Failure::usage(format!("-o {pair}: PROPERTY=VALUE, please")));
+        }
+        out.push(pair.clone());
+    }
+    Ok(out)
+}
+
+fn create(arguments: &[String]) -> Result<u8, Failure> {
+    let (steps, names) = usage::options(arguments, "o:")?;
+    each(Operation::DatasetMake, &names, &NvList::new().with("properties", properties(&steps)?))
+}
+
+fn clone(arguments: &[String]) -> Result<u8, Failure> {
+    let (steps, names) = usage::options(arguments, "o:")?;
+    let [origin, new] = names.as_slice() else { return Err(Failure::usage("zfs clone DATASET@NAME NEW")) };
+    let request = NvList::new().with("properties", properties(&steps)?).with("origin", origin.as_str());
+    each(Operation::DatasetMake, std::slice::from_ref(new), &request)
+}
+
+fn snapshot(arguments: &[String]) -> Result<u8, Failure> {
+    let (steps, names) = usage::options(arguments, "r")?;
+    if names.is_empty() {
+        return Err(Failure::usage("zfs snapshot [-r] DATASET@NAME..."));
+    }
+    call(Operation::DatasetSnap, &NvList::new().with("names", names).with("recursive", u64::from(steps.contains(&Step::Flag('r')))))?;
+    Ok(0)
+}
+
+fn destroy(arguments: &[String]) -> Result<u8, Failure> {
+    let (steps, names) = usage::options(arguments, "rRdf")?;
+    let flag = |letter| u64::from(steps.contains(&Step::Flag(letter)));
+    let request = NvList::new().with("change", "destroy").with("recursive", flag('r')).with("clones", flag('R')).with("defer", flag('d'));
+    each(Operation::DatasetChange, &names, &request)
+}
+
+fn set(arguments: &[String]) -> Result<u8, Failure> {
+    let count = arguments.iter().take_while(|argument| argument.contains('=')).count();
+    let (pairs, names) = arguments.split_at(count);
+    if pairs.is_empty() {
+        return Err(Failure::usage("zfs set PROPERTY=VALUE... DATASET..."));
+    }
+    for pair in pairs {
+        let (property, value) = pair.split_once('=').expect("counted above");
+        each(Operation::DatasetSet, names, &NvList::new().with("property", property).with("value", value))?;
+    }
+    Ok(0)
+}
+
+/// Properties `wanted` (none: all) of a dataset.
+fn values(name: &str, wanted: &[String], recursive: bool) -> Result<Vec<NvList>, Failure> {
+    let request = NvList::new().with("name", name).with("properties", wanted.to_vec()).with("recursive", u64::from(recursive));
+    let reply = call(Operation::DatasetGet, &request)?;
+    Ok(reply.lists("values").map_err(Failure::new)?.to_vec())
+}
+
+fn get(arguments: &[String]) -> Result<u8, Failure> {
+    let (steps, operands) = usage::options(arguments, "rHpo:")?;
+    let flag = |letter| steps.contains(&Step::Flag(letter));
+    let (wanted, names) = operands.split_first().ok_or_else(|| Failure::usage("zfs get all|PROPERTY,... DATASET..."))?;
+    if names.is_empty() {
+        return Err(Failure::usage("of which dataset? zfs get all|PROPERTY,... DATASET..."));
+    }
+    let wanted: Vec<String> = if wanted == "all" { Vec::new() } else { wanted.split(',').map(str::to_owned).collect() };
+    let shown = steps.iter().find_map(|step| if let Step::Value('o', columns) = step { Some(columns.as_str()) } else { None });
+    let mut columns = Vec::new();
+    for column in shown.unwrap_or("name,property,value,source").split(',') {
+        columns.push(match column {
+            "name" => ("NAME", "dataset"),
+            "property" => ("PROPERTY", "property"),
+            "value" => ("VALUE", if flag('p') { "exact" } else { "value" }),
+            "source" => ("SOURCE", "source"),
+            other => return Err(Failure::usage(format!("'{other}' is no column: name, property, value, source"))),
+        });
+    }
+    let mut rows = Vec::new();
+    for name in names {
+        for value in values(name, &wanted, flag('r'))? {
+            rows.push(columns.iter().map(|(_, field)| value.string(field).map(str::to_owned)).collect::<Result<Vec<_>, _>>().map_err(Failure::new)?);
+        }
+    }
+    if rows.is_empty() {
+        return Err(Failure::new("no such property here"));
+    }
+    let heading: Vec<&str> = columns.iter().map(|(heading, _)| *heading).collect();
+    usage::print(&table(&heading, &rows, flag('H')));
+    Ok(0)
+}
+
 fn list(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, operands) = usage::options(arguments, "Hpmt:")?;
+    let (steps, operands) = usage::options(arguments, "Hpmrt:o:")?;
     let (script, exact) = (steps.contains(&Step::Flag('H')), steps.contains(&Step::Flag('p')));
     let wanted = steps.iter().find_map(|step| if let Step::Value('t', kind) = step { Some(kind.as_str()) } else { None }).unwrap_or("filesystem");
     if !matches!(wanted, "filesystem" | "snapshot" | "volume" | "all") {
@@ -55,6 +190,7 @@ fn list(arguments: &[String]) -> Result<u8, Failure> {
         [name] => request.set("name", name.as_str()),
         _ => return Err(Failure::usage("one DATASET, please")),
     }
+    let columns = steps.iter().find_map(|step| if let Step::Value('o', columns) = step { Some(columns.split(',').map(str::to_owned).collect::<Vec<_>>()) } else { None });
     let reply = call(Operation::DatasetList, &request)?;
     let mut rows = Vec::new();
     for dataset in reply.lists("datasets").map_err(Failure::new)? {
@@ -68,6 +204,16 @@ fn list(arguments: &[String]) -> Result<u8, Failure> {
             rows.push(vec![name, at]);
             continue;
         }
+        if let Some(columns) = &columns {
+            let all = values(&name, columns, false)?;
+            let field = if exact { "exact" } else { "value" };
+            let cell = |column: &String| {
+                let found = all.iter().find(|value| value.string("property").is_ok_and(|property| property == column));
+                if column == "name" { name.clone() } else { found.and_then(|value| value.string(field).ok()).unwrap_or("-").to_owned() }
+            };
+            rows.push(columns.iter().map(cell).collect());
+            continue;
+        }
         let number = |field: &str| dataset.number(field).map(|bytes| size(bytes, exact)).map_err(Failure::new);
         rows.push(vec![name, number("used")?, number("referenced")?, at]);
     }
@@ -75,6 +221,7 @@ fn list(arguments: &[String]) -> Result<u8, Failure> {
         usage::print("no datasets available\n");
         return Ok(0);
     }
-    usage::print(&table(&["NAME", "USED", "REFER", "MOUNTPOINT"], &rows, script));
+    let heading: Vec<String> = columns.map_or_else(|| ["NAME", "USED", "REFER", "MOUNTPOINT"].map(str::to_owned).to_vec(), |columns| columns.iter().map(|column| column.to_uppercase()).collect());
+    usage::print(&table(&heading.iter().map(String::as_str).collect::<Vec<_>>(), &rows, script));
     Ok(0)
 }

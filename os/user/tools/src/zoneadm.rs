@@ -8,6 +8,7 @@ use std::path::Path;
 use control_abi::{Code, Operation};
 use nv::NvList;
 
+use crate::clones;
 use crate::config::{ZoneConfig, check_name};
 use crate::control::{Refused, call};
 use crate::copy;
@@ -24,7 +25,9 @@ usage: zoneadm list [-cinpv]
 
   list       zones in the kernel; -c all configured, -i all installed, -n not the global one, -v columns,
              -p lines for programs: zoneid:zonename:state:zonepath:uuid:brand:ip-type:debugid
-  install    copies the root tree TREE (default: property 'tree' of the zone) to ZONEPATH/root
+  install    copies the root tree TREE (default: property 'tree' of the zone) to ZONEPATH/root. Where a file system of a pool is
+             mounted above ZONEPATH, the zone gets a clone there: of the snapshot TREE (DATASET@NAME, which holds root/),
+             or of a template that is made of the directory TREE the first time
   uninstall  removes it (-F: without asking)
   ready      makes the zone in the kernel, without processes
   boot       ready, then starts its init
@@ -218,11 +221,29 @@ fn install(name: &str, arguments: &[String]) -> Result<u8, Failure> {
         return Err(Failure::usage("from which root tree? give -t TREE, or: zonecfg -z ZONE set tree=TREE"));
     }
     let (source, target) = (Path::new(&tree), config.root());
-    if !source.is_dir() {
+    let place = clones::place(&config.zonepath)?;
+    let is_snapshot = tree.contains('@') && !tree.starts_with('/');
+    if is_snapshot && place.is_none() {
+        return Err(Failure::new(format!("{tree} is a snapshot, but no file system of a pool is mounted above {}", config.zonepath)));
+    }
+    if !is_snapshot && !source.is_dir() {
         return Err(Failure::new(format!("{tree}: not a directory")));
     }
     if Path::new(&target).exists() {
         return Err(Failure::new(format!("{target} exists already; remove it, or uninstall the zone that owns it")));
+    }
+    if let Some(place) = place {
+        let snapshot = if is_snapshot { tree.clone() } else { clones::template(&place, source)? };
+        store.set_state(name, State::Incomplete)?;
+        let made = clones::make(&snapshot, &place)?;
+        if !Path::new(&target).is_dir() {
+            clones::destroy(&made)?;
+            store.set_state(name, State::Configured)?;
+            return Err(Failure::new(format!("{snapshot} has no directory root/: no zone can live on it")));
+        }
+        store.set_state(name, State::Installed)?;
+        usage::print(&format!("{name}: installed as {made}, a clone of {snapshot}\n"));
+        return Ok(0);
     }
     fs::create_dir_all(&config.zonepath).map_err(|error| Failure::new(format!("{}: {error}", config.zonepath)))?;
     store.set_state(name, State::Incomplete)?;
@@ -251,7 +272,7 @@ fn own_file_system(zonepath: &str, root: &str) -> Result<(), Failure> {
 fn uninstall(name: &str, arguments: &[String]) -> Result<u8, Failure> {
     let (steps, _) = usage::options(arguments, "F")?;
     let mut store = Store::system()?;
-    let entry = store.entry(name)?;
+    let entry = store.entry(name)?.clone();
     if entry.state == State::Configured {
         return Err(Failure::new("is not installed"));
     }
@@ -261,6 +282,11 @@ fn uninstall(name: &str, arguments: &[String]) -> Result<u8, Failure> {
         return Ok(0);
     }
     store.set_state(name, State::Incomplete)?;
+    if let Some(place) = clones::place(&entry.path)?.filter(|place| place.is_there) {
+        clones::destroy(&place.dataset)?;
+        store.set_state(name, State::Configured)?;
+        return Ok(0);
+    }
     match rustix::mount::unmount(&root, rustix::mount::UnmountFlags::empty()) {
         // It need not be a file system of its own.
         Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
