@@ -200,6 +200,9 @@ fn without_versions(text: &str) -> String {
             // The answer of `monitor last-write`.
             let vcpu = rest.split_once(" by vcpu ").and_then(|(_, rest)| rest.split(' ').next()).unwrap_or_default();
             format!("written at tick [TICK] by vcpu {vcpu}")
+        } else if let Some((head, rest)) = ["=> tick ", "   tick ", "marked: tick "].into_iter().find_map(|head| Some((head, line.strip_prefix(head)?))) {
+            // The monitor's marks.
+            format!("{head}[TICK]{}", rest.trim_start_matches(|c: char| c.is_ascii_digit()))
         } else if line.starts_with('#') && line.contains("  0x") && !line.contains(" in ") {
             // The monitor's stacks are complete, and change with what is inlined where.
             format!("{} [FRAME]", line.split(' ').next().unwrap_or_default())

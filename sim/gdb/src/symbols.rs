@@ -34,6 +34,12 @@ impl Symbols {
         Self { functions, objects }
     }
 
+    /// One static and nothing else.
+    #[cfg(test)]
+    pub fn of_object(name: &str, address: u64) -> Self {
+        Self { functions: Vec::new(), objects: vec![(name.to_owned(), address)] }
+    }
+
     /// Whether there are any names at all.
     pub fn is_empty(&self) -> bool {
         self.functions.is_empty() && self.objects.is_empty()

@@ -295,3 +295,198 @@ fn reverse_finds_the_writes_of_every_processor() {
     });
     assert_eq!(machine.receipt(), plain.receipt());
 }
+
+/// Where the parts of [`crossing`] lie.
+mod at {
+    use super::BASE;
+    pub const TIMER: u64 = BASE + 0x400;
+    pub const CALL: u64 = BASE + 0x440;
+    pub const USER: u64 = BASE + 0x480;
+    pub const GDT: u64 = BASE + 0x600;
+    pub const POINTERS: u64 = BASE + 0x680;
+    pub const IDT: u64 = BASE + 0x700;
+    pub const TSS: u64 = BASE + 0xc00;
+    /// Counted by user code of the first processor and by the second one; by the system call; by the timer's interrupt.
+    pub const WORK: u32 = 0x5000;
+    pub const CALLS: u32 = 0x5008;
+    pub const TICKS: u32 = 0x5010;
+}
+const KERNEL_CODE: u32 = 0x08;
+const KERNEL_DATA: u32 = 0x10;
+const USER_CODE: u32 = 0x1b;
+const USER_DATA: u32 = 0x23;
+
+/// Two processors: the first runs a loop in ring 3 that makes a system call each round, with a periodic timer that interrupts it; the second counts in real mode.
+fn crossing() -> Machine {
+    let piece = |bitness: u32, base: u64, write: &dyn Fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>| {
+        let mut a = CodeAssembler::new(bitness).expect("a bitness");
+        write(&mut a).expect("well-formed");
+        a.assemble(base).expect("assembles")
+    };
+    let other = piece(16, 0x8000, &|a| {
+        let mut again = a.create_label();
+        a.xor(bx, bx)?;
+        a.mov(ds, bx)?;
+        a.set_label(&mut again)?;
+        a.lock().inc(dword_ptr(at::WORK))?;
+        a.jmp(again)
+    });
+    let start = piece(32, BASE, &|a| {
+        let mut there = a.create_label();
+        a.mov(esp, 0x7000)?;
+        a.lgdt(fword_ptr(at::POINTERS as u32))?;
+        a.lidt(fword_ptr(at::POINTERS as u32 + 8))?;
+        // Far return: the new code segment.
+        a.push(KERNEL_CODE as i32)?;
+        a.call(there)?;
+        a.set_label(&mut there)?;
+        // The return address is that of this very instruction; go on behind the far return.
+        a.add(dword_ptr(esp), 5)?;
+        a.retf()?;
+        a.mov(eax, KERNEL_DATA)?;
+        a.mov(ss, eax)?;
+        a.mov(eax, USER_DATA)?;
+        a.mov(ds, eax)?;
+        a.mov(es, eax)?;
+        a.mov(eax, 0x28)?;
+        a.ltr(ax)?;
+        for (index, byte) in other.iter().enumerate() {
+            a.mov(byte_ptr(0x8000 + index as u32), i32::from(*byte))?;
+        }
+        a.mov(dword_ptr(0xfee0_00f0u32), 0x1ff)?;
+        a.mov(dword_ptr(0xfee0_0300u32), 0xc_4500)?;
+        a.mov(dword_ptr(0xfee0_0300u32), 0xc_4608)?;
+        // The timer: divided by 1, periodic, vector 0x20.
+        a.mov(dword_ptr(0xfee0_03e0u32), 0xb)?;
+        a.mov(dword_ptr(0xfee0_0320u32), 0x2_0020)?;
+        a.mov(dword_ptr(0xfee0_0380u32), 700)?;
+        for word in [USER_DATA, 0x6000, 0x202, USER_CODE, at::USER as u32] {
+            a.push(word as i32)?;
+        }
+        a.iretd()
+    });
+    let timer = piece(32, at::TIMER, &|a| {
+        a.inc(dword_ptr(at::TICKS))?;
+        a.mov(dword_ptr(0xfee0_00b0u32), 0)?;
+        a.iretd()
+    });
+    let call = piece(32, at::CALL, &|a| {
+        a.inc(dword_ptr(at::CALLS))?;
+        a.iretd()
+    });
+    let user = piece(32, at::USER, &|a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.lock().inc(dword_ptr(at::WORK))?;
+        a.int(0x80)?;
+        a.jmp(again)
+    });
+    let gate = |handler: u64, kind: u64| handler & 0xffff | u64::from(KERNEL_CODE) << 16 | kind << 40 | (handler >> 16) << 48;
+    let task = at::TSS;
+    let segments = [0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_fb00_0000_ffff, 0x00cf_f300_0000_ffff, 0x67 | (task & 0xff_ffff) << 16 | 0x89 << 40 | (task >> 24) << 56];
+    let mut image = vec![0u8; 0x1000];
+    let mut put = |address: u64, bytes: &[u8]| {
+        let from = (address - BASE) as usize;
+        image[from..from + bytes.len()].copy_from_slice(bytes);
+    };
+    assert!(start.len() < 0x400, "the parts do not overlap");
+    for (address, bytes) in [(BASE, &start), (at::TIMER, &timer), (at::CALL, &call), (at::USER, &user)] {
+        put(address, bytes);
+    }
+    for (index, segment) in (0u64..).zip(segments) {
+        put(at::GDT + 8 * index, &u64::to_le_bytes(segment));
+    }
+    for (offset, limit, table) in [(0, 8 * 6 - 1, at::GDT), (8, 8 * 0x81 - 1, at::IDT)] {
+        put(at::POINTERS + offset, &u16::to_le_bytes(limit));
+        put(at::POINTERS + offset + 2, &(table as u32).to_le_bytes());
+    }
+    put(at::IDT + 8 * 0x20, &gate(at::TIMER, 0x8e).to_le_bytes());
+    put(at::IDT + 8 * 0x80, &gate(at::CALL, 0xee).to_le_bytes());
+    // The stack of ring 0.
+    put(at::TSS + 4, &0x7000u32.to_le_bytes());
+    put(at::TSS + 8, &KERNEL_DATA.to_le_bytes());
+    let board = Board { vcpus: 2, quantum: [20, 200], checkpoint_ticks: 5_000, ..Board::default() };
+    Machine::new(&board, &Boot::new(&elf(&image), None, "")).expect("loads")
+}
+
+/// What a processor is about to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Here {
+    rip: u64,
+    cs: u32,
+}
+
+impl Client {
+    fn here(&mut self) -> Here {
+        let regs = bytes(&self.ask("g"));
+        Here { rip: u64::from_le_bytes(regs[128..136].try_into().expect("eight bytes")), cs: u32::from_le_bytes(regs[140..144].try_into().expect("four bytes")) }
+    }
+    fn word(&mut self, address: u32) -> u32 {
+        u32::from_str_radix(&self.ask(&format!("m{address:x},4")), 16).expect("hexadecimal").swap_bytes()
+    }
+}
+
+#[test]
+fn reverse_crosses_interrupts_processors_and_the_border_to_user_mode() {
+    const END: u64 = 23_456;
+    // Forward: where the first processor stood at each of its ticks.
+    let mut plain = crossing();
+    let mut trail = Vec::new();
+    while plain.ticks() < END {
+        assert_eq!(plain.run_until(plain.ticks() + 1), Outcome::Deadline, "the guest lives");
+        let state = plain.cpu_state(0).expect("there is one");
+        let ticks = plain.vcpu_ticks(0) as usize;
+        trail.resize(ticks + 1, Here { rip: state.rip, cs: u32::from(state.sys.seg[sim_cpu::CS].selector) });
+    }
+    let interrupts = trail.windows(2).filter(|pair| pair[1].rip == at::TIMER).count();
+    assert!(interrupts > 5, "{interrupts} interrupts");
+    let (mut machine, _) = session(crossing(), |gdb| {
+        gdb.ask("qSupported:multiprocess+;swbreak+;hwbreak+;vContSupported+");
+        assert!(gdb.monitor(&format!("goto {END}")).contains(&format!("at tick {END}")));
+        gdb.ask("Hgp1.1");
+        // Step by step back, over system calls and interrupts: the same places as forward.
+        let mut at = trail.len() - 1;
+        assert_eq!(gdb.here(), trail[at]);
+        let mut crossed = [0; 2];
+        while crossed.contains(&0) || crossed[0] < 20 {
+            gdb.ask("bs");
+            at -= 1;
+            assert_eq!(gdb.here(), trail[at], "tick {at} of the first processor");
+            crossed[0] += usize::from(trail[at].cs == USER_CODE && trail[at + 1].rip == at::CALL);
+            crossed[1] += usize::from(trail[at].cs == USER_CODE && trail[at + 1].rip == at::TIMER);
+        }
+        // Forward over the interrupt's delivery: out of user code into the handler.
+        assert!(gdb.ask("vCont;s:p1.1").starts_with("T05"));
+        assert_eq!(gdb.here(), Here { rip: at::TIMER, cs: KERNEL_CODE });
+        // Continue back from interrupt to interrupt.
+        assert_eq!(gdb.ask(&format!("Z2,{:x},4", at::TICKS)), "OK");
+        let mut count = gdb.word(at::TICKS);
+        for _ in 0..3 {
+            let stop = gdb.ask("bc");
+            assert!(stop.contains("watch:5010"), "{stop}");
+            gdb.ask("Hgp1.1");
+            assert_eq!(gdb.here(), Here { rip: at::TIMER, cs: KERNEL_CODE }, "before the handler's write");
+            count -= 1;
+            assert_eq!(gdb.word(at::TICKS), count);
+            // The delivery lies before it, and user code before that.
+            gdb.ask("bs");
+            assert_eq!(gdb.here().cs, USER_CODE);
+        }
+        assert_eq!(gdb.ask(&format!("z2,{:x},4", at::TICKS)), "OK");
+        // Back over writes of both processors.
+        assert_eq!(gdb.ask(&format!("Z2,{:x},4", at::WORK)), "OK");
+        let mut seen = std::collections::BTreeSet::new();
+        let mut value = gdb.word(at::WORK);
+        for _ in 0..60 {
+            let stop = gdb.ask("bc");
+            value -= 1;
+            assert_eq!(gdb.word(at::WORK), value, "{stop}");
+            seen.extend(stop.split(';').find_map(|field| field.split("thread:").nth(1)).map(str::to_owned));
+        }
+        assert_eq!(seen.len(), 2, "{seen:?}");
+        assert_eq!(gdb.ask(&format!("z2,{:x},4", at::WORK)), "OK");
+        assert!(gdb.monitor(&format!("goto {END}")).contains(&format!("at tick {END}")));
+        assert_eq!(gdb.ask("D;1"), "OK");
+    });
+    assert_eq!(machine.receipt(), plain.receipt());
+}

@@ -4,7 +4,7 @@ mod support;
 
 use proptest::prelude::*;
 use sim_board::{Machine, Port, Snapshot, Until};
-use sim_snap::file::{FileError, FileKind, Writer};
+use sim_snap::file::{FileError, FileKind, Reader, Writer};
 use sim_snap::{Capsule, Failure, capsule, diff, saved};
 use support::{board, busy, elf, machine};
 
@@ -165,6 +165,33 @@ proptest! {
         let error = read(bytes, is_capsule).expect_err("it is cut short");
         let named = matches!(&error, FileError::Truncated { at, .. } if *at == bytes.len() as u64);
         prop_assert!(named, "{}: {}", bytes.len(), error);
+    }
+
+    #[test]
+    fn a_section_that_lies_with_a_good_sum_is_refused_or_runs(is_capsule: bool, which: prop::sample::Index, at: prop::sample::Index, flip in 1u8.., cut: bool) {
+        let (bytes, kind) = if is_capsule { (&files().1, FileKind::Capsule) } else { (&files().0, FileKind::Snapshot) };
+        let file = Reader::open(bytes, kind).expect("undamaged");
+        let names: Vec<&str> = file.names().filter(|name| *name != "end").collect();
+        let chosen = which.index(names.len());
+        let mut forged = Writer::new(kind, COMMIT);
+        for (index, name) in names.iter().enumerate() {
+            let mut content = file.section(name).expect("undamaged");
+            if index == chosen && !content.is_empty() {
+                let at = at.index(content.len());
+                if cut {
+                    content.truncate(at);
+                } else {
+                    content[at] ^= flip;
+                }
+            }
+            forged.section(name, &content);
+        }
+        let forged = forged.finish();
+        // Whatever it says: an error, or a machine that can be run. No panic.
+        let machine = if is_capsule { Capsule::load(&forged).and_then(|capsule| capsule.machine()) } else { saved::resume(&forged) };
+        if let Ok(mut machine) = machine {
+            machine.run(&Until::ticks(machine.ticks().saturating_add(3_000)).or_ns(machine.now_ns().saturating_add(1_000_000)));
+        }
     }
 
     #[test]
