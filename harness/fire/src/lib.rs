@@ -51,6 +51,8 @@ pub fn ztest_batch(seed: u64, cases: u64) -> Result<String, String> {
 /// # Errors
 /// The finding.
 pub fn liar_batch(seed: u64, cases: u64) -> Result<String, String> {
-    fuzz::parsers(seed, cases * 100);
-    fuzz::liar(seed, cases).map(|report| format!("{} cases, {} fine, {} errors", report.cases, report.fine, report.errors))
+    fuzz::parsers(seed, cases * 1000);
+    let (blocks, labels) = (fuzz::liar(seed, cases)?, fuzz::labels(seed, cases * 5)?);
+    let sum = |of: fn(&fuzz::Report) -> u64| of(&blocks) + of(&labels);
+    Ok(format!("{} cases, {} fine, {} errors", sum(|report| report.cases), sum(|report| report.fine), sum(|report| report.errors)))
 }

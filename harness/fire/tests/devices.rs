@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use pool_dmu::{ScanKind, Store, check};
+use pool_dmu::{Auxiliary, ScanKind, Store, check};
 use pool_fire::disk::{Disk, Trouble};
 use pool_fire::rig::{self, Events, NAME, NOW, SHAPES, Shape};
 use pool_fire::work::Work;
@@ -344,4 +344,67 @@ fn a_fragmented_pool_takes_large_blocks_in_pieces() {
     }
     store.export(NOW.0).expect("export");
     judge("ungang", &disks);
+}
+
+#[test]
+fn a_spare_stands_in_and_goes_back() {
+    for name in ["mirror", "raidz1"] {
+        let (mut disks, mut store) = rig::create(shape(name), 4).expect("create");
+        let mut files = Work::new(9);
+        work(&mut store, &mut files, 60);
+        let (spare, cache) = (Disk::new(DISK), Disk::new(DISK));
+        let guid = store.add_auxiliary(Auxiliary::Spare, "spare", spare.device(), NOW.0).expect("add a spare");
+        store.add_auxiliary(Auxiliary::Cache, "cache", cache.device(), NOW.0).expect("add a cache device");
+        store.export(NOW.0).expect("export");
+        drop(store);
+        disks.extend([spare, cache]);
+        judge(&format!("spare-idle-{name}"), &disks);
+        let mut store = rig::open(&disks, 8, None).expect("open");
+        assert_eq!(store.auxiliary_lines().expect("lines"), "cache\n  cache  ONLINE\nspares\n  spare  AVAIL\n");
+        // A disk goes; the spare takes its place.
+        let (failed, _) = leaves(&store.pool().status())[1];
+        disks[1].break_down(&[Trouble::Dead]);
+        work(&mut store, &mut files, 60);
+        assert_eq!(store.engage_spares(NOW.0).expect("engage"), [(failed, guid)], "{name}");
+        assert_eq!(store.run_scan(ScanKind::Resilver, NOW.0).expect("resilver").errors, 0);
+        assert!(store.auxiliaries(Auxiliary::Spare).expect("spares")[0].in_use);
+        assert!(store.remove_auxiliary(guid, NOW.0).is_err(), "it is in use");
+        work(&mut store, &mut files, 30);
+        holds(&store, &files);
+        store.export(NOW.0).expect("export");
+        drop(store);
+        disks[1].break_down(&[]);
+        let without: Vec<Disk> = disks.iter().enumerate().filter(|(index, _)| *index != 1).map(|(_, disk)| disk.clone()).collect();
+        judge(&format!("spare-used-{name}"), &without);
+        // A new disk for the failed one; then the spare is free again.
+        let mut store = rig::open(&without, 8, None).expect("open without the failed disk");
+        let new = Disk::new(DISK);
+        store.attach(failed, "new", new.device(), true, NOW.0).expect("replace what the spare stands in for");
+        assert_eq!(store.run_scan(ScanKind::Resilver, NOW.0).expect("resilver").errors, 0);
+        assert_eq!(store.pool().health(), VdevState::Online, "{name}: {:?}", store.pool().status());
+        let spares = store.auxiliaries(Auxiliary::Spare).expect("spares");
+        assert!(!spares[0].in_use && spares[0].present, "{name}: {spares:?}");
+        holds(&store, &files);
+        store.export(NOW.0).expect("export");
+        drop(store);
+        disks[1] = new;
+        judge(&format!("spare-back-{name}"), &disks);
+        // It fails again; this time the spare stays for good.
+        let mut store = rig::open(&disks, 8, None).expect("open");
+        let (failed, _) = leaves(&store.pool().status())[0];
+        disks[0].break_down(&[Trouble::Gone]);
+        work(&mut store, &mut files, 30);
+        assert_eq!(store.engage_spares(NOW.0).expect("engage").len(), 1);
+        assert_eq!(store.run_scan(ScanKind::Resilver, NOW.0).expect("resilver").errors, 0);
+        store.detach(failed, NOW.0).expect("detach the failed one");
+        assert!(store.auxiliaries(Auxiliary::Spare).expect("spares").is_empty(), "it is no spare any more");
+        assert_eq!(store.pool().health(), VdevState::Online);
+        let scrub = store.run_scan(ScanKind::Scrub, NOW.0).expect("scrub");
+        assert_eq!((scrub.bad, scrub.errors), (0, 0), "{name}: {scrub:?}");
+        holds(&store, &files);
+        store.export(NOW.0).expect("export");
+        drop(store);
+        disks.remove(0);
+        judge(&format!("spare-for-good-{name}"), &disks);
+    }
 }

@@ -2,7 +2,11 @@
 //!
 //! `ORRERY_ZFS_MODULE` names the folder that `harness/fire/module` printed; without it nothing is tried. The machine runs under QEMU, twice: in the first
 //! round the module judges and changes our pools and makes some of its own, then our library reads and changes all of them, and in the second the module
-//! judges that.
+//! judges that. `ORRERY_ZFS_MODULE_ALL`: pools of all layouts, not those of [`SOME`].
+//! `ORRERY_ZFS_MODULE_STREAMS`: send streams alone, both ways.
+
+#[path = "module/streams.rs"]
+mod streams;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,10 +17,12 @@ use pool_fire::rig::{self, NEW, NOW, SHAPES, Shape};
 use pool_fire::work::Work;
 use pool_fire::{image, listing};
 use pool_spa::Pool;
-use pool_zpl::{Make, Writer, create_filesystem, replay_logs};
+use pool_zpl::{Make, Writer, Zvol, create_filesystem, replay_logs};
 
 /// A machine that hangs is ended after this long, in seconds.
-const PATIENCE: &str = "900";
+const PATIENCE: &str = "1500";
+/// Layouts that are judged each time: log and 512-byte sectors, 4K sectors, three parities.
+const SOME: [&str; 3] = ["mirror+log", "raidz1", "raidz3"];
 
 /// Boots the machine on `share` and waits for its end.
 fn boot(machine: &Path, share: &Path, round: u32) {
@@ -109,12 +115,23 @@ fn make(shape: &Shape, share: &Path, seed: u64) {
     steps(&mut store, 150);
     store.snapshot(rig::NAME, "first", NOW.0).expect("snapshot");
     steps(&mut store, 60);
+    store.snapshot(rig::NAME, "base", NOW.0).expect("snapshot");
     let home = format!("{}/home", rig::NAME);
     create_filesystem(&mut store, &home, &NEW).expect("make a file system");
     change(&mut store, &home, 1);
     store.snapshot(&home, "kept", NOW.0).expect("snapshot");
     change(&mut store, &home, 2);
     store.snapshot(rig::NAME, "second", NOW.0).expect("snapshot");
+    // A clone that took its origin's place, and one that did not.
+    let cloned = format!("{}/cloned", rig::NAME);
+    store.clone_dataset(&format!("{home}@kept"), &cloned, NOW.0).expect("clone");
+    change(&mut store, &cloned, 5);
+    store.promote(&cloned, NOW.0).expect("promote");
+    store.clone_dataset(&format!("{}@base", rig::NAME), &format!("{}/early", rig::NAME), NOW.0).expect("clone");
+    store.snapshot(&home, "gone", NOW.0).expect("snapshot");
+    store.destroy_snapshots(&[&format!("{home}@gone")], false, NOW.0).expect("destroy");
+    let volume = Zvol::create(&mut store, &format!("{}/volume", rig::NAME), 4 << 20, 8 << 10, true, NOW.0).expect("make a volume");
+    volume.write(&mut store, 100_000, &[7; 300_000]).expect("write to the volume");
     steps(&mut store, 60);
     store.export(NOW.0).expect("export");
     drop(store);
@@ -153,10 +170,20 @@ fn the_kernel_module_takes_our_pools_and_we_take_its() {
     let share = Path::new(env!("CARGO_TARGET_TMPDIR")).join("module");
     drop(std::fs::remove_dir_all(&share));
     std::fs::create_dir_all(&share).expect("make the share");
-    for (seed, shape) in (11..).zip(&SHAPES) {
+    let all = std::env::var_os("ORRERY_ZFS_MODULE_ALL").is_some();
+    let only_streams = std::env::var_os("ORRERY_ZFS_MODULE_STREAMS").is_some();
+    std::fs::create_dir_all(share.join("pools")).expect("make the share");
+    streams::send(&share);
+    for (seed, shape) in (11..).zip(&SHAPES).filter(|(_, shape)| !only_streams && (all || SOME.contains(&shape.name))) {
         make(shape, &share, seed);
     }
     boot(Path::new(&machine), &share, 1);
+    streams::receive(&share);
+    if only_streams {
+        return;
+    }
+    // The module has judged them.
+    drop(std::fs::remove_dir_all(share.join("ours")));
     for (seed, folder) in (31..).zip(folders(&share)) {
         assert!(folder.join("result").exists(), "{}: no judgement", folder.display());
         let mut store = open(&folder, seed);

@@ -40,6 +40,7 @@ mod props;
 mod quota;
 mod scan;
 mod snapshots;
+mod spares;
 mod store;
 mod topology;
 mod zap;
@@ -53,6 +54,7 @@ pub use accounting::check_space;
 pub use check::{Checked, Fault, check};
 pub use log::PendingLog;
 pub use scan::{ScanKind, ScanReport};
+pub use spares::{Auxiliary, AuxiliaryStatus};
 pub use store::Store;
 pub use object::{Changed, Object, ObjectSet};
 

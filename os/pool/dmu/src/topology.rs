@@ -93,7 +93,7 @@ fn strip_top_keys(vdev: &VdevConfig) -> Result<VdevConfig, FormatError> {
 }
 
 impl Store {
-    fn new_guid(&mut self) -> u64 {
+    pub(crate) fn new_guid(&mut self) -> u64 {
         loop {
             let guid = (self.random)();
             if guid != 0 {
@@ -121,8 +121,8 @@ impl Store {
         self.pool.reshape(trees, devices)
     }
 
-    fn leaf_config(&mut self, path: &str, guid: u64) -> Result<VdevConfig, EditError> {
-        let mut leaf = VdevConfig::new("file", guid, Vec::new())?;
+    pub(crate) fn leaf_config(&mut self, path: &str, guid: u64) -> Result<VdevConfig, EditError> {
+        let mut leaf = VdevConfig::new(pool_spa::leaf_type(path), guid, Vec::new())?;
         leaf.set("path", Some(Value::Text(path.to_string())))?;
         leaf.set("create_txg", Some(Value::Number(self.txg)))?;
         // A pool whose vdevs have ZAPs of their own must have one for each.
@@ -154,39 +154,55 @@ impl Store {
     /// # Errors
     /// No such leaf, a place where that is not possible, a device too small or with larger sectors.
     pub fn attach(&mut self, at: u64, path: &str, device: Box<dyn BlockDev>, replace: bool, now: u64) -> Result<u64, EditError> {
-        let mut trees = self.pool.trees();
-        let top = find_top(&trees, at)?;
-        let tree = trees[top].clone();
-        let old = tree.find(at).cloned().ok_or(Error::NotFound)?;
-        let parent = tree.parent_of(at).map(|parent| (parent.guid, parent.kind, parent.type_name.clone()));
-        if old.kind != VdevKind::Leaf {
+        self.check_place(at, device.size_bytes())?;
+        let tree = self.pool.trees().into_iter().find(|tree| tree.find(at).is_some()).ok_or(Error::NotFound)?;
+        if u64::from(device.sector_bytes()) > 1 << tree.ashift {
+            return Err(EditError::Invalid("the device's sectors are larger than the vdev's allocation unit"));
+        }
+        let guid = self.new_guid();
+        let leaf = self.leaf_config(path, guid)?;
+        self.graft(at, leaf, device, if replace { "replacing" } else { "mirror" }, now)?;
+        Ok(guid)
+    }
+
+    /// A device of `bytes` can stand beside or in place of leaf `at`.
+    pub(crate) fn check_place(&self, at: u64, bytes: u64) -> Result<(), EditError> {
+        let trees = self.pool.trees();
+        let tree = &trees[find_top(&trees, at)?];
+        if tree.find(at).is_none_or(|old| old.kind != VdevKind::Leaf) {
             return Err(EditError::Invalid("only to a disk can another be attached"));
         }
         let needed = match tree.kind {
             VdevKind::Raidz { .. } => tree.asize / tree.children.len() as u64,
             _ => tree.asize,
         };
-        if usable_bytes(device.size_bytes(), tree.ashift) < needed {
-            return Err(EditError::Invalid("the device is too small"));
-        }
-        if u64::from(device.sector_bytes()) > 1 << tree.ashift {
-            return Err(EditError::Invalid("the device's sectors are larger than the vdev's allocation unit"));
-        }
-        let guid = self.new_guid();
-        let leaf = self.leaf_config(path, guid)?;
+        if usable_bytes(bytes, tree.ashift) < needed { Err(EditError::Invalid("the device is too small")) } else { Ok(()) }
+    }
+
+    /// Puts a new leaf beside leaf `at`, both below a vdev of type `kind` (mirror, replacing, spare).
+    pub(crate) fn graft(&mut self, at: u64, leaf: VdevConfig, device: Box<dyn BlockDev>, kind: &str, now: u64) -> Result<(), EditError> {
+        let mut trees = self.pool.trees();
+        let top = find_top(&trees, at)?;
+        let tree = trees[top].clone();
+        let old = tree.find(at).cloned().ok_or(Error::NotFound)?;
+        let guid = leaf.guid;
+        let parent = tree.parent_of(at).map(|parent| (parent.guid, parent.kind, parent.type_name.clone()));
         match parent {
-            Some((parent, VdevKind::Mirror, kind)) if kind == if replace { "replacing" } else { "mirror" } => {
+            Some((parent, VdevKind::Mirror, around)) if around == kind => {
                 let mut group = tree.find(parent).cloned().ok_or(Error::NotFound)?;
                 let mut children = group.children.clone();
                 children.push(leaf);
                 group.set_children(children)?;
                 substitute(&mut trees[top], parent, &group)?;
             }
-            Some((_, VdevKind::Raidz { .. }, _)) if !replace => return Err(EditError::Invalid("a raidz takes no more sides; replace its disks")),
-            Some((_, VdevKind::Mirror, kind)) if kind != "mirror" => return Err(EditError::Invalid("the disk is being replaced already")),
+            Some((_, VdevKind::Raidz { .. }, _)) if kind == "mirror" => return Err(EditError::Invalid("a raidz takes no more sides; replace its disks")),
+            // What a spare stands in for can be replaced for good.
+            Some((_, VdevKind::Mirror, around)) if around != "mirror" && !(around == "spare" && kind == "replacing") => {
+                return Err(EditError::Invalid("the disk is being replaced already"));
+            }
             _ => {
                 let group_guid = self.new_guid();
-                let mut group = VdevConfig::new(if replace { "replacing" } else { "mirror" }, group_guid, vec![strip_top_keys(&old)?, leaf])?;
+                let mut group = VdevConfig::new(kind, group_guid, vec![strip_top_keys(&old)?, leaf])?;
                 group.set("id", Some(Value::Number(old.id)))?;
                 group.set_children(group.children.clone())?;
                 substitute(&mut trees[top], at, &group)?;
@@ -196,8 +212,7 @@ impl Store {
         self.pool.prepare(guid)?;
         let txg = self.txg;
         self.pool.note_lacking(guid, TXG_INITIAL..txg + 1);
-        self.commit(now)?;
-        Ok(guid)
+        self.commit(now)
     }
 
     /// Takes a side out of a mirror, or ends a replacement. Its labels are made invalid.
@@ -221,6 +236,9 @@ impl Store {
         children.retain(|child| child.guid != guid);
         if let [only] = children.as_slice() {
             let mut only = only.clone();
+            if parent.type_name == "spare" && only.kind == VdevKind::Leaf {
+                self.settle_spare(&mut only)?;
+            }
             only.set("id", Some(Value::Number(parent.id)))?;
             substitute(&mut trees[top], parent_guid, &only)?;
         } else {
@@ -230,6 +248,9 @@ impl Store {
         self.drop_leaf_objects(&leaf)?;
         self.retree(&trees, Vec::new());
         self.commit(now)?;
+        if self.put_back_spare(guid)? {
+            return Ok(());
+        }
         // Gone from the pool whether or not its labels can be cleared.
         self.pool.forget(guid).or(Ok(()))
     }
@@ -372,7 +393,8 @@ impl Store {
         }
         let mut old = Vec::new();
         self.pool.trees().iter().for_each(|tree| replaced(tree, self, &mut old));
-        old.into_iter().try_for_each(|guid| self.detach(guid, now))
+        old.into_iter().try_for_each(|guid| self.detach(guid, now))?;
+        self.idle_spares().into_iter().try_for_each(|guid| self.detach(guid, now))
     }
 
     pub(crate) fn load_dirty_logs(&mut self) -> Result<(), EditError> {

@@ -14,6 +14,10 @@ pub const FRONT: u64 = 4 << 20;
 /// Smallest leaf that OpenZFS accepts, in bytes.
 pub const LEAF_MIN: u64 = 64 << 20;
 
+/// `state` in the label of a spare that no pool uses now, and of a cache device.
+pub const STATE_SPARE: u64 = 3;
+pub const STATE_CACHE: u64 = 4;
+
 const PHYS_OFFSET: usize = 16 << 10;
 const PHYS_SIZE: usize = 112 << 10;
 const RING_OFFSET: usize = 128 << 10;

@@ -90,6 +90,12 @@ impl Candidate {
         let known = self.configs.iter().rev().find(|(at, _)| *at <= txg);
         known.unwrap_or(&self.configs[0])
     }
+
+    /// Guid of a spare or cache device: its label names no pool.
+    fn auxiliary(&self) -> Option<u64> {
+        let (_, config) = self.config(u64::MAX);
+        if matches!(config.number("state"), Some(label::STATE_SPARE | label::STATE_CACHE)) { config.number("guid") } else { None }
+    }
 }
 
 fn read_candidate(device: &dyn BlockDev) -> Option<Candidate> {
@@ -116,9 +122,14 @@ fn read_candidate(device: &dyn BlockDev) -> Option<Candidate> {
 /// Lists the pools on `devices`.
 #[must_use]
 pub fn scan(devices: &[Box<dyn BlockDev>]) -> Vec<Found> {
+    let candidates: Vec<Option<Candidate>> = devices.iter().map(|device| read_candidate(&**device)).collect();
+    pools_of(&candidates)
+}
+
+fn pools_of(candidates: &[Option<Candidate>]) -> Vec<Found> {
     let mut pools: BTreeMap<u64, Found> = BTreeMap::new();
-    for (index, device) in devices.iter().enumerate() {
-        let Some(candidate) = read_candidate(&**device) else { continue };
+    for (index, candidate) in candidates.iter().enumerate() {
+        let Some(candidate) = candidate else { continue };
         let (_, config) = candidate.config(u64::MAX);
         // Spares and cache devices name no pool.
         let (Some(guid), Some(name)) = (config.number("pool_guid"), config.text("name")) else { continue };
@@ -151,6 +162,8 @@ pub struct Pool {
     labels: BTreeMap<u64, List>,
     /// Devices that carry the pool's guid but have no place in its tree.
     strays: Leaves,
+    /// Spares and cache devices, of this pool or another: the MOS says which are whose.
+    auxiliary: Leaves,
     context: Context,
     interior: RefCell<Interior>,
 }
@@ -177,17 +190,19 @@ impl Pool {
     /// See [`ImportError`].
     pub fn import_with(devices: Vec<Box<dyn BlockDev>>, options: ImportOptions<'_>) -> Result<Self, ImportError> {
         let matches = |found: &Found| options.wanted.is_none_or(|wanted| found.name == wanted || wanted.parse() == Ok(found.guid));
-        let mut found: Vec<Found> = scan(&devices).into_iter().filter(matches).collect();
+        let all: Vec<Option<Candidate>> = devices.iter().map(|device| read_candidate(&**device)).collect();
+        let mut found: Vec<Found> = pools_of(&all).into_iter().filter(matches).collect();
         let pool = found.pop().ok_or(ImportError::NoLabel)?;
         if !found.is_empty() {
             return Err(ImportError::Ambiguous);
         }
-        let mut candidates = Vec::new();
-        for (index, device) in devices.into_iter().enumerate() {
-            if pool.devices.contains(&index)
-                && let Some(candidate) = read_candidate(&*device)
-            {
+        let (mut candidates, mut auxiliary) = (Vec::new(), Leaves::new());
+        for (index, (candidate, device)) in all.into_iter().zip(devices).enumerate() {
+            let Some(candidate) = candidate else { continue };
+            if pool.devices.contains(&index) {
                 candidates.push((candidate, device));
+            } else if let Some(guid) = candidate.auxiliary() {
+                auxiliary.insert(guid, leaf_of(guid, device, None));
             }
         }
         let allowed = |uberblock: &&Uberblock| options.at_most.is_none_or(|limit| uberblock.txg <= limit);
@@ -235,7 +250,7 @@ impl Pool {
             return Err(ImportError::MissingTops { found: trees.len(), expected });
         }
         let tops = trees.iter().map(|(id, tree)| (*id, Vdev::open(tree, tree.ashift, &mut leaves))).collect();
-        Ok(Self { name: pool.name, guid: pool.guid, state: pool.state, uberblock, found_txgs, tops, labels, strays: leaves, context: Context::default(), interior: RefCell::default() })
+        Ok(Self { name: pool.name, guid: pool.guid, state: pool.state, uberblock, found_txgs, tops, labels, strays: leaves, auxiliary, context: Context::default(), interior: RefCell::default() })
     }
 
     /// Name in the labels.
@@ -264,7 +279,7 @@ impl Pool {
         self.tops.values().map(Vdev::status).collect()
     }
     pub(crate) fn new(name: String, guid: u64, uberblock: Uberblock, tops: BTreeMap<u64, Vdev>, labels: BTreeMap<u64, List>) -> Self {
-        Self { name, guid, state: 0, uberblock, found_txgs: Vec::new(), tops, labels, strays: Leaves::new(), context: Context::default(), interior: RefCell::default() }
+        Self { name, guid, state: 0, uberblock, found_txgs: Vec::new(), tops, labels, strays: Leaves::new(), auxiliary: Leaves::new(), context: Context::default(), interior: RefCell::default() }
     }
     pub(crate) const fn set_state(&mut self, state: u64) {
         self.state = state;
@@ -304,6 +319,12 @@ impl Pool {
     }
     pub(crate) const fn strays_mut(&mut self) -> &mut Leaves {
         &mut self.strays
+    }
+    pub(crate) const fn auxiliary(&self) -> &Leaves {
+        &self.auxiliary
+    }
+    pub(crate) const fn auxiliary_mut(&mut self) -> &mut Leaves {
+        &mut self.auxiliary
     }
     /// Wrapping sum of all guids, as the uberblock holds it.
     pub(crate) fn guid_sum(&self) -> u64 {

@@ -24,8 +24,8 @@
 //! written afresh. More: a typed error names the block. Labels are outside input: damaged ones are skipped, contradictory ones refused by name.
 //!
 //! # Limits
-//! Salted checksums and zstd are refused by name. Gang blocks nest up to 8 deep. At most 255 children per vdev. No hot spares, no cache devices, no removal of
-//! top-level vdevs.
+//! Salted checksums and zstd are refused by name. Gang blocks nest up to 8 deep. At most 255 children per vdev. Cache devices are labelled and
+//! listed, and hold nothing. No removal of top-level vdevs.
 //!
 //! # Reading order
 //! `config`, `import`, `leaf`, `vdev`, `zio`; then `alloc_space`, `commit`, `create`, `topology`, `event`.
@@ -33,6 +33,7 @@
 extern crate alloc;
 
 mod alloc_space;
+mod auxiliary;
 mod commit;
 pub mod config;
 mod create;
