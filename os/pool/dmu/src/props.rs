@@ -198,7 +198,9 @@ pub fn human(bytes: u64) -> String {
     }
     for digits in [2_usize, 1, 0] {
         let scale = [1, 10, 100][digits];
-        let scaled = (bytes * scale + unit / 2) / unit;
+        // As printf rounds: to the nearest, a tie to the even one.
+        let (down, rest) = (bytes * scale / unit, bytes * scale % unit);
+        let scaled = down + u128::from(rest * 2 > unit || rest * 2 == unit && down & 1 == 1);
         let text = if digits == 0 { format!("{scaled}{suffix}") } else { format!("{}.{:0digits$}{suffix}", scaled / scale, scaled % scale) };
         if text.len() <= 5 || digits == 0 {
             return text;
