@@ -194,19 +194,20 @@ impl Pair {
         Ok(if what.is_empty() { None } else { Some(Difference { seed, plan, what }) })
     }
 
-    /// The alarm's test: whether a translator that forgets a carry is found out by the first `cases` programs.
+    /// The alarm's test: which of the first `cases` programs find out a translator that forgets a carry.
     ///
     /// # Errors
     /// The host cannot translate.
-    pub fn alarm_rings(cases: u64) -> Result<bool, sim_translate::Unavailable> {
+    pub fn alarms(cases: u64) -> Result<Vec<u64>, sim_translate::Unavailable> {
         let mut pair = Pair::new()?;
         pair.translator.cpu.spoil_translator();
+        let mut found = Vec::new();
         for seed in 0..cases {
             if pair.compare(seed)?.is_some() {
-                return Ok(true);
+                found.push(seed);
             }
         }
-        Ok(false)
+        Ok(found)
     }
 }
 

@@ -98,7 +98,7 @@ impl Program {
         let (ticks, pieces, piece_bytes) = match seed % 512 {
             0 => (12_000, 16, PIECE_BYTES as usize - 80),
             64 | 128 | 192 | 256 | 320 | 384 | 448 => (2_000, 4, 150),
-            _ => (400, 2, 80),
+            _ => (1_000, 2, 80),
         };
         let interrupt = seed.is_multiple_of(3).then_some(50 + seed.wrapping_mul(13) % (ticks / 2));
         // All pieces lie about the end of a page.
@@ -466,11 +466,18 @@ fn instruction(rng: &mut Rng) -> Vec<u8> {
             12..=18 => bytes.extend([0x0f, rng.pick(TWO)]),
             _ => bytes.extend([0x0f, rng.draw() as u8]),
         }
-        // ModRM: registers, [reg], [reg + disp8], or with disp32.
+        // ModRM: registers, [reg], [reg + disp8], or with disp32; or an address of data, so that not every other instruction faults.
         let mode = rng.pick(&[0xc0u8, 0xc0, 0xc0, 0, 0x40, 0x40, 0x80]);
-        bytes.push(mode | rng.draw() as u8 & 0x3f);
-        if rng.below(2) == 0 {
-            bytes.push(rng.draw() as u8);
+        if mode != 0xc0 && rng.below(4) > 0 {
+            bytes.extend([4 | rng.draw() as u8 & 0x38, 0x25]);
+            let page = rng.pick(&[0, 0, 1, 2, 3, 3, 4, 5, 6, 7]);
+            let offset = if rng.below(8) == 0 { 0x1000 - rng.below(20) } else { rng.below(0x100) * 16 };
+            bytes.extend(((DATA + page * 0x1000 + offset) as u32).to_le_bytes());
+        } else {
+            bytes.push(mode | rng.draw() as u8 & 0x3f);
+            if rng.below(2) == 0 {
+                bytes.push(rng.draw() as u8);
+            }
         }
         let small = (rng.below(0x200) as i32 - 0x100).to_le_bytes();
         bytes.extend(small);
