@@ -48,7 +48,7 @@ impl Cursor<'_> {
                 self.at += 4;
                 return Ok(list);
             }
-            if size < PAIR || size % 8 != 0 {
+            if size < PAIR || !size.is_multiple_of(8) {
                 return Err(self.view.error("impossible pair size at byte", start as u64));
             }
             let pair = View::new("nvlist", self.view.slice(start, size)?);
