@@ -169,9 +169,7 @@ impl Quirks {
             }
         }
         // The upper half of a 32-bit destination, too.
-        for (text_low, text_high) in [(run!("bsf eax, ecx", KEPT, 0, 0), run!("bsr eax, ecx", KEPT, 0, 0))] {
-            scans_keep &= text_low.0 == KEPT && text_high.0 == KEPT;
-        }
+        scans_keep &= run!("bsf eax, ecx", KEPT, 0, 0).0 == KEPT && run!("bsr eax, ecx", KEPT, 0, 0).0 == KEPT;
         Quirks { counts, has_tzcnt, has_lzcnt, scans, scans_keep, logic, shifts: sizes.iter().all(|size| size.0), rotates: sizes.iter().all(|size| size.1), bit_tests }
     }
 }
@@ -182,7 +180,7 @@ mod tests {
 
     #[test]
     fn the_host_does_logic_by_the_rules() {
-        // The other three differ between vendors; this one is the same on every processor known.
+        // The others differ between vendors; this one is the same on every processor known.
         let quirks = Quirks::probe();
         eprintln!("{quirks:?}");
         assert!(quirks.logic);
