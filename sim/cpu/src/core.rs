@@ -535,6 +535,12 @@ impl Core {
     /// Loads 16 bytes; no alignment asked.
     #[inline(always)]
     pub fn load128(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, address: u64) -> Result<u128, Fault> {
+        self.try_load128::<false>(m, b, op, address)
+    }
+
+    /// [`Core::load128`]; with `F` only if the fast tags have it.
+    #[inline(always)]
+    pub fn try_load128<const F: bool>(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, address: u64) -> Result<u128, Fault> {
         let index = tlb::index(address);
         if address.wrapping_add(self.tlb.fast.read(self.view / ENTRIES, index)) <= 4096 - 16 {
             let at = self.tlb.fast.addend(index).wrapping_add(address) as usize;
@@ -544,6 +550,9 @@ impl Core {
                 return Ok(u128::from_le_bytes(array));
             }
         }
+        if F {
+            return Err(Fault);
+        }
         let mut bytes = [0; 16];
         self.read_bytes(m, b, op, address, &mut bytes)?;
         Ok(u128::from_le_bytes(bytes))
@@ -552,6 +561,12 @@ impl Core {
     /// Stores 16 bytes; no alignment asked.
     #[inline(always)]
     pub fn store128(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, address: u64, value: u128) -> Result<(), Fault> {
+        self.try_store128::<false>(m, b, op, address, value)
+    }
+
+    /// [`Core::store128`]; with `F` only if the fast tags have it.
+    #[inline(always)]
+    pub fn try_store128<const F: bool>(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, address: u64, value: u128) -> Result<(), Fault> {
         let index = tlb::index(address);
         if address.wrapping_add(self.tlb.fast.write(self.view / ENTRIES, index)) <= 4096 - 16 {
             let at = self.tlb.fast.addend(index).wrapping_add(address) as usize;
@@ -559,6 +574,9 @@ impl Core {
                 bytes.copy_from_slice(&value.to_le_bytes());
                 return Ok(());
             }
+        }
+        if F {
+            return Err(Fault);
         }
         self.write_bytes(m, b, op, address, &value.to_le_bytes())
     }

@@ -283,8 +283,8 @@ impl Builder {
         if let Some(end) = self.system(insn, op) {
             return end;
         }
-        if let Some(handler) = simd::lower(insn, op, self.bits) {
-            return Self::set_plain(op, handler);
+        if let Some(run) = simd::lower(insn, op, self.bits) {
+            return Self::set(op, run);
         }
         if let Some(handler) = fpu::lower(insn, op, self.bits) {
             return Self::set_plain(op, handler);

@@ -15,7 +15,8 @@ use sim_fp::{MXCSR_MASK, crc32c, int, string};
 use sim_mem::GuestMemory;
 
 use crate::core::{Core, Fault, mode, vector};
-use crate::op::{EA_ADDR16, EA_ADDR32, EA_SEG_SHIFT, Flow, Handler, Op};
+use crate::op::{EA_ADDR16, EA_ADDR32, EA_SEG_SHIFT, Flow, Handler, Op, Run};
+use crate::ops::{run, tri};
 use crate::state::{cr4, RAX, RCX, RDI, RDX};
 
 /// 64-bit form, in `Op::imm` above the instruction's own immediate.
@@ -55,7 +56,13 @@ pub(crate) fn simd_fault(c: &mut Core) -> Fault {
 /// Address of a memory operand, aligned if it must be.
 #[inline(always)]
 fn address(c: &mut Core, op: &Op, size: u64, write: bool, aligned: bool) -> Result<u64, Fault> {
-    let address = c.linear(op, size, write)?;
+    try_address::<false>(c, op, size, write, aligned)
+}
+
+/// The same; with `F` only without segment checks.
+#[inline(always)]
+fn try_address<const F: bool>(c: &mut Core, op: &Op, size: u64, write: bool, aligned: bool) -> Result<u64, Fault> {
+    let address = if F { c.linear64(op)? } else { c.linear(op, size, write)? };
     if aligned && address & 15 != 0 {
         return Err(c.gp0());
     }
@@ -65,12 +72,18 @@ fn address(c: &mut Core, op: &Op, size: u64, write: bool, aligned: bool) -> Resu
 /// Loads `bytes` (1, 2, 4, 8 or 16), zero-extended.
 #[inline(always)]
 pub(crate) fn load(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, at: u64, bytes: u8) -> Result<u128, Fault> {
+    try_load::<false>(c, m, b, op, at, bytes)
+}
+
+/// The same; with `F` only if the fast tags have it.
+#[inline(always)]
+pub(crate) fn try_load<const F: bool>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, at: u64, bytes: u8) -> Result<u128, Fault> {
     Ok(match bytes {
-        1 => u128::from(c.load::<1>(m, b, op, at)?),
-        2 => u128::from(c.load::<2>(m, b, op, at)?),
-        4 => u128::from(c.load::<4>(m, b, op, at)?),
-        8 => u128::from(c.load::<8>(m, b, op, at)?),
-        _ => c.load128(m, b, op, at)?,
+        1 => u128::from(c.try_load::<F, 1>(m, b, op, at)?),
+        2 => u128::from(c.try_load::<F, 2>(m, b, op, at)?),
+        4 => u128::from(c.try_load::<F, 4>(m, b, op, at)?),
+        8 => u128::from(c.try_load::<F, 8>(m, b, op, at)?),
+        _ => c.try_load128::<F>(m, b, op, at)?,
     })
 }
 
@@ -118,6 +131,7 @@ fn run_row<const ROW: usize>(c: &mut Core, op: &Op, src: u128) -> Result<(), Fau
 }
 
 /// Source in an XMM register.
+#[inline(always)]
 fn reg<const ROW: usize>(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, op: &Op) -> Flow {
     let src = x(c, op.b);
     match run_row::<ROW>(c, op, src) {
@@ -127,19 +141,18 @@ fn reg<const ROW: usize>(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, 
 }
 
 /// Source in memory.
-fn mem<const ROW: usize>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+#[inline(always)]
+fn mem<const F: bool, const ROW: usize>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let row = const { sse::TABLE[if ROW < sse::COUNT { ROW } else { 0 }] };
     let bytes = row.src_bytes;
-    let mut run = || -> Result<Flow, Fault> {
-        let at = address(c, op, u64::from(bytes), false, bytes == 16)?;
-        let src = load(c, m, b, op, at, bytes)?;
-        run_row::<ROW>(c, op, src)?;
-        Ok(c.brk)
-    };
-    run().unwrap_or(Flow::Fault)
+    let at = tri!(try_address::<F>(c, op, u64::from(bytes), false, bytes == 16));
+    let src = tri!(try_load::<F>(c, m, b, op, at, bytes));
+    tri!(run_row::<ROW>(c, op, src));
+    if F { Flow::Next } else { c.brk }
 }
 
 /// Shifts by an immediate: the count is the source.
+#[inline(always)]
 fn shift<const ROW: usize>(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, op: &Op) -> Flow {
     match run_row::<ROW>(c, op, u128::from(op.imm as u8)) {
         Ok(()) => Flow::Next,
@@ -148,6 +161,7 @@ fn shift<const ROW: usize>(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus
 }
 
 /// Source in a general register: CVTSI2xx (sign-extended) and PINSRx.
+#[inline(always)]
 fn gpr<const ROW: usize>(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, op: &Op) -> Flow {
     let value = c.r[usize::from(op.b & 15)];
     match run_row::<ROW>(c, op, u128::from(sign_extended(op, value))) {
@@ -175,8 +189,8 @@ fn gpr_mem<const ROW: usize>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuB
 macro_rules! every_row {
     ($($n:literal)*) => {
         const _: () = assert!([$($n),*].len() >= sse::COUNT, "every_row must list every row");
-        static REG: &[Handler] = &[$(reg::<$n>),*];
-        static MEM: &[Handler] = &[$(mem::<$n>),*];
+        static REG: &[Run] = &[$(run!(reg::<$n>)),*];
+        static MEM: &[Run] = &[$(run!(mem[$n])),*];
     };
 }
 
@@ -198,104 +212,92 @@ fn merge_low(old: u128, new: u128, bits: u32) -> u128 {
 
 // Moves between XMM registers and memory.
 
+#[inline(always)]
 fn mov_rr(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, op: &Op) -> Flow {
     set_x(c, op.a, x(c, op.b));
     Flow::Next
 }
 
-handler!(load_aligned |c, m, b, op| {
-    let at = address(c, op, 16, false, true)?;
-    let value = c.load128(m, b, op, at)?;
+/// A whole register from memory.
+#[inline(always)]
+fn load_whole<const F: bool, const ALIGNED: bool>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let at = tri!(try_address::<F>(c, op, 16, false, ALIGNED));
+    let value = tri!(c.try_load128::<F>(m, b, op, at));
     set_x(c, op.a, value);
-    Ok(c.brk)
-});
-handler!(load_unaligned |c, m, b, op| {
-    let at = address(c, op, 16, false, false)?;
-    let value = c.load128(m, b, op, at)?;
-    set_x(c, op.a, value);
-    Ok(c.brk)
-});
-handler!(store_aligned |c, m, b, op| {
-    let at = address(c, op, 16, true, true)?;
-    c.store128(m, b, op, at, x(c, op.b))?;
-    Ok(c.brk)
-});
-handler!(store_unaligned |c, m, b, op| {
-    let at = address(c, op, 16, true, false)?;
-    c.store128(m, b, op, at, x(c, op.b))?;
-    Ok(c.brk)
-});
+    if F { Flow::Next } else { c.brk }
+}
 
+#[inline(always)]
+fn store_whole<const F: bool, const ALIGNED: bool>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let at = tri!(try_address::<F>(c, op, 16, true, ALIGNED));
+    let value = x(c, op.b);
+    tri!(c.try_store128::<F>(m, b, op, at, value));
+    if F { Flow::Next } else { c.brk }
+}
+
+#[inline(always)]
 fn movss_rr(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, op: &Op) -> Flow {
     set_x(c, op.a, merge_low(x(c, op.a), x(c, op.b), 32));
     Flow::Next
 }
+#[inline(always)]
 fn movsd_rr(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, op: &Op) -> Flow {
     set_x(c, op.a, merge_low(x(c, op.a), x(c, op.b), 64));
     Flow::Next
 }
+#[inline(always)]
 fn movq_rr(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, op: &Op) -> Flow {
     set_x(c, op.a, u128::from(x(c, op.b) as u64));
     Flow::Next
 }
+#[inline(always)]
 fn movlhps(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, op: &Op) -> Flow {
     set_x(c, op.a, merge_low(x(c, op.b) << 64, x(c, op.a), 64));
     Flow::Next
 }
+#[inline(always)]
 fn movhlps(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, op: &Op) -> Flow {
     set_x(c, op.a, merge_low(x(c, op.a), x(c, op.b) >> 64, 64));
     Flow::Next
 }
 
-handler!(/// MOVSS, MOVD from memory.
-load4 |c, m, b, op| {
-    let at = address(c, op, 4, false, false)?;
-    let value = c.load::<4>(m, b, op, at)?;
+/// MOVSS, MOVD (`N` = 4), MOVSD and MOVQ (`N` = 8) from memory: the rest becomes zero.
+#[inline(always)]
+fn load_lane<const F: bool, const N: usize>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let at = tri!(try_address::<F>(c, op, N as u64, false, false));
+    let value = tri!(c.try_load::<F, N>(m, b, op, at));
     set_x(c, op.a, u128::from(value));
-    Ok(c.brk)
-});
-handler!(/// MOVSD, MOVQ from memory.
-load8 |c, m, b, op| {
-    let at = address(c, op, 8, false, false)?;
-    let value = c.load::<8>(m, b, op, at)?;
-    set_x(c, op.a, u128::from(value));
-    Ok(c.brk)
-});
-handler!(store4 |c, m, b, op| {
-    let at = address(c, op, 4, true, false)?;
-    c.store::<4>(m, b, op, at, x(c, op.b) as u64)?;
-    Ok(c.brk)
-});
-handler!(store8 |c, m, b, op| {
-    let at = address(c, op, 8, true, false)?;
-    c.store::<8>(m, b, op, at, x(c, op.b) as u64)?;
-    Ok(c.brk)
-});
-handler!(load_low |c, m, b, op| {
-    let at = address(c, op, 8, false, false)?;
-    let value = c.load::<8>(m, b, op, at)?;
-    set_x(c, op.a, merge_low(x(c, op.a), u128::from(value), 64));
-    Ok(c.brk)
-});
-handler!(load_high |c, m, b, op| {
-    let at = address(c, op, 8, false, false)?;
-    let value = c.load::<8>(m, b, op, at)?;
-    set_x(c, op.a, merge_low(u128::from(value) << 64, x(c, op.a), 64));
-    Ok(c.brk)
-});
-handler!(store_high |c, m, b, op| {
-    let at = address(c, op, 8, true, false)?;
-    c.store::<8>(m, b, op, at, (x(c, op.b) >> 64) as u64)?;
-    Ok(c.brk)
-});
+    if F { Flow::Next } else { c.brk }
+}
+
+/// Lane 0 to memory; with `HIGH` the upper half.
+#[inline(always)]
+fn store_lane<const F: bool, const N: usize, const HIGH: bool>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let at = tri!(try_address::<F>(c, op, N as u64, true, false));
+    let value = x(c, op.b);
+    tri!(c.try_store::<F, N>(m, b, op, at, (if HIGH { value >> 64 } else { value }) as u64));
+    if F { Flow::Next } else { c.brk }
+}
+
+/// MOVLPx and MOVHPx (`HIGH`) from memory.
+#[inline(always)]
+fn load_half<const F: bool, const HIGH: bool>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let at = tri!(try_address::<F>(c, op, 8, false, false));
+    let value = u128::from(tri!(c.try_load::<F, 8>(m, b, op, at)));
+    let old = x(c, op.a);
+    set_x(c, op.a, if HIGH { merge_low(value << 64, old, 64) } else { merge_low(old, value, 64) });
+    if F { Flow::Next } else { c.brk }
+}
 
 // Between general and XMM registers.
 
+#[inline(always)]
 fn to_xmm(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, op: &Op) -> Flow {
     let value = c.r[usize::from(op.b & 15)];
     set_x(c, op.a, u128::from(if op.imm & WIDE != 0 { value } else { value & 0xffff_ffff }));
     Flow::Next
 }
+#[inline(always)]
 fn from_xmm(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, op: &Op) -> Flow {
     let value = x(c, op.b) as u64;
     set_r(c, op.a, if op.imm & WIDE != 0 { value } else { value & 0xffff_ffff });
@@ -600,7 +602,7 @@ fn immediate(insn: &Instruction) -> u64 {
 }
 
 /// Chooses the handler of an SSE or MMX instruction; `None` if it is neither.
-pub(crate) fn lower(insn: &Instruction, op: &mut Op, bits: u32) -> Option<Handler> {
+pub(crate) fn lower(insn: &Instruction, op: &mut Op, bits: u32) -> Option<Run> {
     let mmx = (0..insn.op_count()).any(|i| is_mm(insn, i)) || insn.mnemonic() == M::Emms;
     let handler = choose(insn, op, bits)?;
     // CRC32 and MOVNTI use no SSE state.
@@ -608,10 +610,10 @@ pub(crate) fn lower(insn: &Instruction, op: &mut Op, bits: u32) -> Option<Handle
         return Some(handler);
     }
     if bits & mode::EM != 0 || (bits & mode::NO_SSE != 0 && (!mmx || has_xmm(insn))) {
-        return Some(raise_ud);
+        return Some(Run::plain(raise_ud));
     }
     if bits & mode::TS != 0 {
-        return Some(raise_nm);
+        return Some(Run::plain(raise_nm));
     }
     Some(handler)
 }
@@ -620,7 +622,7 @@ fn has_xmm(insn: &Instruction) -> bool {
     (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Register && insn.op_register(i).is_xmm())
 }
 
-fn choose(insn: &Instruction, op: &mut Op, bits: u32) -> Option<Handler> {
+fn choose(insn: &Instruction, op: &mut Op, bits: u32) -> Option<Run> {
     if insn.encoding() != iced_x86::EncodingKind::Legacy {
         return None;
     }
@@ -639,7 +641,7 @@ fn choose(insn: &Instruction, op: &mut Op, bits: u32) -> Option<Handler> {
     let row = SseOp::of(insn)?;
     let index = row.index();
     if (0..insn.op_count()).any(|i| is_mm(insn, i)) {
-        return Some(lower_mmx(insn, op, row));
+        return Some(Run::plain(lower_mmx(insn, op, row)));
     }
     use SseOp::{Cvtsi2sd, Cvtsi2ss, Extractps, Insertps, Pextrb, Pextrd, Pextrq, Pextrw};
     if matches!(row, Pextrb | Pextrw | Pextrd | Pextrq | Extractps) && is_memory(insn, 0) {
@@ -650,42 +652,42 @@ fn choose(insn: &Instruction, op: &mut Op, bits: u32) -> Option<Handler> {
             _ => 4,
         };
         op.imm |= bytes << 12;
-        return Some(extract_store);
+        return Some(Run::plain(extract_store));
     }
     if matches!(row, Cvtsi2ss | Cvtsi2sd) {
         if matches!(insn.code(), Code::Cvtsi2ss_xmm_rm64 | Code::Cvtsi2sd_xmm_rm64) {
             op.imm |= WIDE;
         }
         return Some(match (row, is_memory(insn, 1)) {
-            (Cvtsi2ss, false) => gpr::<{ Cvtsi2ss as usize }>,
-            (Cvtsi2ss, true) => gpr_mem::<{ Cvtsi2ss as usize }>,
-            (_, false) => gpr::<{ Cvtsi2sd as usize }>,
-            (_, true) => gpr_mem::<{ Cvtsi2sd as usize }>,
+            (Cvtsi2ss, false) => run!(gpr::<{ Cvtsi2ss as usize }>),
+            (Cvtsi2ss, true) => Run::plain(gpr_mem::<{ Cvtsi2ss as usize }>),
+            (_, false) => run!(gpr::<{ Cvtsi2sd as usize }>),
+            (_, true) => Run::plain(gpr_mem::<{ Cvtsi2sd as usize }>),
         });
     }
     if is_gpr(insn, 1) {
         op.imm |= WIDE;
         return Some(match row {
-            SseOp::Pinsrb => gpr::<{ SseOp::Pinsrb as usize }>,
-            SseOp::Pinsrw => gpr::<{ SseOp::Pinsrw as usize }>,
-            SseOp::Pinsrd => gpr::<{ SseOp::Pinsrd as usize }>,
-            SseOp::Pinsrq => gpr::<{ SseOp::Pinsrq as usize }>,
+            SseOp::Pinsrb => run!(gpr::<{ SseOp::Pinsrb as usize }>),
+            SseOp::Pinsrw => run!(gpr::<{ SseOp::Pinsrw as usize }>),
+            SseOp::Pinsrd => run!(gpr::<{ SseOp::Pinsrd as usize }>),
+            SseOp::Pinsrq => run!(gpr::<{ SseOp::Pinsrq as usize }>),
             _ => return None,
         });
     }
     // The immediate forms of the shifts.
     if insn.op_count() == 2 && insn.op_kind(1) == OpKind::Immediate8 {
         return Some(match row {
-            SseOp::Psllw => shift::<{ SseOp::Psllw as usize }>,
-            SseOp::Pslld => shift::<{ SseOp::Pslld as usize }>,
-            SseOp::Psllq => shift::<{ SseOp::Psllq as usize }>,
-            SseOp::Psrlw => shift::<{ SseOp::Psrlw as usize }>,
-            SseOp::Psrld => shift::<{ SseOp::Psrld as usize }>,
-            SseOp::Psrlq => shift::<{ SseOp::Psrlq as usize }>,
-            SseOp::Psraw => shift::<{ SseOp::Psraw as usize }>,
-            SseOp::Psrad => shift::<{ SseOp::Psrad as usize }>,
-            SseOp::Pslldq => shift::<{ SseOp::Pslldq as usize }>,
-            SseOp::Psrldq => shift::<{ SseOp::Psrldq as usize }>,
+            SseOp::Psllw => run!(shift::<{ SseOp::Psllw as usize }>),
+            SseOp::Pslld => run!(shift::<{ SseOp::Pslld as usize }>),
+            SseOp::Psllq => run!(shift::<{ SseOp::Psllq as usize }>),
+            SseOp::Psrlw => run!(shift::<{ SseOp::Psrlw as usize }>),
+            SseOp::Psrld => run!(shift::<{ SseOp::Psrld as usize }>),
+            SseOp::Psrlq => run!(shift::<{ SseOp::Psrlq as usize }>),
+            SseOp::Psraw => run!(shift::<{ SseOp::Psraw as usize }>),
+            SseOp::Psrad => run!(shift::<{ SseOp::Psrad as usize }>),
+            SseOp::Pslldq => run!(shift::<{ SseOp::Pslldq as usize }>),
+            SseOp::Psrldq => run!(shift::<{ SseOp::Psrldq as usize }>),
             _ => return None,
         });
     }
@@ -757,57 +759,57 @@ pub(crate) fn implicit_destination(insn: &Instruction, op: &mut Op) {
 }
 
 /// Moves and the instructions with implicit operands.
-fn moves(insn: &Instruction, op: &mut Op) -> Option<Handler> {
+fn moves(insn: &Instruction, op: &mut Op) -> Option<Run> {
     let (to_memory, from_memory) = (is_memory(insn, 0), is_memory(insn, 1));
-    let by = |reg: Handler, load: Handler, store: Handler| if to_memory { store } else if from_memory { load } else { reg };
+    let by = |reg: Run, load: Run, store: Run| if to_memory { store } else if from_memory { load } else { reg };
     Some(match insn.mnemonic() {
-        M::Movaps | M::Movapd | M::Movdqa => by(mov_rr, load_aligned, store_aligned),
-        M::Movups | M::Movupd | M::Movdqu | M::Lddqu => by(mov_rr, load_unaligned, store_unaligned),
-        M::Movntps | M::Movntpd | M::Movntdq | M::Movntdqa => by(mov_rr, load_aligned, store_aligned),
-        M::Movss => by(movss_rr, load4, store4),
+        M::Movaps | M::Movapd | M::Movdqa => by(run!(mov_rr), run!(load_whole[true]), run!(store_whole[true])),
+        M::Movups | M::Movupd | M::Movdqu | M::Lddqu => by(run!(mov_rr), run!(load_whole[false]), run!(store_whole[false])),
+        M::Movntps | M::Movntpd | M::Movntdq | M::Movntdqa => by(run!(mov_rr), run!(load_whole[true]), run!(store_whole[true])),
+        M::Movss => by(run!(movss_rr), run!(load_lane[4]), run!(store_lane[4, false])),
         M::Movsd => match insn.code() {
-            Code::Movsd_xmm_xmmm64 | Code::Movsd_xmmm64_xmm => by(movsd_rr, load8, store8),
+            Code::Movsd_xmm_xmmm64 | Code::Movsd_xmmm64_xmm => by(run!(movsd_rr), run!(load_lane[8]), run!(store_lane[8, false])),
             _ => return None,
         },
-        M::Movlps | M::Movlpd => by(movhlps, load_low, store8),
-        M::Movhps | M::Movhpd => by(movlhps, load_high, store_high),
-        M::Movlhps => movlhps,
-        M::Movhlps => movhlps,
+        M::Movlps | M::Movlpd => by(run!(movhlps), run!(load_half[false]), run!(store_lane[8, false])),
+        M::Movhps | M::Movhpd => by(run!(movlhps), run!(load_half[true]), run!(store_lane[8, true])),
+        M::Movlhps => run!(movlhps),
+        M::Movhlps => run!(movhlps),
         M::Movd | M::Movq => {
             let wide = insn.mnemonic() == M::Movq;
             if wide {
                 op.imm |= WIDE;
             }
             match (is_mm(insn, 0) || is_mm(insn, 1), to_memory, from_memory) {
-                (true, true, _) => mmx_store,
-                (true, _, true) => mmx_load,
-                (true, ..) if is_gpr(insn, 0) => mmx_to_gpr,
-                (true, ..) if is_gpr(insn, 1) => mmx_from_gpr,
-                (true, ..) => mmx_move,
-                (_, true, _) => if wide { store8 } else { store4 },
-                (_, _, true) => if wide { load8 } else { load4 },
-                _ if is_gpr(insn, 0) => from_xmm,
-                _ if is_gpr(insn, 1) => to_xmm,
-                _ => movq_rr,
+                (true, true, _) => Run::plain(mmx_store),
+                (true, _, true) => Run::plain(mmx_load),
+                (true, ..) if is_gpr(insn, 0) => Run::plain(mmx_to_gpr),
+                (true, ..) if is_gpr(insn, 1) => Run::plain(mmx_from_gpr),
+                (true, ..) => Run::plain(mmx_move),
+                (_, true, _) => if wide { run!(store_lane[8, false]) } else { run!(store_lane[4, false]) },
+                (_, _, true) => if wide { run!(load_lane[8]) } else { run!(load_lane[4]) },
+                _ if is_gpr(insn, 0) => run!(from_xmm),
+                _ if is_gpr(insn, 1) => run!(to_xmm),
+                _ => run!(movq_rr),
             }
         }
         M::Movntq => {
             op.imm |= WIDE;
-            mmx_store
+            Run::plain(mmx_store)
         }
-        M::Movq2dq => movq2dq,
-        M::Movdq2q => movdq2q,
-        M::Emms => emms,
+        M::Movq2dq => Run::plain(movq2dq),
+        M::Movdq2q => Run::plain(movdq2q),
+        M::Emms => Run::plain(emms),
         M::Cvtpi2ps | M::Cvtpi2pd if from_memory => {
             op.imm = (SseOp::of(insn)?.index() as u64) << INDEX_SHIFT;
-            memory_to_floats
+            Run::plain(memory_to_floats)
         }
         M::Maskmovdqu | M::Maskmovq => {
             implicit_destination(insn, op);
-            if insn.mnemonic() == M::Maskmovq { maskmovq } else { maskmovdqu }
+            Run::plain(if insn.mnemonic() == M::Maskmovq { maskmovq } else { maskmovdqu })
         }
-        M::Ldmxcsr => ldmxcsr,
-        M::Stmxcsr => stmxcsr,
+        M::Ldmxcsr => Run::plain(ldmxcsr),
+        M::Stmxcsr => Run::plain(stmxcsr),
         M::Crc32 => {
             op.imm = match insn.code() {
                 Code::Crc32_r32_rm8 | Code::Crc32_r64_rm8 => 1,
@@ -815,7 +817,7 @@ fn moves(insn: &Instruction, op: &mut Op) -> Option<Handler> {
                 Code::Crc32_r64_rm64 => 8,
                 _ => 4,
             };
-            if from_memory { crc_mem } else { crc_reg }
+            Run::plain(if from_memory { crc_mem } else { crc_reg })
         }
         M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm | M::Pcmpestri64 | M::Pcmpestrm64 => {
             op.imm |= string_form(
@@ -823,7 +825,7 @@ fn moves(insn: &Instruction, op: &mut Op) -> Option<Handler> {
                 matches!(insn.mnemonic(), M::Pcmpestri64 | M::Pcmpestrm64),
                 matches!(insn.mnemonic(), M::Pcmpestrm | M::Pcmpistrm | M::Pcmpestrm64),
             );
-            if from_memory { strings_mem } else { strings_reg }
+            Run::plain(if from_memory { strings_mem } else { strings_reg })
         }
         _ => return None,
     })

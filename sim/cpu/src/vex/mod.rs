@@ -8,7 +8,7 @@
 //! the aligned and the non-temporal moves.
 //!
 //! # Failure
-//! In this order (APM vol. 2 table 8-?, SDM vol. 2 §2.4): #UD in real and virtual-8086 mode, for a feature that CPUID does not have, or unless CR4.OSXSAVE
+//! In this order (SDM vol. 2 §2.4): #UD in real and virtual-8086 mode, for a feature that CPUID does not have, or unless CR4.OSXSAVE
 //! is set and XCR0 enables both SSE and AVX state; #NM with CR0.TS; then the operand's own faults; then #XM (or #UD without CR4.OSXMMEXCPT).
 //! CR0.EM and CR4.OSFXSR play no part.
 
@@ -69,30 +69,37 @@ fn is_wide(op: &Op) -> bool {
     op.imm & field::L256 != 0
 }
 
-/// Loads `bytes` (1 to 32, a power of two), zero-extended.
+/// Address of a memory operand; with `F` only without segment checks.
 #[inline(always)]
-fn load(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, at: u64, bytes: u8) -> Result<Wide, Fault> {
-    if bytes == 32 {
-        let low = c.load128(m, b, op, at)?;
-        return Ok([low, c.load128(m, b, op, at.wrapping_add(16))?]);
-    }
-    Ok([simd::load(c, m, b, op, at, bytes)?, 0])
+fn address<const F: bool>(c: &mut Core, op: &Op, bytes: u8, write: bool) -> Result<u64, Fault> {
+    if F { c.linear64(op) } else { c.linear(op, u64::from(bytes), write) }
 }
 
-/// Stores `bytes` (1 to 32, a power of two): all or nothing.
+/// Loads `bytes` (1 to 32, a power of two), zero-extended; with `F` only if the fast tags have it.
 #[inline(always)]
-fn store(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, at: u64, bytes: u8, [low, high]: Wide) -> Result<(), Fault> {
+fn load<const F: bool>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, at: u64, bytes: u8) -> Result<Wide, Fault> {
+    if bytes == 32 {
+        let low = c.try_load128::<F>(m, b, op, at)?;
+        return Ok([low, c.try_load128::<F>(m, b, op, at.wrapping_add(16))?]);
+    }
+    Ok([simd::try_load::<F>(c, m, b, op, at, bytes)?, 0])
+}
+
+/// Stores `bytes` (1 to 32, a power of two), all or nothing; with `F` only if the fast tags have it.
+#[inline(always)]
+fn store<const F: bool>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, at: u64, bytes: u8, [low, high]: Wide) -> Result<(), Fault> {
     match bytes {
-        1 => c.store::<1>(m, b, op, at, low as u64),
-        2 => c.store::<2>(m, b, op, at, low as u64),
-        4 => c.store::<4>(m, b, op, at, low as u64),
-        8 => c.store::<8>(m, b, op, at, low as u64),
-        16 => c.store128(m, b, op, at, low),
+        1 => c.try_store::<F, 1>(m, b, op, at, low as u64),
+        2 => c.try_store::<F, 2>(m, b, op, at, low as u64),
+        4 => c.try_store::<F, 4>(m, b, op, at, low as u64),
+        8 => c.try_store::<F, 8>(m, b, op, at, low as u64),
+        16 => c.try_store128::<F>(m, b, op, at, low),
         // On one page what holds for the first byte holds for all.
         _ if at & 0xfff <= 4096 - 32 => {
-            c.store128(m, b, op, at, low)?;
-            c.store128(m, b, op, at.wrapping_add(16), high)
+            c.try_store128::<F>(m, b, op, at, low)?;
+            c.try_store128::<F>(m, b, op, at.wrapping_add(16), high)
         }
+        _ if F => Err(Fault),
         _ => {
             let mut image = [0; 32];
             image[..16].copy_from_slice(&low.to_le_bytes());
@@ -120,6 +127,7 @@ fn give(c: &mut Core, op: &Op, given: Given) {
 }
 
 /// Second source in a vector register.
+#[inline(always)]
 fn from_register(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, op: &Op) -> Flow {
     let src = get(c, op.b);
     let given = tri!(compute(c, op, src));
@@ -128,12 +136,13 @@ fn from_register(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, op: &Op)
 }
 
 /// In memory.
-fn from_memory(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let at = tri!(c.linear(op, u64::from(bytes(op)), false));
-    let src = tri!(load(c, m, b, op, at, bytes(op)));
+#[inline(always)]
+fn from_memory<const F: bool>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let at = tri!(address::<F>(c, op, bytes(op), false));
+    let src = tri!(load::<F>(c, m, b, op, at, bytes(op)));
     let given = tri!(compute(c, op, src));
     give(c, op, given);
-    c.brk
+    if F { Flow::Next } else { c.brk }
 }
 
 fn integer(op: &Op, value: u64) -> Wide {
@@ -150,8 +159,8 @@ fn from_gpr(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, op: &Op) -> F
 
 /// VCVTSI2xx from memory.
 fn from_integer(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let at = tri!(c.linear(op, u64::from(bytes(op)), false));
-    let [value, _] = tri!(load(c, m, b, op, at, bytes(op)));
+    let at = tri!(address::<false>(c, op, bytes(op), false));
+    let [value, _] = tri!(load::<false>(c, m, b, op, at, bytes(op)));
     let given = tri!(compute(c, op, integer(op, value as u64)));
     give(c, op, given);
     c.brk
@@ -160,7 +169,7 @@ fn from_integer(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) 
 /// Result to memory: VEXTRACTx128, VCVTPS2PH, VPEXTRx, VEXTRACTPS.
 fn to_memory(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let size = bytes(op);
-    let at = tri!(c.linear(op, u64::from(size), true));
+    let at = tri!(address::<false>(c, op, size, true));
     let src = get(c, op.b);
     // MXCSR is written only if the store is done, and a store that cannot be done comes first.
     tri!(c.check_write(m, b, op, at, u64::from(size)));
@@ -169,7 +178,7 @@ fn to_memory(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> 
         Given::Gpr(value) => [u128::from(value), 0],
         Given::Flags(_) => return simd::raise_ud(c, m, b, op),
     };
-    tri!(store(c, m, b, op, at, size, value));
+    tri!(store::<false>(c, m, b, op, at, size, value));
     c.brk
 }
 
@@ -235,7 +244,7 @@ fn choose(insn: &Instruction, op: &mut Op, bits: u32) -> Option<Run> {
             op.imm &= !0xc0;
         }
         if !from_int {
-            return Some(run!(from_memory));
+            return Some(run!(from_memory[]));
         }
         if insn.memory_size().size() == 8 {
             op.imm |= field::WIDE_INTEGER;

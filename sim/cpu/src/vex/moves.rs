@@ -4,7 +4,7 @@ use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 use sim_bus::CpuBus;
 use sim_mem::GuestMemory;
 
-use super::{field, get, is_register, is_wide, load, number, set, store, vvvv};
+use super::{address, field, get, is_register, is_wide, load, number, set, store, vvvv};
 use crate::core::{Core, mode};
 use crate::op::{Flow, Op, Run};
 use crate::ops::{run, tri};
@@ -22,41 +22,41 @@ fn copy(c: &mut Core, _: &mut GuestMemory, _: &mut dyn CpuBus, op: &Op) -> Flow 
 
 /// `BYTES` from memory (4 to 32), aligned if it must be.
 #[inline(always)]
-fn from_memory<const BYTES: u8, const ALIGNED: bool>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let at = tri!(c.linear(op, u64::from(BYTES), false));
+fn from_memory<const F: bool, const BYTES: u8, const ALIGNED: bool>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let at = tri!(address::<F>(c, op, BYTES, false));
     if ALIGNED && at & u64::from(BYTES - 1) != 0 {
         c.gp0();
         return Flow::Fault;
     }
-    let value = tri!(load(c, m, b, op, at, BYTES));
+    let value = tri!(load::<F>(c, m, b, op, at, BYTES));
     set(c, op.a, value);
-    c.brk
+    if F { Flow::Next } else { c.brk }
 }
 
 #[inline(always)]
-fn to_memory<const BYTES: u8, const ALIGNED: bool>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
-    let at = tri!(c.linear(op, u64::from(BYTES), true));
+fn to_memory<const F: bool, const BYTES: u8, const ALIGNED: bool>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
+    let at = tri!(address::<F>(c, op, BYTES, true));
     if ALIGNED && at & u64::from(BYTES - 1) != 0 {
         c.gp0();
         return Flow::Fault;
     }
     let value = get(c, op.b);
-    tri!(store(c, m, b, op, at, BYTES, value));
-    c.brk
+    tri!(store::<F>(c, m, b, op, at, BYTES, value));
+    if F { Flow::Next } else { c.brk }
 }
 
 /// Moves of whole registers.
 fn whole(op: &mut Op, to_or_from: Place, aligned: bool) -> Run {
     match (to_or_from, is_wide(op), aligned) {
         (Place::Registers, ..) => run!(copy),
-        (Place::From, false, false) => run!(from_memory::<16, false>),
-        (Place::From, false, true) => run!(from_memory::<16, true>),
-        (Place::From, true, false) => run!(from_memory::<32, false>),
-        (Place::From, true, true) => run!(from_memory::<32, true>),
-        (Place::To, false, false) => run!(to_memory::<16, false>),
-        (Place::To, false, true) => run!(to_memory::<16, true>),
-        (Place::To, true, false) => run!(to_memory::<32, false>),
-        (Place::To, true, true) => run!(to_memory::<32, true>),
+        (Place::From, false, false) => run!(from_memory[16, false]),
+        (Place::From, false, true) => run!(from_memory[16, true]),
+        (Place::From, true, false) => run!(from_memory[32, false]),
+        (Place::From, true, true) => run!(from_memory[32, true]),
+        (Place::To, false, false) => run!(to_memory[16, false]),
+        (Place::To, false, true) => run!(to_memory[16, true]),
+        (Place::To, true, false) => run!(to_memory[32, false]),
+        (Place::To, true, true) => run!(to_memory[32, true]),
     }
 }
 
@@ -174,28 +174,28 @@ pub(super) fn lower(insn: &Instruction, op: &mut Op, bits: u32) -> Option<Run> {
         M::Vmovups | M::Vmovupd | M::Vmovdqu | M::Vlddqu => whole(op, place, false),
         M::Vmovss => match place {
             Place::Registers => Run::plain(merge_low::<32>),
-            Place::From => run!(from_memory::<4, false>),
-            Place::To => run!(to_memory::<4, false>),
+            Place::From => run!(from_memory[4, false]),
+            Place::To => run!(to_memory[4, false]),
         },
         M::Vmovsd => match place {
             Place::Registers => Run::plain(merge_low::<64>),
-            Place::From => run!(from_memory::<8, false>),
-            Place::To => run!(to_memory::<8, false>),
+            Place::From => run!(from_memory[8, false]),
+            Place::To => run!(to_memory[8, false]),
         },
         M::Vmovd => match place {
-            Place::From => run!(from_memory::<4, false>),
-            Place::To => run!(to_memory::<4, false>),
+            Place::From => run!(from_memory[4, false]),
+            Place::To => run!(to_memory[4, false]),
             Place::Registers if gpr(0) => run!(to_gpr::<32>),
             Place::Registers => run!(from_gpr::<32>),
         },
         M::Vmovq => match place {
-            Place::From => run!(from_memory::<8, false>),
-            Place::To => run!(to_memory::<8, false>),
+            Place::From => run!(from_memory[8, false]),
+            Place::To => run!(to_memory[8, false]),
             Place::Registers if gpr(0) => run!(to_gpr::<64>),
             Place::Registers if gpr(1) => run!(from_gpr::<64>),
             Place::Registers => Run::plain(quad),
         },
-        M::Vmovlps | M::Vmovlpd => if place == Place::To { run!(to_memory::<8, false>) } else { Run::plain(half_from_memory::<false>) },
+        M::Vmovlps | M::Vmovlpd => if place == Place::To { run!(to_memory[8, false]) } else { Run::plain(half_from_memory::<false>) },
         M::Vmovhps | M::Vmovhpd => Run::plain(if place == Place::To { high_to_memory } else { half_from_memory::<true> }),
         M::Vmovlhps => Run::plain(low_to_high),
         M::Vmovhlps => Run::plain(high_to_low),
