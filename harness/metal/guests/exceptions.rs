@@ -9,13 +9,7 @@
 mod rt;
 
 use core::arch::{asm, global_asm};
-use rt::{exit, rdmsr, say, wrmsr};
-
-#[repr(C, align(4096))]
-struct Page([u8; 4096]);
-#[repr(C, align(4096))]
-struct Pages<const N: usize>([Page; N]);
-const EMPTY: Page = Page([0; 4096]);
+use rt::{EMPTY, Page, Pages, address, exit, put, put32, rdmsr, say, wrmsr};
 
 /// PML4, PDPT, directories of GiB 0, 1 (user alias), 2 (windows), 3 (devices), the window's table.
 static mut TABLES: Pages<7> = Pages([EMPTY; 7]);
@@ -31,20 +25,6 @@ const USER: u64 = 1 << 30;
 // Selectors.
 const TSS64_AT: u64 = 0x20;
 const TSS32_AT: u64 = 0x30;
-
-fn address<T>(of: *const T) -> u64 {
-    of as u64
-}
-
-fn put(at: u64, value: u64) {
-    // SAFETY: addresses come from this file and are RAM.
-    unsafe { (at as *mut u64).write_volatile(value) }
-}
-
-fn put32(at: u64, value: u32) {
-    // SAFETY: as above.
-    unsafe { (at as *mut u32).write_volatile(value) }
-}
 
 /// What a handler saw.
 #[repr(C)]
@@ -557,9 +537,7 @@ code32! {
 }
 
 fn gate(vector: u64, target: u64, selector: u64, attributes: u64, ist: u64) {
-    let at = address(&raw const IDT) + 16 * vector;
-    put(at, target & 0xffff | selector << 16 | ist << 32 | attributes << 40 | (target >> 16 & 0xffff) << 48);
-    put(at + 8, target >> 32);
+    rt::gate(address(&raw const IDT), vector, target, selector, attributes, ist);
 }
 
 fn gate32(vector: u64, target: u64, selector: u64, attributes: u64) {
@@ -664,7 +642,7 @@ fn segments() {
         // SAFETY: ours, and nobody else runs.
         unsafe { out.write([limit, table as u16, (table >> 16) as u16, (table >> 32) as u16, 0, 0, 0, 0]) };
     }
-    let gdtr: [u16; 5] = [0xef, gdt as u16, (gdt >> 16) as u16, (gdt >> 32) as u16, 0];
+    let gdtr = rt::table(gdt, 0xef);
     // SAFETY: the tables are complete and keep the running selectors' meaning.
     unsafe {
         asm!("lgdt [{}]", "ltr {1:x}", in(reg) &gdtr, in(reg) TSS64_AT);
@@ -698,7 +676,7 @@ fn clean(cr0: u64, cr4: u64) {
         asm!("fninit");
         asm!("push {0}", "ldmxcsr [rsp]", "pop {0}", in(reg) 0x1f80u64);
         asm!("mov ds, {0:x}", "mov es, {0:x}", in(reg) 0x10u64);
-        asm!("lgdt [{}]", in(reg) &[0xefu16, address(&raw const GDT) as u16, (address(&raw const GDT) >> 16) as u16, 0, 0]);
+        asm!("lgdt [{}]", in(reg) &rt::table(address(&raw const GDT), 0xef));
         asm!("lldt {0:x}", in(reg) 0u64);
     }
     put(address(&raw const GDT) + TSS64_AT, 0x0000_8900_0000_0067 | (address(&raw const TSS) & 0xff_ffff) << 16);

@@ -88,6 +88,43 @@ boot_stack_top:
     main = sym super::main,
 );
 
+/// A page of its own.
+#[repr(C, align(4096))]
+pub struct Page(pub [u8; 4096]);
+#[repr(C, align(4096))]
+pub struct Pages<const N: usize>(pub [Page; N]);
+pub const EMPTY: Page = Page([0; 4096]);
+
+pub fn address<T>(of: *const T) -> u64 {
+    of as u64
+}
+
+pub fn put(at: u64, value: u64) {
+    // SAFETY: addresses come from the guest itself and are RAM or a device's registers.
+    unsafe { (at as *mut u64).write_volatile(value) }
+}
+
+pub fn put32(at: u64, value: u32) {
+    // SAFETY: as above.
+    unsafe { (at as *mut u32).write_volatile(value) }
+}
+
+pub fn take(at: u64) -> u64 {
+    // SAFETY: as above.
+    unsafe { (at as *const u64).read_volatile() }
+}
+
+/// Writes a 64-bit gate (APM vol. 2 §4.8.4): `attributes` are P, DPL and type.
+pub fn gate(table: u64, vector: u64, target: u64, selector: u64, attributes: u64, ist: u64) {
+    put(table + 16 * vector, target & 0xffff | selector << 16 | ist << 32 | attributes << 40 | (target >> 16 & 0xffff) << 48);
+    put(table + 16 * vector + 8, target >> 32);
+}
+
+/// What LGDT and LIDT load (APM vol. 2 §4.6.2).
+pub fn table(base: u64, limit: u16) -> [u16; 5] {
+    [limit, base as u16, (base >> 16) as u16, (base >> 32) as u16, (base >> 48) as u16]
+}
+
 /// COM1 as a writer.
 pub struct Serial;
 

@@ -11,15 +11,8 @@ mod rt;
 
 use core::arch::{asm, global_asm};
 use core::fmt::Write as _;
-use rt::{Serial, cpuid, exit, rdmsr, say, wrmsr};
+use rt::{EMPTY, Page, Pages, Serial, address, cpuid, exit, put, put32, rdmsr, say, take, wrmsr};
 
-/// A page.
-#[repr(C, align(4096))]
-struct Page([u8; 4096]);
-#[repr(C, align(4096))]
-struct Pages<const N: usize>([Page; N]);
-
-const EMPTY: Page = Page([0; 4096]);
 static mut VMCB: Page = EMPTY;
 static mut HOST_VMCB: Page = EMPTY;
 static mut HSAVE: Page = EMPTY;
@@ -40,20 +33,6 @@ const WINDOW: u64 = 32 << 20;
 /// Real-mode code goes here.
 const LOW: u64 = 0x8000;
 
-fn address<T>(of: *const T) -> u64 {
-    of as u64
-}
-
-fn put(at: u64, value: u64) {
-    // SAFETY: addresses come from this file and are RAM.
-    unsafe { (at as *mut u64).write_volatile(value) }
-}
-
-fn take(at: u64) -> u64 {
-    // SAFETY: addresses come from this file and are RAM.
-    unsafe { (at as *const u64).read_volatile() }
-}
-
 fn zero(at: u64, bytes: u64) {
     for offset in (0..bytes).step_by(8) {
         put(at + offset, 0);
@@ -71,8 +50,7 @@ fn set(offset: u64, value: u64) {
 }
 
 fn set32(offset: u64, value: u32) {
-    // SAFETY: inside the VMCB.
-    unsafe { ((vmcb() + offset) as *mut u32).write_volatile(value) }
+    put32(vmcb() + offset, value);
 }
 
 fn get(offset: u64) -> u64 {
@@ -214,8 +192,7 @@ extern "C" fn bad(a: u64, b: u64) -> ! {
 }
 
 fn gate(table: u64, vector: u64, target: u64) {
-    put(table + 16 * vector, target & 0xffff | 8 << 16 | 0x8e00 << 32 | (target >> 16 & 0xffff) << 48);
-    put(table + 16 * vector + 8, target >> 32);
+    rt::gate(table, vector, target, 8, 0x8e, 0);
 }
 
 // ---- guest code ----------------------------------------------------------------------------------------------------------------
@@ -916,7 +893,7 @@ extern "C" fn main() -> ! {
     }
     gate(idt, 2, host_nmi as *const () as u64);
     gate(idt, 0x50, host_irq as *const () as u64);
-    let idtr: [u16; 5] = [0xfff, idt as u16, (idt >> 16) as u16, (idt >> 32) as u16, 0];
+    let idtr = rt::table(idt, 0xfff);
     // SAFETY: the table is complete and stays.
     unsafe { asm!("lidt [{}]", in(reg) &idtr) };
     // The firmware's timer interrupts are none of ours.

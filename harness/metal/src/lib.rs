@@ -75,7 +75,8 @@ pub struct Log {
 
 impl Log {
     /// The firmware's own lines end where the guest says `begin`.
-    fn new(bytes: &[u8], end: String) -> Log {
+    #[must_use]
+    pub fn new(bytes: &[u8], end: String) -> Log {
         let text = String::from_utf8_lossy(bytes);
         let said = text.split_once("begin\n").map_or(text.as_ref(), |(_, said)| said);
         Log { lines: said.lines().map(|line| line.trim_end().to_owned()).collect(), end }

@@ -159,8 +159,8 @@ pub(crate) fn assemble(board: &Board, boot: &Boot<'_>, bus: &mut Bus) -> Result<
         let id = builder.bus.backends.add_disk(Box::new(broken));
         match disk.model {
             DiskModel::VirtioBlk => builder.virtio("virtio-blk", device, Block::new(id, sectors, disk.read_only))?,
-            DiskModel::Nvme => builder.function("nvme", device, Nvme::new(id, sectors, disk.read_only), Nvme::function_mut)?,
-            DiskModel::Ahci => builder.function("ahci", device, Ahci::new(id, sectors), Ahci::function_mut)?,
+            DiskModel::Nvme => builder.function("nvme", device, Nvme::with_namespace(id, sectors, disk.read_only), Nvme::function_mut)?,
+            DiskModel::Ahci => builder.function("ahci", device, Ahci::with_disk(id, sectors), Ahci::function_mut)?,
         };
         device += 1;
     }

@@ -103,7 +103,7 @@ impl Machine {
                 self.bus.fabric.nmi(vcpu as usize);
                 format!("NMI to vcpu {vcpu}")
             }
-            MachineKind::MachineCheck(check) => self.machine_check(&check),
+            MachineKind::MachineCheck { check } => self.machine_check(&check),
             MachineKind::BitFlip { address, bit } => {
                 let address = address.unwrap_or_else(|| self.draw_address(strike.draw));
                 let bit = bit.unwrap_or((strike.draw & 7) as u8);

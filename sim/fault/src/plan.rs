@@ -204,7 +204,7 @@ pub enum MachineKind {
     /// `nmi`.
     Nmi { vcpu: u32 },
     /// `machine-check`: a bank is filled; uncorrected raises #MC.
-    MachineCheck(MachineCheck),
+    MachineCheck { check: MachineCheck },
     /// `bit-flip`: a bit of RAM. `None`: drawn from the stream.
     BitFlip { address: Option<u64>, bit: Option<u8> },
     /// `stall`: a vCPU executes nothing for this long.
@@ -270,128 +270,191 @@ impl fmt::Display for PlanError {
 
 impl std::error::Error for PlanError {}
 
-/// The words for kinds, as tables spell them.
-pub const KINDS: &[&str] = &[
-    "read-error",
-    "write-error",
-    "bad-sector",
-    "bit-rot",
-    "corrupt-read",
-    "corrupt-write",
-    "torn-write",
-    "misdirected-write",
-    "lost-write",
-    "ignored-flush",
-    "slow",
-    "stuck",
-    "removed",
-    "stale-read",
-    "drop",
-    "duplicate",
-    "reorder",
-    "delay",
-    "corrupt-frame",
-    "rate-limit",
-    "link-down",
-    "partition",
-    "power-cut",
-    "nmi",
-    "machine-check",
-    "bit-flip",
-    "stall",
-    "spurious-interrupt",
-    "lost-interrupt",
-];
+/// What a table says beside its kind, read for the kind that needs it.
+struct Figures<'a> {
+    table: &'a FaultTable,
+    name: &'a str,
+}
+
+impl Figures<'_> {
+    fn missing(&self, key: &'static str) -> PlanError {
+        PlanError::Missing { name: self.name.to_owned(), key }
+    }
+    fn range(&self, key: &'static str, allowed: &'static str) -> PlanError {
+        PlanError::Range { name: self.name.to_owned(), key, allowed }
+    }
+    fn bits(&self) -> Result<u32, PlanError> {
+        let bits = self.table.bits.unwrap_or(1);
+        if (1..=4096).contains(&bits) { Ok(bits) } else { Err(self.range("bits", "1 to 4096")) }
+    }
+    fn by(&self) -> Result<u64, PlanError> {
+        self.table.by.ok_or_else(|| self.missing("by"))
+    }
+    /// A duration that must be given.
+    fn duration(&self) -> Result<Nanos, PlanError> {
+        self.table.duration.map(|span| span.0).ok_or_else(|| self.missing("duration"))
+    }
+    /// For good, if nothing is said.
+    fn forever(&self) -> Result<Nanos, PlanError> {
+        Ok(self.table.duration.map_or(sim_bus::NEVER, |span| span.0))
+    }
+    /// How long a frame is held back.
+    fn held(&self) -> Result<Nanos, PlanError> {
+        Ok(self.table.duration.map_or(500_000, |span| span.0))
+    }
+    fn rate(&self) -> Result<u64, PlanError> {
+        let rate = self.table.rate.ok_or_else(|| self.missing("rate"))?;
+        if rate < 1_000 { Err(self.range("rate", "at least 1000 bits per second")) } else { Ok(rate) }
+    }
+    fn vcpu(&self) -> Result<u32, PlanError> {
+        Ok(self.table.vcpu.unwrap_or(0))
+    }
+    fn check(&self) -> Result<MachineCheck, PlanError> {
+        let table = self.table;
+        let (bank, code) = (table.bank.unwrap_or(4), table.code.unwrap_or(0x0136));
+        Ok(MachineCheck { vcpu: self.vcpu()?, bank, code, address: table.address, uncorrected: table.uncorrected })
+    }
+    fn address(&self) -> Result<Option<u64>, PlanError> {
+        Ok(self.table.address)
+    }
+    fn bit(&self) -> Result<Option<u8>, PlanError> {
+        if self.table.bit.is_some_and(|bit| bit > 7) { Err(self.range("bit", "0 to 7")) } else { Ok(self.table.bit) }
+    }
+    fn vector(&self) -> Result<u8, PlanError> {
+        let vector = self.table.vector.ok_or_else(|| self.missing("vector"))?;
+        if vector < 16 { Err(self.range("vector", "16 to 255")) } else { Ok(vector) }
+    }
+    fn any_vector(&self) -> Result<Option<u8>, PlanError> {
+        Ok(self.table.vector)
+    }
+}
+
+/// The other way: each field of a kind into its place in a table.
+struct Put<'a>(&'a mut FaultTable);
+
+impl Put<'_> {
+    fn bits(&mut self, bits: u32) {
+        self.0.bits = Some(bits);
+    }
+    fn by(&mut self, sectors: u64) {
+        self.0.by = Some(sectors);
+    }
+    fn ns(&mut self, ns: Nanos) {
+        self.0.duration = (ns != sim_bus::NEVER).then_some(Span(ns));
+    }
+    fn bits_per_second(&mut self, rate: u64) {
+        self.0.rate = Some(rate);
+    }
+    fn vcpu(&mut self, vcpu: u32) {
+        self.0.vcpu = Some(vcpu);
+    }
+    fn check(&mut self, check: MachineCheck) {
+        let (table, MachineCheck { vcpu, bank, code, address, uncorrected }) = (&mut *self.0, check);
+        (table.vcpu, table.bank, table.code, table.address, table.uncorrected) = (Some(vcpu), Some(bank), Some(code), address, uncorrected);
+    }
+    fn address(&mut self, address: Option<u64>) {
+        self.0.address = address;
+    }
+    fn bit(&mut self, bit: Option<u8>) {
+        self.0.bit = bit;
+    }
+    fn vector(&mut self, vector: impl Into<Option<u8>>) {
+        self.0.vector = vector.into();
+    }
+}
+
+/// Makes from one list what reads a kind, what writes it, and the words: `word Variant { field: how it is read } which operations it strikes`.
+macro_rules! kinds {
+    ($($family:ident { $($word:literal $variant:ident { $($field:ident: $how:ident),* } $on:ident;)* })*) => {
+        /// The words for kinds, as tables spell them.
+        pub const KINDS: &[&str] = &[$($($word,)*)*];
+
+        $(impl $family {
+            /// The kind of this word and the operations it strikes by nature; `None`: the word is of another family.
+            fn read(word: &str, figures: &Figures<'_>) -> Result<Option<(Self, On)>, PlanError> {
+                Ok(match word {
+                    $($word => Some((Self::$variant { $($field: figures.$how()?),* }, On::$on)),)*
+                    _ => None,
+                })
+            }
+
+            /// Puts the kind's word and figures into a table.
+            fn write(self, into: &mut FaultTable) {
+                match self {
+                    $(Self::$variant { $($field),* } => {
+                        into.kind = $word.to_owned();
+                        $(Put(into).$field($field);)*
+                    })*
+                }
+            }
+        })*
+    };
+}
+
+kinds! {
+    Kind {
+        "read-error" ReadError {} Read;
+        "write-error" WriteError {} Write;
+        "bad-sector" BadSector {} Any;
+        "bit-rot" BitRot { bits: bits } Any;
+        "corrupt-read" CorruptRead { bits: bits } Read;
+        "corrupt-write" CorruptWrite { bits: bits } Write;
+        "torn-write" TornWrite {} Write;
+        "misdirected-write" MisdirectedWrite { by: by } Write;
+        "lost-write" LostWrite {} Write;
+        "ignored-flush" IgnoredFlush {} Flush;
+        "slow" Slow { ns: duration } Any;
+        "stuck" Stuck {} Any;
+        "removed" Removed { ns: forever } Any;
+        "stale-read" StaleRead {} Read;
+    }
+    NicKind {
+        "drop" Drop {} Any;
+        "duplicate" Duplicate {} Any;
+        "reorder" Reorder { ns: held } Any;
+        "delay" Delay { ns: duration } Any;
+        "corrupt-frame" CorruptFrame { bits: bits } Any;
+        "rate-limit" RateLimit { bits_per_second: rate, ns: forever } Any;
+        "link-down" LinkDown { ns: forever } Any;
+        "partition" Partition { ns: forever } Any;
+    }
+    MachineKind {
+        "power-cut" PowerCut {} Write;
+        "nmi" Nmi { vcpu: vcpu } Write;
+        "machine-check" MachineCheck { check: check } Write;
+        "bit-flip" BitFlip { address: address, bit: bit } Write;
+        "stall" Stall { vcpu: vcpu, ns: duration } Write;
+        "spurious-interrupt" SpuriousInterrupt { vcpu: vcpu, vector: vector } Write;
+        "lost-interrupt" LostInterrupt { vector: any_vector } Write;
+    }
+}
 
 impl TryFrom<FaultTable> for Fault {
     type Error = PlanError;
 
     fn try_from(table: FaultTable) -> Result<Self, PlanError> {
         let name = if table.name.is_empty() { table.kind.clone() } else { table.name.clone() };
-        let missing = |key| PlanError::Missing { name: name.clone(), key };
-        let range = |key, allowed| PlanError::Range { name: name.clone(), key, allowed };
-        let bits = table.bits.unwrap_or(1);
-        if !(1..=4096).contains(&bits) {
-            return Err(range("bits", "1 to 4096"));
-        }
-        let vcpu = table.vcpu.unwrap_or(0);
-        let duration = || table.duration.map(|span| span.0).ok_or_else(|| missing("duration"));
-        let disk_kind = match table.kind.as_str() {
-            "read-error" => Some((Kind::ReadError, On::Read)),
-            "write-error" => Some((Kind::WriteError, On::Write)),
-            "bad-sector" => Some((Kind::BadSector, On::Any)),
-            "bit-rot" => Some((Kind::BitRot { bits }, On::Any)),
-            "corrupt-read" => Some((Kind::CorruptRead { bits }, On::Read)),
-            "corrupt-write" => Some((Kind::CorruptWrite { bits }, On::Write)),
-            "torn-write" => Some((Kind::TornWrite, On::Write)),
-            "misdirected-write" => Some((Kind::MisdirectedWrite { by: table.by.ok_or_else(|| missing("by"))? }, On::Write)),
-            "lost-write" => Some((Kind::LostWrite, On::Write)),
-            "ignored-flush" => Some((Kind::IgnoredFlush, On::Flush)),
-            "slow" => Some((Kind::Slow { ns: duration()? }, On::Any)),
-            "stuck" => Some((Kind::Stuck, On::Any)),
-            "removed" => Some((Kind::Removed { ns: table.duration.map_or(sim_bus::NEVER, |span| span.0) }, On::Any)),
-            "stale-read" => Some((Kind::StaleRead, On::Read)),
-            _ => None,
-        };
-        let forever = || table.duration.map_or(sim_bus::NEVER, |span| span.0);
-        let nic_kind = match table.kind.as_str() {
-            "drop" => Some(NicKind::Drop),
-            "duplicate" => Some(NicKind::Duplicate),
-            "reorder" => Some(NicKind::Reorder { ns: table.duration.map_or(500_000, |span| span.0) }),
-            "delay" => Some(NicKind::Delay { ns: duration()? }),
-            "corrupt-frame" => Some(NicKind::CorruptFrame { bits }),
-            "rate-limit" => {
-                let bits_per_second = table.rate.ok_or_else(|| missing("rate"))?;
-                if bits_per_second < 1_000 {
-                    return Err(range("rate", "at least 1000 bits per second"));
+        let figures = Figures { table: &table, name: &name };
+        let missing = |key| figures.missing(key);
+        let range = |key, allowed| figures.range(key, allowed);
+        let (effect, natural) = if let Some((kind, on)) = Kind::read(&table.kind, &figures)? {
+            if matches!(kind, Kind::BadSector | Kind::BitRot { .. }) {
+                let [first, last] = table.sectors.ok_or_else(|| missing("sectors"))?;
+                if last.saturating_sub(first) > 0xf_ffff {
+                    return Err(range("sectors", "at most 1048576 sectors for this kind"));
                 }
-                Some(NicKind::RateLimit { bits_per_second, ns: forever() })
             }
-            "link-down" => Some(NicKind::LinkDown { ns: forever() }),
-            "partition" => Some(NicKind::Partition { ns: forever() }),
-            _ => None,
-        };
-        let (effect, natural) = match (disk_kind, nic_kind) {
-            (_, Some(kind)) => (Effect::Nic { nic: table.nic.ok_or_else(|| missing("nic"))?, kind }, On::Any),
-            (Some((kind, on)), None) => {
-                let needs_range = matches!(kind, Kind::BadSector | Kind::BitRot { .. });
-                if needs_range && table.sectors.is_none() {
-                    return Err(missing("sectors"));
-                }
-                (Effect::Disk { disk: table.disk.ok_or_else(|| missing("disk"))?, kind }, on)
+            (Effect::Disk { disk: table.disk.ok_or_else(|| missing("disk"))?, kind }, on)
+        } else if let Some((kind, on)) = NicKind::read(&table.kind, &figures)? {
+            (Effect::Nic { nic: table.nic.ok_or_else(|| missing("nic"))?, kind }, on)
+        } else if let Some((kind, on)) = MachineKind::read(&table.kind, &figures)? {
+            let counts = table.operation.is_some() || table.every.is_some() || table.sectors.is_some() || table.on.is_some();
+            if counts && table.disk.is_none() {
+                return Err(missing("disk"));
             }
-            (None, None) => {
-                let kind = match table.kind.as_str() {
-                    "power-cut" => MachineKind::PowerCut,
-                    "nmi" => MachineKind::Nmi { vcpu },
-                    "machine-check" => {
-                        let bank = table.bank.unwrap_or(4);
-                        let code = table.code.unwrap_or(0x0136);
-                        MachineKind::MachineCheck(MachineCheck { vcpu, bank, code, address: table.address, uncorrected: table.uncorrected })
-                    }
-                    "bit-flip" => {
-                        if table.bit.is_some_and(|bit| bit > 7) {
-                            return Err(range("bit", "0 to 7"));
-                        }
-                        MachineKind::BitFlip { address: table.address, bit: table.bit }
-                    }
-                    "stall" => MachineKind::Stall { vcpu, ns: duration()? },
-                    "spurious-interrupt" => {
-                        let vector = table.vector.ok_or_else(|| missing("vector"))?;
-                        if vector < 16 {
-                            return Err(range("vector", "16 to 255"));
-                        }
-                        MachineKind::SpuriousInterrupt { vcpu, vector }
-                    }
-                    "lost-interrupt" => MachineKind::LostInterrupt { vector: table.vector },
-                    other => return Err(PlanError::Kind { name, kind: other.to_owned() }),
-                };
-                let counts = table.operation.is_some() || table.every.is_some() || table.sectors.is_some() || table.on.is_some();
-                if counts && table.disk.is_none() {
-                    return Err(missing("disk"));
-                }
-                (Effect::Machine { disk: table.disk, kind }, On::Write)
-            }
+            (Effect::Machine { disk: table.disk, kind }, on)
+        } else {
+            return Err(PlanError::Kind { name: name.clone(), kind: table.kind.clone() });
         };
         let on = match table.on.as_deref() {
             None => natural,
@@ -408,9 +471,6 @@ impl TryFrom<FaultTable> for Fault {
         }
         if table.sectors.is_some_and(|[first, last]| first > last) {
             return Err(range("sectors", "[first, last], first not after last"));
-        }
-        if matches!(disk_kind, Some((Kind::BadSector | Kind::BitRot { .. }, _))) && table.sectors.is_some_and(|[first, last]| last - first > 0xf_ffff) {
-            return Err(range("sectors", "at most 1048576 sectors for this kind"));
         }
         let chance = match table.probability {
             None => None,
@@ -452,7 +512,6 @@ impl From<Fault> for FaultTable {
     /// The table that reads back as the same fault.
     fn from(fault: Fault) -> Self {
         let trigger = fault.trigger;
-        let span = |ns: Nanos| (ns != sim_bus::NEVER).then_some(Span(ns));
         let mut table = FaultTable {
             name: fault.name,
             survives: fault.survives,
@@ -467,119 +526,22 @@ impl From<Fault> for FaultTable {
             strikes: Some(fault.strikes.unwrap_or(0)),
             ..FaultTable::default()
         };
-        let kind = match fault.effect {
+        // Kinds of the machine without a disk may not say which operations count.
+        let on = Some(trigger.on.word().to_owned());
+        match fault.effect {
             Effect::Disk { disk, kind } => {
-                table.disk = Some(disk);
-                // Kinds of the machine without a disk may not say which operations count.
-                table.on = Some(trigger.on.word().to_owned());
-                match kind {
-                    Kind::ReadError => "read-error",
-                    Kind::WriteError => "write-error",
-                    Kind::BadSector => "bad-sector",
-                    Kind::BitRot { bits } => {
-                        table.bits = Some(bits);
-                        "bit-rot"
-                    }
-                    Kind::CorruptRead { bits } => {
-                        table.bits = Some(bits);
-                        "corrupt-read"
-                    }
-                    Kind::CorruptWrite { bits } => {
-                        table.bits = Some(bits);
-                        "corrupt-write"
-                    }
-                    Kind::TornWrite => "torn-write",
-                    Kind::MisdirectedWrite { by } => {
-                        table.by = Some(by);
-                        "misdirected-write"
-                    }
-                    Kind::LostWrite => "lost-write",
-                    Kind::IgnoredFlush => "ignored-flush",
-                    Kind::Slow { ns } => {
-                        table.duration = span(ns);
-                        "slow"
-                    }
-                    Kind::Stuck => "stuck",
-                    Kind::Removed { ns } => {
-                        table.duration = span(ns);
-                        "removed"
-                    }
-                    Kind::StaleRead => "stale-read",
-                }
+                (table.disk, table.on) = (Some(disk), on);
+                kind.write(&mut table);
             }
             Effect::Nic { nic, kind } => {
-                table.nic = Some(nic);
-                table.on = Some(trigger.on.word().to_owned());
-                match kind {
-                    NicKind::Drop => "drop",
-                    NicKind::Duplicate => "duplicate",
-                    NicKind::Reorder { ns } => {
-                        table.duration = Some(Span(ns));
-                        "reorder"
-                    }
-                    NicKind::Delay { ns } => {
-                        table.duration = Some(Span(ns));
-                        "delay"
-                    }
-                    NicKind::CorruptFrame { bits } => {
-                        table.bits = Some(bits);
-                        "corrupt-frame"
-                    }
-                    NicKind::RateLimit { bits_per_second, ns } => {
-                        table.rate = Some(bits_per_second);
-                        table.duration = span(ns);
-                        "rate-limit"
-                    }
-                    NicKind::LinkDown { ns } => {
-                        table.duration = span(ns);
-                        "link-down"
-                    }
-                    NicKind::Partition { ns } => {
-                        table.duration = span(ns);
-                        "partition"
-                    }
-                }
+                (table.nic, table.on) = (Some(nic), on);
+                kind.write(&mut table);
             }
             Effect::Machine { disk, kind } => {
-                table.disk = disk;
-                table.on = disk.map(|_| trigger.on.word().to_owned());
-                match kind {
-                    MachineKind::PowerCut => "power-cut",
-                    MachineKind::Nmi { vcpu } => {
-                        table.vcpu = Some(vcpu);
-                        "nmi"
-                    }
-                    MachineKind::MachineCheck(check) => {
-                        table.vcpu = Some(check.vcpu);
-                        table.bank = Some(check.bank);
-                        table.code = Some(check.code);
-                        table.address = check.address;
-                        table.uncorrected = check.uncorrected;
-                        "machine-check"
-                    }
-                    MachineKind::BitFlip { address, bit } => {
-                        table.address = address;
-                        table.bit = bit;
-                        "bit-flip"
-                    }
-                    MachineKind::Stall { vcpu, ns } => {
-                        table.vcpu = Some(vcpu);
-                        table.duration = span(ns);
-                        "stall"
-                    }
-                    MachineKind::SpuriousInterrupt { vcpu, vector } => {
-                        table.vcpu = Some(vcpu);
-                        table.vector = Some(vector);
-                        "spurious-interrupt"
-                    }
-                    MachineKind::LostInterrupt { vector } => {
-                        table.vector = vector;
-                        "lost-interrupt"
-                    }
-                }
+                (table.disk, table.on) = (disk, disk.and(on));
+                kind.write(&mut table);
             }
-        };
-        table.kind = kind.to_owned();
+        }
         table
     }
 }

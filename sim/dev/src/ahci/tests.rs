@@ -62,7 +62,7 @@ const PORT: u64 = 0x100;
 impl Host {
     /// A port that runs, with MSI if asked.
     fn new(msi: bool) -> Self {
-        let mut bench = Bench::new(Ahci::new(DiskId(0), SECTORS));
+        let mut bench = Bench::new(Ahci::with_disk(DiskId(0), SECTORS));
         bench.memory = vec![0; 0x10_0000];
         let bytes = (0..SECTORS as usize * 512).map(|byte| (byte / 512) as u8).collect();
         bench.backends.add_disk(Box::new(Disk { bytes, now: 0 }));
@@ -286,7 +286,7 @@ fn commands_in_flight_survive_save_and_load() {
     host.write(PORT + 0x38, 8);
     host.wait(5_000);
     let saved = host.bench.node.save();
-    let mut other = Ahci::new(DiskId(0), SECTORS);
+    let mut other = Ahci::with_disk(DiskId(0), SECTORS);
     other.load(&saved).expect("same kind");
     assert_eq!(other.save(), saved);
     host.bench.node = other;

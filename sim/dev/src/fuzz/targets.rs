@@ -71,8 +71,8 @@ pub const TARGETS: &[Target] = &[
         e1000e_prepare,
         e1000e_act
     ),
-    target!("nvme", || nvme::Nvme::new(DiskId(0), SECTORS, false), &[(0, 0x44), (0, 0x1120), (4, 0x1000)], 4, nvme_prepare, nvme_act),
-    target!("ahci", || ahci::Ahci::new(DiskId(0), SECTORS), &[(5, 0x30), (5, 0x180)], 4, ahci_prepare, ahci_act),
+    target!("nvme", || nvme::Nvme::with_namespace(DiskId(0), SECTORS, false), &[(0, 0x44), (0, 0x1120), (4, 0x1000)], 4, nvme_prepare, nvme_act),
+    target!("ahci", || ahci::Ahci::with_disk(DiskId(0), SECTORS), &[(5, 0x30), (5, 0x180)], 4, ahci_prepare, ahci_act),
     Target { name: "interrupts", run: interrupts },
 ];
 

@@ -58,7 +58,7 @@ const DEPTH: u16 = 8;
 impl Host {
     /// Controller on, admin queue of eight; MSI-X with vector n to 0x40 + n if `vectors`.
     fn new(vectors: bool) -> Self {
-        let mut bench = Bench::new(Nvme::new(DiskId(0), SECTORS, false));
+        let mut bench = Bench::new(Nvme::with_namespace(DiskId(0), SECTORS, false));
         bench.memory = vec![0; 0x30_0000];
         bench.backends.add_disk(Box::new(Disk((0..SECTORS as usize * 512).map(|byte| (byte / 512) as u8).collect())));
         bench.call(|node, cx| node.config_write(4, 2, 6, cx));
@@ -325,7 +325,7 @@ fn commands_in_flight_survive_save_and_load() {
     host.bench.run_to(host.bench.now + 5_000);
     assert_eq!(host.data(DATA, 1), [0], "it takes its time");
     let saved = host.bench.node.save();
-    let mut other = Nvme::new(DiskId(0), SECTORS, false);
+    let mut other = Nvme::with_namespace(DiskId(0), SECTORS, false);
     other.load(&saved).expect("same kind");
     assert_eq!(other.save(), saved);
     host.bench.node = other;

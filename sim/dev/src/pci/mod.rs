@@ -12,6 +12,7 @@
 mod config;
 mod msi;
 mod msix;
+mod shell;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use sim_bus::{Access, Cx, Fields, Node, Region, Reset, Token};
 pub use config::{Bar, Function, Identity};
 pub use msi::Msi;
 pub use msix::{MsiX, TABLE_BYTES};
+pub use shell::{Chip, Messages, Shell};
 
 /// Where a configuration access goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
