@@ -12,7 +12,7 @@ use pool_dmu::Store;
 use pool_dmu::edit::EditError;
 use pool_phys::label::LEAF_MIN;
 use pool_spa::Layout;
-use pool_zpl::{Make, NewEntry, Writer, create_filesystem};
+use pool_zpl::{Make, NewEntry, Writer, Zvol, create_filesystem};
 
 use crate::list::print;
 use crate::{Failure, image};
@@ -141,9 +141,12 @@ struct Copy<'a> {
     progress: ProgressBar,
 }
 
-pub fn put(store: Store, source: &Path, dataset: &str, path: &str, recursive: bool) -> Result<(), Failure> {
+pub fn put(mut store: Store, source: &Path, dataset: &str, path: &str, recursive: bool) -> Result<(), Failure> {
     let about = |error| Failure::Change(dataset.into(), error);
     let number = store.find(dataset).map_err(about)?;
+    if Zvol::open(&mut store, number).is_ok() {
+        return put_volume(store, source, dataset, number);
+    }
     let mut copy = Copy { store, dataset: number, name: dataset, open: 0, files: 0, bytes: 0, progress: ProgressBar::new_spinner() };
     let parent = Writer::open(&mut copy.store, number).and_then(|mut writer| writer.walk(path.as_bytes()));
     let parent = parent.map_err(|error| Failure::Change(format!("{dataset}:{path}"), error))?;
@@ -159,6 +162,38 @@ pub fn put(store: Store, source: &Path, dataset: &str, path: &str, recursive: bo
     copy.store.export(now()).map_err(about)?;
     copy.progress.finish_and_clear();
     print(&format!("{} files, {} bytes\n", copy.files, copy.bytes))
+}
+
+/// Copies a file or block device onto a volume, from its start; blocks of zeros become holes.
+fn put_volume(mut store: Store, source: &Path, dataset: &str, number: u64) -> Result<(), Failure> {
+    let about = |error| Failure::Change(dataset.into(), error);
+    let host = |error| Failure::Host(source.display().to_string(), error);
+    let volume = Zvol::open(&mut store, number).map_err(about)?;
+    let mut file = File::open(source).map_err(host)?;
+    let (mut offset, mut open, mut buffer) = (0_u64, 0, vec![0; CHUNK]);
+    let progress = ProgressBar::new(volume.size());
+    loop {
+        let count = file.read(&mut buffer).map_err(host)?;
+        if count == 0 {
+            break;
+        }
+        let data = &buffer[..count];
+        if data.iter().all(|byte| *byte == 0) {
+            volume.discard(&mut store, offset, count as u64).map_err(about)?;
+        } else {
+            volume.write(&mut store, offset, data).map_err(about)?;
+            open += count as u64;
+        }
+        offset += count as u64;
+        progress.set_position(offset);
+        if open > COMMIT_BYTES {
+            store.commit(now()).map_err(about)?;
+            open = 0;
+        }
+    }
+    store.export(now()).map_err(about)?;
+    progress.finish_and_clear();
+    print(&format!("{offset} bytes\n"))
 }
 
 impl Copy<'_> {

@@ -27,7 +27,7 @@
 //!
 //! # Limits
 //! Not raw, redacted, deduplicated or big-endian streams, no dnodes of several slots and no blocks past 128 KiB where the pool has no such feature: refused by
-//! name. A receiver holds one record (at most 16 MiB; the list of a package 64 MiB) and 16 MiB of changes, which it commits.
+//! name. A package carries no holds and no properties of snapshots, and `-F` does not destroy what it does not mention. A receiver holds one record (at most 16 MiB; the list of a package 64 MiB) and 16 MiB of changes, which it commits.
 //!
 //! # Reading order
 //! [`record`], [`send`](Sender), [`receive`](Receiver), [`package`], [`token`](Token), [`listing`].

@@ -83,7 +83,7 @@ impl Listing {
     /// What is wrong with the stream, and where.
     pub fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&Parsed)) -> Result<(), StreamError> {
         self.parser.feed(bytes);
-        while let Some(parsed) = self.parser.next()? {
+        while let Some(parsed) = self.parser.take()? {
             let count = &mut self.counts[index(&parsed.record)];
             *count = (count.0 + 1, count.1 + parsed.payload.len() as u64);
             each(&parsed);

@@ -6,6 +6,7 @@
 //! The list says which file systems and snapshots there are: `tosnap`, `fromsnap`, `not_recursive`, and under `fss`, by the guid of each file system, its
 //! `name`, `parentfromsnap`, `origin`, `snaps` (name to guid) and `props`. The END of the head and the last one have no checksum field.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -183,8 +184,12 @@ impl Package {
     }
 }
 
-/// The head of a package.
+/// The head of a package; with `-I` alone it has no list.
 fn head(tree: &Datasets<'_>, to: &str, from: Option<&str>, options: PackageOptions, members: &[(&DatasetInfo, Vec<&DatasetInfo>)], all: &[DatasetInfo]) -> Result<(Begin, Vec<u8>), Why> {
+    let begin = Begin { compound: true, features: Feature::SA_SPILL.0, name: to.into(), ..Begin::default() };
+    if !options.replicate && !options.properties {
+        return Ok((begin, Vec::new()));
+    }
     let mut systems = List::default();
     for (head, snapshots) in members {
         let mut entry = List::default();
@@ -196,9 +201,7 @@ fn head(tree: &Datasets<'_>, to: &str, from: Option<&str>, options: PackageOptio
             let guid = tree.find(origin).map(|info| info.dataset.guid)?;
             entry.set("origin", Value::Number(guid));
         }
-        if options.replicate || options.properties {
-            entry.set("props", Value::List(tree.own_properties(head)?));
-        }
+        entry.set("props", Value::List(tree.own_properties(head)?));
         let numbers = |info: &&DatasetInfo| (last_part(&info.name).to_string(), Value::Number(info.dataset.guid));
         entry.set("snaps", Value::List(List { pairs: snapshots.iter().map(numbers).collect() }));
         let empty = |info: &&DatasetInfo| (last_part(&info.name).to_string(), Value::List(List::default()));
@@ -217,7 +220,7 @@ fn head(tree: &Datasets<'_>, to: &str, from: Option<&str>, options: PackageOptio
     let packed = nvlist::encode(&list);
     let packed = padded(&packed, packed.len().next_multiple_of(8));
     let payload = u32::try_from(packed.len()).map_err(|_| Why::Field("list of a package", packed.len() as u64))?;
-    Ok((Begin { compound: true, features: Feature::SA_SPILL.0, name: to.into(), payload, ..Begin::default() }, packed))
+    Ok((Begin { payload, ..begin }, packed))
 }
 
 /// How names of a stream become names here.
@@ -255,7 +258,7 @@ enum State {
     Between,
     /// The head of a package was read; its END comes.
     Head,
-    Stream(Receiver),
+    Stream(Box<Receiver>),
     /// A stream of a snapshot that is here already.
     Skip,
     Done,
@@ -334,7 +337,7 @@ impl Unpacker {
     }
 
     fn drain(&mut self, store: &mut Store, now: u64) -> Result<(), StreamError> {
-        while let Some(parsed) = self.parser.next()? {
+        while let Some(parsed) = self.parser.take()? {
             let at = |why| StreamError { offset: parsed.offset, record: parsed.number, why };
             match &mut self.state {
                 State::Between => self.start(store, &parsed, now)?,
@@ -372,7 +375,8 @@ impl Unpacker {
             if self.list.is_some() || !self.received.is_empty() {
                 return Err(at(Why::Order("a package within another")));
             }
-            let list = nvlist_native::parse_either(&parsed.payload).map_err(|error| at(Why::Store(error.into())))?;
+            // With `-I` alone OpenZFS has no list.
+            let list = if parsed.payload.is_empty() { List::default() } else { nvlist_native::parse_either(&parsed.payload).map_err(|error| at(Why::Store(error.into())))? };
             self.list = Some((list, file_system(&begin.name).to_string()));
             self.state = State::Head;
             return Ok(());
@@ -380,7 +384,7 @@ impl Unpacker {
         if self.list.is_none() && !self.received.is_empty() {
             return Err(at(Why::Trailing));
         }
-        let target = self.name_here(begin);
+        let target = self.name_here(begin).ok_or_else(|| at(Why::Target("is not below the package's top", begin.name.clone())))?;
         if self.list.is_some() && store.find_by_guid(begin.to_guid).map_err(|error| at(error.into()))?.is_some_and(|(_, known)| file_system(&known) == target) {
             self.state = State::Skip;
             return Ok(());
@@ -389,21 +393,21 @@ impl Unpacker {
         let whole = if self.list.is_none() && self.target.contains('@') && self.naming == Naming::Exact { self.target.clone() } else { target };
         let mut receiver = Receiver::new(&whole, self.options.clone());
         receiver.take(store, parsed, now)?;
-        self.state = State::Stream(receiver);
+        self.state = State::Stream(Box::new(receiver));
         Ok(())
     }
 
-    /// What the file system of a stream is called here.
-    fn name_here(&self, begin: &Begin) -> String {
+    /// What the file system of a stream is called here; `None`: it is outside of what the package is of.
+    fn name_here(&self, begin: &Begin) -> Option<String> {
         let name = file_system(&begin.name);
         let target = file_system(&self.target);
         let top = self.list.as_ref().map_or(name, |(_, top)| top.as_str());
-        let below = name.strip_prefix(top).unwrap_or("");
-        match self.naming {
+        let below = name.strip_prefix(top).filter(|below| below.is_empty() || below.starts_with('/'))?;
+        Some(match self.naming {
             Naming::Exact => format!("{target}{below}"),
             Naming::DropPool => name.split_once('/').map_or_else(|| target.into(), |(_, rest)| format!("{target}/{rest}")),
             Naming::LastPart => format!("{target}/{}{below}", top.rsplit('/').next().unwrap_or(top)),
-        }
+        })
     }
 
     /// Sets the properties that the package gives a file system.
@@ -418,7 +422,7 @@ impl Unpacker {
             let Value::List(entry) = entry else { continue };
             let (Some(name), Some(props)) = (entry.text("name"), entry.list("props")) else { continue };
             let as_begin = Begin { name: name.into(), ..Begin::default() };
-            if self.name_here(&as_begin) != target {
+            if self.name_here(&as_begin).is_none_or(|here| here != target) {
                 continue;
             }
             for (name, value) in &props.pairs {

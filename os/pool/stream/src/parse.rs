@@ -75,7 +75,7 @@ impl Parser {
     ///
     /// # Errors
     /// Checksum, and what [`Record::parse`] says.
-    pub fn next(&mut self) -> Result<Option<Parsed>, StreamError> {
+    pub fn take(&mut self) -> Result<Option<Parsed>, StreamError> {
         loop {
             let rest = &self.buffer[self.used..];
             let Some(bytes) = rest.first_chunk::<SIZE>() else { return Ok(None) };
@@ -85,7 +85,8 @@ impl Parser {
                 return Err(self.error(Why::Field("payload size", record.payload())));
             }
             let (is_begin, is_end) = (matches!(record, Record::Begin(_)), matches!(record, Record::End { .. }));
-            if is_begin == self.within && !(is_end && !self.within) {
+            // Between streams there may be a BEGIN, or the END of a package.
+            if is_begin == self.within && (self.within || !is_end) {
                 return Err(self.error(Why::Order(if is_begin { "a stream begins within another" } else { "a record before the stream begins" })));
             }
             // A bare END: of a package, or of a package's head.

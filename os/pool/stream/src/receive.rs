@@ -14,11 +14,13 @@ use pool_phys::nvlist_native;
 use pool_spa::Pool;
 
 use crate::parse::Parsed;
-use crate::record::{Begin, ObjectRecord, Record, SPILL_FLAG, TO_END, WriteRecord, flag};
+use crate::record::{Begin, ObjectRecord, Record, SIZE, SPILL_FLAG, TO_END, WriteRecord, flag};
 use crate::{Feature, SendOptions, StreamError, Token, Why};
 
 /// Changes are committed when they take this much memory.
 const COMMIT_BYTES: u64 = 16 << 20;
+/// Bytes that a dnode may take.
+const OBJECT_COST: u64 = 1024;
 /// Largest block and spill block without the feature `large_blocks`.
 const BLOCK_OLD: u64 = 128 << 10;
 /// Largest offset: what a signed 64-bit number reaches.
@@ -77,6 +79,8 @@ struct Body {
     /// Object and offset of the last record applied.
     object: u64,
     offset: u64,
+    /// Where the stream begins in what it came with: bytes, records.
+    start: (u64, u64),
     /// Bytes received before this stream, and with it.
     earlier: u64,
     received: u64,
@@ -187,7 +191,9 @@ impl Receiver {
             return Err(Why::Trailing);
         }
         if let Record::Begin(begin) = &parsed.record {
-            self.body = Some(self.begin(store, begin, &parsed.payload, now)?);
+            let mut body = self.begin(store, begin, &parsed.payload, now)?;
+            body.start = (parsed.offset, parsed.number);
+            self.body = Some(body);
             return Ok(None);
         }
         let Some(body) = &mut self.body else { return Err(Why::Order("a record before the stream begins")) };
@@ -201,12 +207,20 @@ impl Receiver {
             return Ok(Some(received));
         }
         let owners = self.options.owners;
-        match &parsed.record {
-            Record::Write(record) => store.reserve_in(body.dataset, record.size)?,
-            Record::Object(_) => store.reserve_in(body.dataset, 1024)?,
-            Record::Spill { size, .. } => store.reserve_in(body.dataset, *size)?,
-            Record::Embedded { lsize, .. } => store.reserve_in(body.dataset, u64::from(*lsize))?,
-            _ => {}
+        let wanted = match &parsed.record {
+            Record::Write(record) => record.size,
+            Record::Object(_) => OBJECT_COST,
+            Record::Spill { size, .. } => *size,
+            Record::Embedded { lsize, .. } => u64::from(*lsize),
+            _ => 0,
+        };
+        if let Err(EditError::NoSpace | EditError::Quota) = store.reserve_in(body.dataset, wanted) {
+            // What is open counts as if it overwrote nothing: a commit tells.
+            if self.options.resumable {
+                save_place(store, body)?;
+            }
+            store.commit(now)?;
+            store.reserve_in(body.dataset, wanted)?;
         }
         let (set, pool) = store.edit_dataset(body.dataset, owners.filter(|_| body.begin.os_kind == 2))?;
         change(set, pool, &body.begin, parsed)?;
@@ -216,7 +230,7 @@ impl Receiver {
             Record::Embedded { object, offset, .. } => (body.object, body.offset) = (*object, *offset),
             _ => {}
         }
-        body.received = body.earlier + parsed.offset + parsed.payload.len() as u64;
+        body.received = body.earlier + (parsed.offset - body.start.0) + parsed.payload.len() as u64;
         if set.dirty_bytes() > COMMIT_BYTES {
             if self.options.resumable {
                 save_place(store, body)?;
@@ -247,6 +261,9 @@ impl Receiver {
         if snapshot.is_empty() || snapshot.contains(['/', '@', '#', '%']) {
             return Err(Why::Target("the stream does not name its snapshot", begin.name.clone()));
         }
+        if target.contains('%') {
+            return Err(Why::Target("is not a dataset name", target.into()));
+        }
         // What the trees below show is what is committed.
         store.commit(now)?;
         let body = |dataset: u64, name: String, place: Place| Body {
@@ -258,6 +275,7 @@ impl Receiver {
             place,
             object: 0,
             offset: 0,
+            start: (0, 0),
             earlier: 0,
             received: 0,
         };
@@ -424,7 +442,7 @@ fn finish(store: &mut Store, body: &Body, end: &Parsed, force: bool, now: u64) -
         }
     }
     store.snapshot_with(&body.target, &body.snapshot, Some(body.begin.to_guid), Some(body.begin.creation_time), now)?;
-    Ok(Received { snapshot: format!("{}@{}", body.target, body.snapshot), guid: body.begin.to_guid, bytes: body.earlier + end.offset, records: end.number + 1 })
+    Ok(Received { snapshot: format!("{}@{}", body.target, body.snapshot), guid: body.begin.to_guid, bytes: body.earlier + (end.offset + SIZE as u64 - body.start.0), records: end.number + 1 - body.start.1 })
 }
 
 /// Applies a record to the object set.

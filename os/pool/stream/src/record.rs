@@ -185,7 +185,7 @@ impl Record {
             5 => (Self::End { checksum: f.words(8) }, f.u64(40)),
             7 => {
                 let (size, packed) = (f.u64(16), f.u64(40));
-                if size < 512 || size > BLOCK_MAX || !size.is_multiple_of(512) || packed > BLOCK_MAX || !packed.is_multiple_of(8) {
+                if !(512..=BLOCK_MAX).contains(&size) || !size.is_multiple_of(512) || packed > BLOCK_MAX || !packed.is_multiple_of(8) {
                     return Err(Why::Field("spill block size", size));
                 }
                 (Self::Spill { object, size, flags: f.u8(32), compression: f.u8(33), packed, kind: f.kind(84)? }, f.u64(24))

@@ -1,5 +1,6 @@
 //! Making a stream: what is in a snapshot, or what changed since another.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use pool_dmu::{DatasetInfo, Datasets, ObjectSet};
@@ -46,7 +47,7 @@ enum State {
     /// Looking for changed dnodes, from this number on.
     Objects { next: u64 },
     /// In an object's blocks.
-    Data { object: u64, next: u64, spill: Option<BlockPointer>, slots: u64 },
+    Data { object: u64, next: u64, spill: Option<Box<BlockPointer>>, slots: u64 },
     End,
     Done,
 }
@@ -289,7 +290,7 @@ impl Sender {
         let offset = self.resume.take().filter(|(object, _)| *object == number).map_or(0, |(_, offset)| offset);
         let changed_spill = dnode.spill.as_ref().filter(|spill| spill.birth > self.since).cloned();
         let slots = dnode.slots as u64;
-        self.state = State::Data { object: number, next: offset / dnode.block_size.max(1), spill: changed_spill.clone(), slots };
+        self.state = State::Data { object: number, next: offset / dnode.block_size.max(1), spill: changed_spill.clone().map(Box::new), slots };
         if offset > 0 {
             return Ok(());
         }

@@ -352,7 +352,7 @@ impl<'s> Writer<'s> {
     /// # Errors
     /// The name is taken, empty, too long or has a slash; no space.
     pub fn make(&mut self, parent: u64, name: &[u8], make: Make<'_>, new: &NewEntry) -> Result<u64, EditError> {
-        self.store.reserve(ENTRY_COST)?;
+        self.store.reserve_in(self.volume.dataset, ENTRY_COST)?;
         self.make_numbered(parent, name, make, new, None)
     }
 
@@ -550,7 +550,7 @@ impl<'s> Writer<'s> {
         if word(&values, numbers.mode) & TYPE_MASK != REGULAR {
             return Err(EditError::Invalid("not a regular file"));
         }
-        self.store.reserve(data.len() as u64)?;
+        self.store.reserve_in(self.volume.dataset, data.len() as u64)?;
         let (set, pool, _) = self.parts()?;
         let edit = set.edit(pool, object)?;
         // A small file is one block as long as it; past the record size all blocks are of that size (format section 17.4).

@@ -117,7 +117,8 @@ impl Writer<'_> {
         if name.is_empty() || name.len() > NAME_MAX || name.contains(&0) || value.is_some_and(|value| value.len() > VALUE_MAX) {
             return Err(EditError::Invalid("not an extended attribute: its name or value is too long"));
         }
-        self.store().reserve(value.map_or(0, |value| value.len() as u64) + 4096)?;
+        let dataset = self.volume().dataset();
+        self.store().reserve_in(dataset, value.map_or(0, |value| value.len() as u64) + 4096)?;
         let mut values = self.load(object)?;
         let (number, mut list) = self.packed(&values)?;
         let text = core::str::from_utf8(name).ok().map(String::from);

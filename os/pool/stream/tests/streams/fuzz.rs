@@ -7,7 +7,7 @@ use crate::rig::{NOW, drain, judge, live, make_fs, names, pool, random, receive}
 use crate::single::sender;
 
 /// Makes all checksums of a stream right.
-fn seal(stream: &mut [u8]) {
+pub fn seal(stream: &mut [u8]) {
     let mut sum = [0; 4];
     let mut at = 0;
     while at + SIZE <= stream.len() {
@@ -16,6 +16,9 @@ fn seal(stream: &mut [u8]) {
             pool_stream::record::Record::parse(record).map_or(0, |(record, _)| record.payload())
         };
         let kind = stream[at];
+        if kind == 0 {
+            sum = [0; 4];
+        }
         if kind == 5 {
             for (index, word) in sum.iter().enumerate() {
                 stream[at + 8 + index * 8..at + 16 + index * 8].copy_from_slice(&u64::to_le_bytes(*word));
@@ -95,4 +98,42 @@ fn lying_streams_end_in_errors() {
     eprintln!("{cases} lying streams: {refused} refused, {fine} taken");
     assert!(refused > 0 && fine > 0);
     judge(target, &disk);
+}
+
+#[test]
+fn noise_is_never_taken_for_a_stream() {
+    let cases: u64 = std::env::var("ORRERY_FUZZ_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000);
+    let mut draw = random(13);
+    let mut whole = 0;
+    for _ in 0..cases {
+        // Records of random types with fields that are small, huge, or noise; sums made right.
+        let mut stream = Vec::new();
+        for index in 0..=draw() % 4 {
+            let mut record = [0; SIZE];
+            for field in record[8..CHECKSUM_AT].as_chunks_mut::<8>().0 {
+                let value = match draw() % 8 {
+                    0..4 => draw() % 700,
+                    4 => u64::MAX,
+                    5 => draw(),
+                    _ => 512 << (draw() % 12),
+                };
+                *field = value.to_le_bytes();
+            }
+            record[0] = if index == 0 { 0 } else { (draw() % 9).to_le_bytes()[0] };
+            if index == 0 {
+                record[8..16].copy_from_slice(&0x2_F5BA_CBAC_u64.to_le_bytes());
+                record[16..24].copy_from_slice(&(1 + draw() % 2).to_le_bytes());
+                record[56..].fill(0);
+            }
+            stream.extend_from_slice(&record);
+            stream.extend((0..draw() % 600).map(|_| draw().to_le_bytes()[0]));
+        }
+        seal(&mut stream);
+        let mut listing = pool_stream::listing::Listing::default();
+        let mut lines = 0;
+        if listing.feed(&stream, |parsed| lines += pool_stream::listing::line(parsed).len()).is_ok() && listing.finish().is_ok() {
+            whole += 1;
+        }
+    }
+    eprintln!("{cases} streams of noise, {whole} of them whole");
 }

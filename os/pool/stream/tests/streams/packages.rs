@@ -2,8 +2,9 @@
 
 use pool_dmu::{Datasets, Store};
 use pool_phys::nvlist::Value;
-use pool_stream::{Package, PackageOptions};
+use pool_stream::{Package, PackageOptions, Why};
 
+use crate::fuzz::seal;
 use crate::rig::{NOW, contents, judge, live, make_fs, names, pool, random, receive, zstream};
 
 fn pack(store: &Store, to: &str, from: Option<&str>, options: PackageOptions) -> Vec<u8> {
@@ -88,4 +89,24 @@ fn all_snapshots_between_two_arrive() {
         assert!(contents(&source, &format!("isrc/a@{name}")) == contents(&target, &format!("idst/b@{name}")));
     }
     judge(target, &disk);
+}
+
+#[test]
+fn a_package_cannot_name_what_is_outside_of_it() {
+    let ((_, mut source), (_, mut target)) = (pool("osrc"), pool("odst"));
+    let fs = make_fs(&mut source, "osrc/a");
+    live(&mut source, fs, &mut random(10), 10);
+    source.snapshot("osrc/a", "one", NOW.0).expect("snapshot");
+    let stream = pack(&source, "osrc/a@one", None, PackageOptions { properties: true, ..PackageOptions::default() });
+    let listed = names(&target);
+    // The second BEGIN is the stream's own: behind the head's record, list and END.
+    let at = stream.windows(10).rposition(|window| window == b"osrc/a@one").expect("is there");
+    for name in [&b"osrc/ab@one\0"[..], b"osrc/a/%x@one\0", b"osrc/a/../b@one\0"] {
+        let mut lies = stream.clone();
+        lies[at..at + name.len()].copy_from_slice(name);
+        seal(&mut lies);
+        let error = receive(&mut target, "odst/b", &lies).expect_err("refused");
+        assert_ne!(error.why, Why::Checksum);
+        assert_eq!(names(&target), listed);
+    }
 }
