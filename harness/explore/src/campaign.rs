@@ -15,7 +15,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::guest::{ExploreError, Guest, Reference};
+use crate::guest::{AND, ExploreError, Guest, Reference};
 use crate::plan::{Lost, Plan};
 use crate::spec::CutKind;
 
@@ -58,9 +58,9 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// What went wrong, without where: the words before a colon.
-    pub fn kind(&self) -> &str {
-        self.wrong.as_deref().unwrap_or_default().split(':').next().unwrap_or_default()
+    /// What went wrong, without where: the words before the colon of each thing.
+    pub fn kinds(&self) -> impl Iterator<Item = &str> {
+        self.wrong.iter().flat_map(|wrong| wrong.split(AND)).filter_map(|one| one.split(':').next())
     }
 }
 
@@ -97,7 +97,7 @@ impl Summary {
     pub fn kinds(&self) -> BTreeMap<&str, Vec<&Outcome>> {
         let mut kinds: BTreeMap<&str, Vec<&Outcome>> = BTreeMap::new();
         for outcome in &self.failing {
-            kinds.entry(outcome.kind()).or_default().push(outcome);
+            outcome.kinds().for_each(|kind| kinds.entry(kind).or_default().push(outcome));
         }
         kinds
     }
@@ -328,6 +328,14 @@ mod tests {
         for bad in ["0/3", "4/3", "1", "a/b", "1/0"] {
             assert_eq!(Shard::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_trial_may_find_two_things() {
+        let summary = summarise([outcome(1, Some("data race: 1 of 2 + aba: a node")), outcome(2, Some("aba: twice")), outcome(3, None)].into_iter(), 4);
+        let kinds: Vec<(&str, usize)> = summary.kinds().into_iter().map(|(kind, failing)| (kind, failing.len())).collect();
+        assert_eq!(kinds, [("aba", 2), ("data race", 1)]);
+        assert_eq!((summary.tried, summary.open), (3, 1));
     }
 
     #[test]

@@ -16,6 +16,8 @@ const ENDED: &[u8] = b"@END:";
 /// Most of what a command printed that is kept.
 const OUTPUT_MAX: usize = 1 << 20;
 
+/// Between several things that went wrong in one trial.
+pub(crate) const AND: &str = " + ";
 /// Names the failure that a plan adds to the board's faults.
 pub const FAULT_NAME: &str = "explore";
 
@@ -213,11 +215,11 @@ impl Guest {
             Plan::Turns { chaos, seed } => {
                 worker.machine.set_turns(*chaos, *seed);
                 let ran = command(&mut worker.machine, &self.spec.run, self.spec.patience_s, |_, _| {});
-                let bug = ran.lines.iter().find_map(|line| line.strip_prefix(self.spec.bug.as_str()));
-                match (bug, ran.status) {
-                    (Some(bug), _) => Some(bug.trim().to_owned()),
-                    (None, Some(0)) => None,
-                    (None, _) => Some(ran.how),
+                let bugs: Vec<&str> = ran.lines.iter().filter_map(|line| line.strip_prefix(self.spec.bug.as_str())).map(str::trim).collect();
+                match (bugs.is_empty(), ran.status) {
+                    (false, _) => Some(bugs.join(AND)),
+                    (true, Some(0)) => None,
+                    (true, _) => Some(ran.how),
                 }
             }
         };

@@ -10,8 +10,8 @@ use crate::plan::{Lost, Plan};
 /// Trials that shrinking may cost.
 const TRIALS_MAX: u32 = 80;
 
-/// Shrinks the first of plans that fail in the same way. `None`: there is none.
-pub fn smallest(campaign: &Campaign, failing: &[&Outcome]) -> Result<Option<Outcome>, ExploreError> {
+/// Shrinks the first of plans that fail in one way, `kind`. `None`: there is none.
+pub fn smallest(campaign: &Campaign, kind: &str, failing: &[&Outcome]) -> Result<Option<Outcome>, ExploreError> {
     let Some(first) = failing.iter().copied().min_by_key(|outcome| rank(&outcome.plan)) else { return Ok(None) };
     let Plan::Cut { write, lost } = &first.plan else { return Ok(Some(first.clone())) };
     let Some(reference) = &campaign.reference else { return Ok(Some(first.clone())) };
@@ -22,7 +22,7 @@ pub fn smallest(campaign: &Campaign, failing: &[&Outcome]) -> Result<Option<Outc
     let mut trials = 0;
     let mut best = first.clone();
     let mut set = reference.cuts.unflushed_writes(*write);
-    let mut fails = |candidate: &[u64], trials: &mut u32| fails(campaign, &mut worker, *write, candidate, first.kind(), trials);
+    let mut fails = |candidate: &[u64], trials: &mut u32| fails(campaign, &mut worker, *write, candidate, kind, trials);
     if let Some(outcome) = fails(&set, &mut trials)? {
         best = outcome;
     } else {
@@ -81,5 +81,5 @@ fn fails(campaign: &Campaign, worker: &mut Worker, write: u64, lost: &[u64], kin
     *trials += 1;
     let plan = Plan::Cut { write, lost: Lost::These(lost.to_vec()) };
     let trial = campaign.guest.attempt(worker, campaign.reference.as_ref(), &plan)?;
-    Ok(Some(Outcome { plan, wrong: trial.wrong }).filter(|outcome| outcome.wrong.is_some() && outcome.kind() == kind))
+    Ok(Some(Outcome { plan, wrong: trial.wrong }).filter(|outcome| outcome.kinds().any(|found| found == kind)))
 }

@@ -139,7 +139,7 @@ pub fn explore(args: &ExploreArgs) -> Result<(), Failure> {
         table::record(&context.root, &scenario.name, writes, &summary, processor)?;
     }
     for (kind, failing) in summary.kinds().into_iter().take(CAPSULES_MAX) {
-        let Some(smallest) = shrink::smallest(&campaign, &failing).map_err(failure)? else { continue };
+        let Some(smallest) = shrink::smallest(&campaign, kind, &failing).map_err(failure)? else { continue };
         let path = folder.join(format!("found-{}.capsule", slug(kind)));
         capsule::write(&context, &pack(&campaign, &smallest, &scenario.name)?, &path)?;
         let shown = path.strip_prefix(&context.root).unwrap_or(&path).display().to_string();

@@ -23,6 +23,43 @@ fn the_timeline_is_a_trace_with_every_track() {
     assert_eq!(named, 7);
 }
 
+/// What the JSON importer of Perfetto asks for (*Trace Event Format*; slices of one thread nest or are apart, else it drops them).
+#[test]
+fn perfetto_has_nothing_to_drop() {
+    let trace: Value = serde_json::from_str(&timeline::write(&common::evidence(true))).expect("JSON");
+    assert!(trace["displayTimeUnit"] == "ns");
+    let mut threads: std::collections::BTreeMap<(u64, u64), Vec<(f64, f64)>> = std::collections::BTreeMap::new();
+    for event in trace["traceEvents"].as_array().expect("a list") {
+        let pid = event["pid"].as_u64().unwrap_or_else(|| panic!("a whole number: {event}"));
+        assert!(event["name"].as_str().is_some_and(|name| !name.is_empty()), "{event}");
+        assert!(event["args"].is_object(), "{event}");
+        match event["ph"].as_str() {
+            Some("M") => {
+                assert!(["process_name", "thread_name"].contains(&event["name"].as_str().unwrap_or_default()) && event["args"]["name"].is_string(), "{event}");
+                assert!(event["name"] == "process_name" || event["tid"].is_u64(), "{event}");
+            }
+            Some("i") => assert!(event["s"] == "t" && event["tid"].is_u64() && event["ts"].as_f64().is_some_and(|at| at >= 0.0), "{event}"),
+            Some("X") => {
+                let (began, span) = (event["ts"].as_f64().expect("a number"), event["dur"].as_f64().expect("a number"));
+                assert!(began >= 0.0 && span > 0.0, "{event}");
+                threads.entry((pid, event["tid"].as_u64().expect("a whole number"))).or_default().push((began, began + span));
+            }
+            other => panic!("a phase that is not written: {other:?}"),
+        }
+    }
+    assert!(threads.len() > 4);
+    for (thread, mut slices) in threads {
+        slices.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
+        let mut open: Vec<f64> = Vec::new();
+        for (began, ended) in slices {
+            // Times are microseconds with three decimals: a billionth is rounding.
+            open.retain(|end| *end > began + 1e-6);
+            assert!(open.last().is_none_or(|end| ended <= *end + 1e-6), "slices of {thread:?} overlap at {began}");
+            open.push(ended);
+        }
+    }
+}
+
 #[test]
 fn stacks_are_folded_by_name_outermost_first() {
     let evidence = common::evidence(true);

@@ -1,4 +1,4 @@
-//! The page as a browser shows it. Needs `chromium` (Debian package of that name); without it the test says so and does nothing.
+//! The page as a browser shows it. Needs `chromium` or `chromium-headless-shell` (Debian packages of those names); without it the test says so and does nothing.
 
 mod common;
 
@@ -12,7 +12,7 @@ fn count(pixels: &[u8], channels: usize, color: [u8; 3]) -> usize {
 
 #[test]
 fn a_browser_shows_verdict_timeline_heat_and_flames() {
-    let Some(browser) = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|name| Command::new(name).arg("--version").output().is_ok()) else {
+    let Some(browser) = ["chromium", "chromium-headless-shell", "chromium-browser", "google-chrome"].into_iter().find(|name| Command::new(name).arg("--version").output().is_ok()) else {
         eprintln!("SKIPPED: no chromium here, so nobody has looked at the report page (apt-get install chromium)");
         return;
     };

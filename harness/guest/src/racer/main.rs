@@ -18,6 +18,8 @@ use std::thread;
 
 const NODES: usize = 4;
 const NONE: u32 = u32::MAX;
+/// How often a round takes from the stack.
+const TURNS: u32 = 4;
 
 /// A stack that forgets that heads come back.
 struct Stack {
@@ -92,12 +94,14 @@ fn main() {
                         counter.store(value + 1, Ordering::SeqCst);
                     }
                     work(150 + (me * 61 + round * 17) % 300);
-                    let first = stack.pop();
-                    let second = if round % 3 == me { stack.pop() } else { None };
-                    // The first goes back while the second is still held: the head is the same again, its successor another.
-                    first.into_iter().for_each(|node| stack.push(node));
-                    work(250);
-                    second.into_iter().for_each(|node| stack.push(node));
+                    for turn in 0..TURNS {
+                        let first = stack.pop();
+                        let second = stack.pop();
+                        // The first goes back while the second is still held: the head is the same again, its successor another.
+                        first.into_iter().for_each(|node| stack.push(node));
+                        work(40 + (me * 13 + turn * 7) % 30);
+                        second.into_iter().for_each(|node| stack.push(node));
+                    }
                 }
             })
         })
