@@ -137,7 +137,7 @@ impl Family {
                 None => writer.make(root, file.as_bytes(), Make::File, &NEW)?,
             };
             let (offset, size) = (pick >> 16 & 0x3FFF, (pick >> 32) % if pick >> 12 & 7 == 0 { 300_000 } else { 20_000 } + 1);
-            let data: Vec<u8> = (0..size).map(|at| mix(pick ^ at / 8).to_le_bytes()[usize::try_from(at & 7).unwrap_or(0)]).collect();
+            let data: Vec<u8> = (0..size).map(|at| mix(pick ^ (at / 8)).to_le_bytes()[usize::try_from(at & 7).unwrap_or(0)]).collect();
             writer.write(object, offset, &data, NOW)?;
             let whole = files.entry(format!("/{file}")).or_default();
             let from = usize::try_from(offset).unwrap_or(0);
@@ -158,7 +158,7 @@ impl Family {
     }
 
     /// Does the next operation; the model goes along.
-    #[allow(clippy::too_many_lines)]
+    #[allow(clippy::too_many_lines, reason = "one arm for each operation")]
     fn step(&mut self, store: &mut Store) -> Result<(), EditError> {
         self.report.operations += 1;
         let (kind, name, extra) = (self.dice() % 24, self.pick(), self.dice());

@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use pool_phys::blkptr::{self, BlockPointer};
 use pool_phys::dnode::{self, Dnode, kind};
 use pool_phys::objset::Objset;
-use pool_spa::Pool;
+use pool_spa::{DEFER_TXGS, Pool};
 
 use crate::{Datasets, Error};
 use crate::dsl::{Part, Space, dir, put, signed, word};
@@ -48,6 +48,13 @@ mod trees {
 /// Where a walk of a destroyed tree stopped, or is to go on: object and block of level 0; object 0 is the array of dnodes.
 type Bookmark = (u64, u64);
 
+/// The end of a list: what list, its last pointers with their deflated sizes, the number of the first of them.
+struct Tail {
+    owner: u64,
+    pointers: Vec<(BlockPointer, u64)>,
+    first: u64,
+}
+
 /// A walk over a tree whose blocks die, children first.
 struct Reaper<'a> {
     pool: &'a Pool,
@@ -77,7 +84,8 @@ impl<'a> Reaper<'a> {
         if self.visits / 64 > self.pool.room() / 512 {
             return Ok(());
         }
-        let is_here = pointer.level == 0 && self.resume == Some((object, block));
+        // The root of the tree has no place of its own among the blocks.
+        let is_here = pointer.level == 0 && pointer.kind != kind::OBJSET && self.resume == Some((object, block));
         if is_here {
             self.resume = None;
         } else {
@@ -183,12 +191,17 @@ impl Store {
         self.peek(self.free_dir()?, dir::USED)
     }
 
-    /// Commits until nothing waits to be freed any more.
+    /// Commits until nothing waits to be freed any more, and what was freed can be used.
     ///
     /// # Errors
     /// As [`Store::commit`].
     pub fn drain(&mut self, now: u64) -> Result<(), EditError> {
         while self.has_waiting()? && !self.drain_stuck {
+            self.commit(now)?;
+        }
+        // Space that was freed rests for some txgs; a commit without any change would be none.
+        for _ in 0..=DEFER_TXGS {
+            self.bonus(self.root_dir)?;
             self.commit(now)?;
         }
         Ok(())
@@ -224,7 +237,7 @@ impl Store {
             let mut reaper = Reaper { pool: &self.pool, min_birth, resume: None, budget: u64::MAX, visits: 0, found: Vec::new() };
             let whole = reaper.visit(root, 0, 0, 0);
             assert!(whole.is_ok(), "a walk without a budget does not stop");
-            let doomed: Vec<(BlockPointer, u64)> = reaper.found.into_iter().map(|pointer| { let deflated = self.space.deflated(&pointer); (pointer, deflated) }).collect();
+            let doomed: Vec<(BlockPointer, u64)> = reaper.found.into_iter().map(|pointer| self.with_size(pointer)).collect();
             let free = self.doomed()?;
             return self.append_bpobj(free, &doomed);
         };
@@ -259,7 +272,7 @@ impl Store {
     fn drain_some(&mut self, mut budget: u64) -> Result<(), EditError> {
         let free = self.doomed()?;
         while budget > 0 {
-            let Some((owner, pointers, first)) = self.last_doomed(free, budget.min(BATCH))? else { break };
+            let Some(Tail { owner, pointers, first }) = self.last_doomed(free, budget.min(BATCH))? else { break };
             budget = budget.saturating_sub(pointers.len() as u64 + 1);
             self.cut_list(free, owner, first, &pointers)?;
             self.give_back(pointers)?;
@@ -272,15 +285,14 @@ impl Store {
     }
 
     /// The last pointers that wait in the list of doomed blocks: the list or sublist they are in, and the number of the first.
-    #[allow(clippy::type_complexity)]
-    fn last_doomed(&self, free: u64, count: u64) -> Result<Option<(u64, Vec<(BlockPointer, u64)>, u64)>, EditError> {
+    fn last_doomed(&self, free: u64, count: u64) -> Result<Option<Tail>, EditError> {
         let owner = self.sublists(free)?.last().copied().unwrap_or(free);
         let have = self.peek(owner, list::COUNT)?;
         if owner == free && have == 0 {
             return Ok(None);
         }
         let count = have.min(count);
-        Ok(Some((owner, self.read_list(owner, have - count, count)?, have - count)))
+        Ok(Some(Tail { owner, pointers: self.read_list(owner, have - count, count)?, first: have - count }))
     }
 
     /// Takes `pointers`, from number `first` on, off `owner`, which is the list of doomed blocks or its last sublist; an empty sublist goes.
@@ -326,7 +338,7 @@ impl Store {
         self.mos.with_view(&self.pool, object, |edit| edit.read_at(&self.pool, begin * ENTRY as u64, &mut entry))?;
         let (root, mut reaper) = Reaper::of_entry(&self.pool, &entry, budget)?;
         let stopped = reaper.visit(&root, 0, 0, 0);
-        let found: Vec<(BlockPointer, u64)> = reaper.found.into_iter().map(|pointer| { let deflated = self.space.deflated(&pointer); (pointer, deflated) }).collect();
+        let found: Vec<(BlockPointer, u64)> = reaper.found.into_iter().map(|pointer| self.with_size(pointer)).collect();
         let mut space = Space::default();
         found.iter().for_each(|(pointer, deflated)| space.add(pointer, *deflated, 1));
         let edit = self.mos.edit(&self.pool, object)?;
@@ -343,6 +355,11 @@ impl Store {
         let count = found.len() as u64;
         self.give_back(found)?;
         Ok(count)
+    }
+
+    fn with_size(&self, pointer: BlockPointer) -> (BlockPointer, u64) {
+        let deflated = self.space.deflated(&pointer);
+        (pointer, deflated)
     }
 
     /// Gives the space of doomed blocks back.

@@ -6,8 +6,12 @@
 //! pool's tree of datasets and snapshots from the MOS. [`Store`] is a pool open for writing: changes collect in [`edit::Set`]s and become one
 //! transaction group at a commit.
 //!
+//! The dataset layer makes and moves datasets without touching a block of theirs: `snapshots.rs` (snapshots, clones, rollback, rename), `promote.rs`,
+//! `destroy.rs` with `drain.rs` (what dies is listed at once and freed with later commits), `lists.rs` (deadlists), `quota.rs`, `props.rs`, `holds.rs`.
+//! Each operation checks, changes the MOS, and is one commit: a crash shows what was before or after. [`check`] and [`check_space`] count everything anew.
+//!
 //! # Structures
-//! Everything borrows the [`Pool`]; nothing is shared or cached between calls but the path of indirect blocks that an
+//! [`Datasets`] and its readers borrow the pool ([`pool_spa::Pool`]); nothing is shared or cached between calls but the path of indirect blocks that an
 //! [`Object`] followed last, which makes sequential reading cost one read per block.
 //!
 //! # Locking
@@ -18,7 +22,8 @@
 //! file with an unreadable block gives an error for that block, not zeros.
 //!
 //! # Limits
-//! A ZAP of at most 2^20 leaves; dataset trees 64 deep. What cannot be written yet: see [`Store`].
+//! A ZAP of at most 2^20 leaves; dataset trees 64 deep; 16,384 blocks of what was destroyed are freed with one commit. No limits on numbers of file systems and
+//! snapshots (`filesystem_limit`), no history of commands yet. What cannot be written yet: see [`Store`].
 #![no_std]
 extern crate alloc;
 
@@ -30,6 +35,7 @@ mod drain;
 mod dsl;
 pub mod edit;
 mod features;
+mod history;
 mod holds;
 mod lists;
 mod log;
@@ -47,6 +53,7 @@ mod zap;
 pub mod zap_edit;
 
 pub use datasets::{DatasetInfo, DatasetKind, Datasets, Property, Source};
+pub use history::{Line, history};
 pub use holds::Bookmark;
 pub use props::{Shown, date, full_name, human, is_number, is_property, parse_property, parse_size};
 pub use quota::SpaceUse;

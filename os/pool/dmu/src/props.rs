@@ -10,7 +10,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use pool_phys::blkptr::Compression;
+use pool_phys::blkptr::{Checksum, Compression};
 use pool_phys::nvlist::Value;
 use pool_phys::zap::Entry;
 
@@ -256,11 +256,22 @@ fn check_value(name: &str, value: &Value) -> Result<(), EditError> {
     let bad = Err(EditError::Invalid("not a value of this property"));
     match (row.form, value) {
         (Form::Words(values), Value::Number(number)) if !values.iter().any(|(known, _)| known == number) => bad,
-        (Form::Power(least, most), Value::Number(number)) if !number.is_power_of_two() || !(least..=most).contains(&number) => bad,
+        (Form::Power(least, most), Value::Number(number)) if !number.is_power_of_two() || !(least..=most).contains(number) => bad,
         (Form::Text, Value::Number(_)) | (Form::Words(_) | Form::Size | Form::Count | Form::Power(..), Value::Text(_)) => bad,
         (Form::Text, Value::Text(text)) if name == "mountpoint" && !(text.starts_with('/') || text == "none" || text == "legacy") => {
             Err(EditError::Invalid("a mount point is a path from the root, none or legacy"))
         }
+        _ => Ok(()),
+    }
+}
+
+/// Values that mean something we do not do are refused when they are set by hand; a stream may bring them.
+fn check_supported(name: &str, value: &Value) -> Result<(), EditError> {
+    match (name, value) {
+        ("checksum", Value::Number(10..)) => Err(EditError::Invalid("this checksum cannot be written yet")),
+        ("compression", Value::Number(4 | 16..)) => Err(EditError::Invalid("this compression cannot be written yet")),
+        ("dedup", Value::Number(number)) if *number != 2 => Err(EditError::Invalid("blocks are not shared between files yet")),
+        ("dnodesize", Value::Number(number)) if *number != 0 => Err(EditError::Invalid("large dnodes cannot be written yet")),
         _ => Ok(()),
     }
 }
@@ -560,6 +571,16 @@ impl Store {
         })
     }
 
+    /// What data blocks of a directory's head are checked by.
+    pub(crate) fn checksum_of(&self, directory: u64) -> Result<Checksum, EditError> {
+        Ok(match inherited(self, directory, "checksum")? {
+            Some(2) => Checksum::Off,
+            Some(6) => Checksum::Fletcher2,
+            Some(8) => Checksum::Sha256,
+            _ => Checksum::Fletcher4,
+        })
+    }
+
     pub(crate) fn copies_of(&self, directory: u64) -> Result<usize, EditError> {
         Ok(match inherited(self, directory, "copies")? {
             Some(copies @ 1..=3) => usize::try_from(copies).unwrap_or(1),
@@ -590,6 +611,9 @@ impl Store {
     pub fn set_property_from(&mut self, dataset: &str, name: &str, value: &Value, received: bool) -> Result<(), EditError> {
         let name = full_name(name);
         check_value(name, value)?;
+        if !received {
+            check_supported(name, value)?;
+        }
         let (integer_size, words) = match value {
             Value::Number(number) => (8, vec![*number]),
             Value::Text(text) => (1, text.bytes().chain([0]).map(u64::from).collect()),
@@ -650,9 +674,9 @@ impl Store {
         let heads: Vec<u64> = self.heads.keys().copied().collect();
         for head in heads {
             let directory = self.peek(head, ds::DIR)?;
-            let (compression, copies) = (self.compression_of(directory)?, self.copies_of(directory)?);
+            let (compression, copies, checksum) = (self.compression_of(directory)?, self.copies_of(directory)?, self.checksum_of(directory)?);
             if let Some(head) = self.heads.get_mut(&head) {
-                (head.compression, head.copies) = (compression, copies);
+                (head.compression, head.copies, head.checksum) = (compression, copies, checksum);
             }
         }
         Ok(())

@@ -16,7 +16,7 @@
 //! with [`EditError::Suspended`] and must be opened anew.
 //!
 //! # Limits
-//! Pools whose active features are `lz4_compress`, `embedded_data` and `hole_birth` at most; no destroy of snapshots yet.
+//! Pools whose active features are those of the minimal set at most (`features.rs`). Data is summed by fletcher4, fletcher2 or SHA-256, metadata by fletcher4.
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -62,6 +62,8 @@ pub(crate) struct Head {
     /// ZPL sets account space by owner.
     owners: Option<Owners>,
     pub(crate) copies: usize,
+    /// Of data blocks; metadata has fletcher4.
+    pub(crate) checksum: Checksum,
     /// Bytes accepted for it since the last commit.
     pub(crate) pending: u64,
     /// The intent log of what was done since the last commit.
@@ -366,11 +368,13 @@ impl Store {
             };
             store.begin_head(directory, origin, now)
         })?;
+        let directory = self.peek(dataset, ds::DIR)?;
+        let (compression, copies, checksum) = (self.compression_of(directory)?, self.copies_of(directory)?, self.checksum_of(directory)?);
         let mut set = Set::create(os_kind);
         if os_kind == 2 {
             set.make_accounting();
         }
-        self.heads.insert(dataset, Head { set, compression: Compression::Lz4, copies: 1, pending: 0, owners: None, log: OpenLog::default() });
+        self.heads.insert(dataset, Head { set, compression, copies, checksum, pending: 0, owners: None, log: OpenLog::default() });
         Ok(dataset)
     }
 
@@ -386,9 +390,9 @@ impl Store {
                 return Err(EditError::Invalid("the dataset has an intent log to be replayed first"));
             }
             let compression = self.compression_of(phys.dir)?;
-            let copies = self.copies_of(phys.dir)?;
+            let (copies, checksum) = (self.copies_of(phys.dir)?, self.checksum_of(phys.dir)?);
             let log = OpenLog::new(set.log_header()?);
-            self.heads.insert(dataset, Head { set, compression, copies, pending: 0, owners, log });
+            self.heads.insert(dataset, Head { set, compression, copies, checksum, pending: 0, owners, log });
         }
         let head = self.heads.get_mut(&dataset).ok_or(Error::NotFound)?;
         head.owners = owners.or(head.owners);
@@ -406,6 +410,7 @@ impl Store {
             holes_have_births: self.holes_have_births,
             compression: head.compression,
             copies: head.copies,
+            checksum: head.checksum,
             previous_txg: phys.previous_snapshot_txg,
             born: Space::default(),
             referenced: Space::default(),
@@ -629,6 +634,7 @@ struct DatasetSink<'a> {
     compression: Compression,
     /// Copies of a data block; metadata has one more.
     copies: usize,
+    checksum: Checksum,
     /// Blocks born at or before belong to a snapshot too.
     previous_txg: u64,
     /// Space born and freed: what the directory's use changes by.
@@ -655,7 +661,10 @@ impl Sink for DatasetSink<'_> {
         let (compression, mut stored) = packed.map_or((Compression::Off, data), |packed| (wanted, packed));
         stored.resize(stored.len().next_multiple_of(512), 0);
         let place = self.space.place(stored.len() as u64, if is_data { self.copies } else { (self.copies + 1).min(3) })?;
-        let pointer = pointer_to(place.dvas(), &stored, lsize, compression, about, self.txg);
+        let mut pointer = pointer_to(place.dvas(), &stored, lsize, compression, about, self.txg);
+        if is_data {
+            (pointer.checksum, pointer.words) = (self.checksum, sum(self.checksum, &stored));
+        }
         for (dva, data) in place.writes(&stored, self.txg) {
             self.pool.write_block(&dva, &data)?;
         }
@@ -767,6 +776,15 @@ pub(crate) fn load_space(pool: &Pool, mos: &Set) -> Result<Allocator, EditError>
 pub(crate) fn places(pool: &Pool, pointer: &BlockPointer) -> Result<Vec<Dva>, EditError> {
     let lost = FormatError::new("gang block", "its header cannot be read, so its pieces cannot be freed", pointer.birth);
     Ok(pool.places(pointer).ok_or(lost)?)
+}
+
+fn sum(checksum: Checksum, data: &[u8]) -> codec::Words {
+    match checksum {
+        Checksum::Off => [0; 4],
+        Checksum::Fletcher2 => codec::fletcher2(data),
+        Checksum::Sha256 => codec::sha256(data),
+        _ => codec::fletcher4(data),
+    }
 }
 
 fn pointer_to(dvas: [Option<Dva>; 3], stored: &[u8], lsize: u64, compression: Compression, about: About, txg: u64) -> BlockPointer {
