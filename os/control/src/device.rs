@@ -9,10 +9,12 @@ use control_abi::{CALL, CALL_BYTES, Call, Code, IN_MAX, MAJOR, MINOR_CONTROL, MI
 use kif::ZoneId;
 use nv::NvList;
 use once_cell::race::OnceBox;
+use sync::{Class, Mutex};
 use vfs::device::{Driver, Row, Scope as DeviceScope, register};
 use vfs::mount::next_fs_id;
 use vfs::{Attr, DevNo, Io, Kind, NodeId, OpenFlags, VfsError, Vnode, VnodeRef};
 
+use crate::pools::{self, Stream};
 use crate::{System, handlers};
 
 /// Why an operation was refused, as it goes to the caller.
@@ -70,7 +72,7 @@ struct ControlDriver {
 
 impl Driver for ControlDriver {
     fn open(&self, dev: DevNo, _node: &VnodeRef, _flags: OpenFlags, _zone: ZoneId) -> vfs::Result<VnodeRef> {
-        Ok(Arc::new(OpenControl { id: self.id, dev, control: self.control }))
+        Ok(Arc::new(OpenControl { id: self.id, dev, control: self.control, stream: Mutex::new(Class::Control, None) }))
     }
 }
 
@@ -78,6 +80,8 @@ struct OpenControl {
     id: NodeId,
     dev: DevNo,
     control: bool,
+    /// A send stream on its way through this descriptor.
+    stream: Mutex<Option<Stream>>,
 }
 
 impl Vnode for OpenControl {
@@ -112,7 +116,10 @@ impl Vnode for OpenControl {
         let length = usize::try_from(header.in_len).map_err(|_| VfsError::Invalid)?;
         let mut request = vec![0; length];
         kif::user().read(header.in_addr, &mut request)?;
-        let reply = call(row.operation, &request, io.zone);
+        let reply = match row.operation {
+            Operation::StreamSend | Operation::StreamReceive => answer(&request, |list| pools::stream(row.operation, list, &mut self.stream.lock())),
+            operation => call(operation, &request, io.zone),
+        };
         let room = header.out_len.min(OUT_MAX);
         if u64::try_from(reply.len()).map_err(|_| VfsError::NoSpace)? > room {
             return Err(VfsError::NoSpace);
@@ -126,11 +133,15 @@ impl Vnode for OpenControl {
 /// the operation's scope.
 #[must_use]
 pub fn call(operation: Operation, request: &[u8], viewer: ZoneId) -> Vec<u8> {
+    answer(request, |list| handlers::run(operation, list, viewer))
+}
+
+fn answer(request: &[u8], run: impl FnOnce(&NvList) -> Result<NvList, Refusal>) -> Vec<u8> {
     let answer = if request.is_empty() {
-        handlers::run(operation, &NvList::new(), viewer)
+        run(&NvList::new())
     } else {
         match NvList::decode(request) {
-            Ok(list) => handlers::run(operation, &list, viewer),
+            Ok(list) => run(&list),
             Err(error) => Err(Refusal::new(Code::Invalid, error)),
         }
     };

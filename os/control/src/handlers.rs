@@ -59,7 +59,10 @@ pub(crate) fn run(operation: Operation, request: &NvList, viewer: ZoneId) -> Ans
         | Operation::DatasetMount
         | Operation::DatasetChange
         | Operation::DatasetSet
-        | Operation::DatasetGet => crate::pools::run(operation, request),
+        | Operation::DatasetGet
+        // Reached without a descriptor only: refused there.
+        | Operation::StreamSend
+        | Operation::StreamReceive => crate::pools::run(operation, request),
         Operation::HeapFailNth => {
             system().fail_nth(request.number("n")?);
             Ok(NvList::new())

@@ -9,7 +9,9 @@ use kif::ZoneId;
 use nv::NvList;
 use pool_dmu::DatasetKind;
 use pool_fs::manage::{self, DeviceChange, Extent, Refused, Status};
+use pool_fs::streams::{Receiving, Sending};
 use pool_spa::VdevStatus;
+use pool_stream::{Naming, PackageOptions};
 use vfs::{Cred, Cx};
 
 use crate::device::{Refusal, system};
@@ -31,6 +33,57 @@ impl From<Refused> for Refusal {
 
 fn flag(request: &NvList, name: &str) -> Result<bool, Refusal> {
     Ok(request.opt_number(name)?.unwrap_or(0) != 0)
+}
+
+/// A stream that a descriptor carries.
+pub(crate) enum Stream {
+    Out(Sending),
+    In(Receiving),
+}
+
+/// Opens a stream on a descriptor, or takes its next step.
+pub(crate) fn stream(operation: Operation, request: &NvList, slot: &mut Option<Stream>) -> Answer {
+    let mut answer = None;
+    let called = kif::spawn().on_large_stack(&mut || answer = Some(step(operation, request, slot)));
+    match (called, answer) {
+        (Ok(()), Some(answer)) => answer,
+        _ => Err(Refusal::new(Code::Limit, "no memory for the pool's work")),
+    }
+}
+
+fn step(operation: Operation, request: &NvList, slot: &mut Option<Stream>) -> Answer {
+    let root = system().global_root();
+    let cred = Cred::root(ZoneId::GLOBAL);
+    let cx = Cx { cred: &cred, root: &root, cwd: &root };
+    let none = || Refusal::new(Code::State, "no such stream is open on this descriptor");
+    if operation == Operation::StreamSend {
+        if let Some(to) = request.opt_string("to")? {
+            let [replicate, intermediate, properties] = [flag(request, "replicate")?, flag(request, "intermediate")?, flag(request, "properties")?];
+            let options = PackageOptions { replicate, intermediate, properties, ..PackageOptions::default() };
+            *slot = Some(Stream::Out(Sending::start(to, request.opt_string("from")?, options)?));
+            return Ok(NvList::new());
+        }
+        let Some(Stream::Out(sending)) = slot else { return Err(none()) };
+        return Ok(NvList::new().with("data", sending.next()?));
+    }
+    if let Some(target) = request.opt_string("target")? {
+        let naming = match request.opt_string("naming")? {
+            None => Naming::Exact,
+            Some("drop-pool") => Naming::DropPool,
+            Some("last-part") => Naming::LastPart,
+            Some(other) => return Err(Refusal::new(Code::Invalid, format!("'{other}' is no way to name what is received"))),
+        };
+        *slot = Some(Stream::In(Receiving::start(&cx, target, naming, flag(request, "force")?)?));
+        return Ok(NvList::new());
+    }
+    let Some(Stream::In(receiving)) = slot else { return Err(none()) };
+    if let Some(data) = request.opt_bytes("data")? {
+        receiving.feed(&cx, data)?;
+    }
+    if flag(request, "end")? {
+        return Ok(NvList::new().with("received", receiving.finish(&cx)?));
+    }
+    Ok(NvList::new())
 }
 
 /// Runs an operation, on a stack that is large enough for the pool's code.
@@ -131,6 +184,7 @@ fn dispatch(operation: Operation, request: &NvList) -> Answer {
             });
             Ok(NvList::new().with("values", list.collect::<Vec<_>>()))
         }
+        Operation::StreamSend | Operation::StreamReceive => Err(Refusal::new(Code::Invalid, "streams go through an open descriptor")),
         _ => {
             let name = request.string("name")?;
             let pool = manage::pool_of(name)?;

@@ -156,6 +156,8 @@ operations! {
     24 DatasetChange "dataset.change" Global "change: destroy | rollback | promote | rename | hold | release | bookmark, name, to? (new name, tag, bookmark), recursive?, clones?, defer? -> (nothing)";
     25 DatasetSet "dataset.set" Global "name, property, value? -> (nothing): without a value it is inherited";
     26 DatasetGet "dataset.get" Global "name, properties?: strings, recursive? -> values: [{dataset, property, value, exact, source}]";
+    27 StreamSend "stream.send" Global "to?, from?, replicate?, intermediate?, properties? -> (nothing): with a snapshot opens a stream on this descriptor; without -> data: bytes, empty at the end";
+    28 StreamReceive "stream.receive" Global "target?, force?, naming?: drop-pool | last-part, data?: bytes, end? -> received?: strings: with a target opens a stream on this descriptor";
 }
 
 impl Operation {

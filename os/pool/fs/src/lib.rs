@@ -36,6 +36,7 @@ pub mod manage;
 mod node;
 mod registry;
 mod storage;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 

@@ -98,7 +98,7 @@ impl BlockDev for Held {
 }
 
 /// Changes a pool; `what` is named if that is refused.
-fn edit<R>(pool: &Storage, what: &str, body: impl FnOnce(&mut Store) -> core::result::Result<R, EditError>) -> Result<R> {
+pub(crate) fn edit<R>(pool: &Storage, what: &str, body: impl FnOnce(&mut Store) -> core::result::Result<R, EditError>) -> Result<R> {
     pool.edit(body).map_err(|error| failed(what, error))?.map_err(|error| edit_failed(what, &error))
 }
 
@@ -460,7 +460,7 @@ pub fn datasets(name: &str) -> Result<Vec<DatasetInfo>> {
 }
 
 /// Refuses names that are not for operators: a part that begins with `%` is a receive's, half done.
-fn check_name(name: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str) -> Result<()> {
     if name.split(['/', '@', '#']).any(|part| part.starts_with('%')) {
         return Err(Refused::Invalid(format!("{name}: a name does not begin with %")));
     }
@@ -499,7 +499,24 @@ fn finish_new(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str, properties: &[(Strin
             return Err(refusal);
         }
     }
-    if is_automatic(pool, name)? { mount(cx, pool, name) } else { Ok(()) }
+    mount_new(cx, pool, name)
+}
+
+/// Mounts a new file system, unless it is one that is mounted by name only, or none.
+pub(crate) fn mount_new(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
+    let is_ours = filesystems(pool)?.iter().any(|other| other == name) && !pool.has_mounted(place(pool, name)?.0);
+    if is_ours && is_automatic(pool, name)? { mount(cx, pool, name) } else { Ok(()) }
+}
+
+/// Commits what a pool has open, so that what is on disk is what there is.
+pub(crate) fn settle(pool: &Storage) -> Result<()> {
+    pool.sync().map_err(|error| failed(pool.name(), error))
+}
+
+/// File systems at and below `name`.
+pub(crate) fn at_and_below(pool: &Storage, name: &str) -> Result<Vec<String>> {
+    let below = format!("{name}/");
+    Ok(filesystems(pool)?.into_iter().filter(|other| other == name || other.starts_with(&below)).collect())
 }
 
 /// Takes snapshots, all or none; `recursive`: of everything below, too.
@@ -566,8 +583,7 @@ pub fn rename(cx: &Cx<'_>, from: &str, to: &str, recursive: bool) -> Result<()> 
         if pool_of(to)?.name() != pool.name() {
             return Err(Refused::Invalid(format!("{to}: a dataset stays in its pool; use send and receive")));
         }
-        let below = format!("{from}/");
-        let inside: Vec<String> = filesystems(&pool)?.into_iter().filter(|name| name == from || name.starts_with(&below)).collect();
+        let inside = at_and_below(&pool, from)?;
         let mounted = unmount_list(cx, &pool, &inside)?;
         let result = edit(&pool, from, |store| store.rename(from, to, now().0));
         for name in mounted {
@@ -730,8 +746,7 @@ pub fn set(cx: &Cx<'_>, name: &str, property: &str, text: Option<&str>) -> Resul
     if !moves(property) || name.contains('@') {
         return change(&pool);
     }
-    let below = format!("{name}/");
-    let inside: Vec<String> = filesystems(&pool)?.into_iter().filter(|other| other == name || other.starts_with(&below)).collect();
+    let inside = at_and_below(&pool, name)?;
     without_mounts(cx, &pool, &inside, change)
 }
 
@@ -785,7 +800,7 @@ fn is_automatic(pool: &Storage, name: &str) -> Result<bool> {
 }
 
 /// Unmounts those of `names` that are mounted, inner ones first. Returns them, outer ones first; on failure all are mounted again.
-fn unmount_list(cx: &Cx<'_>, pool: &Arc<Storage>, names: &[String]) -> Result<Vec<String>> {
+pub(crate) fn unmount_list(cx: &Cx<'_>, pool: &Arc<Storage>, names: &[String]) -> Result<Vec<String>> {
     let mut done: Vec<String> = Vec::new();
     let mut names: Vec<&String> = names.iter().filter(|name| !name.contains('@')).collect();
     names.sort();
@@ -853,7 +868,7 @@ fn filesystems(pool: &Storage) -> Result<Vec<String>> {
 /// The pool cannot be read.
 pub fn mount_all(cx: &Cx<'_>, pool: &Arc<Storage>) -> Result<()> {
     for name in filesystems(pool)? {
-        match is_automatic(pool, &name).and_then(|wanted| if wanted { mount(cx, pool, &name) } else { Ok(()) }) {
+        match mount_new(cx, pool, &name) {
             Ok(()) => {}
             Err(error) => kif::log().line(format_args!("{error}")),
         }

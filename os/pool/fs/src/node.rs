@@ -113,6 +113,11 @@ impl Node {
         Ok(())
     }
 
+    /// Who changes a program's bytes takes its set-user-ID away.
+    fn forget_setid(&self, writer: &mut Writer<'_>) -> Pool<()> {
+        if self.attributes.lock().mode & 0o6000 == 0 { Ok(()) } else { writer.forget_setid(self.object, now()) }
+    }
+
     /// The same for an object that may or may not be in use.
     fn refresh_other(&self, writer: &mut Writer<'_>, object: u64) -> Pool<()> {
         match self.shared.known(object) {
@@ -279,6 +284,7 @@ impl Node {
             return Err(VfsError::TooBig);
         }
         self.change(data.len() as u64, |writer| {
+            self.forget_setid(writer)?;
             writer.write(self.object, offset, data, now())?;
             self.refresh(writer)
         })?;
@@ -545,6 +551,7 @@ impl Vnode for Node {
         }
         let mut pages = self.pages.lock();
         self.change(4096, |writer| {
+            self.forget_setid(writer)?;
             writer.truncate(self.object, size, now())?;
             self.refresh(writer)
         })?;

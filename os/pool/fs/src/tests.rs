@@ -319,3 +319,48 @@ fn a_full_pool_refuses_before_it_loses() {
         assert!(contents(&root.lookup(name.as_bytes()).expect("there")) == *data, "{name}");
     }
 }
+
+#[test]
+fn writing_takes_a_programs_identity_away() {
+    let (_, pool) = create("setid");
+    let fs = mount(&pool);
+    let file = make(&fs.root(), "f");
+    let set = |mode| file.set_attr(&SetAttr { mode: Some(mode), ..SetAttr::default() }).expect("changes");
+    let mode = || file.attr().expect("attributes").mode & 0o7777;
+    set(0o6755);
+    file.write_at(0, b"other code", IO).expect("writes");
+    assert_eq!(mode(), 0o755);
+    set(0o4755);
+    file.truncate(3).expect("cuts");
+    assert_eq!(mode(), 0o755);
+}
+
+#[test]
+fn a_file_system_is_read_anew_after_a_rollback() {
+    let (_, pool) = create("rollback");
+    let fs = mount(&pool);
+    let dataset = fs.dataset();
+    let file = make(&fs.root(), "f");
+    file.write_at(0, b"before", IO).expect("writes");
+    pool.sync().expect("syncs");
+    pool.with(|store| store.snapshot("rollback", "s", 1)).expect("takes a snapshot");
+    file.write_at(0, b"after!", IO).expect("writes");
+    make(&fs.root(), "new");
+    drop((file, fs));
+    pool.with(|store| store.rollback("rollback", 2)).expect("rolls back");
+    pool.forget(dataset);
+    let fs = mount(&pool);
+    assert_eq!(contents(&fs.root().lookup(b"f").expect("there")), b"before");
+    assert!(fs.root().lookup(b"new").is_err());
+}
+
+#[test]
+fn a_quota_refuses_what_goes_beyond_it() {
+    let (_, pool) = create("quota");
+    let fs = mount(&pool);
+    pool.with(|store| store.set_property("quota", "quota", &pool_dmu::parse_property("quota", "1M").expect("a size"))).expect("sets");
+    let file = make(&fs.root(), "f");
+    let data: Vec<u8> = (0..128_u32 << 10).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let refused = (0..20).find_map(|round| file.write_at(round * data.len() as u64, &data, IO).err());
+    assert_eq!(refused, Some(VfsError::Quota));
+}

@@ -48,7 +48,36 @@ pub fn call(operation: Operation, request: &NvList) -> Result<NvList, Refused> {
             Err(error) => return Err(failed(&error)),
         }
     };
-    let reply = NvList::decode(&reply).map_err(|error| Refused { code: None, message: format!("the kernel's answer makes no sense: {error}") })?;
+    open(&reply)
+}
+
+/// A descriptor that carries a stream, from call to call.
+#[derive(Debug)]
+pub struct Session {
+    device: File,
+    reply: Vec<u8>,
+}
+
+impl Session {
+    /// Opens the control device.
+    pub fn open() -> Result<Self, Refused> {
+        let device = File::open(DEVICE).map_err(|error| cannot_open(DEVICE, &error))?;
+        // Room for every answer: a piece of a stream comes once.
+        let room = usize::try_from(OUT_MAX).unwrap_or(usize::MAX);
+        Ok(Self { device, reply: Vec::with_capacity(room) })
+    }
+
+    /// Makes a call.
+    pub fn call(&mut self, operation: Operation, request: &NvList) -> Result<NvList, Refused> {
+        let failed = |error: io::Error| Refused { code: None, message: format!("the control device: {error}") };
+        user_sys::control(&self.device, operation, &request.encode(), &mut self.reply).map_err(failed)?;
+        open(&self.reply)
+    }
+}
+
+/// What an answer says.
+fn open(reply: &[u8]) -> Result<NvList, Refused> {
+    let reply = NvList::decode(reply).map_err(|error| Refused { code: None, message: format!("the kernel's answer makes no sense: {error}") })?;
     match reply.opt_string("error")? {
         None => Ok(reply),
         Some(word) => Err(Refused { code: Code::from_word(word), message: reply.string("message")?.to_owned() }),

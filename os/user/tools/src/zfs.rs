@@ -1,10 +1,12 @@
 //! `zfs`: file systems and snapshots.
 
+use std::io::{IsTerminal, Read, Write};
+
 use control_abi::Operation;
 use nv::NvList;
 
 use crate::bytes::{size, table};
-use crate::control::call;
+use crate::control::{Session, call};
 use crate::usage::{self, Failure, Step};
 
 pub const HELP: &str = "\
@@ -21,6 +23,8 @@ usage: zfs list [-Hp] [-o PROPERTY,...] [-t filesystem|snapshot|all] [DATASET]
        zfs inherit PROPERTY DATASET...
        zfs hold|release TAG DATASET@NAME...
        zfs bookmark DATASET@NAME DATASET#MARK
+       zfs send [-Rp] [-i|-I FROM] DATASET@NAME         a stream on standard output
+       zfs receive [-F] [-d|-e] DATASET                 a stream from standard input
        zfs mount [DATASET]                              without a name: what is there and where it belongs
        zfs unmount DATASET
 
@@ -28,6 +32,7 @@ examples:
   zfs create -o quota=1G tank/home
   zfs snapshot tank/home@monday && zfs list -t all
   zfs clone tank/home@monday tank/try && zfs destroy tank/try
+  zfs send -i @sunday tank/home@monday | zfs receive backup/home
 ";
 
 pub fn run(arguments: &[String]) -> Result<u8, Failure> {
@@ -65,6 +70,8 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
             each(Operation::DatasetSet, names, &NvList::new().with("property", property.as_str()))
         }
         "get" => get(rest),
+        "send" => send(rest),
+        "receive" | "recv" => receive(rest),
         "mount" if rest.is_empty() => list(&["-H".to_owned(), "-m".to_owned()]),
         "mount" => each(Operation::DatasetMount, rest, &NvList::new()),
         "unmount" | "umount" => each(Operation::DatasetMount, rest, &NvList::new().with("unmount", 1_u64)),
@@ -122,6 +129,63 @@ fn destroy(arguments: &[String]) -> Result<u8, Failure> {
     let flag = |letter| u64::from(steps.contains(&Step::Flag(letter)));
     let request = NvList::new().with("change", "destroy").with("recursive", flag('r')).with("clones", flag('R')).with("defer", flag('d'));
     each(Operation::DatasetChange, &names, &request)
+}
+
+fn send(arguments: &[String]) -> Result<u8, Failure> {
+    let (steps, operands) = usage::options(arguments, "Rpi:I:")?;
+    let [to] = operands.as_slice() else { return Err(Failure::usage("zfs send [-Rp] [-i|-I FROM] DATASET@NAME")) };
+    let flag = |letter| u64::from(steps.contains(&Step::Flag(letter)));
+    let mut request = NvList::new().with("to", to.as_str()).with("replicate", flag('R')).with("properties", flag('p'));
+    for step in &steps {
+        let Step::Value(letter, from) = step else { continue };
+        request.set("from", from.trim_start_matches('@'));
+        request.set("intermediate", u64::from(*letter == 'I'));
+    }
+    let mut out = std::io::stdout().lock();
+    if out.is_terminal() {
+        return Err(Failure::usage("a stream is not for a terminal: send it to a file or to zfs receive"));
+    }
+    let mut session = Session::open()?;
+    session.call(Operation::StreamSend, &request)?;
+    loop {
+        let piece = session.call(Operation::StreamSend, &NvList::new())?;
+        let data = piece.bytes("data").map_err(Failure::new)?;
+        if data.is_empty() {
+            return Ok(0);
+        }
+        out.write_all(data).and_then(|()| out.flush()).map_err(|error| Failure::new(format!("writing the stream: {error}")))?;
+    }
+}
+
+/// Bytes of a stream that go to the kernel at once.
+const PIECE: usize = 60 << 10;
+
+fn receive(arguments: &[String]) -> Result<u8, Failure> {
+    let (steps, operands) = usage::options(arguments, "Fdeuv")?;
+    let [target] = operands.as_slice() else { return Err(Failure::usage("zfs receive [-F] [-d|-e] DATASET")) };
+    let flag = |letter| steps.contains(&Step::Flag(letter));
+    let mut request = NvList::new().with("target", target.as_str()).with("force", u64::from(flag('F')));
+    if flag('d') || flag('e') {
+        request.set("naming", if flag('d') { "drop-pool" } else { "last-part" });
+    }
+    let mut session = Session::open()?;
+    session.call(Operation::StreamReceive, &request)?;
+    let mut input = std::io::stdin().lock();
+    let mut piece = vec![0; PIECE];
+    loop {
+        let length = input.read(&mut piece).map_err(|error| Failure::new(format!("reading the stream: {error}")))?;
+        if length == 0 {
+            break;
+        }
+        session.call(Operation::StreamReceive, &NvList::new().with("data", piece[..length].to_vec()))?;
+    }
+    let done = session.call(Operation::StreamReceive, &NvList::new().with("end", 1_u64))?;
+    if flag('v') {
+        for name in done.strings("received").map_err(Failure::new)? {
+            usage::print(&format!("received {name}\n"));
+        }
+    }
+    Ok(0)
 }
 
 fn set(arguments: &[String]) -> Result<u8, Failure> {
