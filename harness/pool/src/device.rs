@@ -22,7 +22,7 @@ fn about(name: &str) -> impl Fn(EditError) -> Failure {
 }
 
 /// A leaf by path or guid. A path is also looked for as the host sees it.
-fn leaf(store: &Store, disk: &str) -> Result<u64, Failure> {
+pub fn leaf(store: &Store, disk: &str) -> Result<u64, Failure> {
     let full = std::fs::canonicalize(disk).map(|path| path.display().to_string());
     let found = store.leaf_called(disk).or_else(|| full.ok().and_then(|full| store.leaf_called(&full)));
     found.ok_or_else(|| Failure::Request(format!("no disk of the pool is called '{disk}'; see status")))
@@ -46,7 +46,12 @@ fn run(store: &mut Store, kind: ScanKind) -> Result<(), Failure> {
     if report.errors == 0 { Ok(()) } else { Err(Failure::Damaged) }
 }
 
-fn finish(mut store: Store) -> Result<(), Failure> {
+/// Brings back what leaves in service lack.
+pub fn resilver(store: &mut Store) -> Result<(), Failure> {
+    run(store, ScanKind::Resilver)
+}
+
+pub fn finish(mut store: Store) -> Result<(), Failure> {
     print(&vdevs(store.pool()))?;
     let name = store.name();
     store.export(now()).map_err(about(&name))
@@ -59,7 +64,7 @@ pub fn scrub(mut store: Store) -> Result<(), Failure> {
 }
 
 /// Opens a file as a device for a pool it does not belong to yet.
-fn new_device(path: &Path, size: Option<u64>) -> Result<(String, Box<dyn BlockDev>), Failure> {
+pub fn new_device(path: &Path, size: Option<u64>) -> Result<(String, Box<dyn BlockDev>), Failure> {
     let host = |error| Failure::Host(path.display().to_string(), error);
     if let (false, Some(size)) = (path.exists(), size) {
         File::create(path).and_then(|file| file.set_len(size)).map_err(host)?;
@@ -78,7 +83,7 @@ pub fn attach(mut store: Store, disk: &str, file: &Path, replace: bool) -> Resul
     let (path, device) = new_device(file, like)?;
     let name = store.name();
     store.attach(at, &path, device, replace, now()).map_err(about(&name))?;
-    let found = run(&mut store, ScanKind::Resilver);
+    let found = resilver(&mut store);
     finish(store)?;
     found
 }
@@ -102,7 +107,7 @@ pub fn online(mut store: Store, disk: &str, expand: bool) -> Result<(), Failure>
         let gained = store.expand(now()).map_err(about(&name))?;
         print(&format!("{} gained\n", human(gained)))?;
     }
-    let found = run(&mut store, ScanKind::Resilver);
+    let found = resilver(&mut store);
     finish(store)?;
     found
 }

@@ -61,7 +61,12 @@ pub fn open_all(paths: &[PathBuf], writable: bool) -> Result<Vec<Box<dyn BlockDe
     }
     files.sort();
     files.dedup();
-    files.iter().map(|path| open(path, writable)).collect()
+    // A whole disk of OpenZFS's has its vdev in a partition.
+    let mut devices = Vec::new();
+    for path in &files {
+        devices.extend(pool_spa::open_partitions(open(path, writable)?).into_iter().map(|(_, device)| device));
+    }
+    Ok(devices)
 }
 
 /// Opens one file or block device.

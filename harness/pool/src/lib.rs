@@ -19,6 +19,7 @@ mod scrub;
 mod stream;
 mod write;
 mod zfs;
+mod zpool;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -157,6 +158,13 @@ enum Verb {
         devices: Devices,
         #[command(subcommand)]
         verb: zfs::Zfs,
+    },
+    /// Subcommands of zpool(8): `zpool -d DIR iostat tank`.
+    Zpool {
+        #[command(flatten)]
+        devices: Devices,
+        #[command(subcommand)]
+        verb: zpool::Zpool,
     },
     /// Looks into send streams.
     Stream {
@@ -318,6 +326,7 @@ pub fn run(args: &PoolArgs) -> Result<(), Failure> {
         Verb::Create { name, layout, size, ashift, force, seed } => write::create(name, layout, size, *ashift, *force, *seed),
         Verb::Stream { verb } => stream::dump(verb),
         Verb::Zfs { devices, verb } => zfs::run(devices, verb),
+        Verb::Zpool { devices, verb } => zpool::run(devices, verb),
         Verb::ZfsCreate { devices, dataset } => write::zfs_create(devices.store(dataset)?, dataset),
         Verb::Snapshot { devices, snapshot } => write::snapshot(devices.store(snapshot)?, snapshot),
         Verb::Put { devices, source, dataset, path, recursive } => write::put(devices.store(dataset)?, source, dataset, path, *recursive),

@@ -1,0 +1,185 @@
+//! `orrery pool zpool`: subcommands of `zpool(8)` over image files that have no verb of their own above.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use clap::{Subcommand, ValueEnum};
+use pool_dmu::edit::EditError;
+use pool_dmu::{Auxiliary, Datasets, Store, date, history, human};
+use pool_spa::{Event, EventSink, Pool, VdevStatus};
+
+use crate::device::{finish, leaf, new_device, resilver};
+use crate::list::print;
+use crate::write::{now, parse_size, random};
+use crate::{Devices, Failure, image};
+
+/// What a device outside the vdev tree is for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Kind {
+    Spare,
+    Cache,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Zpool {
+    /// Shows the spares and cache devices beside what `status` shows.
+    Status { pool: String },
+    /// Reads every block and shows what each device did: capacity, operations, bytes.
+    Iostat {
+        pool: String,
+        /// No header, tabs between columns.
+        #[arg(short = 'H')]
+        scripted: bool,
+        /// Exact numbers.
+        #[arg(short = 'p')]
+        parsable: bool,
+    },
+    /// Shows the commands that were given to the pool; -i also what it did by itself.
+    History {
+        pool: String,
+        #[arg(short = 'i')]
+        internal: bool,
+    },
+    /// Reads the whole pool and shows what its devices reported meanwhile.
+    Events { pool: String },
+    /// Gives the pool a spare or a cache device.
+    Add {
+        pool: String,
+        kind: Kind,
+        files: Vec<PathBuf>,
+        /// Size of files to be made.
+        #[arg(long, default_value = "128M")]
+        size: String,
+    },
+    /// Takes a spare or a cache device away.
+    Remove { pool: String, disk: String },
+    /// Lets a spare stand in for a disk, and resilvers it.
+    StandIn { pool: String, disk: String, spare: String },
+    /// Puts a partition table on an image of a whole disk, as zpool does with disks. What was on it is lost.
+    LabelDisk {
+        file: PathBuf,
+        /// Overwrites a file that carries a pool.
+        #[arg(short = 'f')]
+        force: bool,
+    },
+}
+
+fn about(name: &str) -> impl Fn(EditError) -> Failure {
+    move |error| Failure::Change(name.into(), error)
+}
+
+/// Carries a subcommand out.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn run(devices: &Devices, verb: &Zpool) -> Result<(), Failure> {
+    match verb {
+        Zpool::Status { pool } => {
+            let store = devices.store(pool)?;
+            print(&format!("{}{}", crate::list::vdevs(store.pool()), store.auxiliary_lines().map_err(about(pool))?))
+        }
+        Zpool::Iostat { pool, scripted, parsable } => iostat(&devices.pool(Some(pool))?, *scripted, *parsable),
+        Zpool::History { pool, internal } => {
+            let opened = devices.pool(Some(pool))?;
+            let datasets = Datasets::open(&opened).map_err(|error| Failure::Pool(pool.clone(), error))?;
+            let lines = history(datasets.mos()).map_err(about(pool))?;
+            let shown = lines.iter().filter(|line| *internal || !line.internal).map(|line| format!("{} {}\n", date(line.time), line.text));
+            print(&format!("History for '{pool}':\n{}\n", shown.collect::<String>()))
+        }
+        Zpool::Events { pool } => events(devices, pool),
+        Zpool::Add { pool, kind, files, size } => {
+            let (mut store, bytes) = (devices.store(pool)?, parse_size(size)?);
+            let kind = match kind {
+                Kind::Spare => Auxiliary::Spare,
+                Kind::Cache => Auxiliary::Cache,
+            };
+            for file in files {
+                let (path, device) = new_device(file, Some(bytes))?;
+                store.note_history(&format!("zpool add {pool} {} {path}", if kind == Auxiliary::Spare { "spare" } else { "cache" }), now()).map_err(about(pool))?;
+                store.add_auxiliary(kind, &path, device, now()).map_err(about(pool))?;
+            }
+            finish(store)
+        }
+        Zpool::Remove { pool, disk } => {
+            let mut store = devices.store(pool)?;
+            let guid = auxiliary(&store, disk)?;
+            store.note_history(&format!("zpool remove {pool} {disk}"), now()).map_err(about(pool))?;
+            store.remove_auxiliary(guid, now()).map_err(about(pool))?;
+            finish(store)
+        }
+        Zpool::StandIn { pool, disk, spare } => {
+            let mut store = devices.store(pool)?;
+            let (disk, spare) = (leaf(&store, disk)?, auxiliary(&store, spare)?);
+            store.stand_in(disk, spare, now()).map_err(about(pool))?;
+            let found = resilver(&mut store);
+            finish(store)?;
+            found
+        }
+        Zpool::LabelDisk { file, force } => label_disk(file, *force),
+    }
+}
+
+/// A spare or cache device by path or guid.
+fn auxiliary(store: &Store, disk: &str) -> Result<u64, Failure> {
+    let full = std::fs::canonicalize(disk).map_or_else(|_| disk.to_owned(), |path| path.display().to_string());
+    for kind in [Auxiliary::Spare, Auxiliary::Cache] {
+        let devices = store.auxiliaries(kind).map_err(about(disk))?;
+        if let Some(found) = devices.into_iter().find(|device| device.path == disk || device.path == full || disk.parse() == Ok(device.guid)) {
+            return Ok(found.guid);
+        }
+    }
+    Err(Failure::Request(format!("no spare or cache device of the pool is called '{disk}'; see zpool status")))
+}
+
+fn label_disk(file: &Path, force: bool) -> Result<(), Failure> {
+    let devices = [image::open(file, true)?];
+    if let (Some(found), false) = (pool_spa::scan(&devices).first(), force) {
+        return Err(Failure::Request(format!("{} belongs to pool '{}' (-f overwrites it)", file.display(), found.name)));
+    }
+    let [device] = devices;
+    let part = pool_spa::label_disk(device, &mut *random(None)?).map_err(Failure::Create)?;
+    print(&format!("{}: partition 1 is the pool's, {}\n", file.display(), human(part.size_bytes())))
+}
+
+fn iostat(pool: &Pool, scripted: bool, parsable: bool) -> Result<(), Failure> {
+    pool_dmu::check(pool, true).map_err(about(pool.name()))?;
+    let number = |value: u64| if parsable { value.to_string() } else { human(value) };
+    let line = |name: &str, words: [String; 4]| {
+        if scripted { format!("{name}\t{}\n", words.join("\t")) } else { format!("{name:<40} {:>10} {:>10} {:>10} {:>10}\n", words[0], words[1], words[2], words[3]) }
+    };
+    let mut out = if scripted { String::new() } else { line("vdev", ["reads", "writes", "read", "written"].map(String::from)) };
+    fn walk(vdev: &VdevStatus, depth: usize, show: &mut dyn FnMut(&VdevStatus, usize)) {
+        show(vdev, depth);
+        vdev.children.iter().for_each(|child| walk(child, depth + 1, show));
+    }
+    for top in pool.status() {
+        walk(&top, 0, &mut |vdev, depth| {
+            let indent = if scripted { 0 } else { depth * 2 };
+            let name = format!("{:indent$}{}", "", vdev.name);
+            let counts = vdev.leaf.as_ref().map(|leaf| leaf.counts);
+            let words = counts.map_or_else(|| ["-", "-", "-", "-"].map(String::from), |c| [c.reads.to_string(), c.writes.to_string(), number(c.bytes_read), number(c.bytes_written)]);
+            out.push_str(&line(&name, words));
+        });
+    }
+    print(&out)
+}
+
+#[derive(Default)]
+struct Lines(Mutex<Vec<String>>);
+
+impl EventSink for Lines {
+    fn event(&self, event: &Event) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{:<32} {event:?}\n", event.class()));
+    }
+}
+
+fn events(devices: &Devices, name: &str) -> Result<(), Failure> {
+    let mut pool = devices.pool(Some(name))?;
+    let lines = Arc::new(Lines::default());
+    pool.set_events(Arc::clone(&lines) as Arc<dyn EventSink>);
+    // Reading only: what is wrong stays as it is.
+    let found = pool_dmu::check(&pool, true).map_err(about(name))?;
+    let text = std::mem::take(&mut *lines.0.lock().unwrap_or_else(PoisonError::into_inner));
+    print(&format!("{:<32} EVENT\n{}", "CLASS", text.concat()))?;
+    if found.fault_count == 0 { Ok(()) } else { Err(Failure::Damaged) }
+}
