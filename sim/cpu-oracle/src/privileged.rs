@@ -262,7 +262,8 @@ fn msr(rng: &mut Rng, out: &mut Listing) {
         return;
     }
     let value = match number {
-        0xc000_0080 => nearly(rng, 0xd01, &[0, 8, 10, 11, 1, 9, 13, 16, 40]),
+        // NXE stays: which cached translations outlive a change of it is left open (SDM vol. 3 §4.10.4), ours go at once and QEMU's stay.
+        0xc000_0080 => nearly(rng, 0xd01, &[0, 8, 10, 1, 9, 13, 16, 40]) | 1 << 11,
         // The upper half does not exist, nor do bits 31:16 of the other (APM vol. 2 §6.1.1, §6.1.2); QEMU 5 differs in what becomes of them.
         0xc000_0084 => rng.draw() & 0xffff_ffff,
         0x174 => rng.draw() & 0xffff,

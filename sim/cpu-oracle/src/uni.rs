@@ -7,7 +7,7 @@
 use unicorn_engine::hook::sys;
 use unicorn_engine::{Arch, Context, HookType, Mode, Prot, RegisterX86 as R, Unicorn, X86CpuModel, uc_error};
 
-use iced_x86::{Code, FlowControl, Mnemonic as M, Register};
+use iced_x86::{Code, Mnemonic as M, Register};
 
 use crate::case::{Case, End, Outcome, Ring};
 use crate::layout::{CODE, CODE_BYTES, DATA_BYTES, MEMORY_BYTES};
@@ -33,31 +33,23 @@ fn changes_cr0(case: &Case) -> bool {
 /// Known faults of the oracle.
 pub const KNOWN: &[Known] = &[
     Known {
-        reason: "BT, BTS, BTR, BTC: flags depend on where unicorn cuts the block (SDM vol. 2: only CF changes)",
-        applies: |case| any(case, |m| matches!(m, M::Bt | M::Bts | M::Btr | M::Btc)),
-    },
-    Known {
-        reason: "unmasked SIMD exceptions are never raised by TCG",
+        reason: "unmasked SIMD exceptions (SDM vol. 1 §11.5.3) are never raised by TCG",
         applies: |case| case.start.mxcsr & 0x1f80 != 0x1f80 || any(case, |m| m == M::Ldmxcsr),
-    },
-    Known {
-        reason: "STMXCSR would store flags that QEMU 5 does not keep",
-        applies: |case| any(case, |m| m == M::Stmxcsr),
     },
     Known {
         reason: "CRC32 and POPCNT are #UD with CR0.EM set (they use general registers only: APM vol. 3)",
         applies: |case| any(case, |m| matches!(m, M::Crc32 | M::Popcnt)) && changes_cr0(case),
     },
     Known {
-        reason: "IN, OUT, INS, OUTS and HLT go to unicorn's embedder",
+        reason: "IN, OUT, INS, OUTS and HLT go to unicorn's embedder: no verdict",
         applies: |case| any(case, |m| matches!(m, M::In | M::Out | M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd | M::Hlt)),
     },
     Known {
-        reason: "a page-crossing access that faults is split differently, partial stores included; indirect targets fault late",
-        applies: |case| case.insns.iter().any(|insn| matches!(insn.flow_control(), FlowControl::IndirectBranch | FlowControl::IndirectCall | FlowControl::Return)),
+        reason: "IRETQ and RETF of ring 3 read the stack as the supervisor would (SDM vol. 3 §4.6.1: an explicit access at CPL 3 is the user's)",
+        applies: |case| case.ring == Ring::User && any(case, |m| matches!(m, M::Iretq | M::Retf)),
     },
     Known {
-        reason: "CMPccPx with a predicate above 7 is #UD (hardware ignores the upper bits)",
+        reason: "CMPccPx with a predicate above 7 is #UD (SDM vol. 2, CMPPS: the upper bits of the predicate are ignored)",
         applies: |case| {
             case.insns.iter().any(|insn| {
                 matches!(insn.mnemonic(), M::Cmpps | M::Cmppd | M::Cmpss | M::Cmpsd) && !insn.is_string_instruction() && insn.immediate8() > 7
@@ -65,51 +57,47 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
-        reason: "SHLD and SHRD by an immediate take RIP-relative operands one byte too low (the immediate is not counted)",
+        reason: "SHLD and SHRD by an immediate take RIP-relative operands one byte too low (SDM vol. 2 §2.2.1.6: from the next instruction, the immediate counts)",
         applies: |case| case.insns.iter().any(|insn| matches!(insn.mnemonic(), M::Shld | M::Shrd) && insn.is_ip_rel_memory_operand()),
     },
     Known {
-        reason: "BSF and BSR of zero clear the upper half of a 32-bit destination (hardware leaves all of it)",
+        reason: "BSF and BSR of zero clear the upper half of a 32-bit destination (APM vol. 3, BSF: the destination stays)",
         applies: |case| case.insns.iter().any(|insn| matches!(insn.code(), Code::Bsf_r32_rm32 | Code::Bsr_r32_rm32)),
     },
     Known {
-        reason: "LOOPE and LOOPNE counting in ECX lose pending flags",
-        applies: |case| any(case, |m| matches!(m, M::Loope | M::Loopne)),
-    },
-    Known {
-        reason: "LOCK NEG sets flags from another value",
+        reason: "LOCK NEG sets flags from another value (SDM vol. 2, NEG: by the result)",
         applies: |case| case.insns.iter().any(|insn| insn.mnemonic() == M::Neg && insn.has_lock_prefix()),
     },
     Known {
-        reason: "CMPXCHG8B and CMPXCHG16B lose flags before them and change RDX before a fault",
+        reason: "CMPXCHG8B and CMPXCHG16B lose flags before them and change RDX before a fault (SDM vol. 2: ZF only; vol. 3 §6.5: a fault leaves the state)",
         applies: |case| any(case, |m| matches!(m, M::Cmpxchg8b | M::Cmpxchg16b)),
     },
     Known {
-        reason: "CMPXCHG r32 clears the upper half of its destination when nothing is written (hardware does not)",
+        reason: "CMPXCHG r32 clears the upper half of its destination when nothing is written (APM vol. 3 §3.1.2: only a register that is written is extended; the host agrees)",
         applies: |case| case.insns.iter().any(|insn| matches!(insn.code(), Code::Cmpxchg_rm32_r32 | Code::Cmpxchg486_rm32_r32)),
     },
     Known {
-        reason: "ENTER with a 16-bit operand sets all of RBP",
-        applies: |case| case.insns.iter().any(|insn| insn.code() == Code::Enterw_imm16_imm8),
+        reason: "ENTER does not look whether the new top of the stack can be written (SDM vol. 2, ENTER: #PF), and with a 16-bit operand sets all of RBP",
+        applies: |case| any(case, |m| m == M::Enter),
     },
     Known {
-        reason: "PCMPESTRx with REX.W takes the lengths from 32 bits",
+        reason: "PCMPESTRx with REX.W takes the lengths from 32 bits (SDM vol. 2 §4.1.3: RAX and RDX with REX.W)",
         applies: |case| any(case, |m| matches!(m, M::Pcmpestri64 | M::Pcmpestrm64)),
     },
     Known {
-        reason: "PHADDx and PHSUBx overwrite a source that is also the destination",
+        reason: "PHADDx and PHSUBx overwrite a source that is also the destination (SDM vol. 2, PHADDW: the result is made of both as they were)",
         applies: |case| any(case, |m| matches!(m, M::Phaddw | M::Phaddd | M::Phaddsw | M::Phsubw | M::Phsubd | M::Phsubsw)),
     },
     Known {
-        reason: "CVTPS2PD and CVTDQ2PD from memory read sixteen bytes",
+        reason: "CVTPS2PD and CVTDQ2PD from memory read sixteen bytes (SDM vol. 2: m64)",
         applies: |case| any(case, |m| matches!(m, M::Cvtps2pd | M::Cvtdq2pd)),
     },
     Known {
-        reason: "REP with a 32-bit address size counts in the wrong width",
+        reason: "REP with a 32-bit address size counts in the wrong width (SDM vol. 2, REP: the address size says)",
         applies: |case| case.insns.iter().any(|insn| insn.is_string_instruction() && (0..insn.op_count()).any(|i| matches!(insn.op_kind(i), iced_x86::OpKind::MemorySegESI | iced_x86::OpKind::MemoryESEDI))),
     },
     Known {
-        reason: "HADDPS and HSUBPS overwrite a source that is also the destination, ADDSUBPx and they take the wrong NaN of two",
+        reason: "HADDPx and HSUBPx take the wrong NaN of two (SDM vol. 1 table 4-7)",
         applies: |case| any(case, |m| matches!(m, M::Haddps | M::Hsubps | M::Haddpd | M::Hsubpd)),
     },
     Known {
@@ -117,7 +105,7 @@ pub const KNOWN: &[Known] = &[
         applies: |case| any(case, |m| matches!(m, M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm)),
     },
     Known {
-        reason: "MIN, MAX, ADDSUB, horizontal and dot-product NaN rules; PCMPxSTRx with lengths out of range; MASKMOVDQU",
+        reason: "DPPx sum in another order, ROUNDx reads its mode otherwise, MASKMOVDQU reads bytes it does not write (SDM vol. 2, under each)",
         applies: |case| any(case, |m| matches!(m, M::Dpps | M::Dppd | M::Maskmovdqu | M::Roundps | M::Roundpd | M::Roundss | M::Roundsd)),
     },
 ];

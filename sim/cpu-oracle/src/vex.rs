@@ -1,6 +1,11 @@
 //! VEX-encoded instructions: which opcodes, their operands, and what the upper halves start with.
 //!
-//! The host is the only judge (unicorn has no AVX), and the engine is the v3 model with XCR0 open.
+//! The host is the only judge (unicorn has no AVX), and the engine is the v3 model with XCR0 open. Legacy SSE instructions are mixed in: they leave upper
+//! halves alone. Not compared: VRCPxS and VRSQRTxS, whose last bits are each vendor's own (SDM vol. 2, RCPPS: relative error at most 1.5 * 2^-12). No
+//! other difference is known.
+//!
+//! Two things the manuals leave open are as an AMD processor has them: of a gather that faults, masks of elements passed over are cleared like
+//! those of elements loaded (SDM vol. 2, VPGATHERDD, lets either be), and of the elements above the faulting one none is loaded.
 
 use iced_x86::{Code, CpuidFeature, EncodingKind, Instruction, OpCodeOperandKind as K, OpKind, Register};
 

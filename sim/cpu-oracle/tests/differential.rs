@@ -34,6 +34,10 @@ fn main() -> std::process::ExitCode {
     if native {
         test("engine_equals_host_processor", &plan(Judge::Host, cases), clean);
         test("engine_cut_at_every_tick_equals_host_processor", &Plan { slice: 1, first_seed: 1 << 40, ..plan(Judge::Host, cases / 10) }, clean);
+        if sim_cpu_oracle::vex::host_has() {
+            let vex = Plan { codes: sim_cpu_oracle::vex::codes(), ..plan(Judge::Host, cases / 4) };
+            test("v3_model_equals_host_processor", &vex, clean);
+        }
         // The canary: an engine that takes ADC for ADD must be found and shrunk to one instruction.
         let add = Plan {
             planted: Some(add_as_adc),
