@@ -77,6 +77,7 @@ fn rows() -> Vec<Campaign> {
         call("cpu", "garbage code, tables, MSRs and VMCBs for the processor, whole and cut", 200, sim_cpu::fuzz::fuzz),
         call("scenario", "damaged scenario files: an answer, never a panic", 20_000, |seed, cases| Ok(scenario::fuzz(seed, cases))),
     ];
+    rows.push(call("network", "frames changed, cut, repeated, of noise, for the switch and the peers behind it", 20_000, |seed, cases| Ok(format!("{} frames came back", sim_net::fuzz(seed, cases)))));
     rows.push(call("translate-vs-interpret", "random programs: translated code against the interpreter, whole and cut", 10_000, cpu_check::campaign));
     rows.push(call("pool-atlas", "power cuts at every write of a workload on a pool: nothing acknowledged lost, nothing in part", 150, pool_fire::atlas_batch));
     rows.push(call("pool-ztest", "random lives of a pool: operations, snapshots, broken disks, kills", 10, pool_fire::ztest_batch));
