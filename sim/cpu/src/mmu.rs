@@ -419,6 +419,8 @@ impl Core {
                 14 | 94 => 2,
                 28 | 108 => 4,
                 1 | 2 | 4 | 8 | 16 => size,
+                // AMD asks no more of YMM operands.
+                32 => 16,
                 _ => 1,
             };
             if address & (boundary - 1) != 0 {

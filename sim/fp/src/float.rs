@@ -268,40 +268,39 @@ horizontal! {
     hsubps 32 |i, _| (2 * i, 2 * i + 1, true); hsubpd 64 |i, _| (2 * i, 2 * i + 1, true);
 }
 
-/// DPPS and DPPD: products, then a balanced sum, each step rounded and each step's exceptions seen (SDM vol. 2, DPPS).
-fn dot(width: u32, dst: u128, src: u128, imm: u8, mxcsr: &mut u32) -> Result<u128, SimdFault> {
+/// DPPS and DPPD on one half or two: products, then a balanced sum, each step rounded and each step's exceptions seen, all halves' together (SDM vol. 2,
+/// DPPS).
+pub(crate) fn dot<const HALVES: usize>(width: u32, dst: [u128; HALVES], src: [u128; HALVES], imm: u8, mxcsr: &mut u32) -> Result<[u128; HALVES], SimdFault> {
     let f = format(width);
     let lanes = 128 / width;
-    let mut products = [0u64; 4];
     // One step: all lanes of it are done before an unmasked exception is taken.
     let mut env = Env::from_mxcsr(*mxcsr);
-    for i in 0..lanes {
-        if imm >> (4 + i) & 1 == 1 {
-            products[i as usize] = op_mul(&mut env, f, lane(dst, width, i), lane(src, width, i));
+    let products: [[u64; 4]; HALVES] = std::array::from_fn(|half| {
+        let mut products = [0; 4];
+        for i in (0..lanes).filter(|i| imm >> (4 + i) & 1 == 1) {
+            products[i as usize] = op_mul(&mut env, f, lane(dst[half], width, i), lane(src[half], width, i));
         }
-    }
+        products
+    });
     finish(&env, mxcsr, 0)?;
     let mut env = Env::from_mxcsr(*mxcsr);
-    let first = op_add(&mut env, f, products[0], products[1]);
-    let second = if lanes == 4 { op_add(&mut env, f, products[2], products[3]) } else { 0 };
+    let sums = products.map(|p| [op_add(&mut env, f, p[0], p[1]), if lanes == 4 { op_add(&mut env, f, p[2], p[3]) } else { 0 }]);
     finish(&env, mxcsr, 0)?;
     let mut env = Env::from_mxcsr(*mxcsr);
-    let sum = if lanes == 4 { op_add(&mut env, f, first, second) } else { first };
-    let mut result = 0;
-    for i in 0..lanes {
-        if imm >> i & 1 == 1 {
-            result = set_lane(result, width, i, sum);
-        }
-    }
-    finish(&env, mxcsr, result)
+    let result = sums.map(|[first, second]| {
+        let sum = if lanes == 4 { op_add(&mut env, f, first, second) } else { first };
+        (0..lanes).filter(|i| imm >> i & 1 == 1).fold(0, |acc, i| set_lane(acc, width, i, sum))
+    });
+    finish(&env, mxcsr, 0)?;
+    Ok(result)
 }
 
 pub fn dpps<const SOFT: bool>(dst: u128, src: u128, imm: u8, mxcsr: &mut u32) -> Result<u128, SimdFault> {
-    dot(32, dst, src, imm, mxcsr)
+    dot(32, [dst], [src], imm, mxcsr).map(|[result]| result)
 }
 
 pub fn dppd<const SOFT: bool>(dst: u128, src: u128, imm: u8, mxcsr: &mut u32) -> Result<u128, SimdFault> {
-    dot(64, dst, src, imm, mxcsr)
+    dot(64, [dst], [src], imm, mxcsr).map(|[result]| result)
 }
 
 // Conversions.

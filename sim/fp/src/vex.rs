@@ -44,6 +44,8 @@ pub enum Body {
     Across(fn(Wide, Wide, u8) -> Wide),
     /// `f(a, b, imm)` on each half; uses MXCSR.
     Float(FloatFn),
+    /// The sum of products of lanes so wide, in each half.
+    Dot(u32),
     /// Each half of the result takes 64 bits of the source.
     Widen(FloatFn),
     /// Each half of the source gives 64 bits of the result.
@@ -142,10 +144,12 @@ table! { {
     Vminss Float(minss); Vminsd Float(minsd); Vmaxps Float(maxps); Vmaxpd Float(maxpd); Vmaxss Float(maxss); Vmaxsd Float(maxsd);
     Vsqrtps Float(sqrtps); Vsqrtpd Float(sqrtpd); Vsqrtss Float(sqrtss); Vsqrtsd Float(sqrtsd); Vaddsubps Float(addsubps);
     Vaddsubpd Float(addsubpd); Vhaddps Float(haddps); Vhaddpd Float(haddpd); Vhsubps Float(hsubps); Vhsubpd Float(hsubpd);
-    Vdpps Float(dpps); Vdppd Float(dppd); Vroundps Float(roundps); Vroundpd Float(roundpd); Vroundss Float(roundss);
+    Vdppd Float(dppd); Vroundps Float(roundps); Vroundpd Float(roundpd); Vroundss Float(roundss);
     Vroundsd Float(roundsd); Vcvtss2sd Float(cvtss2sd); Vcvtsd2ss Float(cvtsd2ss); Vcvtdq2ps Float(cvtdq2ps); Vcvtps2dq Float(cvtps2dq);
     Vcvttps2dq Float(cvttps2dq); Vcvtsi2ss Float(cvtsi2ss); Vcvtsi2sd Float(cvtsi2sd); Vcmpps Float(vcmpps); Vcmppd Float(vcmppd);
     Vcmpss Float(vcmpss); Vcmpsd Float(vcmpsd);
+    // A sum over each half.
+    Vdpps Dot(32);
     // Float lanes of another width.
     Vcvtps2pd Widen(cvtps2pd); Vcvtdq2pd Widen(cvtdq2pd); Vcvtph2ps WidenHalf(cvtph2ps); Vcvtpd2ps Narrow(cvtpd2ps);
     Vcvtpd2dq Narrow(cvtpd2dq); Vcvttpd2dq Narrow(cvttpd2dq); Vcvtps2ph NarrowHalf(cvtps2ph);
@@ -347,6 +351,8 @@ impl Row {
                 [low, if wide { high } else { 0 }]
             }
             Body::Float(f) => halves(wide, mxcsr, |i, mxcsr| f(a[i], b[i], imm, mxcsr))?,
+            Body::Dot(width) if wide => float::dot(width, a, b, imm, mxcsr)?,
+            Body::Dot(width) => [float::dot(width, [a[0]], [b[0]], imm, mxcsr)?[0], 0],
             Body::Widen(f) => halves(wide, mxcsr, |i, mxcsr| f(0, b[0] >> (64 * i), imm, mxcsr))?,
             Body::Narrow(f) => {
                 let [low, high] = halves(wide, mxcsr, |i, mxcsr| f(0, b[i], imm, mxcsr))?;

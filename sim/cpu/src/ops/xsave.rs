@@ -36,13 +36,14 @@ fn fetch128(bytes: &[u8], at: usize) -> u128 {
 }
 
 impl Core {
-    /// State components that are not in their initial configuration: worked out from the values, so that it cannot depend on history.
+    /// State components that are not in their initial configuration: worked out from the values, so that it cannot depend on history. MXCSR is
+    /// no part of it (SDM vol. 1 §13.6); only XSAVEC counts it.
     pub fn xinuse(&self) -> u64 {
         let mut bits = 0;
         if self.x87 != X87::default() {
             bits |= X87_BIT;
         }
-        if self.xmm.iter().any(|&value| value != 0) || self.mxcsr != MXCSR_RESET {
+        if self.xmm.iter().any(|&value| value != 0) {
             bits |= SSE_BIT;
         }
         if self.ymm_high.iter().any(|&value| value != 0) {
@@ -176,7 +177,8 @@ pub(crate) fn xsave(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &
     tri!(c.check_write(m, b, op, address, size as u64));
     let mut bytes = [0; AREA];
     tri!(c.read_bytes(m, b, op, address, &mut bytes[..size]));
-    let in_use = c.xinuse() & wanted;
+    let mxcsr_in_use = if compact && c.mxcsr != MXCSR_RESET { SSE_BIT } else { 0 };
+    let in_use = (c.xinuse() | mxcsr_in_use) & wanted;
     let saved = if op.imm == PLAIN { wanted } else { in_use };
     if saved & X87_BIT != 0 {
         c.put_x87(&mut bytes, op.b == 8);
