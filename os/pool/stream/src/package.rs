@@ -18,6 +18,7 @@ use pool_phys::nvlist_native;
 use pool_spa::Pool;
 
 use crate::parse::{Parsed, Parser};
+use crate::receive::snapshots_of;
 use crate::record::{Begin, Record, Writer, padded};
 use crate::{Base, Feature, ReceiveOptions, Received, Receiver, SendOptions, Sender, StreamError, Why};
 
@@ -385,7 +386,7 @@ impl Unpacker {
             return Err(at(Why::Trailing));
         }
         let target = self.name_here(begin).ok_or_else(|| at(Why::Target("is not below the package's top", begin.name.clone())))?;
-        if self.list.is_some() && store.find_by_guid(begin.to_guid).map_err(|error| at(error.into()))?.is_some_and(|(_, known)| file_system(&known) == target) {
+        if self.list.is_some() && store.find(&target).is_ok() && snapshots_of(store, &target).map_err(at)?.iter().any(|(_, guid)| *guid == begin.to_guid) {
             self.state = State::Skip;
             return Ok(());
         }

@@ -305,8 +305,7 @@ impl Receiver {
             (Err(error), _) => return Err(error.into()),
             (Ok(head), 0) => self.replace(store, begin, (target, head), now, body)?,
             (Ok(head), guid) => {
-                self.check_base(store, (target, head), guid, snapshot, now)?;
-                let (_, origin) = store.find_by_guid(guid)?.ok_or_else(|| Why::Target("the base of the stream is gone", target.into()))?;
+                let origin = self.check_base(store, (target, head), guid, snapshot, now)?;
                 let name = format!("{target}/{TEMPORARY}");
                 let dataset = store.clone_dataset(&origin, &name, now)?;
                 body(dataset, name, Place::Clone { head })
@@ -338,15 +337,11 @@ impl Receiver {
         Ok(body(dataset, name, Place::Instead))
     }
 
-    /// The head stands at the base of the stream, or is made to (`force`).
-    fn check_base(&self, store: &mut Store, (target, head): (&str, u64), guid: u64, snapshot: &str, now: u64) -> Result<(), Why> {
+    /// The head stands at the base of the stream, or is made to (`force`). Returns the base's name.
+    fn check_base(&self, store: &mut Store, (target, head): (&str, u64), guid: u64, snapshot: &str, now: u64) -> Result<String, Why> {
         let about = |why| Why::Target(why, target.into());
         let mismatch = || about("its most recent snapshot does not match the base of the stream");
-        let list: Vec<(String, u64)> = {
-            let tree = Datasets::open(store.pool())?;
-            let prefix = format!("{target}@");
-            tree.list(target)?.into_iter().filter(|info| info.name.starts_with(&prefix)).map(|info| (info.name, info.dataset.guid)).collect()
-        };
+        let list = snapshots_of(store, target)?;
         let at = list.iter().position(|(_, known)| *known == guid).ok_or_else(mismatch)?;
         let newer: Vec<&str> = list[at + 1..].iter().map(|(name, _)| name.as_str()).collect();
         if !newer.is_empty() {
@@ -364,8 +359,15 @@ impl Receiver {
             }
             store.rollback(target, now)?;
         }
-        Ok(())
+        Ok(list[at].0.clone())
     }
+}
+
+/// Names and guids of a data set's own snapshots, as committed, oldest first. A guid may be in several data sets: each received it.
+pub fn snapshots_of(store: &Store, target: &str) -> Result<Vec<(String, u64)>, Why> {
+    let tree = Datasets::open(store.pool())?;
+    let prefix = format!("{target}@");
+    Ok(tree.list(target)?.into_iter().filter(|info| info.name.starts_with(&prefix)).map(|info| (info.name, info.dataset.guid)).collect())
 }
 
 /// Goes on with what was received in part.

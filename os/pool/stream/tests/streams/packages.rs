@@ -85,8 +85,14 @@ fn all_snapshots_between_two_arrive() {
     zstream(&between);
     let received: Vec<String> = receive(&mut target, "idst/b", &between).expect("rest").into_iter().map(|received| received.snapshot).collect();
     assert_eq!(received, ["idst/b@two", "idst/b@three", "idst/b@four"]);
-    for name in ["one", "two", "three", "four"] {
-        assert!(contents(&source, &format!("isrc/a@{name}")) == contents(&target, &format!("idst/b@{name}")));
+    // Once more into another data set, whose snapshots have the same guids as those of the first; and, of the package, only what is missing.
+    for target_name in ["idst/a", "idst/c"] {
+        receive(&mut target, target_name, &plain).expect("first");
+        assert_eq!(receive(&mut target, target_name, &between).expect("rest").len(), 3);
+        assert_eq!(receive(&mut target, target_name, &between).expect("again").len(), 0);
+    }
+    for (name, system) in ["one", "two", "three", "four"].into_iter().flat_map(|name| ["a", "b", "c"].map(|system| (name, system))) {
+        assert!(contents(&source, &format!("isrc/a@{name}")) == contents(&target, &format!("idst/{system}@{name}")));
     }
     judge(target, &disk);
 }
