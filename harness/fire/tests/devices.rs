@@ -408,3 +408,21 @@ fn a_spare_stands_in_and_goes_back() {
         judge(&format!("spare-for-good-{name}"), &disks);
     }
 }
+
+#[test]
+fn the_history_keeps_its_beginning_and_its_newest_lines() {
+    let (disks, mut store) = rig::create(shape("disk"), 4).expect("create");
+    let line = |number: u64| format!("zfs set example:number={number} {}", "x".repeat(usize::try_from(number % 90).expect("small")));
+    for number in 0..1500 {
+        store.note_history(&line(number), NOW.0 + number).expect("note");
+    }
+    store.export(NOW.0).expect("export");
+    let datasets = pool_dmu::Datasets::open(store.pool()).expect("datasets");
+    let found = pool_dmu::history(datasets.mos()).expect("read it");
+    assert!(found.len() > 300 && found.len() < 1500, "{} lines", found.len());
+    assert_eq!(found[0].text, line(0));
+    for (back, entry) in (1..).zip(found[1..].iter().rev()) {
+        assert_eq!((entry.text.as_str(), entry.time), (line(1500 - back).as_str(), NOW.0 + 1500 - back));
+    }
+    judge("history", &disks);
+}
