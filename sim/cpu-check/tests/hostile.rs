@@ -3,7 +3,7 @@
 use cpu_check::EchoBus;
 use iced_x86::IcedError;
 use iced_x86::code_asm::{CodeAssembler, byte_ptr, cr0, cr3, cr4, dword_ptr, eax, ecx, edx, qword_ptr, r8, r9, rax, rbx, rcx, rdi, rdx, rsi};
-use sim_cpu::bare::{CODE, DATA, long};
+use sim_cpu::bare::{CODE, DATA, HANDLERS, long};
 use sim_cpu::{Config, Cpu, CpuState, Stop};
 use sim_mem::GuestMemory;
 
@@ -204,4 +204,22 @@ fn paging_goes_off_and_on() {
         let Some(end) = go(Some(hot), cut) else { return };
         assert_eq!(reference, Some(end), "hot after {hot}, pieces of {cut}");
     }
+}
+
+#[test]
+fn what_neither_processor_knows_is_undefined() {
+    // CMPSXADD has a condition, as CMOVcc has: it was handed to the host, which stopped. The handler skips its five bytes.
+    both(100_000, |a| {
+        let mut top = a.create_label();
+        a.mov(rdi, HANDLERS + 16 * 6)?;
+        // add qword [rsp], 5; iretq; nop.
+        a.mov(rax, u64::from_le_bytes([0x48, 0x83, 0x04, 0x24, 0x05, 0x48, 0xcf, 0x90]))?;
+        a.mov(qword_ptr(rdi), rax)?;
+        a.mov(r8, DATA)?;
+        a.set_label(&mut top)?;
+        a.inc(rbx)?;
+        a.add(rcx, rbx)?;
+        a.db(&[0xc4, 0x42, 0x71, 0xe8, 0x38])?;
+        a.jmp(top)
+    });
 }

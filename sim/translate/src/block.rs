@@ -112,6 +112,10 @@ const DEAD_BYTES: usize = 10;
 
 /// Instructions translated as they are, operands replaced.
 fn is_plain(instruction: &Instruction) -> bool {
+    // Others have conditions too (CMPccXADD), and the host may not know them.
+    if instruction.encoding() != iced_x86::EncodingKind::Legacy {
+        return false;
+    }
     match instruction.mnemonic() {
         M::Add | M::Or | M::Adc | M::Sbb | M::And | M::Sub | M::Xor | M::Cmp | M::Test | M::Inc | M::Dec | M::Neg | M::Not => true,
         M::Mov => (0..2).all(|i| instruction.op_kind(i) != OpKind::Register || instruction.op_register(i).is_gpr()),
