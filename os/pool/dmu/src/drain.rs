@@ -272,7 +272,13 @@ impl Store {
     fn drain_some(&mut self, mut budget: u64) -> Result<(), EditError> {
         let free = self.doomed()?;
         while budget > 0 {
-            let Some(Tail { owner, pointers, first }) = self.last_doomed(free, budget.min(BATCH))? else { break };
+            let Some(Tail { owner, pointers, first }) = self.last_doomed(free, budget.min(BATCH))? else {
+                // Nothing takes no space, whatever its parts said.
+                if self.list_space(free)? != Space::default() {
+                    Space::default().put(self.bonus(free)?, list::BYTES);
+                }
+                break;
+            };
             budget = budget.saturating_sub(pointers.len() as u64 + 1);
             self.cut_list(free, owner, first, &pointers)?;
             self.give_back(pointers)?;
@@ -313,15 +319,8 @@ impl Store {
         let count = self.sublists(free)?.len() as u64 - 1;
         self.keep_sublists(free, count)?;
         // A list made by others may have sublists of its own: they are next.
-        self.enqueue_rest(free, owner)
-    }
-
-    /// An emptied sublist goes; what it has below becomes sublists of `free`.
-    fn enqueue_rest(&mut self, free: u64, owner: u64) -> Result<(), EditError> {
-        let rest = self.list_space(owner)?;
-        // `enqueue` adds the space of what is below once more.
-        (-rest).shift(self.bonus(free)?, list::BYTES);
-        self.enqueue(free, owner)
+        self.move_sublists(free, owner)?;
+        self.free_object(owner)
     }
 
     /// Frees up to `budget` blocks of the first tree in the list. Returns how many.

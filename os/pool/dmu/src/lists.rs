@@ -224,25 +224,27 @@ impl Store {
         if sub == self.empty_list()? {
             return self.leave_empty_list(sub);
         }
-        let below = self.sublists(sub)?;
-        let mut inner = Space::default();
-        for sub in &below {
-            inner = inner + self.list_space(*sub)?;
-        }
-        self.add_sublists(list, &below)?;
-        inner.shift(self.bonus(list)?, list::BYTES);
-        self.keep_sublists(sub, 0)?;
-        (-inner).shift(self.bonus(sub)?, list::BYTES);
+        // What a list states counts its sublists too, those it had before they were moved away included (OpenZFS leaves it so): the sum of the whole is right, those
+        // of the parts need not be.
+        let total = self.list_space(sub)? + self.list_space(list)?;
+        self.move_sublists(list, sub)?;
         let count = self.peek(sub, list::COUNT)?;
         if count <= COPY_MAX {
             let pointers = self.read_list(sub, 0, count)?;
             self.append_bpobj(list, &pointers)?;
-            return self.free_object(sub);
+            self.free_object(sub)?;
+        } else {
+            self.add_sublists(list, &[sub])?;
         }
-        let own = self.list_space(sub)?;
-        self.add_sublists(list, &[sub])?;
-        own.shift(self.bonus(list)?, list::BYTES);
+        total.put(self.bonus(list)?, list::BYTES);
         Ok(())
+    }
+
+    /// Sublists of `sub` become those of `list`.
+    pub(crate) fn move_sublists(&mut self, list: u64, sub: u64) -> Result<(), EditError> {
+        let below = self.sublists(sub)?;
+        self.add_sublists(list, &below)?;
+        self.keep_sublists(sub, 0)
     }
 
     /// Pointers `first..first + count` of a list itself, with their deflated sizes.
