@@ -65,6 +65,10 @@ pub const KNOWN: &[Known] = &[
         applies: |case| case.insns.iter().any(|insn| matches!(insn.code(), Code::Bsf_r32_rm32 | Code::Bsr_r32_rm32)),
     },
     Known {
+        reason: "LOOPE and LOOPNE counting in ECX lose pending flags (SDM vol. 2, LOOP: none change)",
+        applies: |case| any(case, |m| matches!(m, M::Loope | M::Loopne)),
+    },
+    Known {
         reason: "LOCK NEG sets flags from another value (SDM vol. 2, NEG: by the result)",
         applies: |case| case.insns.iter().any(|insn| insn.mnemonic() == M::Neg && insn.has_lock_prefix()),
     },
