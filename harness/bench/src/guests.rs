@@ -2,7 +2,7 @@
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::{
-    al, byte_ptr, dword_ptr, eax, ebx, ecx, edx, esi, edi, qword_ptr, r8, r9, r10, r11, r12, rax, rbx, rcx, rdi, rdx, rsi, rsp, xmm0, xmm1, xmm2, xmm3, xmm4,
+    al, byte_ptr, dl, dword_ptr, eax, ebx, ecx, edx, esi, edi, qword_ptr, r8, r9, r10, r11, r12, rax, rbx, rcx, rdi, rdx, rsi, rsp, xmm0, xmm1, xmm2, xmm3, xmm4,
     xmm5, xmm6, xmm7, xmmword_ptr,
 };
 
@@ -35,6 +35,12 @@ pub const GUESTS: &[Guest] = &[
     Guest { name: "branchy", what: "data-dependent branches", target: Some(0.45), make: branchy },
     Guest { name: "memory", what: "loads and stores over 512 KiB", target: Some(0.3), make: memory },
     Guest { name: "calls", what: "calls through a table of sixteen", target: None, make: calls },
+    Guest { name: "crosspage", what: "calls to functions on other pages", target: None, make: crosspage },
+    Guest { name: "latency", what: "a chain of dependent operations", target: None, make: latency },
+    Guest { name: "random", what: "loads at random over 512 KiB", target: None, make: random },
+    Guest { name: "crc", what: "a CRC by table, byte by byte", target: None, make: crc },
+    Guest { name: "lz", what: "copies of a few bytes from a little back", target: None, make: lz },
+    Guest { name: "bytecode", what: "an interpreter of bytecode: load, jump by table", target: None, make: bytecode },
     Guest { name: "chase", what: "pointer chase over 512 KiB", target: None, make: chase },
     Guest { name: "thrash", what: "a new page each access over 64 MiB", target: None, make: thrash },
     Guest { name: "doubles", what: "SSE2 doubles, packed and scalar", target: None, make: doubles },
@@ -145,6 +151,181 @@ fn calls() -> Result<Vec<u8>, BenchError> {
             a.mov(eax, ecx)?;
             a.and(eax, 15)?;
             a.call(qword_ptr(rsi + rax * 8))
+        })
+    })
+}
+
+/// Two functions a page and two pages further on, called in turn.
+fn crosspage() -> Result<Vec<u8>, BenchError> {
+    build(nothing, |body| {
+        let a = &mut body.asm;
+        let mut start = a.create_label();
+        let mut functions = [a.create_label(), a.create_label()];
+        let [near, far] = functions;
+        a.jmp(start)?;
+        for (i, function) in functions.iter_mut().enumerate() {
+            for _ in 0..4096 / 8 {
+                a.db(&[0x90; 8])?;
+            }
+            a.set_label(function)?;
+            a.add(rbx, 1 + i as i32)?;
+            a.ret()?;
+        }
+        a.set_label(&mut start)?;
+        repeat(body, 6_000_000, |body| {
+            body.asm.call(near)?;
+            body.asm.xor(rdx, rbx)?;
+            body.asm.call(far)
+        })
+    })
+}
+
+fn latency() -> Result<Vec<u8>, BenchError> {
+    build(nothing, |body| {
+        body.asm.mov(rax, 0x1234_5678_9abc_def1u64)?;
+        body.asm.mov(rbx, 0x9e37_79b9_7f4a_7c15u64)?;
+        repeat(body, 6_000_000, |body| {
+            let a = &mut body.asm;
+            a.imul_2(rax, rbx)?;
+            a.add(rax, rbx)?;
+            a.ror(rax, 23)?;
+            a.xor(rax, rbx)?;
+            a.sub(rax, 77)?;
+            a.lea(rax, rax + rax * 4 + 3)
+        })
+    })
+}
+
+fn random() -> Result<Vec<u8>, BenchError> {
+    build(nothing, |body| {
+        body.asm.mov(rsi, ARENA)?;
+        body.asm.mov(eax, 1)?;
+        repeat(body, 8_000_000, |body| {
+            let a = &mut body.asm;
+            a.imul_3(eax, eax, 1_103_515_245)?;
+            a.add(eax, 12345)?;
+            a.mov(edx, eax)?;
+            a.shr(edx, 13)?;
+            a.add(rbx, qword_ptr(rsi + rdx))
+        })
+    })
+}
+
+fn crc() -> Result<Vec<u8>, BenchError> {
+    build(
+        |body| {
+            // Any table does.
+            let a = &mut body.asm;
+            a.mov(rsi, ARENA)?;
+            a.mov(eax, 1)?;
+            a.xor(ebx, ebx)?;
+            repeat(body, 256, |body| {
+                let a = &mut body.asm;
+                a.imul_3(eax, eax, 1_103_515_245)?;
+                a.add(eax, 12345)?;
+                a.mov(dword_ptr(rsi + rbx * 4), eax)?;
+                a.inc(ebx)
+            })
+        },
+        |body| {
+            let a = &mut body.asm;
+            a.mov(rsi, ARENA)?;
+            a.lea(rdi, qword_ptr(rsi + 0x1000))?;
+            a.xor(ebx, ebx)?;
+            repeat(body, 10_000_000, |body| {
+                let a = &mut body.asm;
+                a.movzx(edx, byte_ptr(rdi + rbx))?;
+                a.xor(edx, eax)?;
+                a.movzx(edx, dl)?;
+                a.shr(eax, 8)?;
+                a.xor(eax, dword_ptr(rsi + rdx * 4))?;
+                a.inc(ebx)?;
+                a.and(ebx, 0xffff)
+            })
+        },
+    )
+}
+
+fn lz() -> Result<Vec<u8>, BenchError> {
+    build(nothing, |body| {
+        let a = &mut body.asm;
+        a.mov(rdi, ARENA + 0x1000)?;
+        a.mov(eax, 1)?;
+        repeat(body, 1_500_000, |body| {
+            let a = &mut body.asm;
+            // Length 4 to 11 and distance 1 to 1024 from a generator.
+            a.imul_3(eax, eax, 1_103_515_245)?;
+            a.add(eax, 12345)?;
+            a.mov(edx, eax)?;
+            a.shr(edx, 16)?;
+            a.mov(ebx, edx)?;
+            a.and(edx, 1023)?;
+            a.inc(edx)?;
+            a.shr(ebx, 10)?;
+            a.and(ebx, 7)?;
+            a.add(ebx, 4)?;
+            a.mov(rsi, rdi)?;
+            a.sub(rsi, rdx)?;
+            let copy = body.here()?;
+            let a = &mut body.asm;
+            a.mov(dl, byte_ptr(rsi))?;
+            a.mov(byte_ptr(rdi), dl)?;
+            a.inc(rsi)?;
+            a.inc(rdi)?;
+            a.dec(ebx)?;
+            a.jne(copy)?;
+            a.and(edi, 0x103_ffff)
+        })
+    })
+}
+
+fn bytecode() -> Result<Vec<u8>, BenchError> {
+    build(nothing, |body| {
+        let a = &mut body.asm;
+        let mut start = a.create_label();
+        let mut next = a.create_label();
+        let mut handlers: Vec<_> = (0..8).map(|_| a.create_label()).collect();
+        // The table, and a program of 4096 bytes.
+        for (i, handler) in handlers.iter().enumerate() {
+            a.lea(rax, qword_ptr(*handler))?;
+            a.mov(rdi, ARENA + 8 * i as u64)?;
+            a.mov(qword_ptr(rdi), rax)?;
+        }
+        a.mov(rsi, ARENA)?;
+        a.lea(rdi, qword_ptr(rsi + 0x1000))?;
+        a.mov(edx, 1)?;
+        a.xor(ebx, ebx)?;
+        repeat(body, 4096, |body| {
+            let a = &mut body.asm;
+            a.imul_3(edx, edx, 1_103_515_245)?;
+            a.add(edx, 12345)?;
+            a.mov(eax, edx)?;
+            a.shr(eax, 20)?;
+            a.and(eax, 7)?;
+            a.mov(byte_ptr(rdi + rbx), al)?;
+            a.inc(ebx)
+        })?;
+        let a = &mut body.asm;
+        a.jmp(start)?;
+        for (i, handler) in handlers.iter_mut().enumerate() {
+            a.set_label(handler)?;
+            match i % 4 {
+                0 => a.add(r8, r9)?,
+                1 => a.xor(r9, r8)?,
+                2 => a.lea(r10, r8 + r9 * 2)?,
+                _ => a.sub(r8, r10)?,
+            }
+            a.jmp(next)?;
+        }
+        a.set_label(&mut start)?;
+        a.xor(ebx, ebx)?;
+        repeat(body, 6_000_000, |body| {
+            let a = &mut body.asm;
+            a.movzx(eax, byte_ptr(rdi + rbx))?;
+            a.inc(ebx)?;
+            a.and(ebx, 0xfff)?;
+            a.jmp(qword_ptr(rsi + rax * 8))?;
+            a.set_label(&mut next)
         })
     })
 }

@@ -1,7 +1,8 @@
-//! A stranger's kernel as a benchmark: how long Debian's Linux takes to boot, and how fast a program's system calls and page faults are on it.
+//! A stranger's kernel as a benchmark: how long Debian's Linux takes to boot, and how fast programs are on it.
 //!
-//! One boot gives all three: the init script marks the end of the boot with `B` on COM1, and the measuring program marks the beginning and end of each of
-//! its loops. Linux itself is silent there.
+//! One boot ([`SYSTEM`]) gives the costs of the system: the init script marks the end of the boot with `B` on COM1, and the measuring program marks the
+//! beginning and end of each of its loops. Linux itself is silent there. Another ([`PROGRAMS`]) runs openssl and Python's own tests. All sides see a processor
+//! with the same features: a program that finds better instructions on one of them would do other work there.
 
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -22,20 +23,74 @@ pub struct LinuxGuest {
     pub initrd_path: PathBuf,
 }
 
-/// `/init` of the initial RAM disk: busybox's shell runs it, and our program is at its usual place.
-pub const INIT: &str = "#!/bin/sh
+/// What is booted: `/init` of the initial RAM disk (busybox's shell runs it, and our program is at its usual place), Debian packages, RAM, and what lies
+/// between its marks.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload {
+    pub name: &'static str,
+    pub init: &'static str,
+    pub packages: &'static [&'static str],
+    ram: u64,
+    spans: &'static [Span],
+}
+
+/// The system itself.
+pub const SYSTEM: Workload = Workload {
+    name: "linux",
+    init: "#!/bin/sh
 mount -t proc proc /proc
 mount -t devtmpfs dev /dev
 printf B >/dev/ttyS0
 /usr/lib/orrery/bench_os --marks /dev/ttyS0
 poweroff -f
-";
+",
+    packages: &[],
+    ram: 256 << 20,
+    spans: &[
+        Span { name: "linux-boot", what: "Debian's Linux from power-on to its first program", from: None, until: b'B', target: Some(1.0 / 3.0) },
+        Span { name: "linux-call", what: "null system calls of a Linux program", from: Some(b'S'), until: b'E', target: None },
+        Span { name: "linux-fault", what: "anonymous page faults of a Linux program", from: Some(b'P'), until: b'F', target: None },
+        Span { name: "linux-switch", what: "a byte to and fro between two Linux processes", from: Some(b'C'), until: b'D', target: None },
+        Span { name: "linux-fork", what: "fork, exit and wait of a Linux program", from: Some(b'X'), until: b'Y', target: None },
+    ],
+};
+
+/// Programs: the sums and signatures of `openssl speed`, a fixed number of them, and a part of `python3 -m test`.
+pub const PROGRAMS: Workload = Workload {
+    name: "programs",
+    init: "#!/bin/sh
+mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmp /tmp
+ifconfig lo 127.0.0.1 up
+export OPENSSL_ia32cap=0x0000020007000000:0x0 HOME=/tmp PYTHONHASHSEED=0
+printf O >/dev/ttyS0
+dd if=/dev/zero bs=64k count=160 2>/dev/null | openssl dgst -sha512 >/dev/null
+dd if=/dev/zero bs=64k count=80 2>/dev/null | openssl enc -aes-256-ctr -pbkdf2 -iter 2000 -k secret >/dev/null
+for i in 1 2 3; do openssl genpkey -algorithm ed25519 -out /tmp/key; openssl pkey -in /tmp/key -pubout -out /tmp/public; done
+printf Q >/dev/ttyS0
+printf T >/dev/ttyS0
+cd /tmp && python3.11 -m test test_int test_dict test_list test_tuple test_set test_generators test_richcmp test_slice >/tmp/log 2>&1 || printf ! >/dev/ttyS0
+printf U >/dev/ttyS0
+poweroff -f
+",
+    packages: &["openssl", "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib", "libpython3.11-testsuite"],
+    ram: 512 << 20,
+    spans: &[
+        Span { name: "openssl", what: "sums, ciphers and keys of openssl on Linux", from: Some(b'O'), until: b'Q', target: None },
+        Span { name: "python-test", what: "eight modules of `python3 -m test` on Linux", from: Some(b'T'), until: b'U', target: None },
+    ],
+};
+
+/// All of them.
+pub const WORKLOADS: &[Workload] = &[SYSTEM, PROGRAMS];
+
 /// Linux keeps its own words off COM1, where the marks go.
 const APPEND: &str = "console=ttyS1 quiet panic=-1";
 const TICKS_MAX: u64 = 60_000_000_000;
-const MEMORY: u64 = 256 << 20;
 
 /// What lies between two marks.
+#[derive(Clone, Copy, Debug)]
 struct Span {
     name: &'static str,
     what: &'static str,
@@ -46,16 +101,11 @@ struct Span {
     target: Option<f64>,
 }
 
-/// What is measured.
-const SPANS: &[Span] = &[
-    Span { name: "linux-boot", what: "Debian's Linux from power-on to its first program", from: None, until: b'B', target: Some(1.0 / 3.0) },
-    Span { name: "linux-call", what: "null system calls of a Linux program", from: Some(b'S'), until: b'E', target: None },
-    Span { name: "linux-fault", what: "anonymous page faults of a Linux program", from: Some(b'P'), until: b'F', target: None },
-];
-
-/// Names of the rows.
-pub fn names() -> impl Iterator<Item = &'static str> {
-    SPANS.iter().map(|span| span.name)
+impl Workload {
+    /// Names of its rows.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.spans.iter().map(|span| span.name)
+    }
 }
 
 /// When each mark came: time since power-on, instructions since power-on where they are counted.
@@ -80,17 +130,17 @@ impl Marks {
 ///
 /// # Errors
 /// See [`BenchError`].
-pub fn run(guest: &LinuxGuest, rounds: usize, with_qemu: bool, mut progress: impl FnMut(&str)) -> Result<Vec<Row>, BenchError> {
+pub fn run(load: &Workload, guest: &LinuxGuest, rounds: usize, with_qemu: bool, mut progress: impl FnMut(&str)) -> Result<Vec<Row>, BenchError> {
     let (mut ours, mut tcg, mut icount) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds.max(1) {
-        progress(&format!("linux, round {}", round + 1));
-        ours.push(simulate(guest)?);
+        progress(&format!("{}, round {}", load.name, round + 1));
+        ours.push(simulate(load, guest)?);
         if with_qemu {
-            tcg.push(qemu(guest, false)?);
-            icount.push(qemu(guest, true)?);
+            tcg.push(qemu(load, guest, false)?);
+            icount.push(qemu(load, guest, true)?);
         }
     }
-    SPANS
+    load.spans
         .iter()
         .map(|&Span { name, what, from, until, target }| {
             let sides = |all: &[Marks]| -> Result<Option<Side>, BenchError> {
@@ -108,15 +158,18 @@ pub fn run(guest: &LinuxGuest, rounds: usize, with_qemu: bool, mut progress: imp
         .collect()
 }
 
-fn simulate(guest: &LinuxGuest) -> Result<Marks, BenchError> {
+fn simulate(load: &Workload, guest: &LinuxGuest) -> Result<Marks, BenchError> {
     reset_peak();
-    let board = Board { ram: MEMORY, ..Board::default() };
+    let board = Board { ram: load.ram, ..Board::default() };
     let mut machine = Machine::new(&board, &Boot::new(&guest.kernel, Some(&guest.initrd), APPEND)).map_err(|error| BenchError::Machine(error.to_string()))?;
     let begun = Instant::now();
     let mut at = Vec::new();
     loop {
         let outcome = machine.run(&Until::ticks(TICKS_MAX).or_any_output(Port::Com1));
         for letter in machine.serial_take(Port::Com1) {
+            if letter == b'!' {
+                return Err(BenchError::Guest { name: load.name.to_owned(), how: "a program that failed".to_owned() });
+            }
             at.push((letter, begun.elapsed(), machine.ticks()));
         }
         if outcome.is_final() || machine.ticks() >= TICKS_MAX || outcome == sim_board::Outcome::Stuck {
@@ -125,11 +178,12 @@ fn simulate(guest: &LinuxGuest) -> Result<Marks, BenchError> {
     }
 }
 
-fn qemu(guest: &LinuxGuest, icount: bool) -> Result<Marks, BenchError> {
+fn qemu(load: &Workload, guest: &LinuxGuest, icount: bool) -> Result<Marks, BenchError> {
     let fail = |error: std::io::Error| BenchError::Qemu(error.to_string());
     let mut command = Command::new("timeout");
     command.arg((QEMU_SECONDS_MAX * 3).to_string()).arg("qemu-system-x86_64");
-    command.args(["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none", "-accel", "tcg", "-cpu", "max", "-m", "256", "-serial", "stdio"]);
+    command.args(["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none", "-accel", "tcg", "-cpu", "Nehalem", "-serial", "stdio"]);
+    command.arg("-m").arg((load.ram >> 20).to_string());
     command.arg("-kernel").arg(&guest.kernel_path).arg("-initrd").arg(&guest.initrd_path).args(["-append", APPEND]);
     if icount {
         command.args(["-icount", "shift=0,sleep=off"]);
@@ -140,6 +194,9 @@ fn qemu(guest: &LinuxGuest, icount: bool) -> Result<Marks, BenchError> {
     let mut letter = [0_u8; 1];
     let mut marks = Marks { at: Vec::new(), peak_kib: 0 };
     while output.read(&mut letter).map_err(fail)? == 1 {
+        if letter[0] == b'!' {
+            return Err(BenchError::Guest { name: load.name.to_owned(), how: "a program that failed".to_owned() });
+        }
         marks.at.push((letter[0], begun.elapsed(), 0));
         marks.peak_kib = child_peak(child.id()).max(marks.peak_kib);
     }

@@ -21,7 +21,7 @@ pub struct BenchArgs {
     #[arg(long)]
     travel: bool,
     /// How often each guest runs on each machine; the median counts.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=99))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=99))]
     rounds: u64,
     /// Makes what was measured the baselines in perf/.
     #[arg(long)]
@@ -35,17 +35,31 @@ impl From<BenchError> for Failure {
 }
 
 /// Debian's kernel with an initial RAM disk that measures.
-fn linux_guest(context: &Context, programs: &live::Programs, scratch: &Path) -> Result<LinuxGuest, Failure> {
+fn linux_guest(context: &Context, load: &linux::Workload, programs: &live::Programs, scratch: &Path) -> Result<LinuxGuest, Failure> {
     let host = |error: &dyn std::fmt::Display| Failure::Host(error.to_string());
     let store = Store::new(&context.root);
     let kernel = runner::linux::kernel(&store, scenario::Flavour::Cloud).map_err(|error| host(&error))?;
-    let (mut tree, _) = runner::linux::root(&store, &kernel, &scenario::Userland::default(), &runner::linux::Hardware::default(), programs).map_err(|error| host(&error))?;
-    tree.file("init", 0o755, linux::INIT);
+    let userland = scenario::Userland { packages: load.packages.iter().map(|name| (*name).to_owned()).collect(), ..scenario::Userland::default() };
+    let (mut tree, _) = runner::linux::root(&store, &kernel, &userland, &runner::linux::Hardware::default(), programs).map_err(|error| host(&error))?;
+    tree.file("init", 0o755, load.init);
     let initrd = tree.to_cpio();
-    let initrd_path = scratch.join("linux.cpio");
+    let initrd_path = scratch.join(format!("{}.cpio", load.name));
     std::fs::write(&initrd_path, &initrd).map_err(Failure::file(&initrd_path))?;
     let image = std::fs::read(&kernel.image).map_err(Failure::file(&kernel.image))?;
     Ok(LinuxGuest { kernel: image, kernel_path: kernel.image, initrd, initrd_path })
+}
+
+/// What time travel costs.
+fn time_travel(args: &BenchArgs, perf: &Path) -> Result<(), Failure> {
+    let figures = travel::run()?;
+    let path = perf.join("travel.toml");
+    let known: Travel = baseline::read(&path)?;
+    print!("{}", report::travel(&figures, &known));
+    if args.bless {
+        let rounded = Travel { figure: figures.into_iter().map(|(name, value)| (name, (value * 1000.0).round() / 1000.0)).collect() };
+        baseline::write(&path, "What time travel costs on the host that blessed it (cargo orrery bench --travel --bless).", &rounded)?;
+    }
+    Ok(())
 }
 
 /// Measures and prints.
@@ -54,28 +68,32 @@ pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let perf = context.root.join("perf");
     let scratch = context.root.join("out/bench");
     std::fs::create_dir_all(&scratch).map_err(Failure::file(&scratch))?;
-    let figures = travel::run()?;
-    let travelled: Travel = baseline::read(&perf.join("travel.toml"))?;
-    print!("{}", report::travel(&figures, &travelled));
-    if args.bless {
-        let rounded = Travel { figure: figures.into_iter().map(|(name, value)| (name, (value * 1000.0).round() / 1000.0)).collect() };
-        baseline::write(&perf.join("travel.toml"), "What time travel costs on the host that blessed it (cargo orrery bench --travel --bless).", &rounded)?;
-    }
     if args.travel {
-        return Ok(());
+        return time_travel(args, &perf);
     }
+    let all = args.only.is_empty();
     let rounds = usize::try_from(args.rounds).unwrap_or(1);
     let qemu = args.against.is_some();
     let programs = context.programs()?;
-    let guest = linux_guest(&context, &programs, &scratch)?;
-    let options = speed::Options { only: args.only.clone(), rounds, qemu, scratch };
+    let options = speed::Options { only: args.only.clone(), rounds, qemu, scratch: scratch.clone() };
     let progress = |what: &str| eprintln!("bench: {what}");
     let mut rows = speed::run(&options, progress)?;
-    if args.only.is_empty() || linux::names().any(|name| args.only.iter().any(|wanted| wanted == name)) {
-        rows.extend(linux::run(&guest, rounds, qemu, progress)?);
+    // What needs packages beyond the system's is long, and runs where it is named.
+    let wanted = |load: &&linux::Workload| all && load.packages.is_empty() || load.names().any(|name| args.only.iter().any(|wanted| wanted == name));
+    for load in linux::WORKLOADS.iter().filter(wanted) {
+        let guest = linux_guest(&context, load, &programs, &scratch)?;
+        rows.extend(linux::run(load, &guest, rounds, qemu, progress)?);
     }
-    let sim: Sim = baseline::read(&perf.join("sim.toml"))?;
+    // Each engine has figures of its own.
+    let translated = sim_cpu::chosen_engine() == sim_cpu::Engine::Translate;
+    let speeds = perf.join(if translated { "translate.toml" } else { "sim.toml" });
+    let sim: Sim = baseline::read(&speeds)?;
     print!("{}", report::speed(&rows, &sim));
+    if !all {
+        return if args.bless { Err(Failure::Request("--bless writes all figures, so it takes no --only".to_owned())) } else { Ok(()) };
+    }
+    // After the guests: its snapshots stay in the process's heap, and would count as theirs.
+    time_travel(args, &perf)?;
     let ours = context.ours(Profile::Ship, &programs)?;
     let kernel = std::fs::read(&ours.kernel).map_err(Failure::file(&ours.kernel))?;
     let costs = os::run(&kernel, &ours.live.to_cpio(), "console=ttyS0 agent=ttyS1")?;
@@ -83,7 +101,8 @@ pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
     print!("{}", report::costs(&costs, &known));
     if args.bless {
         std::fs::create_dir_all(&perf).map_err(Failure::file(&perf))?;
-        baseline::write(&perf.join("sim.toml"), "Simulator speed beside QEMU: ratios of one run (cargo orrery bench --against qemu --bless).", &report::sim_baseline(&rows))?;
+        let command = if translated { "cargo orrery --engine translate bench --against qemu --bless" } else { "cargo orrery bench --against qemu --bless" };
+        baseline::write(&speeds, &format!("Simulator speed beside QEMU: ratios of one run ({command})."), &report::sim_baseline(&rows))?;
         baseline::write(&perf.join("os.toml"), "What the OS costs, in ticks, exact (cargo orrery bench --bless).", &report::os_baseline(&costs))?;
     }
     Ok(())
