@@ -15,6 +15,8 @@
 //! Mounted -> Arc<Shared> { pool, dataset, nodes: object -> weak Node, recent: strong Nodes }
 //! Node { attributes, pages }
 //! ```
+//! [`manage`] is what `zpool` and `zfs` ask for; it knows what is mounted, which the store does not: a file system is unmounted before it is renamed, rolled
+//! back, destroyed or received into, and mounted again. [`streams`] are sends and receives, held by an open descriptor between two pieces.
 //!
 //! # Locking
 //! `Pages` (a node's pages) -> `Pool` (the store; held across disk I/O) -> `PoolNodes` (spin: node tables, attributes). A node is never dropped under a spin
