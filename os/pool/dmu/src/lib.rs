@@ -23,7 +23,7 @@
 //!
 //! # Limits
 //! A ZAP of at most 2^20 leaves; dataset trees 64 deep; 16,384 blocks of what was destroyed are freed with one commit. No limits on numbers of file systems and
-//! snapshots (`filesystem_limit`), no history of commands yet. What cannot be written yet: see [`Store`].
+//! snapshots (`filesystem_limit`). What cannot be written yet: see [`Store`].
 #![no_std]
 extern crate alloc;
 
