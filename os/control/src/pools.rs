@@ -1,5 +1,6 @@
 //! Operations on pools and datasets: requests into `pool_fs::manage`, answers out of it.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -37,8 +38,8 @@ fn flag(request: &NvList, name: &str) -> Result<bool, Refusal> {
 
 /// A stream that a descriptor carries.
 pub(crate) enum Stream {
-    Out(Sending),
-    In(Receiving),
+    Out(Box<Sending>),
+    In(Box<Receiving>),
 }
 
 /// Opens a stream on a descriptor, or takes its next step.
@@ -60,11 +61,11 @@ fn step(operation: Operation, request: &NvList, slot: &mut Option<Stream>) -> An
         if let Some(to) = request.opt_string("to")? {
             let [replicate, intermediate, properties] = [flag(request, "replicate")?, flag(request, "intermediate")?, flag(request, "properties")?];
             let options = PackageOptions { replicate, intermediate, properties, ..PackageOptions::default() };
-            *slot = Some(Stream::Out(Sending::start(to, request.opt_string("from")?, options)?));
+            *slot = Some(Stream::Out(Box::new(Sending::start(to, request.opt_string("from")?, options)?)));
             return Ok(NvList::new());
         }
         let Some(Stream::Out(sending)) = slot else { return Err(none()) };
-        return Ok(NvList::new().with("data", sending.next()?));
+        return Ok(NvList::new().with("data", sending.piece()?));
     }
     if let Some(target) = request.opt_string("target")? {
         let naming = match request.opt_string("naming")? {
@@ -73,7 +74,7 @@ fn step(operation: Operation, request: &NvList, slot: &mut Option<Stream>) -> An
             Some("last-part") => Naming::LastPart,
             Some(other) => return Err(Refusal::new(Code::Invalid, format!("'{other}' is no way to name what is received"))),
         };
-        *slot = Some(Stream::In(Receiving::start(&cx, target, naming, flag(request, "force")?)?));
+        *slot = Some(Stream::In(Box::new(Receiving::start(&cx, target, naming, flag(request, "force")?)?)));
         return Ok(NvList::new());
     }
     let Some(Stream::In(receiving)) = slot else { return Err(none()) };

@@ -45,7 +45,7 @@ impl Sending {
     ///
     /// # Errors
     /// See [`Refused`].
-    pub fn next(&mut self) -> Result<Vec<u8>> {
+    pub fn piece(&mut self) -> Result<Vec<u8>> {
         let mut out = Vec::new();
         let package = &mut self.package;
         loop {
@@ -131,7 +131,7 @@ impl Drop for Receiving {
     fn drop(&mut self) {
         let Some(unpacker) = self.unpacker.take() else { return };
         // Not asked for to the end: its error says only that it ended too early.
-        if manage::edit(&self.pool, &self.target, |store| Ok(drop(unpacker.finish(store, now().0)))).is_err() {
+        if manage::edit(&self.pool, &self.target, |store| Ok(unpacker.finish(store, now().0).is_ok())).is_err() {
             kif::log().line(format_args!("{}: a receive that was broken off could not be undone", self.target));
         }
     }
