@@ -326,9 +326,15 @@ maskmovdqu |c, m, b, op| {
 
 fn masked_store(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, value: u128, mask: u16, bytes: u64) -> Result<Flow, Fault> {
     let at = address(c, op, bytes, true, false)?;
-    // Byte by byte: alignment is not asked for.
-    c.check_write(m, b, op, at, 1)?;
-    c.check_write(m, b, op, at.wrapping_add(bytes - 1), 1)?;
+    if mask != 0 {
+        c.check_write(m, b, op, at, bytes)?;
+    } else {
+        // Pages are checked all the same, alignment is not.
+        c.check_write(m, b, op, at, 1)?;
+        if at & 0xfff > 4096 - bytes {
+            c.check_write(m, b, op, (at | 0xfff).wrapping_add(1), 1)?;
+        }
+    }
     for i in (0..bytes).filter(|i| mask >> i & 1 == 1) {
         c.store::<1>(m, b, op, at.wrapping_add(i), (value >> (8 * i)) as u64)?;
     }

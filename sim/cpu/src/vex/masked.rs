@@ -59,7 +59,10 @@ fn check<const N: usize>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, 
         return c.check_write(m, b, op, at, N as u64);
     }
     c.check_write(m, b, op, at, 1)?;
-    c.check_write(m, b, op, at.wrapping_add(N as u64 - 1), 1)
+    if at & 0xfff > 4096 - N as u64 {
+        c.check_write(m, b, op, (at | 0xfff).wrapping_add(1), 1)?;
+    }
+    Ok(())
 }
 
 /// Stores an element that has been checked.
