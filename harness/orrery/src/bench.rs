@@ -79,8 +79,7 @@ pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let progress = |what: &str| eprintln!("bench: {what}");
     let mut rows = speed::run(&options, progress)?;
     // What needs packages beyond the system's is long, and runs where it is named.
-    let wanted = |load: &&linux::Workload| all && load.packages.is_empty() || load.names().any(|name| args.only.iter().any(|wanted| wanted == name));
-    for load in linux::WORKLOADS.iter().filter(wanted) {
+    for load in linux::WORKLOADS.iter().filter(|load| (all && load.packages.is_empty()) || load.names().any(|name| args.only.iter().any(|wanted| wanted == name))) {
         let guest = linux_guest(&context, load, &programs, &scratch)?;
         rows.extend(linux::run(load, &guest, rounds, qemu, progress)?);
     }

@@ -183,7 +183,17 @@ fn marks(device: &str) -> Result<(), String> {
     for _ in 0..30 {
         page_fault()?;
     }
-    mark(b"F")
+    mark(b"F")?;
+    mark(b"C")?;
+    for _ in 0..12 {
+        pipe_round_trip()?;
+    }
+    mark(b"D")?;
+    mark(b"X")?;
+    for _ in 0..3 {
+        fork_exit_wait()?;
+    }
+    mark(b"Y")
 }
 
 fn main() {
