@@ -227,7 +227,7 @@ fn a_gather_that_faults_has_done_what_came_before() {
     let state = machine.cpu.state();
     assert_eq!((state.xmm[0], state.xmm[2]), (0x101 << 32 | 0x100, u128::MAX << 64));
     // With the page there it goes on.
-    machine.memory.write_u64(entry, 8, DATA + 0x1000 | 7).expect("tables are in RAM");
+    machine.memory.write_u64(entry, 8, (DATA + 0x1000) | 7).expect("tables are in RAM");
     machine.change(|state| {
         state.rip = CODE;
         state.sys.activity = Activity::Running;
