@@ -37,7 +37,7 @@ mod zones;
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 
 use gdbstub::stub::state_machine::GdbStubStateMachine;
 use gdbstub::stub::{GdbStub, GdbStubError, MultiThreadStopReason};
@@ -94,8 +94,10 @@ pub fn serve(machine: &mut Machine, listener: &TcpListener) -> Result<Ended, Gdb
 pub fn serve_session(session: Session<'_>, listener: &TcpListener) -> Result<Ended, GdbError> {
     let (stream, _) = listener.accept()?;
     stream.set_nodelay(true)?;
-    let reader = stream.try_clone()?;
-    serve_on(session, reader, stream)
+    let ended = serve_on(session, stream.try_clone()?, stream.try_clone()?);
+    // The thread that reads still holds the connection, and a gdb that said `kill` waits for its end. It may be gone already.
+    drop(stream.shutdown(Shutdown::Both));
+    ended
 }
 
 /// Serves a gdb that started us (`target remote | orrery gdb ...`): commands on standard input, answers on standard output.
