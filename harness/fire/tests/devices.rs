@@ -1,12 +1,11 @@
 //! Devices that fail, go, come and are replaced; judged by our own check and, where `ORRERY_ZDB` names it, by OpenZFS's `zdb`.
 
+mod judge;
+
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
+use judge::zdb;
 use pool_dmu::{Auxiliary, ScanKind, Store, check};
 use pool_fire::disk::{Disk, Trouble};
 use pool_fire::rig::{self, Events, NAME, NOW, SHAPES, Shape};
@@ -20,28 +19,7 @@ fn judge(name: &str, disks: &[Disk]) {
     let pool = pool_spa::Pool::import(rig::devices(disks), Some(NAME)).expect("import");
     let found = check(&pool, true).expect("check");
     assert_eq!(found.fault_count, 0, "{name}: {:?}", found.faults);
-    let Some(zdb) = std::env::var_os("ORRERY_ZDB") else {
-        eprintln!("ORRERY_ZDB is not set: {name} is checked by ourselves only");
-        return;
-    };
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fire-{name}"));
-    drop(std::fs::remove_dir_all(&folder));
-    std::fs::create_dir_all(&folder).expect("make a folder");
-    for (index, disk) in disks.iter().enumerate() {
-        let file = File::create(folder.join(format!("d{index}"))).expect("make an image");
-        file.set_len(kif::BlockDev::size_bytes(disk)).expect("size it");
-        for (page, data) in disk.pages().iter() {
-            file.write_all_at(data, page * 4096).expect("write it");
-        }
-    }
-    for flags in ["-bcc", "-dddd"] {
-        let output = Command::new(&zdb).arg("-e").arg("-p").arg(&folder).arg(flags).arg(NAME).output().expect("run zdb");
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "zdb {flags} {name}: {}\n{}", output.status, text.lines().rev().take(30).collect::<Vec<_>>().join("\n"));
-        let complaint = text.lines().find(|line| line.contains("leaked:") || line.contains("ERROR") || line.contains("errors"));
-        assert_eq!(complaint, None, "zdb {flags} {name}");
-    }
-    drop(std::fs::remove_dir_all(&folder));
+    zdb(name, disks);
 }
 
 fn shape(name: &str) -> &'static Shape {

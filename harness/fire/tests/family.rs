@@ -1,42 +1,15 @@
 //! Lives of datasets, judged by our own checks and, where `ORRERY_ZDB` names it, by OpenZFS's `zdb`.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::process::Command;
+mod judge;
 
+use judge::zdb;
 use pool_dmu::edit::EditError;
 use pool_dmu::{Store, check_space};
-use pool_fire::disk::{Disk, mix};
+use pool_fire::disk::mix;
 use pool_fire::family;
-use pool_fire::rig::{self, NAME, NEW, NOW, SHAPES};
+use pool_fire::rig::{self, NEW, NOW, SHAPES};
 use pool_phys::nvlist::Value;
 use pool_zpl::{Make, Writer, create_filesystem};
-
-fn judge(name: &str, disks: &[Disk]) {
-    let Some(zdb) = std::env::var_os("ORRERY_ZDB") else {
-        eprintln!("ORRERY_ZDB is not set: {name} is checked by ourselves only");
-        return;
-    };
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("family-{name}"));
-    drop(std::fs::remove_dir_all(&folder));
-    std::fs::create_dir_all(&folder).expect("make a folder");
-    for (index, disk) in disks.iter().enumerate() {
-        let file = File::create(folder.join(format!("d{index}"))).expect("make an image");
-        file.set_len(kif::BlockDev::size_bytes(disk)).expect("size it");
-        for (page, data) in disk.pages().iter() {
-            file.write_all_at(data, page * 4096).expect("write it");
-        }
-    }
-    for flags in ["-bcc", "-dddd"] {
-        let output = Command::new(&zdb).arg("-e").arg("-p").arg(&folder).arg(flags).arg(NAME).output().expect("run zdb");
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "zdb {flags} {name}: {}\n{}", output.status, text.lines().rev().take(30).collect::<Vec<_>>().join("\n"));
-        let complaint = text.lines().find(|line| line.contains("leaked:") || line.contains("ERROR") || line.contains("errors"));
-        assert_eq!(complaint, None, "zdb {flags} {name}");
-    }
-    drop(std::fs::remove_dir_all(&folder));
-}
 
 /// Operations of a longer search: `ORRERY_FAMILY=N`.
 fn operations(least: u64) -> u64 {
@@ -49,7 +22,7 @@ fn datasets_come_and_go_and_every_sum_stays_right() {
         for seed in 0..2 {
             let (report, disks) = family::run(shape, 100 * index + seed, operations(80)).expect("no finding");
             eprintln!("{}: {report}", shape.name);
-            judge(&format!("{}-{seed}", shape.name), &disks);
+            zdb(&format!("{}-{seed}", shape.name), &disks);
         }
     }
 }
@@ -112,7 +85,7 @@ fn quotas_and_reservations_hold_and_say_which() {
     let object = writer.make(root, b"summed", Make::File, &NEW).expect("make");
     writer.write(object, 0, &data, NOW).expect("write");
     store.export(NOW.0).expect("export");
-    judge("quota", &disks);
+    zdb("quota", &disks);
 }
 
 #[test]
