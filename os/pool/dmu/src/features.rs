@@ -1,13 +1,15 @@
 //! Feature flags of a pool (format section 15).
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
+use pool_phys::nvlist::Value;
 use pool_phys::zap::Entry;
 
 use crate::edit::EditError;
 use crate::store::{OBJECT_DIRECTORY, Store};
 use crate::zap_edit as zap;
-use crate::Error;
+use crate::{Datasets, Error};
 
 /// A feature that we may count up and down.
 #[derive(Clone, Copy, Debug)]
@@ -18,21 +20,85 @@ pub(crate) struct Feature {
     pub read: bool,
 }
 
-pub(crate) const LZ4: Feature = Feature { guid: "org.illumos:lz4_compress", text: "LZ4 compression algorithm support.", read: true };
+pub(crate) const LZ4: Feature = Feature {
+    guid: "org.illumos:lz4_compress",
+    text: "LZ4 compression algorithm support.",
+    read: true,
+};
 /// Blocks of destroyed datasets wait in a tree list until they are freed; counts 1 while there are such.
-pub(crate) const ASYNC_DESTROY: Feature = Feature { guid: "com.delphix:async_destroy", text: "Destroy filesystems asynchronously.", read: false };
+pub(crate) const ASYNC_DESTROY: Feature = Feature {
+    guid: "com.delphix:async_destroy",
+    text: "Destroy filesystems asynchronously.",
+    read: false,
+};
 /// Counts the objects that became tables.
-pub(crate) const EXTENSIBLE_DATASET: Feature = Feature { guid: "com.delphix:extensible_dataset", text: "Enhanced dataset functionality, used by other features.", read: true };
+pub(crate) const EXTENSIBLE_DATASET: Feature = Feature {
+    guid: "com.delphix:extensible_dataset",
+    text: "Enhanced dataset functionality, used by other features.",
+    read: true,
+};
 /// Counts the datasets that have bookmarks.
-pub(crate) const BOOKMARKS: Feature = Feature { guid: "com.delphix:bookmarks", text: "\"zfs bookmark\" command", read: false };
+pub(crate) const BOOKMARKS: Feature = Feature {
+    guid: "com.delphix:bookmarks",
+    text: "\"zfs bookmark\" command",
+    read: false,
+};
 /// Counts the places that refer to the one list that stands for all empty ones. We make no such places.
-pub(crate) const EMPTY_BPOBJ: Feature = Feature { guid: "com.delphix:empty_bpobj", text: "Snapshots use less space.", read: false };
+pub(crate) const EMPTY_BPOBJ: Feature = Feature {
+    guid: "com.delphix:empty_bpobj",
+    text: "Snapshots use less space.",
+    read: false,
+};
+/// Metaslabs' recent changes are in logs of their own (`foreign.rs` retires them).
+pub(crate) const LOG_SPACEMAP: Feature = known("com.delphix:log_spacemap", false);
+/// Counts the space maps with a histogram. We make none, and keep those that are there.
+pub(crate) const SPACEMAP_HISTOGRAM: Feature = known("com.delphix:spacemap_histogram", false);
+/// Counts the clones that list what they wrote (`foreign.rs` retires them).
+pub(crate) const LIVELIST: Feature = known("com.delphix:livelist", false);
+/// Count bookmarks of more than three words, and among them those that count what was freed since (`foreign.rs` retires both).
+pub(crate) const BOOKMARK_V2: Feature = known("com.datto:bookmark_v2", true);
+pub(crate) const BOOKMARK_WRITTEN: Feature = known("com.delphix:bookmark_written", true);
+/// Counts the datasets that have blocks above 128 KiB.
+pub(crate) const LARGE_BLOCKS: Feature = known("org.open-zfs:large_blocks", true);
+/// Counts the datasets that have dnodes above 512 bytes. We keep them and make none.
+const LARGE_DNODE: Feature = known("org.zfsonlinux:large_dnode", true);
+/// Count the datasets that account objects by owner, and both by project.
+pub(crate) const USEROBJ_ACCOUNTING: Feature = known("org.zfsonlinux:userobj_accounting", false);
+pub(crate) const PROJECT_QUOTA: Feature = known("org.zfsonlinux:project_quota", false);
+/// Counts the datasets with SHA-512/256 sums.
+pub(crate) const SHA512: Feature = known("org.illumos:sha512", true);
+/// Counts the datasets with blocks that zstd packed.
+pub(crate) const ZSTD: Feature = known("org.freebsd:zstd_compress", true);
+/// Counts the directories that limit file systems or snapshots.
+pub(crate) const FILESYSTEM_LIMITS: Feature = known("com.joyent:filesystem_limits", false);
 pub(crate) const HOLE_BIRTH: &str = "com.delphix:hole_birth";
+/// Features that count datasets: each dataset and snapshot that has one says so in an extra field, which clones and snapshots take over.
+const PER_DATASET: [Feature; 6] = [
+    LARGE_BLOCKS,
+    LARGE_DNODE,
+    USEROBJ_ACCOUNTING,
+    PROJECT_QUOTA,
+    SHA512,
+    ZSTD,
+];
+
+const fn known(guid: &'static str, read: bool) -> Feature {
+    Feature {
+        guid,
+        text: "",
+        read,
+    }
+}
 
 /// Features of pools we make, with the count they begin with.
-const OURS: [(Feature, u64); 4] = [(LZ4, 1), (ASYNC_DESTROY, 0), (EXTENSIBLE_DATASET, 0), (BOOKMARKS, 0)];
+const OURS: [(Feature, u64); 4] = [
+    (LZ4, 1),
+    (ASYNC_DESTROY, 0),
+    (EXTENSIBLE_DATASET, 0),
+    (BOOKMARKS, 0),
+];
 /// Features that may be active in a pool we write.
-pub(crate) const WRITABLE: [&str; 9] = [
+const WRITABLE: [&str; 22] = [
     LZ4.guid,
     ASYNC_DESTROY.guid,
     EXTENSIBLE_DATASET.guid,
@@ -40,13 +106,65 @@ pub(crate) const WRITABLE: [&str; 9] = [
     EMPTY_BPOBJ.guid,
     HOLE_BIRTH,
     "com.delphix:embedded_data",
-    "com.delphix:spacemap_histogram",
+    SPACEMAP_HISTOGRAM.guid,
     // Only says when other features were enabled.
     "com.delphix:enabled_txg",
+    // Entries of two words are read; those of one are as good.
+    "com.delphix:spacemap_v2",
+    LOG_SPACEMAP.guid,
+    LIVELIST.guid,
+    BOOKMARK_V2.guid,
+    BOOKMARK_WRITTEN.guid,
+    LARGE_BLOCKS.guid,
+    LARGE_DNODE.guid,
+    USEROBJ_ACCOUNTING.guid,
+    PROJECT_QUOTA.guid,
+    SHA512.guid,
+    ZSTD.guid,
+    FILESYSTEM_LIMITS.guid,
+    // Volumes may take a kernel's memory image.
+    "com.joyent:multi_vdev_crash_dump",
+];
+/// Features whose structures a reader must know, and does: all that may be written, and those that only keep some blocks from being read.
+const READABLE: [&str; 5] = [
+    "org.illumos:skein",
+    "org.illumos:edonr",
+    "com.datto:encryption",
+    "com.delphix:redaction_bookmarks",
+    "com.delphix:redacted_datasets",
 ];
 
+/// Active features of a pool that keep it from being written.
+///
+/// # Errors
+/// Unreadable, malformed.
+pub fn unwritable(datasets: &Datasets<'_>) -> Result<Vec<String>, Error> {
+    let active = datasets
+        .features()?
+        .into_iter()
+        .filter(|(name, count, _)| *count > 0 && !WRITABLE.contains(&name.as_str()));
+    Ok(active.map(|(name, ..)| name).collect())
+}
+
+/// Active features of a pool that keep it from being read as a whole.
+///
+/// # Errors
+/// Unreadable, malformed.
+pub fn unreadable(datasets: &Datasets<'_>) -> Result<Vec<String>, Error> {
+    let is_known = |name: &str| WRITABLE.contains(&name) || READABLE.contains(&name);
+    let active = datasets
+        .features()?
+        .into_iter()
+        .filter(|(name, count, read)| *count > 0 && *read && !is_known(name));
+    Ok(active.map(|(name, ..)| name).collect())
+}
+
 const fn table_name(feature: &Feature) -> &'static str {
-    if feature.read { "features_for_read" } else { "features_for_write" }
+    if feature.read {
+        "features_for_read"
+    } else {
+        "features_for_write"
+    }
 }
 
 impl Store {
@@ -57,14 +175,19 @@ impl Store {
             self.set_number(table, feature.guid, count)?;
             let texts = self.feature_table("feature_descriptions")?;
             let value: Vec<u64> = feature.text.bytes().chain([0]).map(u64::from).collect();
-            let entry = Entry { name: feature.guid.as_bytes().to_vec(), integer_size: 1, value };
+            let entry = Entry {
+                name: feature.guid.as_bytes().to_vec(),
+                integer_size: 1,
+                value,
+            };
             zap::set(self.mos.edit(&self.pool, texts)?, &self.pool, entry)?;
         }
         Ok(())
     }
 
     fn feature_table(&self, name: &str) -> Result<u64, EditError> {
-        self.number_in(OBJECT_DIRECTORY, name)?.ok_or_else(|| Error::NotFound.into())
+        self.number_in(OBJECT_DIRECTORY, name)?
+            .ok_or_else(|| Error::NotFound.into())
     }
 
     /// How often a feature is in use; `None`: the pool does not have it.
@@ -75,7 +198,73 @@ impl Store {
     /// Counts a feature's uses up or down.
     pub(crate) fn count_feature(&mut self, feature: &Feature, by: i64) -> Result<(), EditError> {
         let table = self.feature_table(table_name(feature))?;
-        let count = self.number_in(table, feature.guid)?.ok_or(EditError::Invalid("the pool does not have a feature that this needs"))?;
+        let count = self
+            .number_in(table, feature.guid)?
+            .ok_or(EditError::Invalid(
+                "the pool does not have a feature that this needs",
+            ))?;
         self.set_number(table, feature.guid, count.saturating_add_signed(by))
+    }
+
+    /// True if the pool has the feature and it is in use.
+    pub(crate) fn is_active(&self, feature: &Feature) -> Result<bool, EditError> {
+        Ok(self.feature(feature)?.unwrap_or(0) > 0)
+    }
+
+    /// Marks a dataset as a user of a feature that counts datasets.
+    pub(crate) fn mark(&mut self, dataset: u64, feature: &Feature) -> Result<(), EditError> {
+        if self.extra(dataset, feature.guid)?.is_none() {
+            self.set_extra(dataset, feature.guid, &Value::Number(0))?;
+            self.count_feature(feature, 1)?;
+        }
+        Ok(())
+    }
+
+    /// A dataset's marks become those of another.
+    pub(crate) fn copy_marks(&mut self, from: u64, to: u64) -> Result<(), EditError> {
+        for feature in &PER_DATASET {
+            if self.extra(from, feature.guid)?.is_some() {
+                self.mark(to, feature)?;
+            } else {
+                self.unmark(to, feature)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Two datasets exchange their marks.
+    pub(crate) fn swap_marks(&mut self, one: u64, other: u64) -> Result<(), EditError> {
+        for feature in &PER_DATASET {
+            match (
+                self.extra(one, feature.guid)?.is_some(),
+                self.extra(other, feature.guid)?.is_some(),
+            ) {
+                (true, false) => {
+                    self.mark(other, feature)?;
+                    self.unmark(one, feature)?;
+                }
+                (false, true) => {
+                    self.mark(one, feature)?;
+                    self.unmark(other, feature)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A dataset goes, and its marks with it.
+    pub(crate) fn drop_marks(&mut self, dataset: u64) -> Result<(), EditError> {
+        PER_DATASET
+            .iter()
+            .try_for_each(|feature| self.unmark(dataset, feature))
+    }
+
+    fn unmark(&mut self, dataset: u64, feature: &Feature) -> Result<(), EditError> {
+        if self.remove_extra(dataset, feature.guid)? {
+            self.count_feature(feature, -1)
+        } else {
+            Ok(())
+        }
     }
 }

@@ -13,7 +13,7 @@ pub fn convert(error: &EditError) -> VfsError {
         EditError::Busy(_) => VfsError::Busy,
         EditError::Exists => VfsError::Exists,
         EditError::NotEmpty => VfsError::NotEmpty,
-        EditError::Invalid(_) => VfsError::Invalid,
+        EditError::Invalid(_) | EditError::Features(_) => VfsError::Invalid,
         // What was read makes no sense or could not be read; what was written did not arrive.
         EditError::Read(Error::Unreadable(_) | Error::Format(_)) | EditError::Write(_) | EditError::Suspended => VfsError::Io,
     }

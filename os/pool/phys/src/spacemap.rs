@@ -8,6 +8,8 @@ use crate::bytes::View;
 /// Longest run of a one-word entry, in units.
 const RUN_MAX: u64 = 1 << 15;
 const OFFSET_MAX: u64 = 1 << 47;
+/// The vdev in the first word of a two-word entry.
+const VDEV_MASK: u64 = (1 << 24) - 1;
 
 /// One log entry, in units of the vdev's allocation size, relative to the metaslab's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +37,11 @@ impl Header {
     /// Too short.
     pub fn parse(bonus: &[u8]) -> Result<Self, FormatError> {
         let view = View::new("space map header", bonus);
-        Ok(Self { length: view.u64(8)?, allocated: view.u64(16)?, histogram: bonus.len() >= 320 })
+        Ok(Self {
+            length: view.u64(8)?,
+            allocated: view.u64(16)?,
+            histogram: bonus.len() >= 320,
+        })
     }
 }
 
@@ -46,21 +52,90 @@ impl Header {
 pub fn parse(data: &[u8]) -> Result<Vec<Entry>, FormatError> {
     let (words, rest) = data.as_chunks::<8>();
     if !rest.is_empty() {
-        return Err(FormatError::new("space map", "length is not a multiple of eight", data.len() as u64));
+        return Err(FormatError::new(
+            "space map",
+            "length is not a multiple of eight",
+            data.len() as u64,
+        ));
     }
     let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
     let mut out = Vec::new();
     while let Some(word) = words.next() {
         match word >> 62 {
-            0 | 1 => out.push(Entry { free: word >> 15 & 1 == 1, offset: word >> 16 & (OFFSET_MAX - 1), run: (word & (RUN_MAX - 1)) + 1 }),
+            0 | 1 => out.push(Entry {
+                free: word >> 15 & 1 == 1,
+                offset: word >> 16 & (OFFSET_MAX - 1),
+                run: (word & (RUN_MAX - 1)) + 1,
+            }),
             2 => {}
             _ => {
-                let second = words.next().ok_or(FormatError::new("space map", "two-word entry is cut", word))?;
-                out.push(Entry { free: second >> 63 == 1, offset: second & (u64::MAX >> 1), run: (word >> 24 & ((1 << 36) - 1)) + 1 });
+                let second = words.next().ok_or(FormatError::new(
+                    "space map",
+                    "two-word entry is cut",
+                    word,
+                ))?;
+                out.push(two_words(word, second));
             }
         }
     }
     Ok(out)
+}
+
+/// An entry of a log space map (feature `log_spacemap`): in sectors, from the start of the vdev's space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    pub vdev: u32,
+    pub entry: Entry,
+}
+
+/// Parses a log space map: entries of two words, which name their vdev.
+///
+/// # Errors
+/// Length not a multiple of eight, an entry cut in half, one of one word.
+pub fn parse_log(data: &[u8]) -> Result<Vec<LogEntry>, FormatError> {
+    let (words, rest) = data.as_chunks::<8>();
+    if !rest.is_empty() {
+        return Err(FormatError::new(
+            "log space map",
+            "length is not a multiple of eight",
+            data.len() as u64,
+        ));
+    }
+    let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
+    let mut out = Vec::new();
+    while let Some(word) = words.next() {
+        match word >> 62 {
+            2 => {}
+            3 => {
+                let second = words.next().ok_or(FormatError::new(
+                    "log space map",
+                    "two-word entry is cut",
+                    word,
+                ))?;
+                let entry = two_words(word, second);
+                out.push(LogEntry {
+                    vdev: u32::try_from(word & VDEV_MASK).unwrap_or(u32::MAX),
+                    entry,
+                });
+            }
+            _ => {
+                return Err(FormatError::new(
+                    "log space map",
+                    "an entry names no vdev",
+                    word,
+                ));
+            }
+        }
+    }
+    Ok(out)
+}
+
+const fn two_words(first: u64, second: u64) -> Entry {
+    Entry {
+        free: second >> 63 == 1,
+        offset: second & (u64::MAX >> 1),
+        run: (first >> 24 & ((1 << 36) - 1)) + 1,
+    }
 }
 
 /// Encodes entries as one-word entries (long runs are split), preceded by the debug word of sync pass 1 of `txg`.
