@@ -23,10 +23,7 @@ use crate::{Datasets, Error};
 type Births = BTreeMap<u64, u64>;
 
 fn since(births: &Births, txg: u64) -> u64 {
-    births
-        .range(txg.saturating_add(1)..)
-        .map(|(_, bytes)| bytes)
-        .sum()
+    births.range(txg.saturating_add(1)..).map(|(_, bytes)| bytes).sum()
 }
 
 struct Auditor<'a> {
@@ -39,12 +36,7 @@ struct Auditor<'a> {
 impl Auditor<'_> {
     fn expect(&mut self, object: u64, what: &'static str, stated: u64, found: u64) {
         if stated != found {
-            self.faults.push(Fault::Account {
-                object,
-                what,
-                stated,
-                found,
-            });
+            self.faults.push(Fault::Account { object, what, stated, found });
         }
     }
 
@@ -59,28 +51,16 @@ impl Auditor<'_> {
         }
         let data = self.pool.read(pointer)?;
         if pointer.level > 0 {
-            return data
-                .chunks_exact(blkptr::SIZE)
-                .try_for_each(|bytes| self.tree(&BlockPointer::parse(bytes)?, out));
+            return data.chunks_exact(blkptr::SIZE).try_for_each(|bytes| self.tree(&BlockPointer::parse(bytes)?, out));
         }
         let dnode_at = |bytes: &[u8], out: &mut Births| -> Result<usize, Error> {
-            let Some(dnode) = Dnode::parse(bytes)? else {
-                return Ok(1);
-            };
-            dnode
-                .pointers
-                .iter()
-                .chain(dnode.spill.as_ref())
-                .try_for_each(|pointer| self.tree(pointer, out))?;
+            let Some(dnode) = Dnode::parse(bytes)? else { return Ok(1) };
+            dnode.pointers.iter().chain(dnode.spill.as_ref()).try_for_each(|pointer| self.tree(pointer, out))?;
             Ok(dnode.slots)
         };
         if pointer.kind == kind::OBJSET {
             let objset = Objset::parse(&data)?;
-            objset
-                .meta
-                .pointers
-                .iter()
-                .try_for_each(|pointer| self.tree(pointer, out))?;
+            objset.meta.pointers.iter().try_for_each(|pointer| self.tree(pointer, out))?;
             for at in [1024, 1536, 2048] {
                 if let Some(bytes) = data.get(at..at + dnode::SLOT) {
                     dnode_at(bytes, out)?;
@@ -89,10 +69,7 @@ impl Auditor<'_> {
             return Ok(());
         }
         let mut slot = 0;
-        while let Some(bytes) = data
-            .get(slot * dnode::SLOT..)
-            .filter(|bytes| bytes.len() >= dnode::SLOT)
-        {
+        while let Some(bytes) = data.get(slot * dnode::SLOT..).filter(|bytes| bytes.len() >= dnode::SLOT) {
             slot += dnode_at(bytes, out)?;
         }
         Ok(())
@@ -117,20 +94,14 @@ impl Auditor<'_> {
         let mut out = Births::new();
         let mut lists: Vec<(u64, u64)> = Vec::new();
         for entry in self.datasets.all(object)? {
-            lists.push((
-                u64::from_str_radix(&entry.text(), 16).unwrap_or(u64::MAX),
-                entry.number().unwrap_or(0),
-            ));
+            lists.push((u64::from_str_radix(&entry.text(), 16).unwrap_or(u64::MAX), entry.number().unwrap_or(0)));
         }
         lists.sort_unstable();
         for (index, (key, list)) in lists.iter().enumerate() {
             let mut births = Births::new();
             self.list(*list, 0, &mut births)?;
             let limit = lists.get(index + 1).map_or(u64::MAX, |(next, _)| *next);
-            let strange = births
-                .keys()
-                .filter(|birth| **birth <= *key || **birth > limit)
-                .count();
+            let strange = births.keys().filter(|birth| **birth <= *key || **birth > limit).count();
             self.expect(*list, "births in a deadlist's part", 0, strange as u64);
             for (birth, bytes) in births {
                 *out.entry(birth).or_default() += bytes;
@@ -154,42 +125,17 @@ impl Auditor<'_> {
         let mut head_unique = 0;
         let head = word(&bonus, dir::HEAD);
         let origin = word(&bonus, dir::ORIGIN);
-        let origin_txg = if origin == 0 {
-            0
-        } else {
-            word(&self.datasets.words(origin)?, ds::CREATED_TXG)
-        };
+        let origin_txg = if origin == 0 { 0 } else { word(&self.datasets.words(origin)?, ds::CREATED_TXG) };
         if head != 0 {
             let names = word(&self.datasets.words(head)?, ds::SNAPSHOTS);
-            let mut members: Vec<u64> = self
-                .datasets
-                .all(names)?
-                .iter()
-                .filter_map(|entry| entry.number())
-                .collect();
+            let mut members: Vec<u64> = self.datasets.all(names)?.iter().filter_map(|entry| entry.number()).collect();
             members.push(head);
             for member in members {
                 let own = self.datasets.words(member)?;
-                self.expect(
-                    member,
-                    "directory of a dataset",
-                    word(&own, ds::DIR),
-                    directory,
-                );
+                self.expect(member, "directory of a dataset", word(&own, ds::DIR), directory);
                 let mut blocks = Births::new();
-                self.tree(
-                    &BlockPointer::parse(
-                        own.get(ds::ROOT..ds::ROOT + blkptr::SIZE)
-                            .unwrap_or_default(),
-                    )?,
-                    &mut blocks,
-                )?;
-                self.expect(
-                    member,
-                    "referenced",
-                    word(&own, ds::REFERENCED),
-                    blocks.values().sum(),
-                );
+                self.tree(&BlockPointer::parse(own.get(ds::ROOT..ds::ROOT + blkptr::SIZE).unwrap_or_default())?, &mut blocks)?;
+                self.expect(member, "referenced", word(&own, ds::REFERENCED), blocks.values().sum());
                 let next = word(&own, ds::NEXT);
                 let unique = if next == 0 {
                     head_unique = since(&blocks, word(&own, ds::PREVIOUS_TXG));
@@ -197,59 +143,27 @@ impl Auditor<'_> {
                     head_unique
                 } else {
                     let next = self.datasets.words(next)?;
-                    self.expect(
-                        member,
-                        "txg of the snapshot before",
-                        word(&next, ds::PREVIOUS_TXG),
-                        word(&own, ds::CREATED_TXG),
-                    );
-                    since(
-                        &self.deadlist(word(&next, ds::DEADLIST))?,
-                        word(&own, ds::PREVIOUS_TXG),
-                    )
+                    self.expect(member, "txg of the snapshot before", word(&next, ds::PREVIOUS_TXG), word(&own, ds::CREATED_TXG));
+                    since(&self.deadlist(word(&next, ds::DEADLIST))?, word(&own, ds::PREVIOUS_TXG))
                 };
                 self.expect(member, "unique", word(&own, ds::UNIQUE), unique);
                 in_snapshots += since(&self.deadlist(word(&own, ds::DEADLIST))?, origin_txg);
             }
         }
         for entry in self.datasets.all(word(&bonus, dir::CHILDREN))? {
-            let (child_used, child_reserved) =
-                self.directory(entry.number().unwrap_or(0), depth + 1)?;
+            let (child_used, child_reserved) = self.directory(entry.number().unwrap_or(0), depth + 1)?;
             in_children += child_used;
             unused += child_reserved.saturating_sub(child_used);
         }
-        let set_aside =
-            own_number(self.datasets, directory, "refreservation")?.saturating_sub(head_unique);
-        let parts = [
-            (Part::Head, in_head),
-            (Part::Snapshots, in_snapshots),
-            (Part::Child, in_children),
-            (Part::ChildReserved, unused),
-            (Part::HeadReserved, set_aside),
-        ];
+        let set_aside = own_number(self.datasets, directory, "refreservation")?.saturating_sub(head_unique);
+        let parts = [(Part::Head, in_head), (Part::Snapshots, in_snapshots), (Part::Child, in_children), (Part::ChildReserved, unused), (Part::HeadReserved, set_aside)];
         // The pool's own directories count what has no dataset.
         if head != 0 {
             for (part, found) in parts {
-                let what = [
-                    "used by the head",
-                    "used by snapshots",
-                    "used by children",
-                    "reserved by children",
-                    "reserved by the head",
-                ][part as usize];
-                self.expect(
-                    directory,
-                    what,
-                    word(&bonus, dir::BREAKDOWN + part as usize * 8),
-                    found,
-                );
+                let what = ["used by the head", "used by snapshots", "used by children", "reserved by children", "reserved by the head"][part as usize];
+                self.expect(directory, what, word(&bonus, dir::BREAKDOWN + part as usize * 8), found);
             }
-            self.expect(
-                directory,
-                "used",
-                used,
-                parts.iter().map(|(_, bytes)| bytes).sum(),
-            );
+            self.expect(directory, "used", used, parts.iter().map(|(_, bytes)| bytes).sum());
         }
         Ok((used, reserved))
     }
@@ -262,33 +176,16 @@ impl Auditor<'_> {
 pub fn check_space(pool: &Pool) -> Result<Vec<Fault>, EditError> {
     let space = load_space(pool, &Set::open(pool, &pool.uberblock().root)?)?;
     let datasets = Datasets::open(pool)?;
-    let mut auditor = Auditor {
-        datasets: &datasets,
-        pool,
-        space,
-        faults: Vec::new(),
-    };
+    let mut auditor = Auditor { datasets: &datasets, pool, space, faults: Vec::new() };
     auditor.directory(datasets.root_dir(), 0)?;
     let children = word(&datasets.words(datasets.root_dir())?, dir::CHILDREN);
-    let free_dir = datasets
-        .one(children, "$FREE")?
-        .and_then(|entry| entry.number())
-        .ok_or(Error::NotFound)?;
+    let free_dir = datasets.one(children, "$FREE")?.and_then(|entry| entry.number()).ok_or(Error::NotFound)?;
     let mut waiting = Births::new();
-    auditor.list(
-        datasets.mos().lookup_number(1, "free_bpobj")?,
-        0,
-        &mut waiting,
-    )?;
+    auditor.list(datasets.mos().lookup_number(1, "free_bpobj")?, 0, &mut waiting)?;
     let mut found: u64 = waiting.values().sum();
-    if let Some(trees) = datasets
-        .one(1, "bptree_obj")?
-        .and_then(|entry| entry.number())
-    {
+    if let Some(trees) = datasets.one(1, "bptree_obj")?.and_then(|entry| entry.number()) {
         let mut bytes = 0;
-        crate::drain::each_doomed(&datasets, trees, &mut |pointer| {
-            bytes += auditor.space.deflated(pointer)
-        })?;
+        crate::drain::each_doomed(&datasets, trees, &mut |pointer| bytes += auditor.space.deflated(pointer))?;
         let stated = word(&datasets.words(trees)?, 16);
         auditor.expect(trees, "doomed trees", stated, bytes);
         found += bytes;

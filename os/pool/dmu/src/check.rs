@@ -15,8 +15,8 @@ use pool_phys::intent_log;
 use pool_phys::objset::Objset;
 use pool_spa::{Pool, ReadError};
 
-use crate::dsl::word;
 use crate::edit::{EditError, Set};
+use crate::dsl::word;
 use crate::lists::list;
 use crate::look::Look;
 use crate::store::{OBJECT_DIRECTORY, Store, load_space};
@@ -34,33 +34,15 @@ const FAULTS_MAX: usize = 64;
 pub enum Fault {
     Unreadable(ReadError),
     /// Two blocks claim the space.
-    Shared {
-        vdev: u32,
-        range: Range<u64>,
-    },
+    Shared { vdev: u32, range: Range<u64> },
     /// A block is in space that the maps call free.
-    Unallocated {
-        vdev: u32,
-        range: Range<u64>,
-    },
+    Unallocated { vdev: u32, range: Range<u64> },
     /// Nothing refers to the space.
-    Leaked {
-        vdev: u32,
-        range: Range<u64>,
-    },
+    Leaked { vdev: u32, range: Range<u64> },
     /// A space map's sum is not that of its entries: object, what it says, what was found.
-    Sum {
-        dataset: u64,
-        stated: u64,
-        found: u64,
-    },
+    Sum { dataset: u64, stated: u64, found: u64 },
     /// A directory, dataset or list states another space than its blocks take.
-    Account {
-        object: u64,
-        what: &'static str,
-        stated: u64,
-        found: u64,
-    },
+    Account { object: u64, what: &'static str, stated: u64, found: u64 },
 }
 
 /// What a full check found.
@@ -97,20 +79,13 @@ impl Walker<'_> {
         self.out.blocks += 1;
         self.out.bytes += pointer.psize;
         let Some(places) = self.pool.places(pointer) else {
-            self.out.add(Fault::Unreadable(ReadError {
-                reason: pool_spa::Reason::NoGoodCopy,
-                dva: pointer.copies().next(),
-                birth: pointer.birth,
-            }));
+            self.out.add(Fault::Unreadable(ReadError { reason: pool_spa::Reason::NoGoodCopy, dva: pointer.copies().next(), birth: pointer.birth }));
             return false;
         };
         for dva in places {
             let range = dva.offset..dva.offset.saturating_add(dva.asize);
             if !self.used.entry(dva.vdev).or_default().add(range.clone()) {
-                self.out.add(Fault::Shared {
-                    vdev: dva.vdev,
-                    range,
-                });
+                self.out.add(Fault::Shared { vdev: dva.vdev, range });
                 is_first = false;
             }
         }
@@ -140,12 +115,7 @@ impl Walker<'_> {
             for bytes in data.chunks_exact(blkptr::SIZE) {
                 let child = BlockPointer::parse(bytes)?;
                 if !child.is_hole() && child.level + 1 != pointer.level {
-                    return Err(FormatError::new(
-                        "indirect block",
-                        "child is not one level below",
-                        u64::from(child.level),
-                    )
-                    .into());
+                    return Err(FormatError::new("indirect block", "child is not one level below", u64::from(child.level)).into());
                 }
                 self.walk(&child, min_birth, is_head)?;
             }
@@ -166,13 +136,7 @@ impl Walker<'_> {
                 if !self.claim(&next) {
                     break;
                 }
-                let Some((after, _)) = self
-                    .pool
-                    .read_log_block(&next)
-                    .and_then(|block| intent_log::parse_block(&block).ok())
-                else {
-                    break;
-                };
+                let Some((after, _)) = self.pool.read_log_block(&next).and_then(|block| intent_log::parse_block(&block).ok()) else { break };
                 next = after;
             }
         } else if pointer.kind == kind::DNODE {
@@ -191,30 +155,15 @@ impl Walker<'_> {
     }
 
     fn walk_dnode(&mut self, dnode: &Dnode, min_birth: u64) -> Result<(), Error> {
-        dnode
-            .pointers
-            .iter()
-            .chain(dnode.spill.as_ref())
-            .try_for_each(|pointer| self.walk(pointer, min_birth, false))
+        dnode.pointers.iter().chain(dnode.spill.as_ref()).try_for_each(|pointer| self.walk(pointer, min_birth, false))
     }
 }
 
 /// Calls `visit` with every pointer of a list and its sublists.
-pub(crate) fn each_listed(
-    datasets: &Datasets<'_>,
-    number: u64,
-    depth: u32,
-    visit: &mut dyn FnMut(&BlockPointer),
-) -> Result<(), Error> {
+pub(crate) fn each_listed(datasets: &Datasets<'_>, number: u64, depth: u32, visit: &mut dyn FnMut(&BlockPointer)) -> Result<(), Error> {
     let mut object = datasets.mos().object(number)?;
     let bonus = object.dnode().bonus.clone();
-    let room = |object: &crate::Object<'_>| {
-        object
-            .dnode()
-            .last_block
-            .saturating_add(1)
-            .saturating_mul(object.dnode().block_size)
-    };
+    let room = |object: &crate::Object<'_>| object.dnode().last_block.saturating_add(1).saturating_mul(object.dnode().block_size);
     let count = word(&bonus, list::COUNT);
     if count > (room(&object) / blkptr::SIZE as u64).min(LIST_MAX) || depth > LIST_DEPTH {
         return Err(FormatError::new("list of blocks", "is longer than its object", count).into());
@@ -224,18 +173,13 @@ pub(crate) fn each_listed(
         object.read_at(index * blkptr::SIZE as u64, &mut bytes)?;
         visit(&BlockPointer::parse(&bytes)?);
     }
-    let (table, subs) = (
-        word(&bonus, list::SUBLISTS),
-        word(&bonus, list::SUBLIST_COUNT),
-    );
+    let (table, subs) = (word(&bonus, list::SUBLISTS), word(&bonus, list::SUBLIST_COUNT));
     if table == 0 || subs == 0 {
         return Ok(());
     }
     let mut table = datasets.mos().object(table)?;
     if subs > (room(&table) / 8).min(LIST_MAX) {
-        return Err(
-            FormatError::new("list of blocks", "has more sublists than it names", subs).into(),
-        );
+        return Err(FormatError::new("list of blocks", "has more sublists than it names", subs).into());
     }
     for index in 0..subs {
         let mut bytes = [0; 8];
@@ -250,23 +194,14 @@ pub(crate) fn each_listed(
 /// # Errors
 /// A structure so malformed that the walk cannot go on.
 pub fn check(pool: &Pool, data: bool) -> Result<Checked, EditError> {
-    let mut walker = Walker {
-        pool,
-        used: BTreeMap::new(),
-        out: Checked::default(),
-        data,
-    };
+    let mut walker = Walker { pool, used: BTreeMap::new(), out: Checked::default(), data };
     walker.walk(&pool.uberblock().root, 0, false)?;
     let datasets = Datasets::open(pool)?;
     let mut roots = Vec::new();
     datasets.mos().for_each(|_, dnode| {
         if dnode.bonus_kind == kind::DSL_DATASET {
             let phys = pool_phys::dsl::Dataset::parse(&dnode.bonus)?;
-            roots.push((
-                phys.root,
-                phys.previous_snapshot_txg,
-                phys.next_snapshot == 0,
-            ));
+            roots.push((phys.root, phys.previous_snapshot_txg, phys.next_snapshot == 0));
         }
         Ok(())
     })?;
@@ -275,19 +210,11 @@ pub fn check(pool: &Pool, data: bool) -> Result<Checked, EditError> {
     }
     // Blocks that wait to be freed.
     for name in ["sync_bplist", "free_bpobj"] {
-        each_listed(
-            &datasets,
-            datasets.mos().lookup_number(OBJECT_DIRECTORY, name)?,
-            0,
-            &mut |pointer| {
-                walker.claim(pointer);
-            },
-        )?;
+        each_listed(&datasets, datasets.mos().lookup_number(OBJECT_DIRECTORY, name)?, 0, &mut |pointer| {
+            walker.claim(pointer);
+        })?;
     }
-    if let Some(trees) = datasets
-        .one(OBJECT_DIRECTORY, "bptree_obj")?
-        .and_then(|entry| entry.number())
-    {
+    if let Some(trees) = datasets.one(OBJECT_DIRECTORY, "bptree_obj")?.and_then(|entry| entry.number()) {
         crate::drain::each_doomed(&datasets, trees, &mut |pointer| {
             walker.claim(pointer);
         })?;
@@ -301,29 +228,18 @@ pub fn check(pool: &Pool, data: bool) -> Result<Checked, EditError> {
         for slab in &top.metaslabs {
             slab.used().iter().for_each(|range| mapped.merge(range));
             if slab.header.allocated != slab.used().total() {
-                out.add(Fault::Sum {
-                    dataset: slab.object,
-                    stated: slab.header.allocated,
-                    found: slab.used().total(),
-                });
+                out.add(Fault::Sum { dataset: slab.object, stated: slab.header.allocated, found: slab.used().total() });
             }
         }
         let mut leaked = mapped.clone();
         found.iter().for_each(|range| leaked.subtract(&range));
-        leaked
-            .iter()
-            .for_each(|range| out.add(Fault::Leaked { vdev: *id, range }));
+        leaked.iter().for_each(|range| out.add(Fault::Leaked { vdev: *id, range }));
         let mut unallocated = found.clone();
         mapped.iter().for_each(|range| unallocated.subtract(&range));
-        unallocated
-            .iter()
-            .for_each(|range| out.add(Fault::Unallocated { vdev: *id, range }));
+        unallocated.iter().for_each(|range| out.add(Fault::Unallocated { vdev: *id, range }));
     }
     for id in used.keys().filter(|id| !space.tops().contains_key(id)) {
-        out.add(Fault::Unallocated {
-            vdev: *id,
-            range: 0..0,
-        });
+        out.add(Fault::Unallocated { vdev: *id, range: 0..0 });
     }
     Ok(out)
 }
@@ -334,17 +250,8 @@ impl Store {
     ///
     /// # Errors
     /// Unreadable; the object set has no objects.
-    pub fn damage(
-        &mut self,
-        dataset: u64,
-        mut spoil: impl FnMut(&mut [u8], u64),
-        pick: u64,
-    ) -> Result<(), EditError> {
-        let root = if dataset == 0 {
-            self.pool.uberblock().root.clone()
-        } else {
-            pool_phys::dsl::Dataset::parse(self.bonus(dataset)?)?.root
-        };
+    pub fn damage(&mut self, dataset: u64, mut spoil: impl FnMut(&mut [u8], u64), pick: u64) -> Result<(), EditError> {
+        let root = if dataset == 0 { self.pool.uberblock().root.clone() } else { pool_phys::dsl::Dataset::parse(self.bonus(dataset)?)?.root };
         let mut numbers = Vec::new();
         ObjectSet::open(&self.pool, &root)?.for_each(|number, _| {
             numbers.push(number);
@@ -355,24 +262,14 @@ impl Store {
         if dataset != 0 {
             self.edit_dataset(dataset, None)?;
         }
-        let Self {
-            mos, pool, heads, ..
-        } = self;
-        let set = if dataset == 0 {
-            mos
-        } else {
-            &mut heads.get_mut(&dataset).ok_or(Error::NotFound)?.set
-        };
+        let Self { mos, pool, heads, .. } = self;
+        let set = if dataset == 0 { mos } else { &mut heads.get_mut(&dataset).ok_or(Error::NotFound)?.set };
         let edit = set.edit(pool, number)?;
         if pick >> 32 & 1 == 0 && !edit.dnode.bonus.is_empty() {
             spoil(&mut edit.dnode.bonus, number);
             return Ok(());
         }
-        let block = if edit.dnode.last_block == 0 {
-            0
-        } else {
-            (pick >> 40) % (edit.dnode.last_block + 1)
-        };
+        let block = if edit.dnode.last_block == 0 { 0 } else { (pick >> 40) % (edit.dnode.last_block + 1) };
         let mut data = edit.block(pool, block)?;
         spoil(&mut data, number);
         edit.put_block(block, data);

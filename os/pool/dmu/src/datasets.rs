@@ -120,13 +120,7 @@ impl<'p> Datasets<'p> {
         Ok(out)
     }
 
-    fn collect(
-        &self,
-        dir: u64,
-        name: &str,
-        depth: usize,
-        out: &mut Vec<DatasetInfo>,
-    ) -> Result<(), Error> {
+    fn collect(&self, dir: u64, name: &str, depth: usize, out: &mut Vec<DatasetInfo>) -> Result<(), Error> {
         if depth > DEPTH_MAX {
             return Err(FormatError::new("DSL directory", "nested too deeply", dir).into());
         }
@@ -141,20 +135,11 @@ impl<'p> Datasets<'p> {
         out.push(head);
         out.extend(snapshots);
         let children = self.dir(dir)?.children;
-        let mut children = if children == 0 {
-            Vec::new()
-        } else {
-            self.mos.zap(children)?
-        };
+        let mut children = if children == 0 { Vec::new() } else { self.mos.zap(children)? };
         children.retain(|child| !child.name.starts_with(b"$") && !child.name.starts_with(b"%"));
         children.sort_by(|a, b| a.name.cmp(&b.name));
         for child in children {
-            self.collect(
-                child.number().unwrap_or(0),
-                &format!("{name}/{}", child.text()),
-                depth + 1,
-                out,
-            )?;
+            self.collect(child.number().unwrap_or(0), &format!("{name}/{}", child.text()), depth + 1, out)?;
         }
         Ok(())
     }
@@ -167,20 +152,8 @@ impl<'p> Datasets<'p> {
             // A damaged root block still lists; opening it says what is wrong.
             _ => DatasetKind::Filesystem,
         };
-        let origin = if dir.origin == 0 {
-            None
-        } else {
-            self.snapshot_name(dir.origin)?
-        };
-        Ok(DatasetInfo {
-            name: name.to_string(),
-            kind,
-            object: dir.head_dataset,
-            used_bytes: dir.used_bytes,
-            origin,
-            dataset,
-            dir: number,
-        })
+        let origin = if dir.origin == 0 { None } else { self.snapshot_name(dir.origin)? };
+        Ok(DatasetInfo { name: name.to_string(), kind, object: dir.head_dataset, used_bytes: dir.used_bytes, origin, dataset, dir: number })
     }
 
     fn snapshot(&self, head: &DatasetInfo, name: &str, number: u64) -> Result<DatasetInfo, Error> {
@@ -214,15 +187,10 @@ impl<'p> Datasets<'p> {
         while number != self.root {
             let parent = self.dir(number)?.parent;
             if parent == 0 || parts.len() > DEPTH_MAX {
-                return Err(
-                    FormatError::new("DSL directory", "has no way to the root", number).into(),
-                );
+                return Err(FormatError::new("DSL directory", "has no way to the root", number).into());
             }
             let siblings = self.mos.zap(self.dir(parent)?.children)?;
-            let entry = siblings
-                .iter()
-                .find(|entry| entry.number() == Some(number))
-                .ok_or(Error::NotFound)?;
+            let entry = siblings.iter().find(|entry| entry.number() == Some(number)).ok_or(Error::NotFound)?;
             parts.push(entry.text());
             number = parent;
         }
@@ -248,17 +216,13 @@ impl<'p> Datasets<'p> {
     /// # Errors
     /// [`Error::NotFound`]; unreadable, malformed.
     pub fn find(&self, name: &str) -> Result<DatasetInfo, Error> {
-        let (path, snapshot) = name
-            .split_once('@')
-            .map_or((name, None), |(path, snapshot)| (path, Some(snapshot)));
+        let (path, snapshot) = name.split_once('@').map_or((name, None), |(path, snapshot)| (path, Some(snapshot)));
         let head = self.head(self.find_dir(path)?, path)?;
         match snapshot {
             None => Ok(head),
             Some(_) if head.dataset.snapshot_names == 0 => Err(Error::NotFound),
             Some(snapshot) => {
-                let number = self
-                    .mos
-                    .lookup_number(head.dataset.snapshot_names, snapshot)?;
+                let number = self.mos.lookup_number(head.dataset.snapshot_names, snapshot)?;
                 self.snapshot(&head, snapshot, number)
             }
         }
@@ -279,25 +243,16 @@ impl<'p> Datasets<'p> {
     pub fn own_properties(&self, info: &DatasetInfo) -> Result<List, Error> {
         let mut out = List::default();
         let props = self.dir(info.dir)?.props;
-        for entry in if props == 0 {
-            Vec::new()
-        } else {
-            self.mos.zap(props)?
-        } {
+        for entry in if props == 0 { Vec::new() } else { self.mos.zap(props)? } {
             let text = entry.text();
             let (name, suffix) = text.split_once('$').unwrap_or((&text, ""));
-            let value = match (
-                entry.number().filter(|_| entry.integer_size == 8),
-                entry.bytes(),
-            ) {
+            let value = match (entry.number().filter(|_| entry.integer_size == 8), entry.bytes()) {
                 (Some(number), _) => Value::Number(number),
                 (None, Some(bytes)) => Value::Text(String::from_utf8_lossy(&bytes).into_owned()),
                 (None, None) => continue,
             };
             // What is set here goes before what was received.
-            if !name.is_empty()
-                && (suffix.is_empty() || suffix == "recvd" && out.get(name).is_none())
-            {
+            if !name.is_empty() && (suffix.is_empty() || suffix == "recvd" && out.get(name).is_none()) {
                 out.set(name, value);
             }
         }
@@ -315,11 +270,7 @@ impl<'p> Datasets<'p> {
         loop {
             let dir = self.dir(number)?;
             if dir.props != 0 {
-                let owner = if depth == 0 {
-                    None
-                } else {
-                    Some(self.dir_name(number)?)
-                };
+                let owner = if depth == 0 { None } else { Some(self.dir_name(number)?) };
                 for entry in self.mos.zap(dir.props)? {
                     let text = entry.text();
                     let (name, suffix) = text.split_once('$').unwrap_or((&text, ""));
@@ -332,17 +283,9 @@ impl<'p> Datasets<'p> {
                     if out.iter().any(|property| property.name == name) {
                         continue;
                     }
-                    let bytes = entry
-                        .bytes()
-                        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-                    let value = bytes
-                        .or_else(|| entry.number().map(|number| number.to_string()))
-                        .unwrap_or_default();
-                    out.push(Property {
-                        name: name.to_string(),
-                        value,
-                        source,
-                    });
+                    let bytes = entry.bytes().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+                    let value = bytes.or_else(|| entry.number().map(|number| number.to_string())).unwrap_or_default();
+                    out.push(Property { name: name.to_string(), value, source });
                 }
             }
             depth += 1;

@@ -22,20 +22,10 @@ const HELD: EditError = EditError::Busy("it is held");
 impl Store {
     /// Drops what is open of a head, committed never, and its intent log.
     pub(crate) fn forget_head(&mut self, head: u64) -> Result<(), EditError> {
-        let open = self
-            .heads
-            .remove(&head)
-            .map(|head| head.log.into_blocks())
-            .unwrap_or_default();
-        let found = self
-            .pending_logs
-            .remove(&head)
-            .map(crate::PendingLog::into_blocks)
-            .unwrap_or_default();
+        let open = self.heads.remove(&head).map(|head| head.log.into_blocks()).unwrap_or_default();
+        let found = self.pending_logs.remove(&head).map(crate::PendingLog::into_blocks).unwrap_or_default();
         for pointer in open.into_iter().chain(found) {
-            pointer
-                .copies()
-                .try_for_each(|dva| self.space.free_log(&dva))?;
+            pointer.copies().try_for_each(|dva| self.space.free_log(&dva))?;
         }
         Ok(())
     }
@@ -44,12 +34,7 @@ impl Store {
     ///
     /// # Errors
     /// Not found; [`EditError::Busy`]; what [`Store::commit`] says.
-    pub fn destroy_snapshots(
-        &mut self,
-        names: &[&str],
-        defer: bool,
-        now: u64,
-    ) -> Result<(), EditError> {
+    pub fn destroy_snapshots(&mut self, names: &[&str], defer: bool, now: u64) -> Result<(), EditError> {
         let touched = self.try_change(|store| {
             let mut touched = Vec::new();
             for name in names {
@@ -59,9 +44,7 @@ impl Store {
             }
             Ok(touched)
         })?;
-        touched
-            .into_iter()
-            .for_each(|dataset| self.unvisit(dataset));
+        touched.into_iter().for_each(|dataset| self.unvisit(dataset));
         self.commit(now)
     }
 
@@ -86,10 +69,7 @@ impl Store {
     /// A snapshot that was to be destroyed goes if nothing keeps it any more.
     pub(crate) fn settle_deferred(&mut self, snapshot: u64) -> Result<(), EditError> {
         let bonus = self.peek_bonus(snapshot)?;
-        if word(&bonus, ds::FLAGS) & ds::DEFER_DESTROY != 0
-            && word(&bonus, ds::CHILDREN) == 1
-            && !self.is_held(snapshot)?
-        {
+        if word(&bonus, ds::FLAGS) & ds::DEFER_DESTROY != 0 && word(&bonus, ds::CHILDREN) == 1 && !self.is_held(snapshot)? {
             let next = word(&bonus, ds::NEXT);
             self.destroy_snapshot(snapshot)?;
             self.unvisit(next);
@@ -99,20 +79,11 @@ impl Store {
 
     fn destroy_snapshot(&mut self, snapshot: u64) -> Result<(), EditError> {
         let own = self.peek_bonus(snapshot)?;
-        let (directory, previous, previous_txg) = (
-            word(&own, ds::DIR),
-            word(&own, ds::PREVIOUS),
-            word(&own, ds::PREVIOUS_TXG),
-        );
+        let (directory, previous, previous_txg) = (word(&own, ds::DIR), word(&own, ds::PREVIOUS), word(&own, ds::PREVIOUS_TXG));
         let (next, created_txg) = (word(&own, ds::NEXT), word(&own, ds::CREATED_TXG));
         let head = self.peek(directory, dir::HEAD)?;
         let names = self.peek(head, ds::SNAPSHOTS)?;
-        let name = self
-            .snapshots_of(head)?
-            .into_iter()
-            .find(|(_, object)| *object == snapshot)
-            .ok_or(Error::NotFound)?
-            .0;
+        let name = self.snapshots_of(head)?.into_iter().find(|(_, object)| *object == snapshot).ok_or(Error::NotFound)?.0;
 
         // The one before: its next is now the one behind, or the one behind takes this one's place among its clones.
         let is_first_of_clone = previous != 0 && self.peek(previous, ds::NEXT)? != snapshot;
@@ -147,21 +118,15 @@ impl Store {
         if behind == 0 {
             // The head's blocks since the one before are its own now.
             let bonus = self.peek_bonus(next)?;
-            let kept = if previous == 0 {
-                Space::default()
-            } else {
-                Space::read(&self.peek_bonus(previous)?, ds::REFERENCED)
-            };
-            let unique =
-                Space::read(&bonus, ds::REFERENCED) + self.deadlist_space(next_deadlist)? - kept;
+            let kept = if previous == 0 { Space::default() } else { Space::read(&self.peek_bonus(previous)?, ds::REFERENCED) };
+            let unique = Space::read(&bonus, ds::REFERENCED) + self.deadlist_space(next_deadlist)? - kept;
             put(self.bonus(next)?, ds::UNIQUE, unique.used.cast_unsigned());
             let reserved = signed(self.refreservation(directory)?);
             let taken = unique.used.min(reserved) - old_unique.min(reserved);
             self.did_use(directory, Part::HeadReserved, Space::used(-taken))?;
         } else {
             // Blocks that only this one and the next had are in the deadlist behind that.
-            let gained =
-                self.deadlist_range(self.peek(behind, ds::DEADLIST)?, previous_txg, created_txg)?;
+            let gained = self.deadlist_range(self.peek(behind, ds::DEADLIST)?, previous_txg, created_txg)?;
             shift(self.bonus(next)?, ds::UNIQUE, gained.used);
             let head_deadlist = self.peek(head, ds::DEADLIST)?;
             self.deadlist_forget(head_deadlist, created_txg)?;
@@ -174,12 +139,7 @@ impl Store {
     }
 
     /// No deadlist of a clone taken after `key` needs to tell apart what was born before and after it.
-    fn forget_key_in_clones(
-        &mut self,
-        directory: u64,
-        key: u64,
-        depth: usize,
-    ) -> Result<(), EditError> {
+    fn forget_key_in_clones(&mut self, directory: u64, key: u64, depth: usize) -> Result<(), EditError> {
         if depth > crate::dsl::DEPTH_MAX {
             return Ok(());
         }
@@ -212,9 +172,7 @@ impl Store {
             heads.push(store.destroy_head(directory)?);
             Ok(heads)
         })?;
-        heads
-            .into_iter()
-            .try_for_each(|head| self.forget_head(head))?;
+        heads.into_iter().try_for_each(|head| self.forget_head(head))?;
         self.commit(now)
     }
 
@@ -262,11 +220,7 @@ impl Store {
         }
         let parent = word(&bonus, dir::PARENT);
         let table = self.peek(parent, dir::CHILDREN)?;
-        let entry = self
-            .entries_of(table)?
-            .into_iter()
-            .find(|entry| entry.number() == Some(directory))
-            .ok_or(Error::NotFound)?;
+        let entry = self.entries_of(table)?.into_iter().find(|entry| entry.number() == Some(directory)).ok_or(Error::NotFound)?;
         self.remove_name(table, &entry.text())?;
         self.free_zapified(directory)?;
         if previous != 0 {
@@ -307,11 +261,7 @@ impl Store {
     }
 
     /// Directories and snapshots that go with `name`.
-    fn doomed_with(
-        &self,
-        name: &str,
-        with_clones: bool,
-    ) -> Result<(BTreeSet<u64>, BTreeSet<u64>), EditError> {
+    fn doomed_with(&self, name: &str, with_clones: bool) -> Result<(BTreeSet<u64>, BTreeSet<u64>), EditError> {
         let (mut datasets, mut snapshots) = (BTreeSet::new(), BTreeSet::new());
         let mut roots: Vec<String> = Vec::new();
         if let Ok((dataset, short)) = split_name(name, '@') {
@@ -330,11 +280,7 @@ impl Store {
             while let Some(root) = roots.pop() {
                 for (_, directory) in self.tree_of(&root)? {
                     if datasets.insert(directory) {
-                        snapshots.extend(
-                            self.snapshots_of(self.peek(directory, dir::HEAD)?)?
-                                .into_iter()
-                                .map(|(_, object)| object),
-                        );
+                        snapshots.extend(self.snapshots_of(self.peek(directory, dir::HEAD)?)?.into_iter().map(|(_, object)| object));
                     }
                 }
             }
@@ -361,12 +307,7 @@ impl Store {
     ///
     /// # Errors
     /// Not found; [`EditError::Busy`]; what [`Store::commit`] says.
-    pub fn destroy_tree(
-        &mut self,
-        name: &str,
-        with_clones: bool,
-        now: u64,
-    ) -> Result<(), EditError> {
+    pub fn destroy_tree(&mut self, name: &str, with_clones: bool, now: u64) -> Result<(), EditError> {
         let (heads, touched) = self.try_change(|store| {
             let (mut datasets, mut snapshots) = store.doomed_with(name, with_clones)?;
             let (mut heads, mut touched) = (Vec::new(), BTreeSet::new());
@@ -397,11 +338,7 @@ impl Store {
                 }
                 for directory in datasets.clone() {
                     let head = store.peek(directory, dir::HEAD)?;
-                    if store.children_of(directory)?.is_empty()
-                        && store
-                            .entries_of(store.peek(head, ds::SNAPSHOTS)?)?
-                            .is_empty()
-                    {
+                    if store.children_of(directory)?.is_empty() && store.entries_of(store.peek(head, ds::SNAPSHOTS)?)?.is_empty() {
                         heads.push(store.destroy_head(directory)?);
                         datasets.remove(&directory);
                     }
@@ -413,12 +350,8 @@ impl Store {
                 }
             }
         })?;
-        touched
-            .into_iter()
-            .for_each(|dataset| self.unvisit(dataset));
-        heads
-            .into_iter()
-            .try_for_each(|head| self.forget_head(head))?;
+        touched.into_iter().for_each(|dataset| self.unvisit(dataset));
+        heads.into_iter().try_for_each(|head| self.forget_head(head))?;
         self.commit(now)
     }
 
@@ -427,10 +360,7 @@ impl Store {
     /// # Errors
     /// Not found, unreadable, malformed.
     pub fn clones(&self, snapshot: &str) -> Result<Vec<String>, EditError> {
-        self.clones_of(self.find_snapshot(snapshot)?)?
-            .into_iter()
-            .map(|clone| self.dataset_name(clone))
-            .collect()
+        self.clones_of(self.find_snapshot(snapshot)?)?.into_iter().map(|clone| self.dataset_name(clone)).collect()
     }
 
     /// A dataset and all below it, by name.
@@ -438,39 +368,19 @@ impl Store {
     /// # Errors
     /// Not found, unreadable, malformed.
     pub fn datasets_below(&self, dataset: &str) -> Result<Vec<String>, EditError> {
-        Ok(self
-            .visible_tree(dataset)?
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect())
+        Ok(self.visible_tree(dataset)?.into_iter().map(|(name, _)| name).collect())
     }
 
     /// Snapshots from `first` to `last` of a dataset, both included: what `dataset@first%last` names.
     ///
     /// # Errors
     /// Not found.
-    pub fn snapshot_range(
-        &self,
-        dataset: &str,
-        first: &str,
-        last: &str,
-    ) -> Result<Vec<String>, EditError> {
+    pub fn snapshot_range(&self, dataset: &str, first: &str, last: &str) -> Result<Vec<String>, EditError> {
         let all = self.snapshots_of(self.find(dataset)?)?;
         let place = |name: &str, end: usize| {
-            if name.is_empty() {
-                Ok(end)
-            } else {
-                all.iter()
-                    .position(|(own, _)| own == name)
-                    .ok_or(EditError::Read(Error::NotFound))
-            }
+            if name.is_empty() { Ok(end) } else { all.iter().position(|(own, _)| own == name).ok_or(EditError::Read(Error::NotFound)) }
         };
         let (from, to) = (place(first, 0)?, place(last, all.len().saturating_sub(1))?);
-        Ok(all
-            .get(from..=to)
-            .unwrap_or_default()
-            .iter()
-            .map(|(name, _)| format!("{dataset}@{name}"))
-            .collect())
+        Ok(all.get(from..=to).unwrap_or_default().iter().map(|(name, _)| format!("{dataset}@{name}")).collect())
     }
 }

@@ -17,12 +17,12 @@ use pool_phys::dnode::{self, Dnode, kind};
 use pool_phys::objset::Objset;
 use pool_spa::{DEFER_TXGS, Pool};
 
+use crate::{Datasets, Error};
 use crate::dsl::{Part, Space, dir, put, signed, word};
 use crate::edit::EditError;
 use crate::features::ASYNC_DESTROY;
 use crate::lists::list;
 use crate::store::{OBJECT_DIRECTORY, Store, places};
-use crate::{Datasets, Error};
 
 /// Blocks freed with one commit.
 pub(crate) const FREES_PER_TXG: u64 = 16 << 10;
@@ -71,31 +71,12 @@ impl<'a> Reaper<'a> {
     fn of_entry(pool: &'a Pool, entry: &[u8], budget: u64) -> Result<(BlockPointer, Self), Error> {
         let root = BlockPointer::parse(&entry[..blkptr::SIZE])?;
         let resume = (word(entry, 136) == DESTROYED).then(|| (word(entry, 144), word(entry, 160)));
-        Ok((
-            root,
-            Self {
-                pool,
-                min_birth: word(entry, 128),
-                resume,
-                budget,
-                visits: 0,
-                found: Vec::new(),
-            },
-        ))
+        Ok((root, Self { pool, min_birth: word(entry, 128), resume, budget, visits: 0, found: Vec::new() }))
     }
 
     /// Visits what `pointer` leads to; `Err` says where it stopped.
-    fn visit(
-        &mut self,
-        pointer: &BlockPointer,
-        object: u64,
-        block: u64,
-        fan_bits: u32,
-    ) -> Result<(), Bookmark> {
-        if pointer.is_hole()
-            || pointer.birth <= self.min_birth
-            || self.is_done(pointer, object, block, fan_bits)
-        {
+    fn visit(&mut self, pointer: &BlockPointer, object: u64, block: u64, fan_bits: u32) -> Result<(), Bookmark> {
+        if pointer.is_hole() || pointer.birth <= self.min_birth || self.is_done(pointer, object, block, fan_bits) {
             return Ok(());
         }
         // A hostile tree may reach one block in 2^60 ways; a pool has room for so many only.
@@ -104,52 +85,33 @@ impl<'a> Reaper<'a> {
             return Ok(());
         }
         // The root of the tree has no place of its own among the blocks.
-        let is_here = pointer.level == 0
-            && pointer.kind != kind::OBJSET
-            && self.resume == Some((object, block));
+        let is_here = pointer.level == 0 && pointer.kind != kind::OBJSET && self.resume == Some((object, block));
         if is_here {
             self.resume = None;
         } else {
             self.descend(pointer, object, block, fan_bits)?;
         }
-        if pointer.level == 0
-            && pointer.kind != kind::OBJSET
-            && object != ACCOUNTING
-            && block != u64::MAX
-            && self.found.len() as u64 >= self.budget
-        {
+        if pointer.level == 0 && pointer.kind != kind::OBJSET && object != ACCOUNTING && block != u64::MAX && self.found.len() as u64 >= self.budget {
             return Err((object, block));
         }
         self.found.push(pointer.clone());
         Ok(())
     }
 
-    fn descend(
-        &mut self,
-        pointer: &BlockPointer,
-        object: u64,
-        block: u64,
-        fan_bits: u32,
-    ) -> Result<(), Bookmark> {
+    fn descend(&mut self, pointer: &BlockPointer, object: u64, block: u64, fan_bits: u32) -> Result<(), Bookmark> {
         if pointer.level == 0 && !matches!(pointer.kind, kind::DNODE | kind::OBJSET) {
             return Ok(());
         }
-        let Ok(data) = self.pool.read(pointer) else {
-            return Ok(());
-        };
+        let Ok(data) = self.pool.read(pointer) else { return Ok(()) };
         if pointer.level > 0 {
             for (index, bytes) in (0_u64..).zip(data.chunks_exact(blkptr::SIZE)) {
                 match BlockPointer::parse(bytes) {
-                    Ok(child) if child.is_hole() || child.level + 1 == pointer.level => {
-                        self.visit(&child, object, (block << fan_bits) + index, fan_bits)?
-                    }
+                    Ok(child) if child.is_hole() || child.level + 1 == pointer.level => self.visit(&child, object, (block << fan_bits) + index, fan_bits)?,
                     _ => {}
                 }
             }
         } else if pointer.kind == kind::OBJSET {
-            let Ok(objset) = Objset::parse(&data) else {
-                return Ok(());
-            };
+            let Ok(objset) = Objset::parse(&data) else { return Ok(()) };
             self.visit_dnode(&objset.meta, 0)?;
             for at in [2048, 1536, 1024] {
                 if let Some(Ok(Some(dnode))) = data.get(at..at + dnode::SLOT).map(Dnode::parse) {
@@ -158,10 +120,7 @@ impl<'a> Reaper<'a> {
             }
         } else {
             let mut slot = 0;
-            while let Some(bytes) = data
-                .get(slot * dnode::SLOT..)
-                .filter(|bytes| bytes.len() >= dnode::SLOT)
-            {
+            while let Some(bytes) = data.get(slot * dnode::SLOT..).filter(|bytes| bytes.len() >= dnode::SLOT) {
                 slot += match Dnode::parse(bytes) {
                     Ok(Some(dnode)) => {
                         self.visit_dnode(&dnode, block * DNODES_PER_BLOCK + slot as u64)?;
@@ -187,19 +146,14 @@ impl<'a> Reaper<'a> {
 
     /// True if everything below lies before the place to go on from.
     fn is_done(&self, pointer: &BlockPointer, object: u64, block: u64, fan_bits: u32) -> bool {
-        let Some((resume_object, resume_block)) = self.resume else {
-            return false;
-        };
+        let Some((resume_object, resume_block)) = self.resume else { return false };
         if pointer.kind == kind::OBJSET || object == ACCOUNTING {
             return false;
         }
-        let span =
-            u128::from(block).saturating_add(1) << (fan_bits * u32::from(pointer.level)).min(63);
+        let span = u128::from(block).saturating_add(1) << (fan_bits * u32::from(pointer.level)).min(63);
         match (object, resume_object) {
             (0, 0) => span <= u128::from(resume_block),
-            (0, _) => {
-                span.saturating_mul(u128::from(DNODES_PER_BLOCK)) <= u128::from(resume_object)
-            }
+            (0, _) => span.saturating_mul(u128::from(DNODES_PER_BLOCK)) <= u128::from(resume_object),
             // The dnode block itself comes after all its objects.
             (_, 0) => object / DNODES_PER_BLOCK <= resume_block,
             _ if object == resume_object => block != u64::MAX && span <= u128::from(resume_block),
@@ -209,19 +163,10 @@ impl<'a> Reaper<'a> {
 }
 
 /// Calls `visit` with every block that waits in the tree list `object`.
-pub(crate) fn each_doomed(
-    datasets: &Datasets<'_>,
-    object: u64,
-    visit: &mut dyn FnMut(&BlockPointer),
-) -> Result<(), Error> {
+pub(crate) fn each_doomed(datasets: &Datasets<'_>, object: u64, visit: &mut dyn FnMut(&BlockPointer)) -> Result<(), Error> {
     let mut list = datasets.mos().object(object)?;
     let bonus = list.dnode().bonus.clone();
-    let room = list
-        .dnode()
-        .last_block
-        .saturating_add(1)
-        .saturating_mul(list.dnode().block_size)
-        / ENTRY as u64;
+    let room = list.dnode().last_block.saturating_add(1).saturating_mul(list.dnode().block_size) / ENTRY as u64;
     for index in word(&bonus, trees::BEGIN)..word(&bonus, trees::END).min(room) {
         let mut entry = vec![0; ENTRY];
         list.read_at(index * ENTRY as u64, &mut entry)?;
@@ -235,8 +180,7 @@ pub(crate) fn each_doomed(
 
 impl Store {
     fn free_dir(&self) -> Result<u64, EditError> {
-        self.number_in(self.peek(self.root_dir, dir::CHILDREN)?, "$FREE")?
-            .ok_or_else(|| Error::NotFound.into())
+        self.number_in(self.peek(self.root_dir, dir::CHILDREN)?, "$FREE")?.ok_or_else(|| Error::NotFound.into())
     }
 
     /// Bytes that wait to be freed.
@@ -270,15 +214,11 @@ impl Store {
 
     fn has_waiting(&self) -> Result<bool, EditError> {
         let free = self.peek_bonus(self.doomed()?)?;
-        Ok(
-            word(&free, list::COUNT) + word(&free, list::SUBLIST_COUNT) > 0
-                || self.number_in(OBJECT_DIRECTORY, "bptree_obj")?.is_some(),
-        )
+        Ok(word(&free, list::COUNT) + word(&free, list::SUBLIST_COUNT) > 0 || self.number_in(OBJECT_DIRECTORY, "bptree_obj")?.is_some())
     }
 
     fn doomed(&self) -> Result<u64, EditError> {
-        self.number_in(OBJECT_DIRECTORY, "free_bpobj")?
-            .ok_or_else(|| Error::NotFound.into())
+        self.number_in(OBJECT_DIRECTORY, "free_bpobj")?.ok_or_else(|| Error::NotFound.into())
     }
 
     /// Accounts blocks that now wait to be freed.
@@ -288,45 +228,23 @@ impl Store {
     }
 
     /// Dooms the blocks below `root` that were born after `min_birth`; they take `space`.
-    pub(crate) fn doom_tree(
-        &mut self,
-        root: &BlockPointer,
-        min_birth: u64,
-        space: Space,
-    ) -> Result<(), EditError> {
+    pub(crate) fn doom_tree(&mut self, root: &BlockPointer, min_birth: u64, space: Space) -> Result<(), EditError> {
         if root.is_hole() || root.birth <= min_birth {
             return Ok(());
         }
         self.did_doom(space)?;
         let Some(active) = self.feature(&ASYNC_DESTROY)? else {
-            let mut reaper = Reaper {
-                pool: &self.pool,
-                min_birth,
-                resume: None,
-                budget: u64::MAX,
-                visits: 0,
-                found: Vec::new(),
-            };
+            let mut reaper = Reaper { pool: &self.pool, min_birth, resume: None, budget: u64::MAX, visits: 0, found: Vec::new() };
             let whole = reaper.visit(root, 0, 0, 0);
             assert!(whole.is_ok(), "a walk without a budget does not stop");
-            let doomed: Vec<(BlockPointer, u64)> = reaper
-                .found
-                .into_iter()
-                .map(|pointer| self.with_size(pointer))
-                .collect();
+            let doomed: Vec<(BlockPointer, u64)> = reaper.found.into_iter().map(|pointer| self.with_size(pointer)).collect();
             let free = self.doomed()?;
             return self.append_bpobj(free, &doomed);
         };
         let object = match self.number_in(OBJECT_DIRECTORY, "bptree_obj")? {
             Some(object) => object,
             None => {
-                let object = self.mos.allocate(
-                    &self.pool,
-                    TREE_LIST,
-                    4 << 10,
-                    TREE_LIST,
-                    vec![0; trees::SIZE],
-                )?;
+                let object = self.mos.allocate(&self.pool, TREE_LIST, 4 << 10, TREE_LIST, vec![0; trees::SIZE])?;
                 self.mos.edit(&self.pool, object)?.dnode.indirect_shift = 14;
                 self.note("bptree_obj", object)?;
                 if active == 0 {
@@ -354,12 +272,7 @@ impl Store {
     fn drain_some(&mut self, mut budget: u64) -> Result<(), EditError> {
         let free = self.doomed()?;
         while budget > 0 {
-            let Some(Tail {
-                owner,
-                pointers,
-                first,
-            }) = self.last_doomed(free, budget.min(BATCH))?
-            else {
+            let Some(Tail { owner, pointers, first }) = self.last_doomed(free, budget.min(BATCH))? else {
                 // Nothing takes no space, whatever its parts said.
                 if self.list_space(free)? != Space::default() {
                     Space::default().put(self.bonus(free)?, list::BYTES);
@@ -371,9 +284,7 @@ impl Store {
             self.give_back(pointers)?;
         }
         while budget > 0 {
-            let Some(object) = self.number_in(OBJECT_DIRECTORY, "bptree_obj")? else {
-                break;
-            };
+            let Some(object) = self.number_in(OBJECT_DIRECTORY, "bptree_obj")? else { break };
             budget = budget.saturating_sub(self.drain_tree(object, budget)? + 1);
         }
         Ok(())
@@ -387,25 +298,13 @@ impl Store {
             return Ok(None);
         }
         let count = have.min(count);
-        Ok(Some(Tail {
-            owner,
-            pointers: self.read_list(owner, have - count, count)?,
-            first: have - count,
-        }))
+        Ok(Some(Tail { owner, pointers: self.read_list(owner, have - count, count)?, first: have - count }))
     }
 
     /// Takes `pointers`, from number `first` on, off `owner`, which is the list of doomed blocks or its last sublist; an empty sublist goes.
-    fn cut_list(
-        &mut self,
-        free: u64,
-        owner: u64,
-        first: u64,
-        pointers: &[(BlockPointer, u64)],
-    ) -> Result<(), EditError> {
+    fn cut_list(&mut self, free: u64, owner: u64, first: u64, pointers: &[(BlockPointer, u64)]) -> Result<(), EditError> {
         let mut space = Space::default();
-        pointers
-            .iter()
-            .for_each(|(pointer, deflated)| space.add(pointer, *deflated, 1));
+        pointers.iter().for_each(|(pointer, deflated)| space.add(pointer, *deflated, 1));
         let edit = self.mos.edit(&self.pool, owner)?;
         put(&mut edit.dnode.bonus, list::COUNT, first);
         (-space).shift(&mut edit.dnode.bonus, list::BYTES);
@@ -435,20 +334,12 @@ impl Store {
             return Ok(0);
         }
         let mut entry = vec![0; ENTRY];
-        self.mos.with_view(&self.pool, object, |edit| {
-            edit.read_at(&self.pool, begin * ENTRY as u64, &mut entry)
-        })?;
+        self.mos.with_view(&self.pool, object, |edit| edit.read_at(&self.pool, begin * ENTRY as u64, &mut entry))?;
         let (root, mut reaper) = Reaper::of_entry(&self.pool, &entry, budget)?;
         let stopped = reaper.visit(&root, 0, 0, 0);
-        let found: Vec<(BlockPointer, u64)> = reaper
-            .found
-            .into_iter()
-            .map(|pointer| self.with_size(pointer))
-            .collect();
+        let found: Vec<(BlockPointer, u64)> = reaper.found.into_iter().map(|pointer| self.with_size(pointer)).collect();
         let mut space = Space::default();
-        found
-            .iter()
-            .for_each(|(pointer, deflated)| space.add(pointer, *deflated, 1));
+        found.iter().for_each(|(pointer, deflated)| space.add(pointer, *deflated, 1));
         let edit = self.mos.edit(&self.pool, object)?;
         (-space).shift(&mut edit.dnode.bonus, trees::BYTES);
         match stopped {
@@ -475,9 +366,7 @@ impl Store {
         let mut space = Space::default();
         for (pointer, deflated) in pointers {
             space.add(&pointer, deflated, 1);
-            let Ok(dvas) = places(&self.pool, &pointer) else {
-                continue;
-            };
+            let Ok(dvas) = places(&self.pool, &pointer) else { continue };
             // A pointer that lies about its space has nothing to give back.
             for dva in dvas {
                 let _lie = self.space.free(&dva);

@@ -104,20 +104,12 @@ impl Space {
 
     /// Only used bytes.
     pub const fn used(used: i64) -> Self {
-        Self {
-            used,
-            compressed: 0,
-            uncompressed: 0,
-        }
+        Self { used, compressed: 0, uncompressed: 0 }
     }
 
     /// Three consecutive words of a bonus buffer.
     pub fn read(bonus: &[u8], at: usize) -> Self {
-        Self {
-            used: signed(word(bonus, at)),
-            compressed: signed(word(bonus, at + 8)),
-            uncompressed: signed(word(bonus, at + 16)),
-        }
+        Self { used: signed(word(bonus, at)), compressed: signed(word(bonus, at + 8)), uncompressed: signed(word(bonus, at + 16)) }
     }
 
     /// Adds to three consecutive words of a bonus buffer.
@@ -129,10 +121,7 @@ impl Space {
 
     /// Replaces three consecutive words of a bonus buffer.
     pub fn put(self, bonus: &mut [u8], at: usize) {
-        for (index, value) in [self.used, self.compressed, self.uncompressed]
-            .into_iter()
-            .enumerate()
-        {
+        for (index, value) in [self.used, self.compressed, self.uncompressed].into_iter().enumerate() {
             put(bonus, at + index * 8, value.cast_unsigned());
         }
     }
@@ -152,11 +141,7 @@ impl core::ops::Add for Space {
 impl core::ops::Neg for Space {
     type Output = Self;
     fn neg(self) -> Self {
-        Self {
-            used: -self.used,
-            compressed: -self.compressed,
-            uncompressed: -self.uncompressed,
-        }
+        Self { used: -self.used, compressed: -self.compressed, uncompressed: -self.uncompressed }
     }
 }
 
@@ -172,10 +157,7 @@ pub(crate) fn signed(bytes: u64) -> i64 {
 }
 
 pub(crate) fn word(bonus: &[u8], at: usize) -> u64 {
-    bonus
-        .get(at..at + 8)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map_or(0, u64::from_le_bytes)
+    bonus.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
 pub(crate) fn put(bonus: &mut [u8], at: usize, value: u64) {
@@ -191,12 +173,7 @@ pub(crate) fn shift(bonus: &mut [u8], at: usize, by: i64) {
 /// # Errors
 /// No such mark in it.
 pub(crate) fn split_name(name: &str, mark: char) -> Result<(&str, &str), EditError> {
-    name.split_once(mark)
-        .ok_or(EditError::Invalid(if mark == '@' {
-            "a snapshot is called DATASET@NAME"
-        } else {
-            "a bookmark is called DATASET#NAME"
-        }))
+    name.split_once(mark).ok_or(EditError::Invalid(if mark == '@' { "a snapshot is called DATASET@NAME" } else { "a bookmark is called DATASET#NAME" }))
 }
 
 /// One part of a name: what OpenZFS accepts. `%` may stand first in names that are not for people.
@@ -204,31 +181,23 @@ pub(crate) fn check_part(part: &str) -> Result<(), EditError> {
     let plain = part.strip_prefix('%').unwrap_or(part);
     let good = |letter: char| letter.is_ascii_alphanumeric() || "-_.: ".contains(letter);
     if plain.is_empty() || !plain.chars().all(good) || plain == "." || plain == ".." {
-        return Err(EditError::Invalid(
-            "not a name: letters, digits and -_.: only",
-        ));
+        return Err(EditError::Invalid("not a name: letters, digits and -_.: only"));
     }
     Ok(())
 }
 
 pub(crate) fn check_length(name: &str) -> Result<(), EditError> {
-    if name.len() > NAME_MAX {
-        Err(EditError::Invalid("the name is too long"))
-    } else {
-        Ok(())
-    }
+    if name.len() > NAME_MAX { Err(EditError::Invalid("the name is too long")) } else { Ok(()) }
 }
 
 impl Store {
     /// A word of an object's bonus as it is now.
     pub(crate) fn peek(&self, object: u64, at: usize) -> Result<u64, EditError> {
-        self.mos
-            .with_view(&self.pool, object, |edit| Ok(word(&edit.dnode.bonus, at)))
+        self.mos.with_view(&self.pool, object, |edit| Ok(word(&edit.dnode.bonus, at)))
     }
 
     pub(crate) fn peek_bonus(&self, object: u64) -> Result<Vec<u8>, EditError> {
-        self.mos
-            .with_view(&self.pool, object, |edit| Ok(edit.dnode.bonus.clone()))
+        self.mos.with_view(&self.pool, object, |edit| Ok(edit.dnode.bonus.clone()))
     }
 
     pub(crate) fn bonus(&mut self, object: u64) -> Result<&mut Vec<u8>, EditError> {
@@ -240,9 +209,7 @@ impl Store {
         if table == 0 {
             return Ok(None);
         }
-        self.mos.with_view(&self.pool, table, |edit| {
-            zap::number(edit, &self.pool, name.as_bytes())
-        })
+        self.mos.with_view(&self.pool, table, |edit| zap::number(edit, &self.pool, name.as_bytes()))
     }
 
     /// All entries of a table of the MOS; table 0 has none.
@@ -250,31 +217,15 @@ impl Store {
         if table == 0 {
             return Ok(Vec::new());
         }
-        self.mos.with_view(&self.pool, table, |edit| {
-            zap::entries(edit, &self.pool, None)
-        })
+        self.mos.with_view(&self.pool, table, |edit| zap::entries(edit, &self.pool, None))
     }
 
-    pub(crate) fn set_number(
-        &mut self,
-        table: u64,
-        name: &str,
-        value: u64,
-    ) -> Result<(), EditError> {
-        zap::set_number(
-            self.mos.edit(&self.pool, table)?,
-            &self.pool,
-            name.as_bytes(),
-            value,
-        )
+    pub(crate) fn set_number(&mut self, table: u64, name: &str, value: u64) -> Result<(), EditError> {
+        zap::set_number(self.mos.edit(&self.pool, table)?, &self.pool, name.as_bytes(), value)
     }
 
     pub(crate) fn remove_name(&mut self, table: u64, name: &str) -> Result<bool, EditError> {
-        zap::remove(
-            self.mos.edit(&self.pool, table)?,
-            &self.pool,
-            name.as_bytes(),
-        )
+        zap::remove(self.mos.edit(&self.pool, table)?, &self.pool, name.as_bytes())
     }
 
     /// Enters `object` in a table of objects by number.
@@ -295,21 +246,14 @@ impl Store {
     }
 
     /// Makes one change of the dataset layer: if `body`, which changes the MOS only, refuses, nothing happened; else it is committed with all that is open.
-    pub(crate) fn transact<R>(
-        &mut self,
-        now: u64,
-        body: impl FnOnce(&mut Self) -> Result<R, EditError>,
-    ) -> Result<R, EditError> {
+    pub(crate) fn transact<R>(&mut self, now: u64, body: impl FnOnce(&mut Self) -> Result<R, EditError>) -> Result<R, EditError> {
         let out = self.try_change(body)?;
         self.commit(now)?;
         Ok(out)
     }
 
     /// As [`Store::transact`], without the commit.
-    pub(crate) fn try_change<R>(
-        &mut self,
-        body: impl FnOnce(&mut Self) -> Result<R, EditError>,
-    ) -> Result<R, EditError> {
+    pub(crate) fn try_change<R>(&mut self, body: impl FnOnce(&mut Self) -> Result<R, EditError>) -> Result<R, EditError> {
         if self.is_suspended() {
             return Err(EditError::Suspended);
         }
@@ -329,9 +273,7 @@ impl Store {
         }
         let mut at = self.root_dir;
         for part in parts {
-            at = self
-                .number_in(self.peek(at, dir::CHILDREN)?, part)?
-                .ok_or(Error::NotFound)?;
+            at = self.number_in(self.peek(at, dir::CHILDREN)?, part)?.ok_or(Error::NotFound)?;
         }
         Ok(at)
     }
@@ -342,11 +284,7 @@ impl Store {
     /// Not found, unreadable, malformed.
     pub fn find(&self, name: &str) -> Result<u64, EditError> {
         let head = self.peek(self.find_dir(name)?, dir::HEAD)?;
-        if head == 0 {
-            Err(Error::NotFound.into())
-        } else {
-            Ok(head)
-        }
+        if head == 0 { Err(Error::NotFound.into()) } else { Ok(head) }
     }
 
     /// Object number of the snapshot `dataset@name`.
@@ -356,8 +294,7 @@ impl Store {
     pub fn find_snapshot(&self, name: &str) -> Result<u64, EditError> {
         let (dataset, short) = split_name(name, '@')?;
         let names = self.peek(self.find(dataset)?, ds::SNAPSHOTS)?;
-        self.number_in(names, short)?
-            .ok_or_else(|| Error::NotFound.into())
+        self.number_in(names, short)?.ok_or_else(|| Error::NotFound.into())
     }
 
     /// Snapshots of the dataset with head `head`: (name, object), oldest first.
@@ -368,20 +305,13 @@ impl Store {
             out.push((self.peek(object, ds::CREATED_TXG)?, entry.text(), object));
         }
         out.sort();
-        Ok(out
-            .into_iter()
-            .map(|(_, name, object)| (name, object))
-            .collect())
+        Ok(out.into_iter().map(|(_, name, object)| (name, object)).collect())
     }
 
     /// Directories right below: (name, object), in name order. Those of the pool's own ($MOS and so on) are left out.
     pub(crate) fn children_of(&self, directory: u64) -> Result<Vec<(String, u64)>, EditError> {
         let entries = self.entries_of(self.peek(directory, dir::CHILDREN)?)?;
-        let mut out: Vec<(String, u64)> = entries
-            .iter()
-            .map(|entry| (entry.text(), entry.number().unwrap_or(0)))
-            .filter(|(name, _)| !name.starts_with('$'))
-            .collect();
+        let mut out: Vec<(String, u64)> = entries.iter().map(|entry| (entry.text(), entry.number().unwrap_or(0))).filter(|(name, _)| !name.starts_with('$')).collect();
         out.sort();
         Ok(out)
     }
@@ -391,10 +321,7 @@ impl Store {
         let mut out = vec![(String::from(name), self.find_dir(name)?)];
         let mut at = 0;
         while let Some((name, directory)) = out.get(at).cloned() {
-            let below = self
-                .children_of(directory)?
-                .into_iter()
-                .map(|(child, object)| (format!("{name}/{child}"), object));
+            let below = self.children_of(directory)?.into_iter().map(|(child, object)| (format!("{name}/{child}"), object));
             out.splice(at + 1..at + 1, below);
             at += 1;
             if at > 1 << 20 {
@@ -413,10 +340,7 @@ impl Store {
                 return Err(Error::NotFound.into());
             }
             let entries = self.entries_of(self.peek(parent, dir::CHILDREN)?)?;
-            let entry = entries
-                .iter()
-                .find(|entry| entry.number() == Some(directory))
-                .ok_or(Error::NotFound)?;
+            let entry = entries.iter().find(|entry| entry.number() == Some(directory)).ok_or(Error::NotFound)?;
             parts.push(entry.text());
             directory = parent;
         }
@@ -434,10 +358,7 @@ impl Store {
             return Ok(name);
         }
         let entries = self.entries_of(self.peek(head, ds::SNAPSHOTS)?)?;
-        let entry = entries
-            .iter()
-            .find(|entry| entry.number() == Some(dataset))
-            .ok_or(Error::NotFound)?;
+        let entry = entries.iter().find(|entry| entry.number() == Some(dataset)).ok_or(Error::NotFound)?;
         Ok(format!("{name}@{}", entry.text()))
     }
 
@@ -449,26 +370,17 @@ impl Store {
         put(&mut bonus, dir::CHILDREN, self.table(CHILD_MAP)?);
         put(&mut bonus, dir::PROPS, self.table(PROPS)?);
         put(&mut bonus, dir::FLAGS, dir::HAS_BREAKDOWN);
-        Ok(self
-            .mos
-            .allocate(&self.pool, kind::DSL_DIR, 512, kind::DSL_DIR, bonus)?)
+        Ok(self.mos.allocate(&self.pool, kind::DSL_DIR, 512, kind::DSL_DIR, bonus)?)
     }
 
-    pub(crate) fn add_child(
-        &mut self,
-        parent: u64,
-        name: &str,
-        child: u64,
-    ) -> Result<(), EditError> {
+    pub(crate) fn add_child(&mut self, parent: u64, name: &str, child: u64) -> Result<(), EditError> {
         let children = self.peek(parent, dir::CHILDREN)?;
         self.set_number(children, name, child)
     }
 
     /// Finds where a new dataset called `name` belongs: its parent directory.
     pub(crate) fn place_for<'n>(&self, name: &'n str) -> Result<(u64, &'n str), EditError> {
-        let (parent, last) = name
-            .rsplit_once('/')
-            .ok_or(EditError::Invalid("a dataset is below a pool"))?;
+        let (parent, last) = name.rsplit_once('/').ok_or(EditError::Invalid("a dataset is below a pool"))?;
         check_part(last)?;
         check_length(name)?;
         if name.matches('/').count() >= DEPTH_MAX {
@@ -483,49 +395,26 @@ impl Store {
     /// Txg of the snapshot that a directory was cloned from; blocks born until then are the origin's.
     pub(crate) fn origin_txg(&self, directory: u64) -> Result<u64, EditError> {
         let origin = self.peek(directory, dir::ORIGIN)?;
-        if origin == 0 {
-            Ok(0)
-        } else {
-            self.peek(origin, ds::CREATED_TXG)
-        }
+        if origin == 0 { Ok(0) } else { self.peek(origin, ds::CREATED_TXG) }
     }
 
     /// Accounts space at a directory and up to the root.
-    pub(crate) fn did_use(
-        &mut self,
-        directory: u64,
-        part: Part,
-        space: Space,
-    ) -> Result<(), EditError> {
+    pub(crate) fn did_use(&mut self, directory: u64, part: Part, space: Space) -> Result<(), EditError> {
         self.account(directory, None, part, space, space.used)
     }
 
     /// The directory's use changes by `space`; `moved` bytes come to part `to`, and what `space` does not cover of them comes from part `from`.
     ///
     /// The parent sees a child as at least its reservation large: what the child uses of it moves from one part of the parent to another.
-    pub(crate) fn account(
-        &mut self,
-        mut directory: u64,
-        mut from: Option<Part>,
-        mut to: Part,
-        mut space: Space,
-        mut moved: i64,
-    ) -> Result<(), EditError> {
+    pub(crate) fn account(&mut self, mut directory: u64, mut from: Option<Part>, mut to: Part, mut space: Space, mut moved: i64) -> Result<(), EditError> {
         while directory != 0 {
             let bonus = self.bonus(directory)?;
-            let (used, reserved) = (
-                signed(word(bonus, dir::USED)),
-                signed(word(bonus, dir::RESERVED)),
-            );
+            let (used, reserved) = (signed(word(bonus, dir::USED)), signed(word(bonus, dir::RESERVED)));
             space.shift(bonus, dir::USED);
             if word(bonus, dir::FLAGS) & dir::HAS_BREAKDOWN != 0 {
                 shift(bonus, dir::BREAKDOWN + to as usize * 8, moved);
                 if let Some(from) = from {
-                    shift(
-                        bonus,
-                        dir::BREAKDOWN + from as usize * 8,
-                        space.used - moved,
-                    );
+                    shift(bonus, dir::BREAKDOWN + from as usize * 8, space.used - moved);
                 }
             }
             moved = space.used;
@@ -537,13 +426,7 @@ impl Store {
     }
 
     /// Moves space from one part of a directory to another.
-    pub(crate) fn transfer(
-        &mut self,
-        directory: u64,
-        from: Part,
-        to: Part,
-        used: i64,
-    ) -> Result<(), EditError> {
+    pub(crate) fn transfer(&mut self, directory: u64, from: Part, to: Part, used: i64) -> Result<(), EditError> {
         let bonus = self.bonus(directory)?;
         if word(bonus, dir::FLAGS) & dir::HAS_BREAKDOWN != 0 {
             shift(bonus, dir::BREAKDOWN + from as usize * 8, -used);

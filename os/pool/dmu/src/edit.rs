@@ -151,10 +151,7 @@ pub struct Edit {
 enum Slot {
     Live(Edit),
     /// Freed; the slots it took, and the dnode whose blocks are to be dropped if it was on disk.
-    Free {
-        slots: usize,
-        old: Option<Dnode>,
-    },
+    Free { slots: usize, old: Option<Dnode> },
 }
 
 /// An object set with its changes.
@@ -168,14 +165,7 @@ pub struct Set {
     header_dirty: bool,
 }
 
-fn new_dnode(
-    kind: u8,
-    block_size: u64,
-    bonus_kind: u8,
-    bonus: Vec<u8>,
-    pointers: usize,
-    levels: u8,
-) -> Dnode {
+fn new_dnode(kind: u8, block_size: u64, bonus_kind: u8, bonus: Vec<u8>, pointers: usize, levels: u8) -> Dnode {
     Dnode {
         kind,
         indirect_shift: 17,
@@ -196,12 +186,7 @@ fn new_dnode(
 
 impl Edit {
     fn new(dnode: Dnode) -> Self {
-        Self {
-            dnode,
-            blocks: BTreeMap::new(),
-            dropped: RangeTree::default(),
-            spill: None,
-        }
+        Self { dnode, blocks: BTreeMap::new(), dropped: RangeTree::default(), spill: None }
     }
 
     /// Contents of block `number`, changes included.
@@ -213,11 +198,7 @@ impl Edit {
             return Ok(data.clone());
         }
         if number > self.dnode.last_block || self.is_dropped(number) {
-            return Ok(vec![
-                0;
-                usize::try_from(self.dnode.block_size)
-                    .map_err(|_| Error::NotFound)?
-            ]);
+            return Ok(vec![0; usize::try_from(self.dnode.block_size).map_err(|_| Error::NotFound)?]);
         }
         Object::new(pool, self.dnode.clone())?.block(number)
     }
@@ -227,11 +208,7 @@ impl Edit {
     /// # Panics
     /// If it has another size.
     pub fn put_block(&mut self, number: u64, data: Vec<u8>) {
-        assert_eq!(
-            data.len() as u64,
-            self.dnode.block_size,
-            "blocks of an object have one size"
-        );
+        assert_eq!(data.len() as u64, self.dnode.block_size, "blocks of an object have one size");
         self.dnode.last_block = self.dnode.last_block.max(number);
         self.blocks.insert(number, data);
     }
@@ -281,9 +258,7 @@ impl Edit {
 
     /// Makes `count` blocks from `first` on holes; the object keeps its length.
     pub fn punch(&mut self, first: u64, count: u64) {
-        let limit = first
-            .saturating_add(count)
-            .min(self.dnode.last_block.saturating_add(1));
+        let limit = first.saturating_add(count).min(self.dnode.last_block.saturating_add(1));
         if first < limit {
             let mut above = self.blocks.split_off(&first);
             self.blocks.append(&mut above.split_off(&limit));
@@ -300,25 +275,13 @@ impl Edit {
         let mut number = from;
         while number <= self.dnode.last_block {
             let changed = self.blocks.contains_key(&number);
-            let gap = if changed {
-                None
-            } else if self.is_dropped(number) {
-                Some(number + 1)
-            } else {
-                object.gap(number)?
-            };
+            let gap = if changed { None } else if self.is_dropped(number) { Some(number + 1) } else { object.gap(number)? };
             match gap {
                 None if !hole => return Ok(Some(number)),
                 Some(_) if hole => return Ok(Some(number)),
                 None => number += 1,
                 // A changed block may lie in what is a hole on disk.
-                Some(next) => {
-                    number = self
-                        .blocks
-                        .range(number..next)
-                        .next()
-                        .map_or(next, |(number, _)| *number)
-                }
+                Some(next) => number = self.blocks.range(number..next).next().map_or(next, |(number, _)| *number),
             }
         }
         Ok(None)
@@ -330,16 +293,11 @@ impl Edit {
     /// Unreadable; more than one block.
     pub fn resize_block(&mut self, pool: &Pool, size: u64) -> Result<(), EditError> {
         if self.dnode.last_block > 0 {
-            return Err(EditError::Invalid(
-                "the block size of an object with several blocks is fixed",
-            ));
+            return Err(EditError::Invalid("the block size of an object with several blocks is fixed"));
         }
         if size != self.dnode.block_size {
             let mut data = self.block(pool, 0)?;
-            data.resize(
-                usize::try_from(size).map_err(|_| EditError::Invalid("block size"))?,
-                0,
-            );
+            data.resize(usize::try_from(size).map_err(|_| EditError::Invalid("block size"))?, 0);
             self.cut(0);
             self.dnode.block_size = size;
             self.put_block(0, data);
@@ -370,16 +328,9 @@ impl Edit {
     pub fn write_at(&mut self, pool: &Pool, mut offset: u64, mut data: &[u8]) -> Result<(), Error> {
         while !data.is_empty() {
             let size = usize::try_from(self.dnode.block_size).map_err(|_| Error::NotFound)?;
-            let (number, skip) = (
-                offset / self.dnode.block_size,
-                usize::try_from(offset % self.dnode.block_size).unwrap_or(0),
-            );
+            let (number, skip) = (offset / self.dnode.block_size, usize::try_from(offset % self.dnode.block_size).unwrap_or(0));
             let count = (size - skip).min(data.len());
-            let mut block = if count == size {
-                vec![0; size]
-            } else {
-                self.block(pool, number)?
-            };
+            let mut block = if count == size { vec![0; size] } else { self.block(pool, number)? };
             block[skip..skip + count].copy_from_slice(&data[..count]);
             self.put_block(number, block);
             (data, offset) = (&data[count..], offset + count as u64);
@@ -392,37 +343,16 @@ impl Edit {
         let fan_bits = self.dnode.indirect_shift - 7;
         let dropped = core::mem::take(&mut self.dropped);
         let dirty = core::mem::take(&mut self.blocks);
-        let (kind, compression, block_size) = (
-            self.dnode.kind,
-            self.dnode.compression,
-            self.dnode.block_size,
-        );
-        let mut tree = Tree {
-            pool,
-            sink,
-            fan_bits,
-            dirty,
-            dropped,
-            delta: 0,
-            kind,
-            compression,
-            block_size,
-        };
-        let mut nodes: Vec<Node> = self
-            .dnode
-            .pointers
-            .iter()
-            .cloned()
-            .map(Node::Disk)
-            .collect();
+        let (kind, compression, block_size) = (self.dnode.kind, self.dnode.compression, self.dnode.block_size);
+        let mut tree = Tree { pool, sink, fan_bits, dirty, dropped, delta: 0, kind, compression, block_size };
+        let mut nodes: Vec<Node> = self.dnode.pointers.iter().cloned().map(Node::Disk).collect();
         // Grow until the top level's pointers cover the last block: the old pointers become the first children of a block that does not exist yet.
         loop {
             let shift = fan_bits * u32::from(self.dnode.levels - 1);
             if shift >= 60 || (nodes.len() as u64) << shift > self.dnode.last_block {
                 break;
             }
-            let holes =
-                core::iter::repeat_with(|| Node::Disk(BlockPointer::hole())).take(nodes.len() - 1);
+            let holes = core::iter::repeat_with(|| Node::Disk(BlockPointer::hole())).take(nodes.len() - 1);
             nodes = core::iter::once(Node::New(nodes)).chain(holes).collect();
             self.dnode.levels += 1;
         }
@@ -437,19 +367,8 @@ impl Edit {
             self.dnode.spill = (!new.is_hole()).then_some(new);
         }
         let delta = tree.delta;
-        assert!(
-            tree.dirty.is_empty(),
-            "every dirty block lies below the top level"
-        );
-        self.dnode.used = self
-            .dnode
-            .used
-            .checked_add_signed(delta)
-            .ok_or(FormatError::new(
-                "dnode",
-                "used space below zero",
-                self.dnode.used,
-            ))?;
+        assert!(tree.dirty.is_empty(), "every dirty block lies below the top level");
+        self.dnode.used = self.dnode.used.checked_add_signed(delta).ok_or(FormatError::new("dnode", "used space below zero", self.dnode.used))?;
         Ok(())
     }
 }
@@ -480,12 +399,7 @@ impl Tree<'_> {
         i64::try_from(self.sink.deflated(pointer)).unwrap_or(i64::MAX)
     }
 
-    fn replace(
-        &mut self,
-        old: &BlockPointer,
-        data: Option<(Vec<u8>, u8, u64)>,
-        level: u8,
-    ) -> Result<BlockPointer, EditError> {
+    fn replace(&mut self, old: &BlockPointer, data: Option<(Vec<u8>, u8, u64)>, level: u8) -> Result<BlockPointer, EditError> {
         let Some((data, level, fill)) = data else {
             if old.is_hole() {
                 return Ok(old.clone());
@@ -493,42 +407,21 @@ impl Tree<'_> {
             self.delta -= self.size(old);
             self.sink.free(old)?;
             // Format section 5: a punched hole says what was there, and since when it is gone.
-            return Ok(self
-                .sink
-                .hole_birth()
-                .map_or_else(BlockPointer::hole, |birth| self.hole(level, birth)));
+            return Ok(self.sink.hole_birth().map_or_else(BlockPointer::hole, |birth| self.hole(level, birth)));
         };
         if !old.is_hole() {
             self.delta -= self.size(old);
             self.sink.free(old)?;
         }
-        let pointer = self.sink.write(
-            data,
-            About {
-                kind: self.kind,
-                level,
-                fill,
-                compression: self.compression,
-            },
-        )?;
+        let pointer = self.sink.write(data, About { kind: self.kind, level, fill, compression: self.compression })?;
         self.delta += self.size(&pointer);
         Ok(pointer)
     }
 
     /// A hole of `level` that has been one since `birth`.
     fn hole(&self, level: u8, birth: u64) -> BlockPointer {
-        let lsize = if level == 0 {
-            self.block_size
-        } else {
-            1 << (self.fan_bits + 7)
-        };
-        BlockPointer {
-            birth,
-            lsize,
-            kind: self.kind,
-            level,
-            ..BlockPointer::hole()
-        }
+        let lsize = if level == 0 { self.block_size } else { 1 << (self.fan_bits + 7) };
+        BlockPointer { birth, lsize, kind: self.kind, level, ..BlockPointer::hole() }
     }
 
     /// New pointer for block `index` of `level`; the old one if nothing below changed.
@@ -540,29 +433,17 @@ impl Tree<'_> {
         };
         if level == 0 {
             return match self.dirty.remove(&index) {
-                Some(data) if self.sink.makes_holes() && data.iter().all(|byte| *byte == 0) => {
-                    self.replace(&old, None, 0)
-                }
+                Some(data) if self.sink.makes_holes() && data.iter().all(|byte| *byte == 0) => self.replace(&old, None, 0),
                 Some(data) => {
-                    let fill = if self.kind == kind::DNODE {
-                        count_dnodes(&data)
-                    } else {
-                        1
-                    };
+                    let fill = if self.kind == kind::DNODE { count_dnodes(&data) } else { 1 };
                     self.replace(&old, Some((data, 0, fill)), 0)
                 }
-                None if !old.is_hole() && self.dropped.contains(&(index..index + 1)) => {
-                    self.replace(&old, None, 0)
-                }
+                None if !old.is_hole() && self.dropped.contains(&(index..index + 1)) => self.replace(&old, None, 0),
                 None => Ok(old),
             };
         }
         let span_bits = self.fan_bits * u32::from(level);
-        let (first, limit) = if span_bits >= 63 {
-            (0, u64::MAX)
-        } else {
-            (index << span_bits, (index + 1) << span_bits)
-        };
+        let (first, limit) = if span_bits >= 63 { (0, u64::MAX) } else { (index << span_bits, (index + 1) << span_bits) };
         let cuts = !old.is_hole() && self.dropped.overlaps(&(first..limit));
         if children.is_none() && !cuts && self.dirty.range(first..limit).next().is_none() {
             return Ok(old);
@@ -572,20 +453,12 @@ impl Tree<'_> {
             None if old.is_hole() => Vec::new(),
             None => {
                 let data = self.pool.read_shared(&old).map_err(Error::from)?;
-                data.chunks_exact(blkptr::SIZE)
-                    .map(|bytes| BlockPointer::parse(bytes).map(Node::Disk))
-                    .collect::<Result<_, _>>()?
+                data.chunks_exact(blkptr::SIZE).map(|bytes| BlockPointer::parse(bytes).map(Node::Disk)).collect::<Result<_, _>>()?
             }
         };
         // What is below a hole has been one as long.
-        let filler = if old.is_hole() && old.birth != 0 {
-            self.hole(level - 1, old.birth)
-        } else {
-            BlockPointer::hole()
-        };
-        below.resize_with(usize::try_from(fan).unwrap_or(0), || {
-            Node::Disk(filler.clone())
-        });
+        let filler = if old.is_hole() && old.birth != 0 { self.hole(level - 1, old.birth) } else { BlockPointer::hole() };
+        below.resize_with(usize::try_from(fan).unwrap_or(0), || Node::Disk(filler.clone()));
         let mut updated = Vec::with_capacity(below.len());
         for (slot, child) in below.into_iter().enumerate() {
             updated.push(self.update(child, level - 1, index * fan + slot as u64)?);
@@ -603,12 +476,7 @@ fn count_dnodes(data: &[u8]) -> u64 {
     let (mut at, mut count) = (0, 0);
     while let Some(slot) = data.get(at..at + dnode::SLOT) {
         count += u64::from(slot[0] != 0);
-        at += dnode::SLOT
-            * if slot[0] == 0 {
-                1
-            } else {
-                usize::from(slot[12]) + 1
-            };
+        at += dnode::SLOT * if slot[0] == 0 { 1 } else { usize::from(slot[12]) + 1 };
     }
     count
 }
@@ -695,13 +563,7 @@ impl Set {
         raw[704..712].copy_from_slice(&os_kind.to_le_bytes());
         let levels = if os_kind == 1 { 1 } else { META_LEVELS };
         let meta = new_dnode(kind::DNODE, META_BLOCK, 0, Vec::new(), 3, levels);
-        Self {
-            raw,
-            meta,
-            slots: BTreeMap::new(),
-            hint: 1,
-            header_dirty: false,
-        }
+        Self { raw, meta, slots: BTreeMap::new(), hint: 1, header_dirty: false }
     }
 
     /// Opens an object set for changing.
@@ -711,13 +573,7 @@ impl Set {
     pub fn open(pool: &Pool, root: &BlockPointer) -> Result<Self, Error> {
         let raw = pool.read(root)?;
         let objset = Objset::parse(&raw)?;
-        Ok(Self {
-            raw,
-            meta: objset.meta,
-            slots: BTreeMap::new(),
-            hint: 1,
-            header_dirty: false,
-        })
+        Ok(Self { raw, meta: objset.meta, slots: BTreeMap::new(), hint: 1, header_dirty: false })
     }
 
     /// True if something changed since the last sync.
@@ -747,8 +603,7 @@ impl Set {
 
     /// Replaces the header of the intent log; the set is written at the next sync.
     pub fn set_log_header(&mut self, header: &intent_log::Header) {
-        self.raw[intent_log::HEADER_AT..intent_log::HEADER_AT + intent_log::HEADER_SIZE]
-            .copy_from_slice(&header.encode());
+        self.raw[intent_log::HEADER_AT..intent_log::HEADER_AT + intent_log::HEADER_SIZE].copy_from_slice(&header.encode());
         self.header_dirty = true;
     }
 
@@ -786,9 +641,7 @@ impl Set {
         match self.slots.get(&number) {
             Some(Slot::Live(edit)) => Ok(Cow::Borrowed(edit)),
             Some(Slot::Free { .. }) => Err(Error::NotFound),
-            None => self
-                .disk_dnode(pool, number)
-                .map(|dnode| Cow::Owned(Edit::new(dnode))),
+            None => self.disk_dnode(pool, number).map(|dnode| Cow::Owned(Edit::new(dnode))),
         }
     }
 
@@ -796,12 +649,7 @@ impl Set {
     ///
     /// # Errors
     /// As [`Set::view`], and those of `body`.
-    pub fn with_view<R, E: From<Error>>(
-        &self,
-        pool: &Pool,
-        number: u64,
-        body: impl FnOnce(&Edit) -> Result<R, E>,
-    ) -> Result<R, E> {
+    pub fn with_view<R, E: From<Error>>(&self, pool: &Pool, number: u64, body: impl FnOnce(&Edit) -> Result<R, E>) -> Result<R, E> {
         match self.slots.get(&number) {
             Some(Slot::Live(edit)) => body(edit),
             Some(Slot::Free { .. }) => Err(Error::NotFound.into()),
@@ -812,16 +660,7 @@ impl Set {
     /// Bytes held by changed blocks of all objects.
     #[must_use]
     pub fn dirty_bytes(&self) -> u64 {
-        self.slots
-            .values()
-            .map(|slot| {
-                if let Slot::Live(edit) = slot {
-                    edit.dirty_bytes() + dnode::SLOT as u64
-                } else {
-                    0
-                }
-            })
-            .sum()
+        self.slots.values().map(|slot| if let Slot::Live(edit) = slot { edit.dirty_bytes() + dnode::SLOT as u64 } else { 0 }).sum()
     }
 
     /// The object for changing; it will be written at the next sync.
@@ -877,15 +716,7 @@ impl Set {
     ///
     /// # Errors
     /// The number is taken, or impossible; unreadable dnode blocks.
-    pub fn allocate_at(
-        &mut self,
-        pool: &Pool,
-        number: u64,
-        kind: u8,
-        block_size: u64,
-        bonus_kind: u8,
-        bonus: Vec<u8>,
-    ) -> Result<u64, EditError> {
+    pub fn allocate_at(&mut self, pool: &Pool, number: u64, kind: u8, block_size: u64, bonus_kind: u8, bonus: Vec<u8>) -> Result<u64, EditError> {
         if number == 0 || number >= 1 << 48 || !self.is_free(pool, number)? {
             return Err(EditError::Invalid("the object number is taken"));
         }
@@ -900,14 +731,8 @@ impl Set {
     pub fn next_object(&self, pool: &Pool, from: u64) -> Result<Option<u64>, Error> {
         let mut meta = Object::new(pool, self.meta.clone())?;
         let mut number = from.max(1);
-        let changed = self
-            .slots
-            .range(number..=u64::MAX / 2)
-            .find(|(_, slot)| matches!(slot, Slot::Live(_)))
-            .map(|(number, _)| *number);
-        while number / DNODES_PER_BLOCK <= self.meta.last_block
-            && changed.is_none_or(|changed| number < changed)
-        {
+        let changed = self.slots.range(number..=u64::MAX / 2).find(|(_, slot)| matches!(slot, Slot::Live(_))).map(|(number, _)| *number);
+        while number / DNODES_PER_BLOCK <= self.meta.last_block && changed.is_none_or(|changed| number < changed) {
             let block = number / DNODES_PER_BLOCK;
             if let Some(next) = meta.gap(block)? {
                 number = next.saturating_mul(DNODES_PER_BLOCK);
@@ -919,15 +744,10 @@ impl Set {
             while at < (block + 1) * DNODES_PER_BLOCK {
                 let slot = usize::try_from(at % DNODES_PER_BLOCK).unwrap_or(0) * dnode::SLOT;
                 let taken = data[slot] != 0;
-                if taken && at >= number && !matches!(self.slots.get(&at), Some(Slot::Free { .. }))
-                {
+                if taken && at >= number && !matches!(self.slots.get(&at), Some(Slot::Free { .. })) {
                     return Ok(Some(changed.map_or(at, |changed| changed.min(at))));
                 }
-                at += if taken {
-                    u64::from(data[slot + 12]) + 1
-                } else {
-                    1
-                };
+                at += if taken { u64::from(data[slot + 12]) + 1 } else { 1 };
             }
             number = (block + 1) * DNODES_PER_BLOCK;
         }
@@ -941,20 +761,9 @@ impl Set {
     }
 
     /// Makes object `number`, which must be free.
-    pub fn claim(
-        &mut self,
-        number: u64,
-        kind: u8,
-        block_size: u64,
-        bonus_kind: u8,
-        bonus: Vec<u8>,
-    ) {
+    pub fn claim(&mut self, number: u64, kind: u8, block_size: u64, bonus_kind: u8, bonus: Vec<u8>) {
         // Format section 8.1: the pointers fill what the bonus leaves; system-attribute objects always have one.
-        let pointers = if bonus_kind == dnode::kind::SYSTEM_ATTRIBUTES {
-            1
-        } else {
-            1 + 2.min((448 - 128 - bonus.len()) / 128)
-        };
+        let pointers = if bonus_kind == dnode::kind::SYSTEM_ATTRIBUTES { 1 } else { 1 + 2.min((448 - 128 - bonus.len()) / 128) };
         let dnode = new_dnode(kind, block_size, bonus_kind, bonus, pointers, 1);
         let old = match self.slots.remove(&number) {
             Some(Slot::Free { old, .. }) => old,
@@ -964,13 +773,7 @@ impl Set {
         if let Some(old) = old {
             // The freed object's blocks are dropped with this one's sync.
             edit.dnode.pointers = vec![BlockPointer::hole(); pointers];
-            self.slots.insert(
-                u64::MAX - number,
-                Slot::Free {
-                    slots: 0,
-                    old: Some(old),
-                },
-            );
+            self.slots.insert(u64::MAX - number, Slot::Free { slots: 0, old: Some(old) });
         }
         self.slots.insert(number, Slot::Live(edit));
     }
@@ -984,14 +787,7 @@ impl Set {
             Some(Slot::Live(edit)) => {
                 // Made where another was freed in this txg: that one's blocks are dropped already.
                 let is_second = self.slots.contains_key(&(u64::MAX - number));
-                (
-                    edit.dnode.slots,
-                    if is_second {
-                        None
-                    } else {
-                        self.disk_dnode(pool, number).ok()
-                    },
-                )
+                (edit.dnode.slots, if is_second { None } else { self.disk_dnode(pool, number).ok() })
             }
             Some(Slot::Free { .. }) => return Err(Error::NotFound),
             None => {
@@ -1077,15 +873,7 @@ impl Set {
         self.hint = 1;
         self.header_dirty = false;
         let fill = self.meta.pointers.iter().map(|pointer| pointer.fill).sum();
-        sink.write(
-            self.raw.clone(),
-            About {
-                kind: kind::OBJSET,
-                level: 0,
-                fill,
-                compression: 0,
-            },
-        )
+        sink.write(self.raw.clone(), About { kind: kind::OBJSET, level: 0, fill, compression: 0 })
     }
 
     /// Gives the object set tables of accounts (empty ZAPs): users and groups, and as the pool's features say.
@@ -1137,9 +925,7 @@ fn put_dnode(meta: &mut Edit, pool: &Pool, number: u64, bytes: &[u8]) -> Result<
     let (block, slot) = (number / DNODES_PER_BLOCK, number % DNODES_PER_BLOCK);
     let mut data = meta.block(pool, block)?;
     let at = usize::try_from(slot).unwrap_or(0) * dnode::SLOT;
-    data.get_mut(at..at + bytes.len())
-        .ok_or(EditError::Invalid("a dnode crosses its block"))?
-        .copy_from_slice(bytes);
+    data.get_mut(at..at + bytes.len()).ok_or(EditError::Invalid("a dnode crosses its block"))?.copy_from_slice(bytes);
     meta.put_block(block, data);
     Ok(())
 }

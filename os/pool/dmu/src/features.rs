@@ -20,29 +20,13 @@ pub(crate) struct Feature {
     pub read: bool,
 }
 
-pub(crate) const LZ4: Feature = Feature {
-    guid: "org.illumos:lz4_compress",
-    text: "LZ4 compression algorithm support.",
-    read: true,
-};
+pub(crate) const LZ4: Feature = Feature { guid: "org.illumos:lz4_compress", text: "LZ4 compression algorithm support.", read: true };
 /// Blocks of destroyed datasets wait in a tree list until they are freed; counts 1 while there are such.
-pub(crate) const ASYNC_DESTROY: Feature = Feature {
-    guid: "com.delphix:async_destroy",
-    text: "Destroy filesystems asynchronously.",
-    read: false,
-};
+pub(crate) const ASYNC_DESTROY: Feature = Feature { guid: "com.delphix:async_destroy", text: "Destroy filesystems asynchronously.", read: false };
 /// Counts the objects that became tables.
-pub(crate) const EXTENSIBLE_DATASET: Feature = Feature {
-    guid: "com.delphix:extensible_dataset",
-    text: "Enhanced dataset functionality, used by other features.",
-    read: true,
-};
+pub(crate) const EXTENSIBLE_DATASET: Feature = Feature { guid: "com.delphix:extensible_dataset", text: "Enhanced dataset functionality, used by other features.", read: true };
 /// Counts the datasets that have bookmarks.
-pub(crate) const BOOKMARKS: Feature = Feature {
-    guid: "com.delphix:bookmarks",
-    text: "\"zfs bookmark\" command",
-    read: false,
-};
+pub(crate) const BOOKMARKS: Feature = Feature { guid: "com.delphix:bookmarks", text: "\"zfs bookmark\" command", read: false };
 /// Counts the places that refer to the one list that stands for all empty ones. We make no such places.
 pub(crate) const EMPTY_BPOBJ: Feature = Feature {
     guid: "com.delphix:empty_bpobj",
@@ -91,12 +75,7 @@ const fn known(guid: &'static str, read: bool) -> Feature {
 }
 
 /// Features of pools we make, with the count they begin with.
-const OURS: [(Feature, u64); 4] = [
-    (LZ4, 1),
-    (ASYNC_DESTROY, 0),
-    (EXTENSIBLE_DATASET, 0),
-    (BOOKMARKS, 0),
-];
+const OURS: [(Feature, u64); 4] = [(LZ4, 1), (ASYNC_DESTROY, 0), (EXTENSIBLE_DATASET, 0), (BOOKMARKS, 0)];
 /// Features that may be active in a pool we write.
 const WRITABLE: [&str; 22] = [
     LZ4.guid,
@@ -160,11 +139,7 @@ pub fn unreadable(datasets: &Datasets<'_>) -> Result<Vec<String>, Error> {
 }
 
 const fn table_name(feature: &Feature) -> &'static str {
-    if feature.read {
-        "features_for_read"
-    } else {
-        "features_for_write"
-    }
+    if feature.read { "features_for_read" } else { "features_for_write" }
 }
 
 impl Store {
@@ -175,19 +150,14 @@ impl Store {
             self.set_number(table, feature.guid, count)?;
             let texts = self.feature_table("feature_descriptions")?;
             let value: Vec<u64> = feature.text.bytes().chain([0]).map(u64::from).collect();
-            let entry = Entry {
-                name: feature.guid.as_bytes().to_vec(),
-                integer_size: 1,
-                value,
-            };
+            let entry = Entry { name: feature.guid.as_bytes().to_vec(), integer_size: 1, value };
             zap::set(self.mos.edit(&self.pool, texts)?, &self.pool, entry)?;
         }
         Ok(())
     }
 
     fn feature_table(&self, name: &str) -> Result<u64, EditError> {
-        self.number_in(OBJECT_DIRECTORY, name)?
-            .ok_or_else(|| Error::NotFound.into())
+        self.number_in(OBJECT_DIRECTORY, name)?.ok_or_else(|| Error::NotFound.into())
     }
 
     /// How often a feature is in use; `None`: the pool does not have it.
@@ -198,11 +168,7 @@ impl Store {
     /// Counts a feature's uses up or down.
     pub(crate) fn count_feature(&mut self, feature: &Feature, by: i64) -> Result<(), EditError> {
         let table = self.feature_table(table_name(feature))?;
-        let count = self
-            .number_in(table, feature.guid)?
-            .ok_or(EditError::Invalid(
-                "the pool does not have a feature that this needs",
-            ))?;
+        let count = self.number_in(table, feature.guid)?.ok_or(EditError::Invalid("the pool does not have a feature that this needs"))?;
         self.set_number(table, feature.guid, count.saturating_add_signed(by))
     }
 

@@ -51,35 +51,18 @@ pub struct Line {
 
 /// Where a logical offset lies in the object.
 const fn place(offset: u64, creation: u64, limit: u64) -> u64 {
-    if offset < creation || limit <= creation {
-        offset
-    } else {
-        (offset - creation) % (limit - creation) + creation
-    }
+    if offset < creation || limit <= creation { offset } else { (offset - creation) % (limit - creation) + creation }
 }
 
 fn line(record: &List) -> Line {
     let time = record.number("history time").unwrap_or(0);
-    match (
-        record.text("history command"),
-        record
-            .text("history internal str")
-            .or(record.text("internal str")),
-    ) {
-        (Some(command), _) => Line {
-            time,
-            text: command.into(),
-            internal: false,
-        },
+    match (record.text("history command"), record.text("history internal str").or(record.text("internal str"))) {
+        (Some(command), _) => Line { time, text: command.into(), internal: false },
         (None, event) => {
             let what = record.text("internal_name").unwrap_or_default();
             let on = record.text("dsname").unwrap_or_default();
             let txg = record.number("history txg").unwrap_or(0);
-            Line {
-                time,
-                text: alloc::format!("[txg:{txg}] {what} {on} {}", event.unwrap_or_default()),
-                internal: true,
-            }
+            Line { time, text: alloc::format!("[txg:{txg}] {what} {on} {}", event.unwrap_or_default()), internal: true }
         }
     }
 }
@@ -97,12 +80,7 @@ pub fn history(mos: &ObjectSet<'_>) -> Result<Vec<Line>, EditError> {
     let mut object = mos.object(number)?;
     let bonus = object.dnode().bonus.clone();
     let error = |why, value| EditError::from(FormatError::new("history", why, value));
-    let (creation, limit, oldest, end) = (
-        word(&bonus, at::CREATION),
-        word(&bonus, at::LIMIT),
-        word(&bonus, at::OLDEST),
-        word(&bonus, at::END),
-    );
+    let (creation, limit, oldest, end) = (word(&bonus, at::CREATION), word(&bonus, at::LIMIT), word(&bonus, at::OLDEST), word(&bonus, at::END));
     if creation > limit || oldest > end || end - oldest > READ_MAX || creation > READ_MAX {
         return Err(error("impossible offsets", end));
     }
@@ -115,10 +93,7 @@ pub fn history(mos: &ObjectSet<'_>) -> Result<Vec<Line>, EditError> {
                 return Err(error("impossible offsets", from));
             }
             let start = bytes.len();
-            bytes.resize(
-                start + usize::try_from(run).map_err(|_| Error::NotFound)?,
-                0,
-            );
+            bytes.resize(start + usize::try_from(run).map_err(|_| Error::NotFound)?, 0);
             object.read_at(place, &mut bytes[start..])?;
             from += run;
         }
@@ -127,10 +102,7 @@ pub fn history(mos: &ObjectSet<'_>) -> Result<Vec<Line>, EditError> {
     let mut rest = bytes.as_slice();
     while let Some((length, after)) = rest.split_first_chunk::<8>() {
         let length = u64::from_le_bytes(*length);
-        let size = usize::try_from(length)
-            .ok()
-            .filter(|size| length <= RECORD_MAX && *size <= after.len())
-            .ok_or_else(|| error("record of impossible length", length))?;
+        let size = usize::try_from(length).ok().filter(|size| length <= RECORD_MAX && *size <= after.len()).ok_or_else(|| error("record of impossible length", length))?;
         out.push(line(&nvlist_native::parse_either(&after[..size])?));
         rest = &after[size..];
     }
@@ -153,23 +125,13 @@ impl Store {
         if length > RECORD_MAX {
             return Err(EditError::Invalid("too long for the history"));
         }
-        let known = zap::number(
-            &*self.mos.view(&self.pool, OBJECT_DIRECTORY)?,
-            &self.pool,
-            b"history",
-        )?;
+        let known = zap::number(&*self.mos.view(&self.pool, OBJECT_DIRECTORY)?, &self.pool, b"history")?;
         let object = match known {
             Some(object) => object,
             None => {
-                let object =
-                    self.mos
-                        .allocate(&self.pool, HISTORY, BLOCK, HISTORY_OFFSETS, vec![0; 40])?;
+                let object = self.mos.allocate(&self.pool, HISTORY, BLOCK, HISTORY_OFFSETS, vec![0; 40])?;
                 let limit = (self.pool.room() / 1000).clamp(RING_MIN, RING_MAX);
-                put(
-                    &mut self.mos.edit(&self.pool, object)?.dnode.bonus,
-                    at::LIMIT,
-                    limit,
-                );
+                put(&mut self.mos.edit(&self.pool, object)?.dnode.bonus, at::LIMIT, limit);
                 self.note("history", object)?;
                 object
             }
@@ -185,17 +147,11 @@ impl Store {
         while end + 8 + length - oldest > limit - creation {
             let mut header = [0; 8];
             for (index, byte) in (0..).zip(header.iter_mut()) {
-                edit.read_at(
-                    &self.pool,
-                    place(oldest + index, creation, limit),
-                    core::slice::from_mut(byte),
-                )?;
+                edit.read_at(&self.pool, place(oldest + index, creation, limit), core::slice::from_mut(byte))?;
             }
             let size = u64::from_le_bytes(header);
             if size > RECORD_MAX || oldest + 8 + size > end {
-                return Err(
-                    FormatError::new("history", "record of impossible length", size).into(),
-                );
+                return Err(FormatError::new("history", "record of impossible length", size).into());
             }
             oldest += 8 + size;
             let lost = word(&bonus, at::LOST);
@@ -206,9 +162,7 @@ impl Store {
         let mut rest = record.as_slice();
         while !rest.is_empty() {
             let at = place(end, creation, limit);
-            let room = usize::try_from(limit - at)
-                .unwrap_or(usize::MAX)
-                .min(rest.len());
+            let room = usize::try_from(limit - at).unwrap_or(usize::MAX).min(rest.len());
             edit.write_at(&self.pool, at, &rest[..room])?;
             end += room as u64;
             rest = &rest[room..];

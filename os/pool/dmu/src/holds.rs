@@ -33,26 +33,14 @@ pub struct Bookmark {
     pub creation_time: u64,
 }
 
-fn bookmarks(
-    look: &dyn Look,
-    head: u64,
-    dataset: &str,
-    field: Option<Entry>,
-) -> Result<Vec<Bookmark>, Error> {
-    let Some(table) = field.and_then(|entry| entry.number()) else {
-        return Ok(Vec::new());
-    };
+fn bookmarks(look: &dyn Look, head: u64, dataset: &str, field: Option<Entry>) -> Result<Vec<Bookmark>, Error> {
+    let Some(table) = field.and_then(|entry| entry.number()) else { return Ok(Vec::new()) };
     let mut out = Vec::new();
     for entry in look.all(table)? {
         let [guid, creation_txg, creation_time, ..] = entry.value[..] else {
             return Err(pool_phys::FormatError::new("bookmark", "is too short", head).into());
         };
-        out.push(Bookmark {
-            name: alloc::format!("{dataset}#{}", entry.text()),
-            guid,
-            creation_txg,
-            creation_time,
-        });
+        out.push(Bookmark { name: alloc::format!("{dataset}#{}", entry.text()), guid, creation_txg, creation_time });
     }
     out.sort_by_key(|bookmark| bookmark.creation_txg);
     Ok(out)
@@ -65,11 +53,7 @@ impl Datasets<'_> {
     /// Not found, unreadable, malformed.
     pub fn holds(&self, snapshot: &str) -> Result<Vec<(String, u64)>, Error> {
         let table = word(&self.words(self.find(snapshot)?.object)?, ds::HOLDS);
-        let mut out: Vec<(String, u64)> = self
-            .all(table)?
-            .iter()
-            .map(|entry| (entry.text(), entry.number().unwrap_or(0)))
-            .collect();
+        let mut out: Vec<(String, u64)> = self.all(table)?.iter().map(|entry| (entry.text(), entry.number().unwrap_or(0))).collect();
         out.sort();
         Ok(out)
     }
@@ -89,11 +73,7 @@ impl Datasets<'_> {
     /// # Errors
     /// Unreadable, malformed.
     pub fn extra(&self, object: u64, name: &str) -> Result<Option<Entry>, Error> {
-        if self.mos().object(object)?.dnode().kind != ZAP_METADATA {
-            Ok(None)
-        } else {
-            self.one(object, name)
-        }
+        if self.mos().object(object)?.dnode().kind != ZAP_METADATA { Ok(None) } else { self.one(object, name) }
     }
 }
 
@@ -154,9 +134,7 @@ impl Store {
         check_part(name)?;
         check_length(bookmark)?;
         if split_name(snapshot, '@')?.0 != dataset {
-            return Err(EditError::Invalid(
-                "a bookmark is in the dataset of its snapshot",
-            ));
+            return Err(EditError::Invalid("a bookmark is in the dataset of its snapshot"));
         }
         self.transact(now, |store| {
             let (head, from) = (
@@ -172,32 +150,17 @@ impl Store {
                 Some(table) => table,
                 None => {
                     store.count_feature(&BOOKMARKS, 1)?;
-                    let table =
-                        store
-                            .mos
-                            .allocate(&store.pool, ZAP_METADATA, 512, 0, Vec::new())?;
+                    let table = store.mos.allocate(&store.pool, ZAP_METADATA, 512, 0, Vec::new())?;
                     // Names hash folded to upper case, as those of snapshots.
                     store.table_at(table, 2)?;
                     store.set_extra(head, BOOKMARKS_FIELD, &Value::Number(table))?;
                     table
                 }
             };
-            if store
-                .entries_of(table)?
-                .iter()
-                .any(|entry| entry.name == name.as_bytes())
-            {
+            if store.entries_of(table)?.iter().any(|entry| entry.name == name.as_bytes()) {
                 return Err(EditError::Exists);
             }
-            zap::set(
-                store.mos.edit(&store.pool, table)?,
-                &store.pool,
-                Entry {
-                    name: name.as_bytes().to_vec(),
-                    integer_size: 8,
-                    value,
-                },
-            )
+            zap::set(store.mos.edit(&store.pool, table)?, &store.pool, Entry { name: name.as_bytes().to_vec(), integer_size: 8, value })
         })
     }
 
@@ -213,11 +176,7 @@ impl Store {
             if !store.remove_name(table, name)? {
                 return Err(Error::NotFound.into());
             }
-            if store.entries_of(table)?.is_empty() {
-                store.drop_bookmarks(head)
-            } else {
-                Ok(())
-            }
+            if store.entries_of(table)?.is_empty() { store.drop_bookmarks(head) } else { Ok(()) }
         })
     }
 
@@ -239,9 +198,7 @@ impl Store {
     }
 
     fn is_zapified(&self, object: u64) -> Result<bool, EditError> {
-        self.mos.with_view(&self.pool, object, |edit| {
-            Ok(edit.dnode.kind == ZAP_METADATA)
-        })
+        self.mos.with_view(&self.pool, object, |edit| Ok(edit.dnode.kind == ZAP_METADATA))
     }
 
     /// Lets a directory or dataset have extra fields.
@@ -271,11 +228,7 @@ impl Store {
     /// # Errors
     /// Unreadable, malformed.
     pub fn extra(&self, object: u64, name: &str) -> Result<Option<Entry>, EditError> {
-        if self.is_zapified(object)? {
-            Ok(self.one(object, name)?)
-        } else {
-            Ok(None)
-        }
+        if self.is_zapified(object)? { Ok(self.one(object, name)?) } else { Ok(None) }
     }
 
     /// Sets an extra field of a directory or dataset, with the open txg.
@@ -290,15 +243,7 @@ impl Store {
             Value::Bytes(bytes) => (1, bytes.iter().copied().map(u64::from).collect()),
             _ => return Err(EditError::Invalid("a field is a number, a text or bytes")),
         };
-        zap::set(
-            self.mos.edit(&self.pool, object)?,
-            &self.pool,
-            Entry {
-                name: name.as_bytes().to_vec(),
-                integer_size,
-                value,
-            },
-        )
+        zap::set(self.mos.edit(&self.pool, object)?, &self.pool, Entry { name: name.as_bytes().to_vec(), integer_size, value })
     }
 
     /// Removes an extra field, with the open txg; tells whether it was there.
@@ -306,11 +251,7 @@ impl Store {
     /// # Errors
     /// Unreadable, malformed.
     pub fn remove_extra(&mut self, object: u64, name: &str) -> Result<bool, EditError> {
-        if self.is_zapified(object)? {
-            self.remove_name(object, name)
-        } else {
-            Ok(false)
-        }
+        if self.is_zapified(object)? { self.remove_name(object, name) } else { Ok(false) }
     }
 
     /// Marks a dataset as half received, or whole, with the open txg.
@@ -320,11 +261,7 @@ impl Store {
     pub fn set_inconsistent(&mut self, dataset: u64, inconsistent: bool) -> Result<(), EditError> {
         let bonus = self.bonus(dataset)?;
         let flags = word(bonus, ds::FLAGS) & !ds::INCONSISTENT;
-        put(
-            bonus,
-            ds::FLAGS,
-            flags | if inconsistent { ds::INCONSISTENT } else { 0 },
-        );
+        put(bonus, ds::FLAGS, flags | if inconsistent { ds::INCONSISTENT } else { 0 });
         Ok(())
     }
 

@@ -53,21 +53,19 @@ mod topology;
 mod zap;
 pub mod zap_edit;
 
-pub use accounting::check_space;
-pub use check::{Checked, Fault, check};
 pub use datasets::{DatasetInfo, DatasetKind, Datasets, Property, Source};
 pub use features::{unreadable, unwritable};
 pub use history::{Line, history};
 pub use holds::Bookmark;
-pub use log::PendingLog;
-pub use object::{Changed, Object, ObjectSet};
-pub use props::{
-    Shown, date, full_name, human, is_number, is_property, parse_property, parse_size,
-};
+pub use props::{Shown, date, full_name, human, is_number, is_property, parse_property, parse_size};
 pub use quota::SpaceUse;
+pub use accounting::check_space;
+pub use check::{Checked, Fault, check};
+pub use log::PendingLog;
 pub use scan::{ScanKind, ScanReport};
 pub use spares::{Auxiliary, AuxiliaryStatus};
 pub use store::Store;
+pub use object::{Changed, Object, ObjectSet};
 
 use core::fmt;
 

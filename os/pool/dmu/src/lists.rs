@@ -40,18 +40,14 @@ pub(crate) mod list {
 
 impl Store {
     pub(crate) fn bpobj(&mut self) -> Result<u64, EditError> {
-        let object = self
-            .mos
-            .allocate(&self.pool, BPOBJ, LIST_BLOCK, BPOBJ_HEADER, vec![0; 48])?;
+        let object = self.mos.allocate(&self.pool, BPOBJ, LIST_BLOCK, BPOBJ_HEADER, vec![0; 48])?;
         self.mos.edit(&self.pool, object)?.dnode.indirect_shift = 14;
         Ok(object)
     }
 
     /// A deadlist with empty lists for `keys`.
     pub(crate) fn deadlist(&mut self, keys: &[u64]) -> Result<u64, EditError> {
-        let number = self
-            .mos
-            .allocate(&self.pool, DEADLIST, 512, DEADLIST_HEADER, vec![0; 320])?;
+        let number = self.mos.allocate(&self.pool, DEADLIST, 512, DEADLIST_HEADER, vec![0; 320])?;
         self.table_at(number, 0)?;
         for key in keys {
             let list = self.bpobj()?;
@@ -62,9 +58,7 @@ impl Store {
 
     /// The list that stands for all empty ones in pools with the feature `empty_bpobj`; 0: there is none.
     fn empty_list(&self) -> Result<u64, EditError> {
-        Ok(self
-            .number_in(OBJECT_DIRECTORY, "empty_bpobj")?
-            .unwrap_or(0))
+        Ok(self.number_in(OBJECT_DIRECTORY, "empty_bpobj")?.unwrap_or(0))
     }
 
     /// One place less refers to the list that stands for all empty ones; with the last it goes.
@@ -92,8 +86,7 @@ impl Store {
     pub(crate) fn lists_of(&self, deadlist: u64) -> Result<Vec<(u64, u64)>, EditError> {
         let mut out = Vec::new();
         for entry in self.entries_of(deadlist)? {
-            let key = u64::from_str_radix(&entry.text(), 16)
-                .map_err(|_| FormatError::new("deadlist", "key is not a number", deadlist))?;
+            let key = u64::from_str_radix(&entry.text(), 16).map_err(|_| FormatError::new("deadlist", "key is not a number", deadlist))?;
             out.push((key, entry.number().unwrap_or(0)));
         }
         out.sort_unstable();
@@ -101,19 +94,8 @@ impl Store {
     }
 
     /// A new deadlist with the keys of another that are below `limit`, and `extra`.
-    pub(crate) fn deadlist_like(
-        &mut self,
-        other: u64,
-        limit: u64,
-        extra: Option<u64>,
-    ) -> Result<u64, EditError> {
-        let mut keys: Vec<u64> = self
-            .lists_of(other)?
-            .into_iter()
-            .map(|(key, _)| key)
-            .filter(|key| *key < limit)
-            .chain(extra)
-            .collect();
+    pub(crate) fn deadlist_like(&mut self, other: u64, limit: u64, extra: Option<u64>) -> Result<u64, EditError> {
+        let mut keys: Vec<u64> = self.lists_of(other)?.into_iter().map(|(key, _)| key).filter(|key| *key < limit).chain(extra).collect();
         keys.sort_unstable();
         keys.dedup();
         self.deadlist(&keys)
@@ -149,38 +131,19 @@ impl Store {
     }
 
     /// Space of the blocks in a deadlist born after `after`, up to `until`. Both are keys, or beyond all of them.
-    pub(crate) fn deadlist_range(
-        &self,
-        deadlist: u64,
-        after: u64,
-        until: u64,
-    ) -> Result<Space, EditError> {
+    pub(crate) fn deadlist_range(&self, deadlist: u64, after: u64, until: u64) -> Result<Space, EditError> {
         let mut out = Space::default();
-        for (_, list) in self
-            .lists_of(deadlist)?
-            .into_iter()
-            .filter(|(key, _)| (after..until).contains(key))
-        {
+        for (_, list) in self.lists_of(deadlist)?.into_iter().filter(|(key, _)| (after..until).contains(key)) {
             out = out + self.list_space(list)?;
         }
         Ok(out)
     }
 
     /// Moves the blocks in a deadlist born after `after` to the pool's list of blocks to be freed. Returns their space.
-    pub(crate) fn deadlist_to_free(
-        &mut self,
-        deadlist: u64,
-        after: u64,
-    ) -> Result<Space, EditError> {
-        let free = self
-            .number_in(OBJECT_DIRECTORY, "free_bpobj")?
-            .ok_or(Error::NotFound)?;
+    pub(crate) fn deadlist_to_free(&mut self, deadlist: u64, after: u64) -> Result<Space, EditError> {
+        let free = self.number_in(OBJECT_DIRECTORY, "free_bpobj")?.ok_or(Error::NotFound)?;
         let mut out = Space::default();
-        for (key, list) in self
-            .lists_of(deadlist)?
-            .into_iter()
-            .filter(|(key, _)| *key >= after)
-        {
+        for (key, list) in self.lists_of(deadlist)?.into_iter().filter(|(key, _)| *key >= after) {
             out = out + self.list_space(list)?;
             self.enqueue(free, list)?;
             self.remove_name(deadlist, &format!("{key:x}"))?;
@@ -194,13 +157,8 @@ impl Store {
         for (key, list) in self.lists_of(from)? {
             let space = self.list_space(list)?;
             let targets = self.lists_of(into)?;
-            let target = targets
-                .iter()
-                .rev()
-                .find(|(own, _)| *own <= key)
-                .or(targets.first());
-            let (target_key, target) =
-                *target.ok_or(FormatError::new("deadlist", "has no list", into))?;
+            let target = targets.iter().rev().find(|(own, _)| *own <= key).or(targets.first());
+            let (target_key, target) = *target.ok_or(FormatError::new("deadlist", "has no list", into))?;
             let target = self.own_list(into, target_key, target)?;
             self.enqueue(target, list)?;
             space.shift(self.bonus(into)?, 0);
@@ -211,16 +169,8 @@ impl Store {
     /// Joins the list of `key` with the one before it; a deadlist without that key stays as it is.
     pub(crate) fn deadlist_forget(&mut self, deadlist: u64, key: u64) -> Result<(), EditError> {
         let lists = self.lists_of(deadlist)?;
-        let Some(index) = lists.iter().position(|(own, _)| *own == key) else {
-            return Ok(());
-        };
-        let Some((before_key, before)) = index
-            .checked_sub(1)
-            .and_then(|before| lists.get(before))
-            .copied()
-        else {
-            return Ok(());
-        };
+        let Some(index) = lists.iter().position(|(own, _)| *own == key) else { return Ok(()) };
+        let Some((before_key, before)) = index.checked_sub(1).and_then(|before| lists.get(before)).copied() else { return Ok(()) };
         let before = self.own_list(deadlist, before_key, before)?;
         self.enqueue(before, lists[index].1)?;
         self.remove_name(deadlist, &format!("{key:x}")).map(drop)
@@ -228,29 +178,16 @@ impl Store {
 
     pub(crate) fn sublists(&self, list: u64) -> Result<Vec<u64>, EditError> {
         let bonus = self.peek_bonus(list)?;
-        let (table, count) = (
-            word(&bonus, list::SUBLISTS),
-            word(&bonus, list::SUBLIST_COUNT),
-        );
+        let (table, count) = (word(&bonus, list::SUBLISTS), word(&bonus, list::SUBLIST_COUNT));
         if table == 0 || count == 0 {
             return Ok(Vec::new());
         }
         self.mos.with_view(&self.pool, table, |edit| {
-            let room = edit
-                .dnode
-                .last_block
-                .saturating_add(1)
-                .saturating_mul(edit.dnode.block_size)
-                / 8;
+            let room = edit.dnode.last_block.saturating_add(1).saturating_mul(edit.dnode.block_size) / 8;
             let count = usize::try_from(count.min(room)).unwrap_or(0);
             let mut bytes = vec![0; count * 8];
             edit.read_at(&self.pool, 0, &mut bytes)?;
-            Ok(bytes
-                .as_chunks::<8>()
-                .0
-                .iter()
-                .map(|bytes| u64::from_le_bytes(*bytes))
-                .collect())
+            Ok(bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect())
         })
     }
 
@@ -260,22 +197,14 @@ impl Store {
         }
         let mut table = self.peek(list, list::SUBLISTS)?;
         if table == 0 {
-            table = self
-                .mos
-                .allocate(&self.pool, SUBLISTS, LIST_BLOCK, 0, Vec::new())?;
+            table = self.mos.allocate(&self.pool, SUBLISTS, LIST_BLOCK, 0, Vec::new())?;
             self.mos.edit(&self.pool, table)?.dnode.indirect_shift = 14;
             put(self.bonus(list)?, list::SUBLISTS, table);
         }
         let count = self.peek(list, list::SUBLIST_COUNT)?;
         let bytes: Vec<u8> = subs.iter().flat_map(|sub| sub.to_le_bytes()).collect();
-        self.mos
-            .edit(&self.pool, table)?
-            .write_at(&self.pool, count * 8, &bytes)?;
-        put(
-            self.bonus(list)?,
-            list::SUBLIST_COUNT,
-            count + subs.len() as u64,
-        );
+        self.mos.edit(&self.pool, table)?.write_at(&self.pool, count * 8, &bytes)?;
+        put(self.bonus(list)?, list::SUBLIST_COUNT, count + subs.len() as u64);
         Ok(())
     }
 
@@ -319,17 +248,10 @@ impl Store {
     }
 
     /// Pointers `first..first + count` of a list itself, with their deflated sizes.
-    pub(crate) fn read_list(
-        &self,
-        list: u64,
-        first: u64,
-        count: u64,
-    ) -> Result<Vec<(BlockPointer, u64)>, EditError> {
+    pub(crate) fn read_list(&self, list: u64, first: u64, count: u64) -> Result<Vec<(BlockPointer, u64)>, EditError> {
         let count = usize::try_from(count.min(READ_MAX)).unwrap_or(0);
         let mut bytes = vec![0; count * blkptr::SIZE];
-        self.mos.with_view(&self.pool, list, |edit| {
-            edit.read_at(&self.pool, first * blkptr::SIZE as u64, &mut bytes)
-        })?;
+        self.mos.with_view(&self.pool, list, |edit| edit.read_at(&self.pool, first * blkptr::SIZE as u64, &mut bytes))?;
         let mut out = Vec::with_capacity(count);
         for bytes in bytes.chunks_exact(blkptr::SIZE) {
             let pointer = BlockPointer::parse(bytes)?;
@@ -340,57 +262,29 @@ impl Store {
     }
 
     /// Appends pointers with their deflated sizes to a list.
-    pub(crate) fn append_bpobj(
-        &mut self,
-        object: u64,
-        pointers: &[(BlockPointer, u64)],
-    ) -> Result<(), EditError> {
+    pub(crate) fn append_bpobj(&mut self, object: u64, pointers: &[(BlockPointer, u64)]) -> Result<(), EditError> {
         if pointers.is_empty() {
             return Ok(());
         }
         let edit = self.mos.edit(&self.pool, object)?;
         let count = word(&edit.dnode.bonus, list::COUNT);
-        let bytes: Vec<u8> = pointers
-            .iter()
-            .flat_map(|(pointer, _)| pointer.encode())
-            .collect();
+        let bytes: Vec<u8> = pointers.iter().flat_map(|(pointer, _)| pointer.encode()).collect();
         edit.write_at(&self.pool, count * blkptr::SIZE as u64, &bytes)?;
         let mut space = Space::default();
-        pointers
-            .iter()
-            .for_each(|(pointer, deflated)| space.add(pointer, *deflated, 1));
+        pointers.iter().for_each(|(pointer, deflated)| space.add(pointer, *deflated, 1));
         space.shift(&mut edit.dnode.bonus, list::BYTES);
-        put(
-            &mut edit.dnode.bonus,
-            list::COUNT,
-            count + pointers.len() as u64,
-        );
+        put(&mut edit.dnode.bonus, list::COUNT, count + pointers.len() as u64);
         Ok(())
     }
 
     /// Puts blocks that a snapshot still holds into a head's deadlist.
-    pub(crate) fn bury(
-        &mut self,
-        deadlist: u64,
-        dead: &[(BlockPointer, u64)],
-    ) -> Result<(), EditError> {
+    pub(crate) fn bury(&mut self, deadlist: u64, dead: &[(BlockPointer, u64)]) -> Result<(), EditError> {
         let lists = self.lists_of(deadlist)?;
         let mut by_list: BTreeMap<(u64, u64), Vec<(BlockPointer, u64)>> = BTreeMap::new();
         for (pointer, deflated) in dead {
-            let list = lists
-                .iter()
-                .rev()
-                .find(|(key, _)| *key < pointer.birth)
-                .copied();
-            let list = list.ok_or(FormatError::new(
-                "deadlist",
-                "no key below a block's birth",
-                pointer.birth,
-            ))?;
-            by_list
-                .entry(list)
-                .or_default()
-                .push((pointer.clone(), *deflated));
+            let list = lists.iter().rev().find(|(key, _)| *key < pointer.birth).copied();
+            let list = list.ok_or(FormatError::new("deadlist", "no key below a block's birth", pointer.birth))?;
+            by_list.entry(list).or_default().push((pointer.clone(), *deflated));
         }
         for ((key, list), pointers) in &by_list {
             let list = self.own_list(deadlist, *key, *list)?;

@@ -37,11 +37,7 @@ const CHAIN_MAX: usize = 1 << 20;
 enum Item {
     Change(Change),
     /// The data is in the object's changed blocks.
-    Write {
-        object: u64,
-        offset: u64,
-        length: u64,
-    },
+    Write { object: u64, offset: u64, length: u64 },
 }
 
 /// The log of an open dataset.
@@ -83,10 +79,7 @@ impl PendingLog {
 impl OpenLog {
     /// The log of a dataset whose chain, if it had one, was replayed.
     pub fn new(header: Header) -> Self {
-        Self {
-            sequence: header.replay_seq.max(header.claim_record_seq),
-            ..Self::default()
-        }
+        Self { sequence: header.replay_seq.max(header.claim_record_seq), ..Self::default() }
     }
 
     /// Blocks that the log has allocated.
@@ -95,11 +88,7 @@ impl OpenLog {
     }
 
     fn note(&mut self, item: Item) {
-        if self.items.len() < ITEMS_MAX {
-            self.items.push(item)
-        } else {
-            self.incomplete = true
-        }
+        if self.items.len() < ITEMS_MAX { self.items.push(item) } else { self.incomplete = true }
     }
 }
 
@@ -117,11 +106,7 @@ impl Store {
     /// Notes a write, whose data the intent log takes from the changed blocks when it is needed.
     pub fn log_write(&mut self, dataset: u64, object: u64, offset: u64, length: u64) {
         if let Some(head) = self.heads.get_mut(&dataset) {
-            head.log.note(Item::Write {
-                object,
-                offset,
-                length,
-            });
+            head.log.note(Item::Write { object, offset, length });
         }
     }
 
@@ -130,9 +115,7 @@ impl Store {
     /// # Errors
     /// As [`Store::commit`].
     pub fn log_sync(&mut self, dataset: u64, now: u64) -> Result<(), EditError> {
-        let Some(head) = self.heads.get_mut(&dataset) else {
-            return Ok(());
-        };
+        let Some(head) = self.heads.get_mut(&dataset) else { return Ok(()) };
         if head.log.items.is_empty() && !head.log.incomplete && !head.set.is_dirty() {
             return Ok(());
         }
@@ -151,9 +134,7 @@ impl Store {
     fn encode_items(&mut self, dataset: u64) -> Result<Vec<Vec<u8>>, EditError> {
         let txg = self.txg;
         let Self { heads, pool, .. } = self;
-        let Some(Head { set, log, .. }) = heads.get_mut(&dataset) else {
-            return Ok(Vec::new());
-        };
+        let Some(Head { set, log, .. }) = heads.get_mut(&dataset) else { return Ok(Vec::new()) };
         let mut out = Vec::new();
         let mut sequence = log.sequence;
         let mut put = |change: &Change| {
@@ -163,11 +144,7 @@ impl Store {
         for item in &log.items {
             match item {
                 Item::Change(change) => put(change),
-                Item::Write {
-                    object,
-                    offset,
-                    length,
-                } => {
+                Item::Write { object, offset, length } => {
                     // A file removed since has no data to be saved.
                     let edit = match set.edit(pool, *object) {
                         Ok(edit) => edit,
@@ -179,11 +156,7 @@ impl Store {
                         let count = (end - at).min(DATA_MAX);
                         let mut data = vec![0; usize::try_from(count).unwrap_or(0)];
                         edit.read_at(pool, at, &mut data)?;
-                        put(&Change::Write {
-                            object: *object,
-                            offset: at,
-                            data,
-                        });
+                        put(&Change::Write { object: *object, offset: at, data });
                         at += count;
                     }
                 }
@@ -199,25 +172,15 @@ impl Store {
         let mut blocks: Vec<(BlockPointer, Vec<u8>)> = Vec::new();
         let mut records = records.into_iter().peekable();
         while records.peek().is_some() {
-            let Some(current) = self
-                .heads
-                .get(&dataset)
-                .and_then(|head| head.log.next.clone())
-            else {
-                return Err(EditError::Invalid("no intent log"));
-            };
+            let Some(current) = self.heads.get(&dataset).and_then(|head| head.log.next.clone()) else { return Err(EditError::Invalid("no intent log")) };
             let size = usize::try_from(current.psize).unwrap_or(BLOCK_MIN);
             let mut body = Vec::new();
-            while let Some(record) =
-                records.next_if(|record| BLOCK_HEADER + body.len() + record.len() <= size)
-            {
+            while let Some(record) = records.next_if(|record| BLOCK_HEADER + body.len() + record.len() <= size) {
                 body.extend_from_slice(&record);
             }
             // As large as the next record needs, or as this one was used: the next sync is likely to be like this one.
             let wanted = records.peek().map_or(body.len(), Vec::len) + BLOCK_HEADER;
-            let next_size = wanted
-                .next_multiple_of(BLOCK_MIN)
-                .clamp(BLOCK_MIN, BLOCK_MAX);
+            let next_size = wanted.next_multiple_of(BLOCK_MIN).clamp(BLOCK_MIN, BLOCK_MAX);
             let dvas = self.space.allocate_log(next_size as u64)?;
             let mut words = current.words;
             words[3] += 1;
@@ -231,11 +194,7 @@ impl Store {
         }
         // The first block makes the others part of the chain: written last, it makes the sync whole or nothing. A record has the data as it is now, so part
         // of a sync could show what never was.
-        let write = |(pointer, block): &(BlockPointer, Vec<u8>)| {
-            pointer
-                .copies()
-                .try_for_each(|dva| self.pool.write_block(&dva, block))
-        };
+        let write = |(pointer, block): &(BlockPointer, Vec<u8>)| pointer.copies().try_for_each(|dva| self.pool.write_block(&dva, block));
         if let Some((first, rest)) = blocks.split_first() {
             if !rest.is_empty() {
                 rest.iter().try_for_each(write)?;
@@ -256,9 +215,7 @@ impl Store {
         log.items.clear();
         log.incomplete = false;
         for pointer in log.spent.drain(..) {
-            pointer
-                .copies()
-                .try_for_each(|dva| self.space.free_log(&dva))?;
+            pointer.copies().try_for_each(|dva| self.space.free_log(&dva))?;
         }
         if core::mem::take(&mut log.wanted) && log.next.is_none() {
             // Without space the next fsync is a commit again.
@@ -314,15 +271,8 @@ impl Store {
     }
 
     fn claim_log(&mut self, header: &Header) -> Result<PendingLog, EditError> {
-        let first_txg = if header.claim_txg == 0 {
-            self.pool.uberblock().txg + 1
-        } else {
-            header.claim_txg
-        };
-        let mut log = PendingLog {
-            blocks: Vec::new(),
-            records: Vec::new(),
-        };
+        let first_txg = if header.claim_txg == 0 { self.pool.uberblock().txg + 1 } else { header.claim_txg };
+        let mut log = PendingLog { blocks: Vec::new(), records: Vec::new() };
         let mut next = header.first.clone();
         while next.checksum == Checksum::Zilog2 && !next.is_hole() && log.blocks.len() < CHAIN_MAX {
             if header.claim_txg != 0 && next.words[3] > header.claim_block_seq {
@@ -332,17 +282,10 @@ impl Store {
                 break;
             }
             log.blocks.push(next.clone());
-            let Some(block) = self.pool.read_log_block(&next) else {
-                break;
-            };
-            let Ok((after, records)) = intent_log::parse_block(&block) else {
-                break;
-            };
+            let Some(block) = self.pool.read_log_block(&next) else { break };
+            let Ok((after, records)) = intent_log::parse_block(&block) else { break };
             for record in records {
-                if record.seq <= header.replay_seq
-                    || record.txg < first_txg
-                    || header.flags & 2 != 0 && record.seq > header.claim_record_seq
-                {
+                if record.seq <= header.replay_seq || record.txg < first_txg || header.flags & 2 != 0 && record.seq > header.claim_record_seq {
                     continue;
                 }
                 if let Ok(Some(Change::WriteIndirect { block, .. })) = Change::parse(&record)
@@ -374,21 +317,13 @@ impl Store {
     /// # Errors
     /// Unreadable, malformed.
     pub fn begin_replay(&mut self, dataset: u64) -> Result<Vec<Record>, EditError> {
-        let Some(log) = self.pending_logs.remove(&dataset) else {
-            return Ok(Vec::new());
-        };
+        let Some(log) = self.pending_logs.remove(&dataset) else { return Ok(Vec::new()) };
         self.edit_dataset(dataset, None)?;
         if let Some(head) = self.heads.get_mut(&dataset) {
-            head.log = OpenLog {
-                spent: log.blocks,
-                ..OpenLog::default()
-            };
+            head.log = OpenLog { spent: log.blocks, ..OpenLog::default() };
             head.set.set_log_header(&Header::new(BlockPointer::hole()));
         }
-        self.pool.post(Event::LogReplayed {
-            dataset,
-            records: log.records.len() as u64,
-        });
+        self.pool.post(Event::LogReplayed { dataset, records: log.records.len() as u64 });
         Ok(log.records)
     }
 }

@@ -40,9 +40,7 @@ impl Look for Store {
         if table == 0 {
             return Ok(None);
         }
-        let found = self.mos.with_view(&self.pool, table, |edit| {
-            crate::zap_edit::entries(edit, &self.pool, Some(name.as_bytes()))
-        });
+        let found = self.mos.with_view(&self.pool, table, |edit| crate::zap_edit::entries(edit, &self.pool, Some(name.as_bytes())));
         Ok(found.map_err(read_error)?.into_iter().next())
     }
 }
@@ -58,11 +56,7 @@ impl Look for Datasets<'_> {
         Ok(self.mos().object(object)?.dnode().bonus.clone())
     }
     fn all(&self, table: u64) -> Result<Vec<Entry>, Error> {
-        if table == 0 {
-            Ok(Vec::new())
-        } else {
-            self.mos().zap(table)
-        }
+        if table == 0 { Ok(Vec::new()) } else { self.mos().zap(table) }
     }
     fn one(&self, table: u64, name: &str) -> Result<Option<Entry>, Error> {
         if table == 0 {
@@ -80,15 +74,7 @@ impl Look for Datasets<'_> {
 fn read_error(error: EditError) -> Error {
     match error {
         EditError::Read(error) => error,
-        other => Error::Format(pool_phys::FormatError::new(
-            "MOS",
-            if matches!(other, EditError::Invalid(_)) {
-                "a table has an unknown form"
-            } else {
-                "cannot be read"
-            },
-            0,
-        )),
+        other => Error::Format(pool_phys::FormatError::new("MOS", if matches!(other, EditError::Invalid(_)) { "a table has an unknown form" } else { "cannot be read" }, 0)),
     }
 }
 
@@ -98,18 +84,10 @@ pub(crate) fn dir_name(look: &dyn Look, mut directory: u64) -> Result<String, Er
     while directory != look.root() {
         let parent = word(&look.words(directory)?, dir::PARENT);
         if parent == 0 || parts.len() > DEPTH_MAX {
-            return Err(pool_phys::FormatError::new(
-                "DSL directory",
-                "has no way to the root",
-                directory,
-            )
-            .into());
+            return Err(pool_phys::FormatError::new("DSL directory", "has no way to the root", directory).into());
         }
         let siblings = look.all(word(&look.words(parent)?, dir::CHILDREN))?;
-        let entry = siblings
-            .iter()
-            .find(|entry| entry.number() == Some(directory))
-            .ok_or(Error::NotFound)?;
+        let entry = siblings.iter().find(|entry| entry.number() == Some(directory)).ok_or(Error::NotFound)?;
         parts.push(entry.text());
         directory = parent;
     }
@@ -127,10 +105,7 @@ pub(crate) fn dataset_name(look: &dyn Look, dataset: u64) -> Result<String, Erro
         return Ok(name);
     }
     let entries = look.all(word(&look.words(head)?, ds::SNAPSHOTS))?;
-    let entry = entries
-        .iter()
-        .find(|entry| entry.number() == Some(dataset))
-        .ok_or(Error::NotFound)?;
+    let entry = entries.iter().find(|entry| entry.number() == Some(dataset)).ok_or(Error::NotFound)?;
     Ok(format!("{name}@{}", entry.text()))
 }
 
@@ -140,12 +115,7 @@ pub(crate) fn ancestors(look: &dyn Look, mut directory: u64) -> Result<Vec<u64>,
     while directory != 0 {
         out.push(directory);
         if out.len() > DEPTH_MAX + 1 {
-            return Err(pool_phys::FormatError::new(
-                "DSL directory",
-                "nested too deeply",
-                directory,
-            )
-            .into());
+            return Err(pool_phys::FormatError::new("DSL directory", "nested too deeply", directory).into());
         }
         directory = word(&look.words(directory)?, dir::PARENT);
     }

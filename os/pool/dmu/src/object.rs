@@ -64,9 +64,7 @@ impl<'p> ObjectSet<'p> {
     /// [`Error::NotFound`] for a free number; unreadable or malformed.
     pub fn object(&self, number: u64) -> Result<Object<'p>, Error> {
         let mut meta = self.meta();
-        let at = number
-            .checked_mul(dnode::SLOT as u64)
-            .ok_or(Error::NotFound)?;
+        let at = number.checked_mul(dnode::SLOT as u64).ok_or(Error::NotFound)?;
         let (block, offset) = (at / meta.dnode.block_size, at % meta.dnode.block_size);
         if number == 0 || block > meta.dnode.last_block {
             return Err(Error::NotFound);
@@ -74,29 +72,21 @@ impl<'p> ObjectSet<'p> {
         let data = meta.block(block)?;
         let offset = usize::try_from(offset).map_err(|_| Error::NotFound)?;
         // Interior slots of a large dnode are refused by whoever names one: nothing on disk points there.
-        let dnode =
-            Dnode::parse(data.get(offset..).ok_or(Error::NotFound)?)?.ok_or(Error::NotFound)?;
+        let dnode = Dnode::parse(data.get(offset..).ok_or(Error::NotFound)?)?.ok_or(Error::NotFound)?;
         Object::new(self.pool, dnode)
     }
 
     /// The meta-dnode as an object: its data is the array of dnodes.
     #[must_use]
     pub fn meta(&self) -> Object<'p> {
-        Object {
-            pool: self.pool,
-            dnode: self.objset.meta.clone(),
-            path: Vec::new(),
-        }
+        Object { pool: self.pool, dnode: self.objset.meta.clone(), path: Vec::new() }
     }
 
     /// Calls `visit` with the number and dnode of every allocated object, in order.
     ///
     /// # Errors
     /// The first unreadable or malformed dnode block, or what `visit` returns.
-    pub fn for_each(
-        &self,
-        mut visit: impl FnMut(u64, &Dnode) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    pub fn for_each(&self, mut visit: impl FnMut(u64, &Dnode) -> Result<(), Error>) -> Result<(), Error> {
         let mut meta = self.meta();
         let per_block = meta.dnode.block_size / dnode::SLOT as u64;
         // A hostile tree may reach one block in 2^60 ways; a pool has room for so many only.
@@ -107,11 +97,7 @@ impl<'p> ObjectSet<'p> {
                 block = next;
                 continue;
             }
-            left = left.checked_sub(1).ok_or(FormatError::new(
-                "object set",
-                "has more dnode blocks than the pool has room",
-                block,
-            ))?;
+            left = left.checked_sub(1).ok_or(FormatError::new("object set", "has more dnode blocks than the pool has room", block))?;
             let data = meta.block(block)?;
             let mut slot = 0;
             while slot < per_block {
@@ -146,29 +132,18 @@ impl<'p> ObjectSet<'p> {
         })
     }
 
-    fn verify_tree(
-        &self,
-        pointer: &BlockPointer,
-        tally: &mut dyn FnMut(&BlockPointer, Scrubbed),
-    ) -> Result<(), Error> {
+    fn verify_tree(&self, pointer: &BlockPointer, tally: &mut dyn FnMut(&BlockPointer, Scrubbed)) -> Result<(), Error> {
         if pointer.is_hole() {
             return Ok(());
         }
         tally(pointer, self.pool.verify(pointer)?);
         if pointer.level > 0 {
             // Unreadable on every copy: tallied above, its subtree cannot be reached.
-            let Ok(data) = self.pool.read(pointer) else {
-                return Ok(());
-            };
+            let Ok(data) = self.pool.read(pointer) else { return Ok(()) };
             for child in data.chunks_exact(blkptr::SIZE) {
                 let child = BlockPointer::parse(child)?;
                 if !child.is_hole() && child.level + 1 != pointer.level {
-                    return Err(FormatError::new(
-                        "indirect block",
-                        "child is not one level below",
-                        u64::from(child.level),
-                    )
-                    .into());
+                    return Err(FormatError::new("indirect block", "child is not one level below", u64::from(child.level)).into());
                 }
                 self.verify_tree(&child, tally)?;
             }
@@ -197,15 +172,9 @@ pub struct Object<'p> {
 impl<'p> Object<'p> {
     pub(crate) fn new(pool: &'p Pool, dnode: Dnode) -> Result<Self, Error> {
         if dnode.block_size == 0 || dnode.block_size > BLOCK_MAX {
-            return Err(
-                FormatError::new("dnode", "impossible block size", dnode.block_size).into(),
-            );
+            return Err(FormatError::new("dnode", "impossible block size", dnode.block_size).into());
         }
-        Ok(Self {
-            pool,
-            dnode,
-            path: Vec::new(),
-        })
+        Ok(Self { pool, dnode, path: Vec::new() })
     }
 
     /// Its dnode.
@@ -246,19 +215,11 @@ impl<'p> Object<'p> {
         while number <= self.dnode.last_block {
             let (pointer, level) = self.descend_since(number, since)?;
             let bits = (self.dnode.indirect_shift - 7) * u32::from(level);
-            let next = if bits >= 63 {
-                u64::MAX
-            } else {
-                (number >> bits).saturating_add(1).saturating_mul(1 << bits)
-            };
+            let next = if bits >= 63 { u64::MAX } else { (number >> bits).saturating_add(1).saturating_mul(1 << bits) };
             let next = next.min(self.dnode.last_block.saturating_add(1));
             let is_old = pointer.birth <= since && !(pointer.is_hole() && pointer.birth == 0);
             if !is_old {
-                return Ok(Some(Changed {
-                    first: number,
-                    count: next - number,
-                    pointer,
-                }));
+                return Ok(Some(Changed { first: number, count: next - number, pointer }));
             }
             number = next;
         }
@@ -274,9 +235,7 @@ impl<'p> Object<'p> {
     fn descend_since(&mut self, number: u64, since: u64) -> Result<(BlockPointer, u8), Error> {
         let top = self.dnode.levels - 1;
         let index = usize::try_from(self.dnode.pointer_index(number, top)).unwrap_or(usize::MAX);
-        let Some(first) = self.dnode.pointers.get(index) else {
-            return Ok((BlockPointer::hole(), 63));
-        };
+        let Some(first) = self.dnode.pointers.get(index) else { return Ok((BlockPointer::hole(), 63)) };
         let mut pointer = first.clone();
         let fan_bits = self.dnode.indirect_shift - 7;
         for level in (1..=top).rev() {
@@ -286,24 +245,14 @@ impl<'p> Object<'p> {
             let shift = fan_bits * u32::from(level);
             let block = if shift >= 64 { 0 } else { number >> shift };
             let depth = usize::from(top - level);
-            if !self
-                .path
-                .get(depth)
-                .is_some_and(|step| step.0 == level && step.1 == block)
-            {
+            if !self.path.get(depth).is_some_and(|step| step.0 == level && step.1 == block) {
                 let data = self.pool.read_shared(&pointer)?;
                 self.path.truncate(depth);
                 self.path.push((level, block, data));
             }
-            let at = usize::try_from(self.dnode.pointer_index(number, level - 1))
-                .unwrap_or(usize::MAX / blkptr::SIZE)
-                * blkptr::SIZE;
+            let at = usize::try_from(self.dnode.pointer_index(number, level - 1)).unwrap_or(usize::MAX / blkptr::SIZE) * blkptr::SIZE;
             let data = &self.path[depth].2;
-            let bytes = data.get(at..at + blkptr::SIZE).ok_or(FormatError::new(
-                "indirect block",
-                "too short",
-                data.len() as u64,
-            ))?;
+            let bytes = data.get(at..at + blkptr::SIZE).ok_or(FormatError::new("indirect block", "too short", data.len() as u64))?;
             pointer = BlockPointer::parse(bytes)?;
         }
         Ok((pointer, 0))
@@ -330,20 +279,9 @@ impl<'p> Object<'p> {
     /// Unreadable or malformed.
     pub fn read_at(&mut self, mut offset: u64, mut out: &mut [u8]) -> Result<(), Error> {
         while !out.is_empty() {
-            let (number, skip) = (
-                offset / self.dnode.block_size,
-                offset % self.dnode.block_size,
-            );
-            let data = if number <= self.dnode.last_block {
-                self.block(number)?
-            } else {
-                vec![0; out.len()]
-            };
-            let skip = if number <= self.dnode.last_block {
-                usize::try_from(skip).unwrap_or(0)
-            } else {
-                0
-            };
+            let (number, skip) = (offset / self.dnode.block_size, offset % self.dnode.block_size);
+            let data = if number <= self.dnode.last_block { self.block(number)? } else { vec![0; out.len()] };
+            let skip = if number <= self.dnode.last_block { usize::try_from(skip).unwrap_or(0) } else { 0 };
             let count = (data.len() - skip).min(out.len());
             let (now, rest) = out.split_at_mut(count);
             now.copy_from_slice(&data[skip..skip + count]);
@@ -358,11 +296,6 @@ impl<'p> Object<'p> {
     /// # Errors
     /// Unreadable.
     pub fn spill(&self) -> Result<Option<Vec<u8>>, Error> {
-        self.dnode
-            .spill
-            .as_ref()
-            .map(|pointer| self.pool.read(pointer))
-            .transpose()
-            .map_err(Error::from)
+        self.dnode.spill.as_ref().map(|pointer| self.pool.read(pointer)).transpose().map_err(Error::from)
     }
 }

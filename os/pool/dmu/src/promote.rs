@@ -29,9 +29,7 @@ impl Store {
     fn dead_since(&self, datasets: &[u64], txg: u64) -> Result<i64, EditError> {
         let mut out = 0;
         for dataset in datasets {
-            out += self
-                .deadlist_range(self.peek(*dataset, ds::DEADLIST)?, txg, u64::MAX)?
-                .used;
+            out += self.deadlist_range(self.peek(*dataset, ds::DEADLIST)?, txg, u64::MAX)?.used;
         }
         Ok(out)
     }
@@ -58,10 +56,7 @@ impl Store {
         let shared = self.chain(older, origin)?;
         let clone_chain = self.chain(origin, head)?;
         let old_chain = self.chain(origin, old_head)?;
-        let (first_own, first_old) = (
-            *clone_chain.last().ok_or(Error::NotFound)?,
-            *old_chain.last().ok_or(Error::NotFound)?,
-        );
+        let (first_own, first_old) = (*clone_chain.last().ok_or(Error::NotFound)?, *old_chain.last().ok_or(Error::NotFound)?);
 
         // The blocks that the shared snapshots gave birth to: what the last has, and what died on the way.
         let mut moved = Space::read(&self.peek_bonus(origin)?, ds::REFERENCED);
@@ -73,14 +68,9 @@ impl Store {
         }
         let older_txg = self.origin_txg(old_dir)?;
         let origin_bonus = self.peek_bonus(origin)?;
-        let snapshots_here =
-            self.dead_since(&shared, older_txg)? + self.dead_since(&clone_chain, older_txg)?;
+        let snapshots_here = self.dead_since(&shared, older_txg)? + self.dead_since(&clone_chain, older_txg)?;
         let snapshots_there = self.dead_since(&old_chain, word(&origin_bonus, ds::CREATED_TXG))?;
-        let unique = self.deadlist_range(
-            self.peek(first_own, ds::DEADLIST)?,
-            word(&origin_bonus, ds::PREVIOUS_TXG),
-            u64::MAX,
-        )?;
+        let unique = self.deadlist_range(self.peek(first_own, ds::DEADLIST)?, word(&origin_bonus, ds::PREVIOUS_TXG), u64::MAX)?;
 
         put(self.bonus(origin)?, ds::NEXT, first_own);
         put(self.bonus(origin)?, ds::UNIQUE, unique.used.cast_unsigned());
@@ -101,16 +91,10 @@ impl Store {
             self.enter(older_clones, head)?;
         }
 
-        let (old_names, own_names) = (
-            self.peek(old_head, ds::SNAPSHOTS)?,
-            self.peek(head, ds::SNAPSHOTS)?,
-        );
+        let (old_names, own_names) = (self.peek(old_head, ds::SNAPSHOTS)?, self.peek(head, ds::SNAPSHOTS)?);
         let names = self.snapshots_of(old_head)?;
         for snapshot in &shared {
-            let (name, _) = names
-                .iter()
-                .find(|(_, object)| object == snapshot)
-                .ok_or(Error::NotFound)?;
+            let (name, _) = names.iter().find(|(_, object)| object == snapshot).ok_or(Error::NotFound)?;
             if self.number_in(own_names, name)?.is_some() {
                 return Err(EditError::Exists);
             }
@@ -128,31 +112,16 @@ impl Store {
             }
         }
 
-        let snapshots =
-            |bonus: &[u8]| signed(word(bonus, dir::BREAKDOWN + Part::Snapshots as usize * 8));
+        let snapshots = |bonus: &[u8]| signed(word(bonus, dir::BREAKDOWN + Part::Snapshots as usize * 8));
         let here = snapshots_here - snapshots(&self.peek_bonus(own_dir)?);
         let there = snapshots_there - snapshots(&self.peek_bonus(old_dir)?);
         self.did_use(old_dir, Part::Snapshots, Space::used(there))?;
-        self.did_use(
-            old_dir,
-            Part::Head,
-            Space {
-                used: -moved.used - there,
-                ..-moved
-            },
-        )?;
+        self.did_use(old_dir, Part::Head, Space { used: -moved.used - there, ..-moved })?;
         // Its new place may allow less.
         if moved.used > signed(self.available(own_dir)?) {
             return Err(EditError::Quota);
         }
         self.did_use(own_dir, Part::Snapshots, Space::used(here))?;
-        self.did_use(
-            own_dir,
-            Part::Head,
-            Space {
-                used: moved.used - here,
-                ..moved
-            },
-        )
+        self.did_use(own_dir, Part::Head, Space { used: moved.used - here, ..moved })
     }
 }

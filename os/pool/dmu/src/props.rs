@@ -52,46 +52,17 @@ struct Row {
     kinds: u8,
 }
 
-const fn words(
-    name: &'static str,
-    values: &'static [(u64, &'static str)],
-    number: u64,
-    kinds: u8,
-) -> Row {
-    Row {
-        name,
-        form: Form::Words(values),
-        number,
-        text: "",
-        inherited: true,
-        kinds,
-    }
+const fn words(name: &'static str, values: &'static [(u64, &'static str)], number: u64, kinds: u8) -> Row {
+    Row { name, form: Form::Words(values), number, text: "", inherited: true, kinds }
 }
 
 const fn own_size(name: &'static str, kinds: u8) -> Row {
-    Row {
-        name,
-        form: Form::Size,
-        number: 0,
-        text: "",
-        inherited: false,
-        kinds,
-    }
+    Row { name, form: Form::Size, number: 0, text: "", inherited: false, kinds }
 }
 
 const ON_OFF: &[(u64, &str)] = &[(1, "on"), (0, "off")];
 const CACHE: &[(u64, &str)] = &[(0, "none"), (1, "metadata"), (2, "all")];
-const CHECKSUM: &[(u64, &str)] = &[
-    (1, "on"),
-    (2, "off"),
-    (6, "fletcher2"),
-    (7, "fletcher4"),
-    (8, "sha256"),
-    (10, "noparity"),
-    (11, "sha512"),
-    (12, "skein"),
-    (13, "edonr"),
-];
+const CHECKSUM: &[(u64, &str)] = &[(1, "on"), (2, "off"), (6, "fletcher2"), (7, "fletcher4"), (8, "sha256"), (10, "noparity"), (11, "sha512"), (12, "skein"), (13, "edonr")];
 const COMPRESSION: &[(u64, &str)] = &[
     (1, "on"),
     (2, "off"),
@@ -111,44 +82,15 @@ const COMPRESSION: &[(u64, &str)] = &[
     (15, "lz4"),
     (16, "zstd"),
 ];
-const DNODE_SIZE: &[(u64, &str)] = &[
-    (0, "legacy"),
-    (1, "auto"),
-    (1024, "1k"),
-    (2048, "2k"),
-    (4096, "4k"),
-    (8192, "8k"),
-    (16384, "16k"),
-];
+const DNODE_SIZE: &[(u64, &str)] = &[(0, "legacy"), (1, "auto"), (1024, "1k"), (2048, "2k"), (4096, "4k"), (8192, "8k"), (16384, "16k")];
 
 /// Settable properties, in the order `zfs get all` has them.
 const TABLE: [Row; 40] = [
     own_size("quota", FILES | VOLUME),
     own_size("reservation", BOTH),
-    Row {
-        name: "recordsize",
-        form: Form::Power(512, 128 << 10),
-        number: 128 << 10,
-        text: "",
-        inherited: true,
-        kinds: FILES,
-    },
-    Row {
-        name: "mountpoint",
-        form: Form::Text,
-        number: 0,
-        text: "",
-        inherited: true,
-        kinds: FILES,
-    },
-    Row {
-        name: "sharenfs",
-        form: Form::Text,
-        number: 0,
-        text: "off",
-        inherited: true,
-        kinds: FILES,
-    },
+    Row { name: "recordsize", form: Form::Power(512, 128 << 10), number: 128 << 10, text: "", inherited: true, kinds: FILES },
+    Row { name: "mountpoint", form: Form::Text, number: 0, text: "", inherited: true, kinds: FILES },
+    Row { name: "sharenfs", form: Form::Text, number: 0, text: "off", inherited: true, kinds: FILES },
     words("checksum", CHECKSUM, 1, BOTH),
     words("compression", COMPRESSION, 2, BOTH),
     words("atime", ON_OFF, 1, FILES),
@@ -158,115 +100,32 @@ const TABLE: [Row; 40] = [
     words("readonly", ON_OFF, 0, BOTH),
     words("zoned", ON_OFF, 0, FILES),
     words("snapdir", &[(0, "hidden"), (1, "visible")], 0, FILES),
-    words(
-        "aclmode",
-        &[
-            (0, "discard"),
-            (2, "groupmask"),
-            (3, "passthrough"),
-            (4, "restricted"),
-        ],
-        0,
-        FILES,
-    ),
-    words(
-        "aclinherit",
-        &[
-            (0, "discard"),
-            (1, "noallow"),
-            (4, "restricted"),
-            (3, "passthrough"),
-            (5, "passthrough-x"),
-        ],
-        4,
-        FILES,
-    ),
-    Row {
-        name: "canmount",
-        form: Form::Words(&[(0, "off"), (1, "on"), (2, "noauto")]),
-        number: 1,
-        text: "",
-        inherited: false,
-        kinds: FILES,
-    },
-    words(
-        "xattr",
-        &[(1, "on"), (0, "off"), (2, "sa"), (1, "dir")],
-        1,
-        FILES | SNAPSHOT,
-    ),
+    words("aclmode", &[(0, "discard"), (2, "groupmask"), (3, "passthrough"), (4, "restricted")], 0, FILES),
+    words("aclinherit", &[(0, "discard"), (1, "noallow"), (4, "restricted"), (3, "passthrough"), (5, "passthrough-x")], 4, FILES),
+    Row { name: "canmount", form: Form::Words(&[(0, "off"), (1, "on"), (2, "noauto")]), number: 1, text: "", inherited: false, kinds: FILES },
+    words("xattr", &[(1, "on"), (0, "off"), (2, "sa"), (1, "dir")], 1, FILES | SNAPSHOT),
     words("copies", &[(1, "1"), (2, "2"), (3, "3")], 1, BOTH),
     words("vscan", ON_OFF, 0, FILES),
     words("nbmand", ON_OFF, 0, FILES | SNAPSHOT),
-    Row {
-        name: "sharesmb",
-        form: Form::Text,
-        number: 0,
-        text: "off",
-        inherited: true,
-        kinds: FILES,
-    },
+    Row { name: "sharesmb", form: Form::Text, number: 0, text: "off", inherited: true, kinds: FILES },
     own_size("refquota", FILES),
     own_size("refreservation", BOTH),
     words("primarycache", CACHE, 2, BOTH | SNAPSHOT),
     words("secondarycache", CACHE, 2, BOTH | SNAPSHOT),
     words("logbias", &[(0, "latency"), (1, "throughput")], 0, BOTH),
     words("dedup", &[(2, "off"), (1, "on"), (8, "sha256")], 2, BOTH),
-    Row {
-        name: "mlslabel",
-        form: Form::Text,
-        number: 0,
-        text: "none",
-        inherited: true,
-        kinds: BOTH | SNAPSHOT,
-    },
-    words(
-        "sync",
-        &[(0, "standard"), (1, "always"), (2, "disabled")],
-        0,
-        BOTH,
-    ),
+    Row { name: "mlslabel", form: Form::Text, number: 0, text: "none", inherited: true, kinds: BOTH | SNAPSHOT },
+    words("sync", &[(0, "standard"), (1, "always"), (2, "disabled")], 0, BOTH),
     words("dnodesize", DNODE_SIZE, 0, FILES),
-    words(
-        "volmode",
-        &[(0, "default"), (1, "full"), (2, "dev"), (3, "none")],
-        0,
-        BOTH,
-    ),
-    Row {
-        name: "filesystem_limit",
-        form: Form::Count,
-        number: u64::MAX,
-        text: "",
-        inherited: false,
-        kinds: FILES,
-    },
-    Row {
-        name: "snapshot_limit",
-        form: Form::Count,
-        number: u64::MAX,
-        text: "",
-        inherited: false,
-        kinds: BOTH,
-    },
+    words("volmode", &[(0, "default"), (1, "full"), (2, "dev"), (3, "none")], 0, BOTH),
+    Row { name: "filesystem_limit", form: Form::Count, number: u64::MAX, text: "", inherited: false, kinds: FILES },
+    Row { name: "snapshot_limit", form: Form::Count, number: u64::MAX, text: "", inherited: false, kinds: BOTH },
     words("snapdev", &[(0, "hidden"), (1, "visible")], 0, BOTH),
-    words(
-        "acltype",
-        &[(0, "off"), (1, "posix"), (2, "nfsv4")],
-        0,
-        FILES | SNAPSHOT,
-    ),
+    words("acltype", &[(0, "off"), (1, "posix"), (2, "nfsv4")], 0, FILES | SNAPSHOT),
     words("relatime", ON_OFF, 0, FILES),
     words("redundant_metadata", &[(0, "all"), (1, "most")], 0, BOTH),
     words("overlay", ON_OFF, 1, FILES),
-    Row {
-        name: "special_small_blocks",
-        form: Form::Size,
-        number: 0,
-        text: "",
-        inherited: true,
-        kinds: FILES,
-    },
+    Row { name: "special_small_blocks", form: Form::Size, number: 0, text: "", inherited: true, kinds: FILES },
 ];
 
 /// A property as `zfs get` shows it.
@@ -319,26 +178,9 @@ pub fn is_property(name: &str) -> bool {
 /// True for what is a number, and stands to the right in a column.
 #[must_use]
 pub fn is_number(name: &str) -> bool {
-    let facts = [
-        "used",
-        "available",
-        "referenced",
-        "compressratio",
-        "refcompressratio",
-        "createtxg",
-        "guid",
-        "objsetid",
-        "written",
-        "userrefs",
-        "volsize",
-        "volblocksize",
-        "version",
-    ];
+    let facts = ["used", "available", "referenced", "compressratio", "refcompressratio", "createtxg", "guid", "objsetid", "written", "userrefs", "volsize", "volblocksize", "version"];
     let form = row(name).map(|row| row.form);
-    facts.contains(&name)
-        || name.starts_with("usedby")
-        || name.starts_with("logical")
-        || matches!(form, Some(Form::Size | Form::Count | Form::Power(..)))
+    facts.contains(&name) || name.starts_with("usedby") || name.starts_with("logical") || matches!(form, Some(Form::Size | Form::Count | Form::Power(..)))
 }
 
 /// Bytes for people, as OpenZFS writes them: three digits and a suffix.
@@ -359,11 +201,7 @@ pub fn human(bytes: u64) -> String {
         // As printf rounds: to the nearest, a tie to the even one.
         let (down, rest) = (bytes * scale / unit, bytes * scale % unit);
         let scaled = down + u128::from(rest * 2 > unit || rest * 2 == unit && down & 1 == 1);
-        let text = if digits == 0 {
-            format!("{scaled}{suffix}")
-        } else {
-            format!("{}.{:0digits$}{suffix}", scaled / scale, scaled % scale)
-        };
+        let text = if digits == 0 { format!("{scaled}{suffix}") } else { format!("{}.{:0digits$}{suffix}", scaled / scale, scaled % scale) };
         if text.len() <= 5 || digits == 0 {
             return text;
         }
@@ -375,17 +213,11 @@ pub fn human(bytes: u64) -> String {
 #[must_use]
 pub fn parse_size(text: &str) -> Option<u64> {
     let upper = text.trim().to_ascii_uppercase();
-    let plain = upper
-        .strip_suffix('B')
-        .filter(|rest| rest.ends_with(|letter: char| letter.is_ascii_alphanumeric()))
-        .unwrap_or(&upper);
+    let plain = upper.strip_suffix('B').filter(|rest| rest.ends_with(|letter: char| letter.is_ascii_alphanumeric())).unwrap_or(&upper);
     let plain = plain.strip_suffix('I').unwrap_or(plain);
     let (digits, shift) = match plain.chars().last()? {
         letter if letter.is_ascii_digit() => (plain, 0),
-        letter => (
-            plain.strip_suffix(letter)?,
-            10 * (1 + "KMGTPE".find(letter)?),
-        ),
+        letter => (plain.strip_suffix(letter)?, 10 * (1 + "KMGTPE".find(letter)?)),
     };
     let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
     let whole: u128 = whole.parse().ok()?;
@@ -403,11 +235,7 @@ pub fn parse_size(text: &str) -> Option<u64> {
 /// No such property, or no such value.
 pub fn parse_property(name: &str, text: &str) -> Result<Value, EditError> {
     if name.contains(':') {
-        return if text.len() < 8192 && name.len() < 256 {
-            Ok(Value::Text(text.to_string()))
-        } else {
-            Err(EditError::Invalid("a user property is too long"))
-        };
+        return if text.len() < 8192 && name.len() < 256 { Ok(Value::Text(text.to_string())) } else { Err(EditError::Invalid("a user property is too long")) };
     }
     let row = row(name).ok_or(EditError::Invalid("no such property, or it cannot be set"))?;
     let bad = EditError::Invalid("not a value of this property");
@@ -415,14 +243,8 @@ pub fn parse_property(name: &str, text: &str) -> Result<Value, EditError> {
         Form::Text => Ok(Value::Text(text.to_string())),
         Form::Size if text == "none" => Ok(Value::Number(0)),
         Form::Count if text == "none" => Ok(Value::Number(u64::MAX)),
-        Form::Size | Form::Count | Form::Power(..) => {
-            parse_size(text).map(Value::Number).ok_or(bad)
-        }
-        Form::Words(values) => values
-            .iter()
-            .find(|(_, word)| *word == text)
-            .map(|(value, _)| Value::Number(*value))
-            .ok_or(bad),
+        Form::Size | Form::Count | Form::Power(..) => parse_size(text).map(Value::Number).ok_or(bad),
+        Form::Words(values) => values.iter().find(|(_, word)| *word == text).map(|(value, _)| Value::Number(*value)).ok_or(bad),
     }
 }
 
@@ -433,25 +255,11 @@ fn check_value(name: &str, value: &Value) -> Result<(), EditError> {
     let Some(row) = row(name) else { return Ok(()) };
     let bad = Err(EditError::Invalid("not a value of this property"));
     match (row.form, value) {
-        (Form::Words(values), Value::Number(number))
-            if !values.iter().any(|(known, _)| known == number) =>
-        {
-            bad
-        }
-        (Form::Power(least, most), Value::Number(number))
-            if !number.is_power_of_two() || !(least..=most).contains(number) =>
-        {
-            bad
-        }
-        (Form::Text, Value::Number(_))
-        | (Form::Words(_) | Form::Size | Form::Count | Form::Power(..), Value::Text(_)) => bad,
-        (Form::Text, Value::Text(text))
-            if name == "mountpoint"
-                && !(text.starts_with('/') || text == "none" || text == "legacy") =>
-        {
-            Err(EditError::Invalid(
-                "a mount point is a path from the root, none or legacy",
-            ))
+        (Form::Words(values), Value::Number(number)) if !values.iter().any(|(known, _)| known == number) => bad,
+        (Form::Power(least, most), Value::Number(number)) if !number.is_power_of_two() || !(least..=most).contains(number) => bad,
+        (Form::Text, Value::Number(_)) | (Form::Words(_) | Form::Size | Form::Count | Form::Power(..), Value::Text(_)) => bad,
+        (Form::Text, Value::Text(text)) if name == "mountpoint" && !(text.starts_with('/') || text == "none" || text == "legacy") => {
+            Err(EditError::Invalid("a mount point is a path from the root, none or legacy"))
         }
         _ => Ok(()),
     }
@@ -460,30 +268,16 @@ fn check_value(name: &str, value: &Value) -> Result<(), EditError> {
 /// Values that mean something we do not do are refused when they are set by hand; a stream may bring them.
 fn check_supported(name: &str, value: &Value) -> Result<(), EditError> {
     match (name, value) {
-        ("checksum", Value::Number(10..)) => {
-            Err(EditError::Invalid("this checksum cannot be written yet"))
-        }
-        ("compression", Value::Number(4 | 16..)) => {
-            Err(EditError::Invalid("this compression cannot be written yet"))
-        }
-        ("dedup", Value::Number(number)) if *number != 2 => Err(EditError::Invalid(
-            "blocks are not shared between files yet",
-        )),
-        ("dnodesize", Value::Number(number)) if *number != 0 => {
-            Err(EditError::Invalid("large dnodes cannot be written yet"))
-        }
+        ("checksum", Value::Number(10..)) => Err(EditError::Invalid("this checksum cannot be written yet")),
+        ("compression", Value::Number(4 | 16..)) => Err(EditError::Invalid("this compression cannot be written yet")),
+        ("dedup", Value::Number(number)) if *number != 2 => Err(EditError::Invalid("blocks are not shared between files yet")),
+        ("dnodesize", Value::Number(number)) if *number != 0 => Err(EditError::Invalid("large dnodes cannot be written yet")),
         _ => Ok(()),
     }
 }
 
 /// What is set for a property: the entry, and where. `snapshot` is a snapshot's own table, or 0.
-fn stored(
-    look: &dyn Look,
-    directory: u64,
-    snapshot: u64,
-    name: &str,
-    inherited: bool,
-) -> Result<Option<(Entry, Source)>, Error> {
+fn stored(look: &dyn Look, directory: u64, snapshot: u64, name: &str, inherited: bool) -> Result<Option<(Entry, Source)>, Error> {
     if snapshot != 0
         && let Some(entry) = look.one(snapshot, name)?
     {
@@ -495,13 +289,7 @@ fn stored(
         let bonus = look.words(at)?;
         let table = word(&bonus, dir::PROPS);
         let is_own = depth == 0 && snapshot == 0;
-        let from = |own: Source| {
-            if is_own {
-                Ok(own)
-            } else {
-                dir_name(look, at).map(Source::Inherited)
-            }
-        };
+        let from = |own: Source| if is_own { Ok(own) } else { dir_name(look, at).map(Source::Inherited) };
         if let Some(entry) = look.one(table, name)? {
             return Ok(Some((entry, from(Source::Local)?)));
         }
@@ -546,39 +334,18 @@ pub fn date(seconds: u64) -> String {
     // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms": years begin in March.
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let (month, year) = (
-        (month_from_march + 2) % 12,
-        year_of_era + era * 400 + u64::from(month_from_march >= 10),
-    );
-    let name = |table: &'static str, index: u64| {
-        table
-            .get(usize::try_from(index * 3).unwrap_or(0)..)
-            .and_then(|rest| rest.get(..3))
-            .unwrap_or("")
-    };
-    let (weekday, month) = (
-        name("ThuFriSatSunMonTueWed", days % 7),
-        name("JanFebMarAprMayJunJulAugSepOctNovDec", month),
-    );
-    format!(
-        "{weekday} {month} {day:>2} {:>2}:{:02} {year}",
-        rest / 3600,
-        rest / 60 % 60
-    )
+    let (month, year) = ((month_from_march + 2) % 12, year_of_era + era * 400 + u64::from(month_from_march >= 10));
+    let name = |table: &'static str, index: u64| table.get(usize::try_from(index * 3).unwrap_or(0)..).and_then(|rest| rest.get(..3)).unwrap_or("");
+    let (weekday, month) = (name("ThuFriSatSunMonTueWed", days % 7), name("JanFebMarAprMayJunJulAugSepOctNovDec", month));
+    format!("{weekday} {month} {day:>2} {:>2}:{:02} {year}", rest / 3600, rest / 60 % 60)
 }
 
 fn shown(name: &str, value: String, exact: String, source: &str) -> Shown {
-    Shown {
-        name: name.to_string(),
-        value,
-        exact,
-        source: source.to_string(),
-    }
+    Shown { name: name.to_string(), value, exact, source: source.to_string() }
 }
 
 /// A plain fact about a dataset.
@@ -592,87 +359,19 @@ fn size_fact(name: &str, bytes: u64) -> Shown {
 }
 
 fn ratio(name: &str, logical: u64, stored: u64) -> Shown {
-    let hundredths = (u128::from(logical) * 100)
-        .checked_div(u128::from(stored))
-        .unwrap_or(100);
+    let hundredths = (u128::from(logical) * 100).checked_div(u128::from(stored)).unwrap_or(100);
     let text = format!("{}.{:02}", hundredths / 100, hundredths % 100);
     shown(name, format!("{text}x"), text, "-")
 }
 
 /// All facts and properties, in the order of `zfs get all`; where a name is of a property that can be set, its row says how.
 const ORDER: [&str; 72] = [
-    "type",
-    "creation",
-    "used",
-    "available",
-    "referenced",
-    "compressratio",
-    "mounted",
-    "origin",
-    "quota",
-    "reservation",
-    "volsize",
-    "volblocksize",
-    "recordsize",
-    "mountpoint",
-    "sharenfs",
-    "checksum",
-    "compression",
-    "atime",
-    "devices",
-    "exec",
-    "setuid",
-    "readonly",
-    "zoned",
-    "snapdir",
-    "aclmode",
-    "aclinherit",
-    "createtxg",
-    "canmount",
-    "xattr",
-    "copies",
-    "version",
-    "utf8only",
-    "normalization",
-    "casesensitivity",
-    "vscan",
-    "nbmand",
-    "sharesmb",
-    "refquota",
-    "refreservation",
-    "guid",
-    "primarycache",
-    "secondarycache",
-    "usedbysnapshots",
-    "usedbydataset",
-    "usedbychildren",
-    "usedbyrefreservation",
-    "defer_destroy",
-    "userrefs",
-    "logbias",
-    "objsetid",
-    "dedup",
-    "mlslabel",
-    "sync",
-    "dnodesize",
-    "refcompressratio",
-    "written",
-    "clones",
-    "logicalused",
-    "logicalreferenced",
-    "volmode",
-    "filesystem_limit",
-    "snapshot_limit",
-    "filesystem_count",
-    "snapshot_count",
-    "snapdev",
-    "acltype",
-    "relatime",
-    "redundant_metadata",
-    "overlay",
-    "special_small_blocks",
-    "inconsistent",
-    "receive_resume_token",
+    "type", "creation", "used", "available", "referenced", "compressratio", "mounted", "origin", "quota", "reservation", "volsize", "volblocksize", "recordsize", "mountpoint",
+    "sharenfs", "checksum", "compression", "atime", "devices", "exec", "setuid", "readonly", "zoned", "snapdir", "aclmode", "aclinherit", "createtxg", "canmount", "xattr",
+    "copies", "version", "utf8only", "normalization", "casesensitivity", "vscan", "nbmand", "sharesmb", "refquota", "refreservation", "guid", "primarycache",
+    "secondarycache", "usedbysnapshots", "usedbydataset", "usedbychildren", "usedbyrefreservation", "defer_destroy", "userrefs", "logbias", "objsetid", "dedup", "mlslabel", "sync", "dnodesize",
+    "refcompressratio", "written", "clones", "logicalused", "logicalreferenced", "volmode", "filesystem_limit", "snapshot_limit", "filesystem_count", "snapshot_count",
+    "snapdev", "acltype", "relatime", "redundant_metadata", "overlay", "special_small_blocks", "inconsistent", "receive_resume_token",
 ];
 
 impl Datasets<'_> {
@@ -687,33 +386,16 @@ impl Datasets<'_> {
             DatasetKind::Volume => VOLUME,
             DatasetKind::Snapshot => SNAPSHOT,
         };
-        let table = if kind == SNAPSHOT {
-            word(&self.words(info.object)?, ds::PROPS)
-        } else {
-            0
-        };
+        let table = if kind == SNAPSHOT { word(&self.words(info.object)?, ds::PROPS) } else { 0 };
         // A snapshot has what its dataset has, even without a table of its own.
         let marker = if kind == SNAPSHOT { table.max(1) } else { 0 };
         let find = |name: &str, inherited: bool| {
-            if marker != 0 && table == 0 {
-                stored_above(self, info.dir, name)
-            } else {
-                stored(self, info.dir, table, name, inherited)
-            }
+            if marker != 0 && table == 0 { stored_above(self, info.dir, name) } else { stored(self, info.dir, table, name, inherited) }
         };
         if name.contains(':') {
-            return Ok(find(name, true)?.map(|(entry, source)| {
-                shown(
-                    name,
-                    text_of(&entry),
-                    text_of(&entry),
-                    &source_text(&source),
-                )
-            }));
+            return Ok(find(name, true)?.map(|(entry, source)| shown(name, text_of(&entry), text_of(&entry), &source_text(&source))));
         }
-        let Some(row) = row(name) else {
-            return self.fact(info, name);
-        };
+        let Some(row) = row(name) else { return self.fact(info, name) };
         if row.kinds & kind == 0 {
             return Ok(None);
         }
@@ -721,30 +403,20 @@ impl Datasets<'_> {
         if row.name == "mountpoint" {
             return Ok(Some(mountpoint(info, found)));
         }
-        let source = found
-            .as_ref()
-            .map_or(String::from("default"), |(_, source)| source_text(source));
-        let number = found
-            .as_ref()
-            .and_then(|(entry, _)| entry.number())
-            .unwrap_or(row.number);
+        let source = found.as_ref().map_or(String::from("default"), |(_, source)| source_text(source));
+        let number = found.as_ref().and_then(|(entry, _)| entry.number()).unwrap_or(row.number);
         let (value, exact) = match row.form {
             Form::Text => {
                 let text = found.map_or(row.text.to_string(), |(entry, _)| text_of(&entry));
                 (text.clone(), text)
             }
-            Form::Size if number == 0 && row.name != "special_small_blocks" => {
-                (String::from("none"), String::from("0"))
-            }
+            Form::Size if number == 0 && row.name != "special_small_blocks" => (String::from("none"), String::from("0")),
             Form::Size if number == 0 => (String::from("0"), String::from("0")),
             Form::Count if number == u64::MAX => (String::from("none"), number.to_string()),
             Form::Size | Form::Power(..) => (human(number), number.to_string()),
             Form::Count => (number.to_string(), number.to_string()),
             Form::Words(values) => {
-                let text = values
-                    .iter()
-                    .find(|(value, _)| *value == number)
-                    .map_or(number.to_string(), |(_, word)| (*word).to_string());
+                let text = values.iter().find(|(value, _)| *value == number).map_or(number.to_string(), |(_, word)| (*word).to_string());
                 (text.clone(), text)
             }
         };
@@ -757,40 +429,19 @@ impl Datasets<'_> {
         let space = self.space(info)?;
         let head_only = |shown: Shown| (!is_snapshot).then_some(shown);
         let set = || self.open_dataset(info).ok();
-        let in_table =
-            |table: u64, name: &str| set().and_then(|set| set.lookup_number(table, name).ok());
+        let in_table = |table: u64, name: &str| set().and_then(|set| set.lookup_number(table, name).ok());
         let is_files = set().is_some_and(|set| set.kind() == pool_phys::objset::ObjsetKind::Zpl);
         let is_volume = set().is_some_and(|set| set.kind() == pool_phys::objset::ObjsetKind::Zvol);
         Ok(match name {
-            "type" => Some(fact(
-                name,
-                match info.kind {
-                    DatasetKind::Filesystem => "filesystem",
-                    DatasetKind::Volume => "volume",
-                    DatasetKind::Snapshot => "snapshot",
-                },
-            )),
+            "type" => Some(fact(name, match info.kind { DatasetKind::Filesystem => "filesystem", DatasetKind::Volume => "volume", DatasetKind::Snapshot => "snapshot" })),
             "name" => Some(fact(name, &info.name)),
-            "creation" => Some(shown(
-                name,
-                date(own.creation_time),
-                own.creation_time.to_string(),
-                "-",
-            )),
+            "creation" => Some(shown(name, date(own.creation_time), own.creation_time.to_string(), "-")),
             "used" => Some(size_fact(name, space.used)),
             "available" => head_only(size_fact(name, space.available)),
             "referenced" => Some(size_fact(name, space.referenced)),
-            "compressratio" if is_snapshot => Some(ratio(
-                name,
-                space.logical_referenced,
-                space.compressed_referenced,
-            )),
+            "compressratio" if is_snapshot => Some(ratio(name, space.logical_referenced, space.compressed_referenced)),
             "compressratio" => Some(ratio(name, space.logical_used, space.compressed_used)),
-            "refcompressratio" => Some(ratio(
-                name,
-                space.logical_referenced,
-                space.compressed_referenced,
-            )),
+            "refcompressratio" => Some(ratio(name, space.logical_referenced, space.compressed_referenced)),
             "mounted" if is_files => head_only(fact(name, "no")),
             "origin" => info.origin.as_ref().map(|origin| fact(name, origin)),
             "createtxg" => Some(fact(name, own.creation_txg)),
@@ -803,69 +454,21 @@ impl Datasets<'_> {
             "logicalused" => head_only(size_fact(name, space.logical_used)),
             "logicalreferenced" => Some(size_fact(name, space.logical_referenced)),
             "written" => Some(size_fact(name, self.written(info)?)),
-            "defer_destroy" if is_snapshot => Some(fact(
-                name,
-                if own.flags & ds::DEFER_DESTROY != 0 {
-                    "on"
-                } else {
-                    "off"
-                },
-            )),
-            "userrefs" if is_snapshot => Some(fact(
-                name,
-                self.all(word(&self.words(info.object)?, ds::HOLDS))?.len(),
-            )),
+            "defer_destroy" if is_snapshot => Some(fact(name, if own.flags & ds::DEFER_DESTROY != 0 { "on" } else { "off" })),
+            "userrefs" if is_snapshot => Some(fact(name, self.all(word(&self.words(info.object)?, ds::HOLDS))?.len())),
             "clones" if is_snapshot => Some(fact(name, self.clone_names(info)?.join(","))),
             "version" if is_files => in_table(1, "VERSION").map(|version| fact(name, version)),
-            "utf8only" if is_files => Some(fact(
-                name,
-                if in_table(1, "utf8only") == Some(1) {
-                    "on"
-                } else {
-                    "off"
-                },
-            )),
-            "normalization" if is_files => Some(fact(
-                name,
-                if in_table(1, "normalization").unwrap_or(0) == 0 {
-                    "none"
-                } else {
-                    "formD"
-                },
-            )),
-            "casesensitivity" if is_files => Some(fact(
-                name,
-                match in_table(1, "casesensitivity") {
-                    Some(1) => "insensitive",
-                    Some(2) => "mixed",
-                    _ => "sensitive",
-                },
-            )),
-            "volsize" if is_volume => in_table(2, "size").map(|size| {
-                shown(
-                    name,
-                    human(size),
-                    size.to_string(),
-                    if is_snapshot { "-" } else { "local" },
-                )
-            }),
-            "volblocksize" if is_volume => {
-                let size = set()
-                    .and_then(|set| set.object(1).ok().map(|object| object.dnode().block_size))
-                    .unwrap_or(0);
-                head_only(shown(
-                    name,
-                    human(size),
-                    size.to_string(),
-                    if size == 8192 { "default" } else { "-" },
-                ))
+            "utf8only" if is_files => Some(fact(name, if in_table(1, "utf8only") == Some(1) { "on" } else { "off" })),
+            "normalization" if is_files => Some(fact(name, if in_table(1, "normalization").unwrap_or(0) == 0 { "none" } else { "formD" })),
+            "casesensitivity" if is_files => {
+                Some(fact(name, match in_table(1, "casesensitivity") { Some(1) => "insensitive", Some(2) => "mixed", _ => "sensitive" }))
             }
-            "filesystem_count" | "snapshot_count" => head_only(shown(
-                name,
-                String::from("none"),
-                u64::MAX.to_string(),
-                "default",
-            )),
+            "volsize" if is_volume => in_table(2, "size").map(|size| shown(name, human(size), size.to_string(), if is_snapshot { "-" } else { "local" })),
+            "volblocksize" if is_volume => {
+                let size = set().and_then(|set| set.object(1).ok().map(|object| object.dnode().block_size)).unwrap_or(0);
+                head_only(shown(name, human(size), size.to_string(), if size == 8192 { "default" } else { "-" }))
+            }
+            "filesystem_count" | "snapshot_count" => head_only(shown(name, String::from("none"), u64::MAX.to_string(), "default")),
             "inconsistent" if own.flags & ds::INCONSISTENT != 0 => Some(fact(name, "yes")),
             _ => None,
         })
@@ -874,16 +477,8 @@ impl Datasets<'_> {
     /// Bytes written since the snapshot before.
     fn written(&self, info: &DatasetInfo) -> Result<u64, Error> {
         let own = &info.dataset;
-        let before = if own.previous_snapshot == 0 {
-            0
-        } else {
-            word(&self.words(own.previous_snapshot)?, ds::REFERENCED)
-        };
-        let dead = if own.deadlist == 0 {
-            0
-        } else {
-            word(&self.words(own.deadlist)?, 0)
-        };
+        let before = if own.previous_snapshot == 0 { 0 } else { word(&self.words(own.previous_snapshot)?, ds::REFERENCED) };
+        let dead = if own.deadlist == 0 { 0 } else { word(&self.words(own.deadlist)?, 0) };
         Ok((own.referenced_bytes + dead).saturating_sub(before))
     }
 
@@ -895,11 +490,7 @@ impl Datasets<'_> {
         let mut out = Vec::new();
         for entry in self.all(word(&self.words(info.dir)?, dir::CLONES))? {
             let clone = entry.number().unwrap_or(0);
-            if word(
-                &self.words(word(&self.words(clone)?, ds::DIR))?,
-                dir::ORIGIN,
-            ) == info.object
-            {
+            if word(&self.words(word(&self.words(clone)?, ds::DIR))?, dir::ORIGIN) == info.object {
                 out.push(dataset_name(self, clone)?);
             }
         }
@@ -916,14 +507,9 @@ impl Datasets<'_> {
             return Ok(None);
         }
         let table = word(&self.words(info.dir)?, dir::PROPS);
-        let Some(entry) = self.one(table, &format!("{name}$recvd"))? else {
-            return Ok(None);
-        };
+        let Some(entry) = self.one(table, &format!("{name}$recvd"))? else { return Ok(None) };
         let word = match row(name).map(|row| row.form) {
-            Some(Form::Words(values)) => values
-                .iter()
-                .find(|(value, _)| entry.number() == Some(*value))
-                .map(|(_, word)| (*word).to_string()),
+            Some(Form::Words(values)) => values.iter().find(|(value, _)| entry.number() == Some(*value)).map(|(_, word)| (*word).to_string()),
             _ => None,
         };
         Ok(Some(word.unwrap_or_else(|| text_of(&entry))))
@@ -939,11 +525,7 @@ impl Datasets<'_> {
             // Limits that are counted are shown where they count; a token by the receiver.
             out.extend(self.show(info, name)?);
         }
-        let names = self
-            .properties(info)?
-            .into_iter()
-            .map(|property| property.name)
-            .filter(|name| name.contains(':'));
+        let names = self.properties(info)?.into_iter().map(|property| property.name).filter(|name| name.contains(':'));
         for name in names {
             out.extend(self.show(info, &name)?);
         }
@@ -952,16 +534,10 @@ impl Datasets<'_> {
 }
 
 /// What a snapshot inherits from its dataset, where it has no table of its own.
-fn stored_above(
-    look: &dyn Look,
-    directory: u64,
-    name: &str,
-) -> Result<Option<(Entry, Source)>, Error> {
+fn stored_above(look: &dyn Look, directory: u64, name: &str) -> Result<Option<(Entry, Source)>, Error> {
     let found = stored(look, directory, 0, name, true)?;
     Ok(match found {
-        Some((entry, Source::Local | Source::Received)) => {
-            Some((entry, Source::Inherited(dir_name(look, directory)?)))
-        }
+        Some((entry, Source::Local | Source::Received)) => Some((entry, Source::Inherited(dir_name(look, directory)?))),
         other => other,
     })
 }
@@ -1024,12 +600,7 @@ impl Store {
     ///
     /// # Errors
     /// Not found, not a value of it; a quota below what is used, a reservation that has no room.
-    pub fn set_property(
-        &mut self,
-        dataset: &str,
-        name: &str,
-        value: &Value,
-    ) -> Result<(), EditError> {
+    pub fn set_property(&mut self, dataset: &str, name: &str, value: &Value) -> Result<(), EditError> {
         self.set_property_from(dataset, name, value, false)
     }
 
@@ -1037,13 +608,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::set_property`].
-    pub fn set_property_from(
-        &mut self,
-        dataset: &str,
-        name: &str,
-        value: &Value,
-        received: bool,
-    ) -> Result<(), EditError> {
+    pub fn set_property_from(&mut self, dataset: &str, name: &str, value: &Value, received: bool) -> Result<(), EditError> {
         let name = full_name(name);
         check_value(name, value)?;
         if !received {
@@ -1054,16 +619,8 @@ impl Store {
             Value::Text(text) => (1, text.bytes().chain([0]).map(u64::from).collect()),
             _ => return Err(EditError::Invalid("a property is a number or a text")),
         };
-        let key = if received {
-            format!("{name}$recvd")
-        } else {
-            name.to_string()
-        };
-        let entry = Entry {
-            name: key.into_bytes(),
-            integer_size,
-            value: words,
-        };
+        let key = if received { format!("{name}$recvd") } else { name.to_string() };
+        let entry = Entry { name: key.into_bytes(), integer_size, value: words };
         self.change_property(dataset, name, |store, directory, table| {
             // A received value that is hidden by one set here changes nothing.
             let is_hidden = received && store.one(table, name)?.is_some();
@@ -1081,75 +638,43 @@ impl Store {
     ///
     /// # Errors
     /// Not found; it cannot be inherited.
-    pub fn inherit_property(
-        &mut self,
-        dataset: &str,
-        name: &str,
-        to_received: bool,
-    ) -> Result<(), EditError> {
+    pub fn inherit_property(&mut self, dataset: &str, name: &str, to_received: bool) -> Result<(), EditError> {
         let name = full_name(name);
         if !name.contains(':') && !to_received && row(name).is_none_or(|row| !row.inherited) {
             return Err(EditError::Invalid("the property cannot be inherited"));
         }
         self.change_property(dataset, name, |store, directory, table| {
             let received = store.one(table, &format!("{name}$recvd"))?;
-            let number = if to_received {
-                received.as_ref().and_then(Entry::number).unwrap_or(0)
-            } else {
-                0
-            };
+            let number = if to_received { received.as_ref().and_then(Entry::number).unwrap_or(0) } else { 0 };
             store.limit_changed(directory, name, number)?;
             store.remove_name(table, name)?;
             if received.is_some() && !to_received {
-                let entry = Entry {
-                    name: format!("{name}$inherit").into_bytes(),
-                    integer_size: 1,
-                    value: vec![0],
-                };
+                let entry = Entry { name: format!("{name}$inherit").into_bytes(), integer_size: 1, value: vec![0] };
                 return zap::set(store.mos.edit(&store.pool, table)?, &store.pool, entry);
             }
-            store
-                .remove_name(table, &format!("{name}$inherit"))
-                .map(drop)
+            store.remove_name(table, &format!("{name}$inherit")).map(drop)
         })
     }
 
     /// Calls `body` with the directory and the table of a dataset or snapshot, then lets open heads know.
-    fn change_property(
-        &mut self,
-        dataset: &str,
-        name: &str,
-        body: impl FnOnce(&mut Self, u64, u64) -> Result<(), EditError>,
-    ) -> Result<(), EditError> {
+    fn change_property(&mut self, dataset: &str, name: &str, body: impl FnOnce(&mut Self, u64, u64) -> Result<(), EditError>) -> Result<(), EditError> {
         self.try_change(|store| {
             let (directory, table) = if dataset.contains('@') {
                 if !name.contains(':') {
-                    return Err(EditError::Invalid(
-                        "only user properties can be set on a snapshot",
-                    ));
+                    return Err(EditError::Invalid("only user properties can be set on a snapshot"));
                 }
                 let snapshot = store.find_snapshot(dataset)?;
-                (
-                    store.peek(snapshot, ds::DIR)?,
-                    store.table_of(snapshot, ds::PROPS, crate::dsl::PROPS)?,
-                )
+                (store.peek(snapshot, ds::DIR)?, store.table_of(snapshot, ds::PROPS, crate::dsl::PROPS)?)
             } else {
                 let directory = store.find_dir(dataset)?;
-                (
-                    directory,
-                    store.table_of(directory, dir::PROPS, crate::dsl::PROPS)?,
-                )
+                (directory, store.table_of(directory, dir::PROPS, crate::dsl::PROPS)?)
             };
             body(store, directory, table)
         })?;
         let heads: Vec<u64> = self.heads.keys().copied().collect();
         for head in heads {
             let directory = self.peek(head, ds::DIR)?;
-            let (compression, copies, checksum) = (
-                self.compression_of(directory)?,
-                self.copies_of(directory)?,
-                self.checksum_of(directory)?,
-            );
+            let (compression, copies, checksum) = (self.compression_of(directory)?, self.copies_of(directory)?, self.checksum_of(directory)?);
             if let Some(head) = self.heads.get_mut(&head) {
                 (head.compression, head.copies, head.checksum) = (compression, copies, checksum);
             }
@@ -1162,13 +687,8 @@ impl Store {
         match name {
             "quota" => self.set_quota(directory, number),
             "reservation" => self.set_reservation(directory, number),
-            "refquota"
-                if number != 0
-                    && number < self.peek(self.peek(directory, dir::HEAD)?, ds::REFERENCED)? =>
-            {
-                Err(EditError::Invalid(
-                    "size is less than current used or reserved space",
-                ))
+            "refquota" if number != 0 && number < self.peek(self.peek(directory, dir::HEAD)?, ds::REFERENCED)? => {
+                Err(EditError::Invalid("size is less than current used or reserved space"))
             }
             "refreservation" => {
                 let old = self.refreservation(directory)?;

@@ -60,9 +60,7 @@ pub(crate) fn pool_size(look: &dyn Look) -> u64 {
     let mut out = 0_u64;
     for (_, geometry) in look.spa().geometry() {
         if !geometry.is_log {
-            let ratio = geometry
-                .shape
-                .map_or(512, |shape| (128 << 10) / (shape.asize(128 << 10) / 512));
+            let ratio = geometry.shape.map_or(512, |shape| (128 << 10) / (shape.asize(128 << 10) / 512));
             let whole = geometry.asize >> geometry.metaslab_shift << geometry.metaslab_shift;
             out = out.saturating_add((whole / 512).saturating_mul(ratio));
         }
@@ -75,9 +73,7 @@ fn room(parent: Option<u64>, used: u64, quota: u64, reserved: u64, pool: u64) ->
     let quota = if quota == 0 { u64::MAX } else { quota };
     match parent {
         None => quota.min(pool).saturating_sub(used),
-        Some(parent) => parent
-            .saturating_add(reserved.saturating_sub(used))
-            .min(quota.saturating_sub(used)),
+        Some(parent) => parent.saturating_add(reserved.saturating_sub(used)).min(quota.saturating_sub(used)),
     }
 }
 
@@ -88,13 +84,7 @@ pub(crate) fn available(look: &dyn Look, directory: u64) -> Result<u64, Error> {
     let mut out = None;
     for directory in ancestors(look, directory)?.into_iter().rev() {
         let bonus = look.words(directory)?;
-        out = Some(room(
-            out,
-            word(&bonus, dir::USED),
-            word(&bonus, dir::QUOTA),
-            word(&bonus, dir::RESERVED),
-            pool,
-        ));
+        out = Some(room(out, word(&bonus, dir::USED), word(&bonus, dir::QUOTA), word(&bonus, dir::RESERVED), pool));
     }
     Ok(out.unwrap_or(0))
 }
@@ -103,10 +93,7 @@ pub(crate) fn available(look: &dyn Look, directory: u64) -> Result<u64, Error> {
 pub(crate) fn own_number(look: &dyn Look, directory: u64, name: &str) -> Result<u64, Error> {
     let table = word(&look.words(directory)?, dir::PROPS);
     for suffix in ["", "$recvd"] {
-        if let Some(value) = look
-            .one(table, &alloc::format!("{name}{suffix}"))?
-            .and_then(|entry| entry.number())
-        {
+        if let Some(value) = look.one(table, &alloc::format!("{name}{suffix}"))?.and_then(|entry| entry.number()) {
             return Ok(value);
         }
     }
@@ -118,8 +105,7 @@ pub(crate) fn available_to(look: &dyn Look, head: u64) -> Result<u64, Error> {
     let bonus = look.words(head)?;
     let directory = word(&bonus, ds::DIR);
     let (referenced, unique) = (word(&bonus, ds::REFERENCED), word(&bonus, ds::UNIQUE));
-    let mut out = available(look, directory)?
-        .saturating_add(own_number(look, directory, "refreservation")?.saturating_sub(unique));
+    let mut out = available(look, directory)?.saturating_add(own_number(look, directory, "refreservation")?.saturating_sub(unique));
     let refquota = own_number(look, directory, "refquota")?;
     if refquota != 0 {
         out = out.min(refquota.saturating_sub(referenced));
@@ -193,46 +179,28 @@ impl Store {
     /// [`EditError::Quota`], [`EditError::NoSpace`] (with changes open, a commit may make room); [`EditError::Suspended`].
     pub fn reserve_in(&mut self, dataset: u64, bytes: u64) -> Result<(), EditError> {
         self.load_limits(dataset)?;
-        let copies = self
-            .heads
-            .get(&dataset)
-            .map_or(1, |head| head.copies as u64);
+        let copies = self.heads.get(&dataset).map_or(1, |head| head.copies as u64);
         let wanted = bytes.saturating_mul(copies);
         let pool = pool_size(self);
         let pool = pool - (pool / 32).max(4 << 20).min(pool);
         let Limits { dirs, heads } = &self.limits;
         let head = heads.get(&dataset).ok_or(Error::NotFound)?;
-        if head.refquota != 0
-            && head
-                .referenced
-                .saturating_add(head.pending)
-                .saturating_add(wanted)
-                > head.refquota
-        {
+        if head.refquota != 0 && head.referenced.saturating_add(head.pending).saturating_add(wanted) > head.refquota {
             return Err(EditError::Quota);
         }
-        let set_aside = head
-            .refreservation
-            .saturating_sub(head.unique)
-            .saturating_sub(head.pending);
+        let set_aside = head.refreservation.saturating_sub(head.unique).saturating_sub(head.pending);
         let outside = wanted.saturating_sub(set_aside);
         let mut space: Option<u64> = None;
         let mut is_quota = false;
         for directory in head.chain.iter().rev() {
-            let Some(limit) = dirs.get(directory) else {
-                continue;
-            };
+            let Some(limit) = dirs.get(directory) else { continue };
             let used = limit.used.saturating_add(limit.pending);
             let here = room(space, used, limit.quota, limit.reserved, pool);
             is_quota |= limit.quota != 0 && here == limit.quota.saturating_sub(used);
             space = Some(here);
         }
         if outside > space.unwrap_or(u64::MAX) {
-            return Err(if is_quota {
-                EditError::Quota
-            } else {
-                EditError::NoSpace
-            });
+            return Err(if is_quota { EditError::Quota } else { EditError::NoSpace });
         }
         self.reserve(bytes)?;
         let Limits { dirs, heads } = &mut self.limits;
@@ -252,20 +220,10 @@ impl Store {
 
     fn load_limits(&mut self, dataset: u64) -> Result<(), EditError> {
         if self.limits.heads.is_empty() {
-            let open: Vec<u64> = self
-                .heads
-                .iter()
-                .filter(|(_, head)| head.pending > 0)
-                .map(|(number, _)| *number)
-                .collect();
-            open.into_iter()
-                .try_for_each(|head| self.load_limit(head))?;
+            let open: Vec<u64> = self.heads.iter().filter(|(_, head)| head.pending > 0).map(|(number, _)| *number).collect();
+            open.into_iter().try_for_each(|head| self.load_limit(head))?;
         }
-        if self.limits.heads.contains_key(&dataset) {
-            Ok(())
-        } else {
-            self.load_limit(dataset)
-        }
+        if self.limits.heads.contains_key(&dataset) { Ok(()) } else { self.load_limit(dataset) }
     }
 
     fn load_limit(&mut self, dataset: u64) -> Result<(), EditError> {
@@ -275,20 +233,8 @@ impl Store {
         for directory in &chain {
             if !self.limits.dirs.contains_key(directory) {
                 let bonus = self.peek_bonus(*directory)?;
-                let (used, quota, reserved) = (
-                    word(&bonus, dir::USED),
-                    word(&bonus, dir::QUOTA),
-                    word(&bonus, dir::RESERVED),
-                );
-                self.limits.dirs.insert(
-                    *directory,
-                    Limit {
-                        used,
-                        quota,
-                        reserved,
-                        pending: 0,
-                    },
-                );
+                let (used, quota, reserved) = (word(&bonus, dir::USED), word(&bonus, dir::QUOTA), word(&bonus, dir::RESERVED));
+                self.limits.dirs.insert(*directory, Limit { used, quota, reserved, pending: 0 });
             }
         }
         let limit = HeadLimit {
@@ -313,34 +259,20 @@ impl Store {
     pub(crate) fn set_quota(&mut self, directory: u64, quota: u64) -> Result<(), EditError> {
         let bonus = self.bonus(directory)?;
         if quota != 0 && quota < word(bonus, dir::USED).max(word(bonus, dir::RESERVED)) {
-            return Err(EditError::Invalid(
-                "size is less than current used or reserved space",
-            ));
+            return Err(EditError::Invalid("size is less than current used or reserved space"));
         }
         put(bonus, dir::QUOTA, quota);
         Ok(())
     }
 
     /// Changes what a directory has set aside in those above it.
-    pub(crate) fn set_reservation(
-        &mut self,
-        directory: u64,
-        reserved: u64,
-    ) -> Result<(), EditError> {
+    pub(crate) fn set_reservation(&mut self, directory: u64, reserved: u64) -> Result<(), EditError> {
         let bonus = self.peek_bonus(directory)?;
-        let (used, old, quota) = (
-            word(&bonus, dir::USED),
-            word(&bonus, dir::RESERVED),
-            word(&bonus, dir::QUOTA),
-        );
+        let (used, old, quota) = (word(&bonus, dir::USED), word(&bonus, dir::RESERVED), word(&bonus, dir::QUOTA));
         let parent = word(&bonus, dir::PARENT);
         let delta = signed(used.max(reserved)) - signed(used.max(old));
         if delta > 0 {
-            let here = if parent == 0 {
-                pool_size(self).saturating_sub(used)
-            } else {
-                self.available(parent)?
-            };
+            let here = if parent == 0 { pool_size(self).saturating_sub(used) } else { self.available(parent)? };
             if delta.cast_unsigned() > here {
                 return Err(EditError::NoSpace);
             }
@@ -349,20 +281,11 @@ impl Store {
             }
         }
         put(self.bonus(directory)?, dir::RESERVED, reserved);
-        if parent == 0 {
-            Ok(())
-        } else {
-            self.did_use(parent, Part::ChildReserved, Space::used(delta))
-        }
+        if parent == 0 { Ok(()) } else { self.did_use(parent, Part::ChildReserved, Space::used(delta)) }
     }
 
     /// Accounts a change of what a head has set aside, from the value now set to `new`.
-    pub(crate) fn account_refreservation(
-        &mut self,
-        directory: u64,
-        old: u64,
-        new: u64,
-    ) -> Result<(), EditError> {
+    pub(crate) fn account_refreservation(&mut self, directory: u64, old: u64, new: u64) -> Result<(), EditError> {
         let head = self.peek(directory, dir::HEAD)?;
         let unique = self.peek(head, ds::UNIQUE)?;
         let delta = signed(new.saturating_sub(unique)) - signed(old.saturating_sub(unique));

@@ -86,16 +86,8 @@ impl Store {
             ScanKind::Scrub => 0..self.txg,
             ScanKind::Resilver => self.pool.lacking_txgs().unwrap_or(0..0),
         };
-        self.pool.post(Event::ScanStarted {
-            from_txg: txgs.start,
-        });
-        self.scan = Some(Scan {
-            kind,
-            report: ScanReport::default(),
-            txgs,
-            visited: alloc::collections::BTreeSet::new(),
-            current: None,
-        });
+        self.pool.post(Event::ScanStarted { from_txg: txgs.start });
+        self.scan = Some(Scan { kind, report: ScanReport::default(), txgs, visited: alloc::collections::BTreeSet::new(), current: None });
     }
 
     /// The scan under way, if any.
@@ -114,12 +106,7 @@ impl Store {
     /// # Errors
     /// Malformed structures, a failed commit. Unreadable blocks are counted, not errors.
     pub fn scan_step(&mut self, budget: u64, now: u64) -> Result<ScanReport, EditError> {
-        let Some(mut scan) = self.scan.take() else {
-            return Ok(ScanReport {
-                done: true,
-                ..ScanReport::default()
-            });
-        };
+        let Some(mut scan) = self.scan.take() else { return Ok(ScanReport { done: true, ..ScanReport::default() }) };
         let mut left = budget;
         while left > 0 {
             if scan.current.is_none() {
@@ -180,11 +167,7 @@ impl Store {
         {
             let shift = next.fan_bits * u32::from(next.pointer.level);
             let first = next.block.checked_shl(shift).unwrap_or(0);
-            walk.bookmark = if next.object == 0 {
-                (first * (16384 / dnode::SLOT as u64), 0)
-            } else {
-                (next.object, first)
-            };
+            walk.bookmark = if next.object == 0 { (first * (16384 / dnode::SLOT as u64), 0) } else { (next.object, first) };
             walk.stack.clear();
             walk.descend = true;
         }
@@ -201,12 +184,7 @@ impl Store {
             }
             pool_phys::dsl::Dataset::parse(&view.dnode().bonus)?.root
         };
-        Ok((!pointer.is_hole()).then_some(Place {
-            pointer,
-            object: 0,
-            block: 0,
-            fan_bits: 0,
-        }))
+        Ok((!pointer.is_hole()).then_some(Place { pointer, object: 0, block: 0, fan_bits: 0 }))
     }
 
     /// The next dataset nobody visited yet, as the last commit knows it.
@@ -216,23 +194,14 @@ impl Store {
             ScanKind::Resilver if scan.txgs.is_empty() => return Ok(None),
             ScanKind::Resilver => scan.txgs.start - 1,
         };
-        let walk = |dataset, min_birth: u64| Walk {
-            dataset,
-            min_birth: min_birth.max(lowest),
-            stack: Vec::new(),
-            bookmark: (0, 0),
-            descend: true,
-        };
+        let walk = |dataset, min_birth: u64| Walk { dataset, min_birth: min_birth.max(lowest), stack: Vec::new(), bookmark: (0, 0), descend: true };
         if !scan.visited.contains(&0) {
             return Ok(Some(walk(0, 0)));
         }
         let datasets = Datasets::open(&self.pool)?;
         let mut next: Option<(u64, u64)> = None;
         datasets.mos().for_each(|number, dnode| {
-            if dnode.bonus_kind == kind::DSL_DATASET
-                && !scan.visited.contains(&number)
-                && next.is_none()
-            {
+            if dnode.bonus_kind == kind::DSL_DATASET && !scan.visited.contains(&number) && next.is_none() {
                 let phys = pool_phys::dsl::Dataset::parse(&dnode.bonus)?;
                 if !phys.root.is_hole() {
                     next = Some((number, phys.previous_snapshot_txg));
@@ -243,14 +212,7 @@ impl Store {
         Ok(next.map(|(number, txg)| walk(number, txg)))
     }
 
-    fn visit(
-        &self,
-        kind_of: ScanKind,
-        txgs: &core::ops::Range<u64>,
-        place: Place,
-        walk: &mut Walk,
-        report: &mut ScanReport,
-    ) -> Result<(), EditError> {
+    fn visit(&self, kind_of: ScanKind, txgs: &core::ops::Range<u64>, place: Place, walk: &mut Walk, report: &mut ScanReport) -> Result<(), EditError> {
         let pointer = &place.pointer;
         if pointer.is_hole() || pointer.birth <= walk.min_birth {
             return Ok(());
@@ -259,34 +221,17 @@ impl Store {
         report.bytes += pointer.psize;
         // A hostile tree may reach one block in 2^60 ways; a pool has room for so many only, also if every step walks its way down again.
         if report.blocks / 64 > self.pool.room() / 512 {
-            return Err(pool_phys::FormatError::new(
-                "block tree",
-                "has more blocks than the pool has room",
-                report.blocks,
-            )
-            .into());
+            return Err(pool_phys::FormatError::new("block tree", "has more blocks than the pool has room", report.blocks).into());
         }
         let found = match kind_of {
             ScanKind::Scrub => self.pool.verify(pointer),
-            ScanKind::Resilver
-                if txgs.contains(&pointer.birth) || txgs.contains(&pointer.physical_birth) =>
-            {
-                self.pool.resilver(pointer)
-            }
-            ScanKind::Resilver => Ok(Scrubbed {
-                good: true,
-                ..Scrubbed::default()
-            }),
+            ScanKind::Resilver if txgs.contains(&pointer.birth) || txgs.contains(&pointer.physical_birth) => self.pool.resilver(pointer),
+            ScanKind::Resilver => Ok(Scrubbed { good: true, ..Scrubbed::default() }),
         };
-        let found = found.unwrap_or(Scrubbed {
-            good: false,
-            bad: 1,
-            repaired: 0,
-        });
+        let found = found.unwrap_or(Scrubbed { good: false, bad: 1, repaired: 0 });
         report.bad += u64::from(found.bad);
         report.repaired += u64::from(found.repaired);
-        report.errors +=
-            u64::from(!found.good) + u64::from(found.bad.saturating_sub(found.repaired));
+        report.errors += u64::from(!found.good) + u64::from(found.bad.saturating_sub(found.repaired));
         let is_interior = pointer.level > 0 || matches!(pointer.kind, kind::DNODE | kind::OBJSET);
         if !is_interior || !found.good {
             return Ok(());
@@ -301,28 +246,14 @@ impl Store {
             for (index, bytes) in (0_u64..).zip(data.chunks_exact(blkptr::SIZE)) {
                 let child = BlockPointer::parse(bytes)?;
                 if !child.is_hole() && child.level + 1 != pointer.level {
-                    return Err(pool_phys::FormatError::new(
-                        "indirect block",
-                        "child is not one level below",
-                        u64::from(child.level),
-                    )
-                    .into());
+                    return Err(pool_phys::FormatError::new("indirect block", "child is not one level below", u64::from(child.level)).into());
                 }
                 let number = (place.block << place.fan_bits) + index;
                 let span = 1_u64 << (place.fan_bits * u32::from(child.level)).min(40);
                 let last = number.saturating_add(1).saturating_mul(span) - 1;
-                let passed = if place.object == 0 {
-                    last.saturating_mul(32).saturating_add(31) < object
-                } else {
-                    place.object == object && last < block
-                };
+                let passed = if place.object == 0 { last.saturating_mul(32).saturating_add(31) < object } else { place.object == object && last < block };
                 if !passed {
-                    below.push(Place {
-                        pointer: child,
-                        object: place.object,
-                        block: number,
-                        fan_bits: place.fan_bits,
-                    });
+                    below.push(Place { pointer: child, object: place.object, block: number, fan_bits: place.fan_bits });
                 }
             }
         } else if pointer.kind == kind::OBJSET {
@@ -357,10 +288,7 @@ impl Store {
     }
 
     fn finish_scan(&mut self, scan: &Scan, now: u64) -> Result<ScanReport, EditError> {
-        let report = ScanReport {
-            done: true,
-            ..scan.report
-        };
+        let report = ScanReport { done: true, ..scan.report };
         // A scrub wrote lacking places afresh too. With errors the logs stay, so that the next resilver tries again.
         if report.errors == 0 && !scan.txgs.is_empty() {
             self.pool.note_filled(&scan.txgs);
@@ -369,10 +297,7 @@ impl Store {
         if report.errors == 0 {
             self.finish_replacements(now)?;
         }
-        self.pool.post(Event::ScanFinished {
-            repaired: report.repaired,
-            errors: report.errors,
-        });
+        self.pool.post(Event::ScanFinished { repaired: report.repaired, errors: report.errors });
         Ok(report)
     }
 }
@@ -380,19 +305,9 @@ impl Store {
 fn push_dnode(out: &mut Vec<Place>, object: u64, dnode: &Dnode) {
     let fan_bits = dnode.indirect_shift - 7;
     for (index, pointer) in (0_u64..).zip(&dnode.pointers) {
-        out.push(Place {
-            pointer: pointer.clone(),
-            object,
-            block: index,
-            fan_bits,
-        });
+        out.push(Place { pointer: pointer.clone(), object, block: index, fan_bits });
     }
     if let Some(spill) = &dnode.spill {
-        out.push(Place {
-            pointer: spill.clone(),
-            object,
-            block: 0,
-            fan_bits,
-        });
+        out.push(Place { pointer: spill.clone(), object, block: 0, fan_bits });
     }
 }

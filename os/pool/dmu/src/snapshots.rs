@@ -13,10 +13,7 @@ use pool_phys::dnode::kind;
 use pool_phys::intent_log;
 
 use crate::Error;
-use crate::dsl::{
-    CLONES, NEXT_CLONES, Part, SNAPSHOT_NAMES, Space, check_length, check_part, dir, ds, put,
-    shift, signed, split_name, word,
-};
+use crate::dsl::{CLONES, NEXT_CLONES, Part, SNAPSHOT_NAMES, Space, check_length, check_part, dir, ds, put, shift, signed, split_name, word};
 use crate::edit::EditError;
 use crate::store::Store;
 
@@ -33,14 +30,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::snapshot`].
-    pub fn snapshot_with(
-        &mut self,
-        dataset: &str,
-        name: &str,
-        guid: Option<u64>,
-        created: Option<u64>,
-        now: u64,
-    ) -> Result<u64, EditError> {
+    pub fn snapshot_with(&mut self, dataset: &str, name: &str, guid: Option<u64>, created: Option<u64>, now: u64) -> Result<u64, EditError> {
         let head = self.find(dataset)?;
         self.settle(&[head], now)?;
         self.transact(now, |store| {
@@ -68,11 +58,7 @@ impl Store {
         }
         let heads: Vec<u64> = wanted.iter().map(|(head, ..)| *head).collect();
         self.settle(&heads, now)?;
-        self.transact(now, |store| {
-            wanted.iter().try_for_each(|(head, dataset, short)| {
-                store.take_snapshot(*head, dataset, short, now).map(drop)
-            })
-        })
+        self.transact(now, |store| wanted.iter().try_for_each(|(head, dataset, short)| store.take_snapshot(*head, dataset, short, now).map(drop)))
     }
 
     /// Takes a snapshot of a dataset and all below it, at one moment.
@@ -80,11 +66,7 @@ impl Store {
     /// # Errors
     /// As [`Store::snapshot`].
     pub fn snapshot_tree(&mut self, dataset: &str, name: &str, now: u64) -> Result<(), EditError> {
-        let names: Vec<String> = self
-            .visible_tree(dataset)?
-            .into_iter()
-            .map(|(dataset, _)| format!("{dataset}@{name}"))
-            .collect();
+        let names: Vec<String> = self.visible_tree(dataset)?.into_iter().map(|(dataset, _)| format!("{dataset}@{name}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         self.snapshot_all(&names, now)
     }
@@ -100,22 +82,14 @@ impl Store {
     fn settle(&mut self, heads: &[u64], now: u64) -> Result<(), EditError> {
         for head in heads {
             if self.pending_logs.contains_key(head) {
-                return Err(EditError::Invalid(
-                    "the dataset has an intent log to be replayed first",
-                ));
+                return Err(EditError::Invalid("the dataset has an intent log to be replayed first"));
             }
             self.drop_log(*head);
         }
         self.commit(now)
     }
 
-    fn take_snapshot(
-        &mut self,
-        head: u64,
-        dataset: &str,
-        name: &str,
-        created: u64,
-    ) -> Result<u64, EditError> {
+    fn take_snapshot(&mut self, head: u64, dataset: &str, name: &str, created: u64) -> Result<u64, EditError> {
         check_part(name)?;
         check_length(&format!("{dataset}@{name}"))?;
         if name.starts_with('%') {
@@ -126,12 +100,7 @@ impl Store {
         if self.number_in(names, name)?.is_some() {
             return Err(EditError::Exists);
         }
-        let (directory, previous, previous_txg, txg) = (
-            word(&old, ds::DIR),
-            word(&old, ds::PREVIOUS),
-            word(&old, ds::PREVIOUS_TXG),
-            self.txg,
-        );
+        let (directory, previous, previous_txg, txg) = (word(&old, ds::DIR), word(&old, ds::PREVIOUS), word(&old, ds::PREVIOUS_TXG), self.txg);
         if previous_txg >= txg {
             return Err(EditError::Invalid("two snapshots of one dataset at once"));
         }
@@ -170,30 +139,20 @@ impl Store {
                 self.enter(next_clones, snapshot)?;
             }
         }
-        let deadlist =
-            self.deadlist_like(word(&old, ds::DEADLIST), u64::MAX, Some(previous_txg))?;
+        let deadlist = self.deadlist_like(word(&old, ds::DEADLIST), u64::MAX, Some(previous_txg))?;
         let bonus = self.bonus(head)?;
         put(bonus, ds::DEADLIST, deadlist);
         put(bonus, ds::PREVIOUS, snapshot);
         put(bonus, ds::PREVIOUS_TXG, txg);
         put(bonus, ds::UNIQUE, 0);
-        put(
-            bonus,
-            ds::FLAGS,
-            word(&old, ds::FLAGS) | ds::UNIQUE_ACCURATE,
-        );
+        put(bonus, ds::FLAGS, word(&old, ds::FLAGS) | ds::UNIQUE_ACCURATE);
         self.set_number(names, name, snapshot)?;
         self.did_use(directory, Part::HeadReserved, Space::used(again))?;
         Ok(snapshot)
     }
 
     /// A head in `directory` that begins as snapshot `origin`; the caller fills in the rest.
-    pub(crate) fn begin_head(
-        &mut self,
-        directory: u64,
-        origin: u64,
-        now: u64,
-    ) -> Result<u64, EditError> {
+    pub(crate) fn begin_head(&mut self, directory: u64, origin: u64, now: u64) -> Result<u64, EditError> {
         let from = self.peek_bonus(origin)?;
         let origin_dir = word(&from, ds::DIR);
         let origin_head = self.peek(origin_dir, dir::HEAD)?;
@@ -206,20 +165,11 @@ impl Store {
         put(&mut bonus, ds::SNAPSHOTS, self.table(SNAPSHOT_NAMES)?);
         put(&mut bonus, ds::CREATED, now);
         put(&mut bonus, ds::CREATED_TXG, self.txg);
-        put(
-            &mut bonus,
-            ds::DEADLIST,
-            self.deadlist_like(keys, origin_txg, None)?,
-        );
+        put(&mut bonus, ds::DEADLIST, self.deadlist_like(keys, origin_txg, None)?);
         Space::read(&from, ds::REFERENCED).put(&mut bonus, ds::REFERENCED);
         put(&mut bonus, ds::FSID, (self.random)() & ((1 << 56) - 1));
         put(&mut bonus, ds::GUID, (self.random)());
-        put(
-            &mut bonus,
-            ds::FLAGS,
-            ds::UNIQUE_ACCURATE
-                | word(&from, ds::FLAGS) & (ds::INCONSISTENT | ds::CASE_INSENSITIVE),
-        );
+        put(&mut bonus, ds::FLAGS, ds::UNIQUE_ACCURATE | word(&from, ds::FLAGS) & (ds::INCONSISTENT | ds::CASE_INSENSITIVE));
         bonus[ds::ROOT..ds::ROOT + 128].copy_from_slice(&from[ds::ROOT..ds::ROOT + 128]);
         let head =
             self.mos
@@ -261,11 +211,7 @@ impl Store {
         })?;
         // A snapshot that an older version took may have the head of its dataset's log: the blocks are not the clone's.
         let root = self.root_of(head)?;
-        if !root.is_hole()
-            && !intent_log::Header::parse(&self.pool.read(&root).map_err(Error::from)?)?
-                .first
-                .is_hole()
-        {
+        if !root.is_hole() && !intent_log::Header::parse(&self.pool.read(&root).map_err(Error::from)?)?.first.is_hole() {
             let (set, _) = self.edit_dataset(head, None)?;
             set.set_log_header(&intent_log::Header::new(BlockPointer::hole()));
         }
@@ -276,11 +222,7 @@ impl Store {
     /// Root of a dataset as last synced.
     pub(crate) fn root_of(&self, dataset: u64) -> Result<BlockPointer, EditError> {
         let bonus = self.peek_bonus(dataset)?;
-        Ok(BlockPointer::parse(
-            bonus
-                .get(ds::ROOT..ds::ROOT + 128)
-                .ok_or(EditError::Invalid("not a dataset"))?,
-        )?)
+        Ok(BlockPointer::parse(bonus.get(ds::ROOT..ds::ROOT + 128).ok_or(EditError::Invalid("not a dataset"))?)?)
     }
 
     /// True if a dataset changed since its last snapshot (or since the snapshot it was cloned from).
@@ -288,10 +230,7 @@ impl Store {
     /// # Errors
     /// Unreadable, malformed.
     pub fn is_modified_since_snapshot(&self, dataset: u64) -> Result<bool, EditError> {
-        let is_open = self
-            .heads
-            .get(&dataset)
-            .is_some_and(|head| head.set.is_dirty());
+        let is_open = self.heads.get(&dataset).is_some_and(|head| head.set.is_dirty());
         Ok(is_open || self.root_of(dataset)?.birth > self.peek(dataset, ds::PREVIOUS_TXG)?)
     }
 
@@ -303,38 +242,21 @@ impl Store {
         let head = self.find(dataset)?;
         self.try_change(|store| {
             let old = store.peek_bonus(head)?;
-            let (directory, previous, previous_txg) = (
-                word(&old, ds::DIR),
-                word(&old, ds::PREVIOUS),
-                word(&old, ds::PREVIOUS_TXG),
-            );
+            let (directory, previous, previous_txg) = (word(&old, ds::DIR), word(&old, ds::PREVIOUS), word(&old, ds::PREVIOUS_TXG));
             if previous == 0 || store.peek(previous, ds::DIR)? != directory {
                 return Err(EditError::Invalid("there is no snapshot to go back to"));
             }
             let target = store.peek_bonus(previous)?;
             let deadlist = word(&old, ds::DEADLIST);
             // Blocks born since are what the head has and the snapshot has not.
-            let born = Space::read(&old, ds::REFERENCED) + store.deadlist_space(deadlist)?
-                - Space::read(&target, ds::REFERENCED);
+            let born = Space::read(&old, ds::REFERENCED) + store.deadlist_space(deadlist)? - Space::read(&target, ds::REFERENCED);
             let back = store.deadlist_range(deadlist, store.origin_txg(directory)?, u64::MAX)?;
             let fresh = store.deadlist_like(deadlist, u64::MAX, None)?;
             store.free_deadlist(deadlist)?;
             store.doom_tree(&store.root_of(head)?, previous_txg, born)?;
-            let (reserved, unique) = (
-                signed(store.refreservation(directory)?),
-                signed(word(&old, ds::UNIQUE)),
-            );
-            let seen = Space {
-                used: reserved - unique.max(reserved),
-                ..-born
-            };
-            store.account(
-                directory,
-                Some(Part::HeadReserved),
-                Part::Head,
-                seen,
-                -born.used,
-            )?;
+            let (reserved, unique) = (signed(store.refreservation(directory)?), signed(word(&old, ds::UNIQUE)));
+            let seen = Space { used: reserved - unique.max(reserved), ..-born };
+            store.account(directory, Some(Part::HeadReserved), Part::Head, seen, -born.used)?;
             store.transfer(directory, Part::Snapshots, Part::Head, back.used)?;
             let bonus = store.bonus(head)?;
             bonus[ds::ROOT..ds::ROOT + 128].copy_from_slice(&target[ds::ROOT..ds::ROOT + 128]);
@@ -361,53 +283,24 @@ impl Store {
             let (ours, theirs) = (store.peek_bonus(head)?, store.peek_bonus(clone)?);
             let previous = word(&ours, ds::PREVIOUS);
             let (directory, clone_dir) = (word(&ours, ds::DIR), word(&theirs, ds::DIR));
-            if word(&theirs, ds::PREVIOUS) != previous
-                || store.peek(clone_dir, dir::ORIGIN)? != previous
-            {
-                return Err(EditError::Invalid(
-                    "the clone is not one of the dataset's last snapshot",
-                ));
+            if word(&theirs, ds::PREVIOUS) != previous || store.peek(clone_dir, dir::ORIGIN)? != previous {
+                return Err(EditError::Invalid("the clone is not one of the dataset's last snapshot"));
             }
             let (our_dead, their_dead) = (word(&ours, ds::DEADLIST), word(&theirs, ds::DEADLIST));
             let ours_whole = Space::read(&ours, ds::REFERENCED) + store.deadlist_space(our_dead)?;
-            let delta = Space::read(&theirs, ds::REFERENCED) + store.deadlist_space(their_dead)?
-                - ours_whole;
+            let delta = Space::read(&theirs, ds::REFERENCED) + store.deadlist_space(their_dead)? - ours_whole;
             let origin_txg = store.origin_txg(directory)?;
-            let dead = store.deadlist_range(their_dead, origin_txg, u64::MAX)?
-                - store.deadlist_range(our_dead, origin_txg, u64::MAX)?;
-            let (our_unique, their_unique) = (
-                signed(word(&ours, ds::UNIQUE)),
-                signed(word(&theirs, ds::UNIQUE)),
-            );
-            for (directory, from, to, delta) in [
-                (directory, our_unique, their_unique, delta),
-                (clone_dir, their_unique, our_unique, -delta),
-            ] {
+            let dead = store.deadlist_range(their_dead, origin_txg, u64::MAX)? - store.deadlist_range(our_dead, origin_txg, u64::MAX)?;
+            let (our_unique, their_unique) = (signed(word(&ours, ds::UNIQUE)), signed(word(&theirs, ds::UNIQUE)));
+            for (directory, from, to, delta) in [(directory, our_unique, their_unique, delta), (clone_dir, their_unique, our_unique, -delta)] {
                 let reserved = signed(store.refreservation(directory)?);
-                let seen = Space {
-                    used: to.max(reserved) - from.max(reserved),
-                    ..delta
-                };
-                store.account(
-                    directory,
-                    Some(Part::HeadReserved),
-                    Part::Head,
-                    seen,
-                    delta.used,
-                )?;
+                let seen = Space { used: to.max(reserved) - from.max(reserved), ..delta };
+                store.account(directory, Some(Part::HeadReserved), Part::Head, seen, delta.used)?;
             }
             store.transfer(directory, Part::Head, Part::Snapshots, dead.used)?;
             if store.peek(previous, ds::NEXT)? == head {
-                let unique = store.deadlist_range(
-                    their_dead,
-                    store.peek(previous, ds::PREVIOUS_TXG)?,
-                    u64::MAX,
-                )?;
-                put(
-                    store.bonus(previous)?,
-                    ds::UNIQUE,
-                    unique.used.cast_unsigned(),
-                );
+                let unique = store.deadlist_range(their_dead, store.peek(previous, ds::PREVIOUS_TXG)?, u64::MAX)?;
+                put(store.bonus(previous)?, ds::UNIQUE, unique.used.cast_unsigned());
             }
             for (dataset, from) in [(head, &theirs), (clone, &ours)] {
                 let bonus = store.bonus(dataset)?;
@@ -431,16 +324,8 @@ impl Store {
     pub fn rename(&mut self, from: &str, to: &str, now: u64) -> Result<(), EditError> {
         self.transact(now, |store| {
             if let Some((dataset, old)) = from.split_once('@') {
-                let new = to
-                    .strip_prefix(dataset)
-                    .and_then(|rest| rest.strip_prefix('@'))
-                    .or((!to.contains(['/', '@'])).then_some(to));
-                return store.rename_snapshot(
-                    store.find(dataset)?,
-                    dataset,
-                    old,
-                    new.ok_or(EditError::Invalid("a snapshot stays with its dataset"))?,
-                );
+                let new = to.strip_prefix(dataset).and_then(|rest| rest.strip_prefix('@')).or((!to.contains(['/', '@'])).then_some(to));
+                return store.rename_snapshot(store.find(dataset)?, dataset, old, new.ok_or(EditError::Invalid("a snapshot stays with its dataset"))?);
             }
             store.rename_dir(from, to)
         })
@@ -450,40 +335,21 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::rename`]; all or none.
-    pub fn rename_snapshots(
-        &mut self,
-        dataset: &str,
-        from: &str,
-        to: &str,
-        now: u64,
-    ) -> Result<(), EditError> {
+    pub fn rename_snapshots(&mut self, dataset: &str, from: &str, to: &str, now: u64) -> Result<(), EditError> {
         self.transact(now, |store| {
             let mut found = false;
             for (name, directory) in store.visible_tree(dataset)? {
                 let head = store.peek(directory, dir::HEAD)?;
-                if store
-                    .number_in(store.peek(head, ds::SNAPSHOTS)?, from)?
-                    .is_some()
-                {
+                if store.number_in(store.peek(head, ds::SNAPSHOTS)?, from)?.is_some() {
                     store.rename_snapshot(head, &name, from, to)?;
                     found = true;
                 }
             }
-            if found {
-                Ok(())
-            } else {
-                Err(Error::NotFound.into())
-            }
+            if found { Ok(()) } else { Err(Error::NotFound.into()) }
         })
     }
 
-    fn rename_snapshot(
-        &mut self,
-        head: u64,
-        dataset: &str,
-        old: &str,
-        new: &str,
-    ) -> Result<(), EditError> {
+    fn rename_snapshot(&mut self, head: u64, dataset: &str, old: &str, new: &str) -> Result<(), EditError> {
         check_part(new)?;
         check_length(&format!("{dataset}@{new}"))?;
         let names = self.peek(head, ds::SNAPSHOTS)?;
@@ -498,14 +364,9 @@ impl Store {
     fn rename_dir(&mut self, from: &str, to: &str) -> Result<(), EditError> {
         let directory = self.find_dir(from)?;
         if directory == self.root_dir {
-            return Err(EditError::Invalid(
-                "a pool is renamed by importing it under another name",
-            ));
+            return Err(EditError::Invalid("a pool is renamed by importing it under another name"));
         }
-        if to
-            .strip_prefix(from)
-            .is_some_and(|rest| rest.starts_with('/'))
-        {
+        if to.strip_prefix(from).is_some_and(|rest| rest.starts_with('/')) {
             return Err(EditError::Invalid("a dataset cannot become its own child"));
         }
         if to.split('/').next() != Some(self.pool.name()) {

@@ -78,17 +78,10 @@ fn read_list(mos: &ObjectSet<'_>, kind: Auxiliary) -> Result<Vec<VdevConfig>, Ed
     };
     let mut object = mos.object(number)?;
     let size = word(&object.dnode().bonus, 0);
-    let length = usize::try_from(size)
-        .ok()
-        .filter(|_| size <= LIST_MAX)
-        .ok_or(FormatError::new("device list", "is too long", size))?;
+    let length = usize::try_from(size).ok().filter(|_| size <= LIST_MAX).ok_or(FormatError::new("device list", "is too long", size))?;
     let mut packed = vec![0; length];
     object.read_at(0, &mut packed)?;
-    Ok(nvlist::parse(&packed)?
-        .lists(kind.list())
-        .iter()
-        .map(VdevConfig::parse)
-        .collect::<Result<_, _>>()?)
+    Ok(nvlist::parse(&packed)?.lists(kind.list()).iter().map(VdevConfig::parse).collect::<Result<_, _>>()?)
 }
 
 impl Store {
@@ -97,35 +90,18 @@ impl Store {
         read_list(&ObjectSet::mos(&self.pool)?, kind)
     }
 
-    fn write_list(
-        &mut self,
-        kind: Auxiliary,
-        mut devices: Vec<VdevConfig>,
-    ) -> Result<(), EditError> {
+    fn write_list(&mut self, kind: Auxiliary, mut devices: Vec<VdevConfig>) -> Result<(), EditError> {
         for (index, device) in devices.iter_mut().enumerate() {
             device.set("id", Some(Value::Number(index as u64)))?;
         }
         let mut list = List::default();
-        list.set(
-            kind.list(),
-            Value::Lists(devices.iter().map(VdevConfig::to_list).collect()),
-        );
+        list.set(kind.list(), Value::Lists(devices.iter().map(VdevConfig::to_list).collect()));
         let packed = nvlist::encode(&list);
-        let known = zap::number(
-            &*self.mos.view(&self.pool, OBJECT_DIRECTORY)?,
-            &self.pool,
-            kind.list().as_bytes(),
-        )?;
+        let known = zap::number(&*self.mos.view(&self.pool, OBJECT_DIRECTORY)?, &self.pool, kind.list().as_bytes())?;
         let object = match known {
             Some(object) => object,
             None => {
-                let object = self.mos.allocate(
-                    &self.pool,
-                    PACKED,
-                    PACKED_BLOCK,
-                    PACKED_BONUS,
-                    vec![0; 8],
-                )?;
+                let object = self.mos.allocate(&self.pool, PACKED, PACKED_BLOCK, PACKED_BONUS, vec![0; 8])?;
                 self.note(kind.list(), object)?;
                 object
             }
@@ -145,12 +121,7 @@ impl Store {
         let status = |device: VdevConfig| {
             let in_use = trees.iter().any(|tree| tree.find(device.guid).is_some());
             let present = in_use || self.pool.auxiliary_size(device.guid).is_some();
-            AuxiliaryStatus {
-                guid: device.guid,
-                path: device.path.unwrap_or_else(|| device.guid.to_string()),
-                in_use,
-                present,
-            }
+            AuxiliaryStatus { guid: device.guid, path: device.path.unwrap_or_else(|| device.guid.to_string()), in_use, present }
         };
         Ok(self.list(kind)?.into_iter().map(status).collect())
     }
@@ -159,13 +130,7 @@ impl Store {
     ///
     /// # Errors
     /// A device too small, or that cannot be written.
-    pub fn add_auxiliary(
-        &mut self,
-        kind: Auxiliary,
-        path: &str,
-        device: Box<dyn BlockDev>,
-        now: u64,
-    ) -> Result<u64, EditError> {
+    pub fn add_auxiliary(&mut self, kind: Auxiliary, path: &str, device: Box<dyn BlockDev>, now: u64) -> Result<u64, EditError> {
         if device.size_bytes() < label::LEAF_MIN {
             return Err(EditError::Invalid("the device is too small"));
         }
@@ -197,12 +162,7 @@ impl Store {
             if devices.len() == before {
                 continue;
             }
-            if self
-                .pool
-                .trees()
-                .iter()
-                .any(|tree| tree.find(guid).is_some())
-            {
+            if self.pool.trees().iter().any(|tree| tree.find(guid).is_some()) {
                 return Err(EditError::Invalid("the spare is in use; detach it first"));
             }
             self.write_list(kind, devices)?;
@@ -221,14 +181,8 @@ impl Store {
     /// # Errors
     /// No such leaf or spare; one in use, absent or too small.
     pub fn stand_in(&mut self, failed: u64, spare: u64, now: u64) -> Result<(), EditError> {
-        let known = self
-            .list(Auxiliary::Spare)?
-            .into_iter()
-            .find(|device| device.guid == spare)
-            .ok_or(Error::NotFound)?;
-        let size = self.pool.auxiliary_size(spare).ok_or(EditError::Invalid(
-            "the spare is in use, or its device is not here",
-        ))?;
+        let known = self.list(Auxiliary::Spare)?.into_iter().find(|device| device.guid == spare).ok_or(Error::NotFound)?;
+        let size = self.pool.auxiliary_size(spare).ok_or(EditError::Invalid("the spare is in use, or its device is not here"))?;
         self.check_place(failed, size)?;
         let device = self.pool.take_auxiliary(spare).ok_or(Error::NotFound)?;
         let path = known.path.unwrap_or_default();
@@ -244,25 +198,12 @@ impl Store {
     /// A failed commit.
     pub fn engage_spares(&mut self, now: u64) -> Result<Vec<(u64, u64)>, EditError> {
         let mut out = Vec::new();
-        let failed: Vec<u64> = self
-            .pool
-            .trees()
-            .iter()
-            .filter(|tree| tree.kind != VdevKind::Leaf)
-            .flat_map(|tree| unspared(tree, false))
-            .collect();
+        let failed: Vec<u64> = self.pool.trees().iter().filter(|tree| tree.kind != VdevKind::Leaf).flat_map(|tree| unspared(tree, false)).collect();
         for leaf in failed {
-            if !matches!(
-                self.pool.leaf_state(leaf),
-                Some(VdevState::Faulted | VdevState::Removed | VdevState::Unavail)
-            ) {
+            if !matches!(self.pool.leaf_state(leaf), Some(VdevState::Faulted | VdevState::Removed | VdevState::Unavail)) {
                 continue;
             }
-            for spare in self
-                .auxiliaries(Auxiliary::Spare)?
-                .into_iter()
-                .filter(|spare| spare.present && !spare.in_use)
-            {
+            for spare in self.auxiliaries(Auxiliary::Spare)?.into_iter().filter(|spare| spare.present && !spare.in_use) {
                 match self.stand_in(leaf, spare.guid, now) {
                     Ok(()) => {
                         out.push((leaf, spare.guid));
@@ -282,31 +223,20 @@ impl Store {
         fn idle(vdev: &VdevConfig, store: &Store, out: &mut Vec<u64>) {
             if vdev.type_name == "spare"
                 && let Some((first, others)) = vdev.children.split_first()
-                && first
-                    .leaves()
-                    .iter()
-                    .all(|leaf| store.pool.is_whole(leaf.guid))
+                && first.leaves().iter().all(|leaf| store.pool.is_whole(leaf.guid))
             {
                 out.extend(others.iter().map(|spare| spare.guid));
             }
-            vdev.children
-                .iter()
-                .for_each(|child| idle(child, store, out));
+            vdev.children.iter().for_each(|child| idle(child, store, out));
         }
         let mut out = Vec::new();
-        self.pool
-            .trees()
-            .iter()
-            .for_each(|tree| idle(tree, self, &mut out));
+        self.pool.trees().iter().for_each(|tree| idle(tree, self, &mut out));
         out
     }
 
     /// A leaf that was detached goes back to the spares if it is one. False if it is none.
     pub(crate) fn put_back_spare(&mut self, guid: u64) -> Result<bool, EditError> {
-        let is_spare = self
-            .list(Auxiliary::Spare)?
-            .iter()
-            .any(|device| device.guid == guid);
+        let is_spare = self.list(Auxiliary::Spare)?.iter().any(|device| device.guid == guid);
         if is_spare && self.pool.retire_to_auxiliary(guid) {
             self.pool.label_auxiliary(guid, Some(STATE_SPARE))?;
         }
@@ -355,10 +285,6 @@ fn unspared(vdev: &VdevConfig, spared: bool) -> Vec<u64> {
     match vdev.kind {
         VdevKind::Leaf if !spared => vec![vdev.guid],
         VdevKind::Leaf => Vec::new(),
-        _ => vdev
-            .children
-            .iter()
-            .flat_map(|child| unspared(child, spared))
-            .collect(),
+        _ => vdev.children.iter().flat_map(|child| unspared(child, spared)).collect(),
     }
 }

@@ -119,30 +119,16 @@ impl Store {
     ///
     /// # Errors
     /// No space, or a device failed.
-    pub fn create(
-        pool: Pool,
-        config: List,
-        now: u64,
-        mut random: Box<dyn FnMut() -> u64 + Send>,
-    ) -> Result<Self, EditError> {
+    pub fn create(pool: Pool, config: List, now: u64, mut random: Box<dyn FnMut() -> u64 + Send>) -> Result<Self, EditError> {
         let mut space = Allocator::default();
         let geometry = pool.geometry();
-        geometry
-            .iter()
-            .for_each(|(id, geometry)| space.add_top(*id, geometry));
+        geometry.iter().for_each(|(id, geometry)| space.add_top(*id, geometry));
         let mut mos = Set::create(1);
         mos.claim(OBJECT_DIRECTORY, kind::OBJECT_DIRECTORY, 512, 0, Vec::new());
         for (id, geometry) in &geometry {
             let bytes = ((geometry.asize >> geometry.metaslab_shift) * 8).next_multiple_of(512);
-            mos.claim(
-                FIRST_ARRAY_OBJECT + u64::from(*id),
-                OBJECT_ARRAY,
-                bytes,
-                0,
-                Vec::new(),
-            );
-            mos.edit(&pool, FIRST_ARRAY_OBJECT + u64::from(*id))?
-                .put_block(0, vec![0; usize::try_from(bytes).unwrap_or(512)]);
+            mos.claim(FIRST_ARRAY_OBJECT + u64::from(*id), OBJECT_ARRAY, bytes, 0, Vec::new());
+            mos.edit(&pool, FIRST_ARRAY_OBJECT + u64::from(*id))?.put_block(0, vec![0; usize::try_from(bytes).unwrap_or(512)]);
         }
         let txg = 4;
         let mut store = Self {
@@ -169,11 +155,7 @@ impl Store {
         };
         store.pool.set_healing(true);
         store.table_at(OBJECT_DIRECTORY, 0)?;
-        for name in [
-            "features_for_read",
-            "features_for_write",
-            "feature_descriptions",
-        ] {
+        for name in ["features_for_read", "features_for_write", "feature_descriptions"] {
             let table = store.table(ZAP_METADATA)?;
             store.note(name, table)?;
         }
@@ -185,17 +167,8 @@ impl Store {
             store.note(name, object)?;
         }
         let packed = nvlist::encode(&store.config);
-        let config_object = store.mos.allocate(
-            &store.pool,
-            PACKED_NVLIST,
-            16 << 10,
-            NVLIST_SIZE,
-            (packed.len() as u64).to_le_bytes().to_vec(),
-        )?;
-        store
-            .mos
-            .edit(&store.pool, config_object)?
-            .write_at(&store.pool, 0, &packed)?;
+        let config_object = store.mos.allocate(&store.pool, PACKED_NVLIST, 16 << 10, NVLIST_SIZE, (packed.len() as u64).to_le_bytes().to_vec())?;
+        store.mos.edit(&store.pool, config_object)?.write_at(&store.pool, 0, &packed)?;
         store.note("config", config_object)?;
         store.root_dir = store.directory(0, now)?;
         let root = store.root_dir;
@@ -221,9 +194,7 @@ impl Store {
     pub fn open(mut pool: Pool, random: Box<dyn FnMut() -> u64 + Send>) -> Result<Self, EditError> {
         let config = crate::topology::load_config(&mut pool)?;
         if !pool.is_writable() {
-            return Err(EditError::Invalid(
-                "too many devices are missing to write the pool",
-            ));
+            return Err(EditError::Invalid("too many devices are missing to write the pool"));
         }
         let (features, unknown) = {
             let datasets = Datasets::open(&pool)?;
@@ -240,8 +211,7 @@ impl Store {
         let directory = mos.view(&pool, OBJECT_DIRECTORY)?;
         let root_dir = zap::number(&directory, &pool, b"root_dataset")?.ok_or(Error::NotFound)?;
         let children = DslDir::parse(&mos.view(&pool, root_dir)?.dnode.bonus)?.children;
-        let mos_dir =
-            zap::number(&*mos.view(&pool, children)?, &pool, b"$MOS")?.ok_or(Error::NotFound)?;
+        let mos_dir = zap::number(&*mos.view(&pool, children)?, &pool, b"$MOS")?.ok_or(Error::NotFound)?;
         let txg = pool.uberblock().txg + 1;
         let state = (pool.state() != 0).then_some(0);
         pool.set_healing(true);
@@ -264,9 +234,7 @@ impl Store {
             frees_per_txg: crate::drain::FREES_PER_TXG,
             mos_space: Space::default(),
             state,
-            holes_have_births: features
-                .iter()
-                .any(|(name, count, _)| *count > 0 && name == HOLE_BIRTH),
+            holes_have_births: features.iter().any(|(name, count, _)| *count > 0 && name == HOLE_BIRTH),
             random,
         };
         store.load_dirty_logs()?;
@@ -329,20 +297,11 @@ impl Store {
             return DELAY_MAX_US;
         }
         let delay = 500 * (self.dirty_bytes - low) / (limit - self.dirty_bytes);
-        if delay > DELAY_MAX_US {
-            DELAY_MAX_US
-        } else {
-            delay
-        }
+        if delay > DELAY_MAX_US { DELAY_MAX_US } else { delay }
     }
 
     pub(crate) fn note(&mut self, name: &str, value: u64) -> Result<(), EditError> {
-        zap::set_number(
-            self.mos.edit(&self.pool, OBJECT_DIRECTORY)?,
-            &self.pool,
-            name.as_bytes(),
-            value,
-        )
+        zap::set_number(self.mos.edit(&self.pool, OBJECT_DIRECTORY)?, &self.pool, name.as_bytes(), value)
     }
 
     pub(crate) fn table_at(&mut self, number: u64, normalisation: u64) -> Result<(), EditError> {
@@ -358,12 +317,7 @@ impl Store {
     }
 
     /// The hidden dataset `$ORIGIN` with its one snapshot, of which every dataset is a clone.
-    fn make_origin(
-        &mut self,
-        origin_dir: u64,
-        now: u64,
-        random: &mut dyn FnMut() -> u64,
-    ) -> Result<(), EditError> {
+    fn make_origin(&mut self, origin_dir: u64, now: u64, random: &mut dyn FnMut() -> u64) -> Result<(), EditError> {
         let names = self.table(SNAPSHOT_NAMES)?;
         let mut head = vec![0; ds::SIZE];
         put(&mut head, ds::DIR, origin_dir);
@@ -378,20 +332,12 @@ impl Store {
         put(&mut snapshot, ds::CHILDREN, 1);
         put(&mut snapshot, ds::DEADLIST, self.deadlist(&[])?);
         put(&mut snapshot, ds::NEXT_CLONES, self.table(NEXT_CLONES)?);
-        let snapshot = self.mos.allocate(
-            &self.pool,
-            kind::DSL_DATASET,
-            512,
-            kind::DSL_DATASET,
-            snapshot,
-        )?;
+        let snapshot = self.mos.allocate(&self.pool, kind::DSL_DATASET, 512, kind::DSL_DATASET, snapshot)?;
         put(&mut head, ds::SNAPSHOTS, names);
         put(&mut head, ds::PREVIOUS, snapshot);
         put(&mut head, ds::PREVIOUS_TXG, 1);
         put(&mut head, ds::DEADLIST, self.deadlist(&[0])?);
-        let head =
-            self.mos
-                .allocate(&self.pool, kind::DSL_DATASET, 512, kind::DSL_DATASET, head)?;
+        let head = self.mos.allocate(&self.pool, kind::DSL_DATASET, 512, kind::DSL_DATASET, head)?;
         put(self.bonus(snapshot)?, ds::NEXT, head);
         self.set_number(names, "$ORIGIN", snapshot)?;
         let clones = self.table(CLONES)?;
@@ -404,16 +350,8 @@ impl Store {
     /// The hidden dataset's directory and its snapshot.
     pub(crate) fn origin(&self) -> Result<(u64, u64), EditError> {
         let children = self.peek(self.root_dir, dir::CHILDREN)?;
-        let origin_dir = zap::number(
-            &*self.mos.view(&self.pool, children)?,
-            &self.pool,
-            b"$ORIGIN",
-        )?
-        .ok_or(Error::NotFound)?;
-        let head = word(
-            &self.mos.view(&self.pool, origin_dir)?.dnode.bonus,
-            dir::HEAD,
-        );
+        let origin_dir = zap::number(&*self.mos.view(&self.pool, children)?, &self.pool, b"$ORIGIN")?.ok_or(Error::NotFound)?;
+        let head = word(&self.mos.view(&self.pool, origin_dir)?.dnode.bonus, dir::HEAD);
         let snapshot = word(&self.mos.view(&self.pool, head)?.dnode.bonus, ds::PREVIOUS);
         Ok((origin_dir, snapshot))
     }
@@ -440,11 +378,7 @@ impl Store {
             store.begin_head(directory, origin, now)
         })?;
         let directory = self.peek(dataset, ds::DIR)?;
-        let (compression, copies, checksum) = (
-            self.compression_of(directory)?,
-            self.copies_of(directory)?,
-            self.checksum_of(directory)?,
-        );
+        let (compression, copies, checksum) = (self.compression_of(directory)?, self.copies_of(directory)?, self.checksum_of(directory)?);
         let mut set = Set::create(os_kind);
         if os_kind == 2 {
             let accounts = self.accounts(None)?;
@@ -458,18 +392,7 @@ impl Store {
                 }
             }
         }
-        self.heads.insert(
-            dataset,
-            Head {
-                set,
-                compression,
-                copies,
-                checksum,
-                pending: 0,
-                owners: None,
-                log: OpenLog::default(),
-            },
-        );
+        self.heads.insert(dataset, Head { set, compression, copies, checksum, pending: 0, owners: None, log: OpenLog::default() });
         Ok(dataset)
     }
 
@@ -477,34 +400,17 @@ impl Store {
     ///
     /// # Errors
     /// Unreadable or malformed.
-    pub fn edit_dataset(
-        &mut self,
-        dataset: u64,
-        owners: Option<Owners>,
-    ) -> Result<(&mut Set, &Pool), EditError> {
+    pub fn edit_dataset(&mut self, dataset: u64, owners: Option<Owners>) -> Result<(&mut Set, &Pool), EditError> {
         if !self.heads.contains_key(&dataset) {
             let phys = Dataset::parse(&self.mos.view(&self.pool, dataset)?.dnode.bonus)?;
             let set = Set::open(&self.pool, &phys.root)?;
             if self.pending_logs.contains_key(&dataset) {
-                return Err(EditError::Invalid(
-                    "the dataset has an intent log to be replayed first",
-                ));
+                return Err(EditError::Invalid("the dataset has an intent log to be replayed first"));
             }
             let compression = self.compression_of(phys.dir)?;
             let (copies, checksum) = (self.copies_of(phys.dir)?, self.checksum_of(phys.dir)?);
             let log = OpenLog::new(set.log_header()?);
-            self.heads.insert(
-                dataset,
-                Head {
-                    set,
-                    compression,
-                    copies,
-                    checksum,
-                    pending: 0,
-                    owners,
-                    log,
-                },
-            );
+            self.heads.insert(dataset, Head { set, compression, copies, checksum, pending: 0, owners, log });
         }
         let head = self.heads.get_mut(&dataset).ok_or(Error::NotFound)?;
         head.owners = owners.or(head.owners);
@@ -522,9 +428,7 @@ impl Store {
 
     fn sync_dataset(&mut self, dataset: u64) -> Result<(), EditError> {
         let phys = Dataset::parse(self.bonus(dataset)?)?;
-        let Some(mut head) = self.heads.remove(&dataset) else {
-            return Ok(());
-        };
+        let Some(mut head) = self.heads.remove(&dataset) else { return Ok(()) };
         self.sync_log(dataset, &mut head)?;
         let accounts = self.accounts(head.owners)?;
         let mut sink = DatasetSink {
@@ -544,12 +448,7 @@ impl Store {
         if !phys.root.is_hole() {
             sink.free(&phys.root)?;
         }
-        let DatasetSink {
-            born,
-            referenced,
-            dead,
-            ..
-        } = sink;
+        let DatasetSink { born, referenced, dead, .. } = sink;
         let reserved = signed(self.refreservation(phys.dir)?);
         let bonus = self.bonus(dataset)?;
         referenced.shift(bonus, ds::REFERENCED);
@@ -559,13 +458,7 @@ impl Store {
         let deadlist = word(bonus, ds::DEADLIST);
         // What the head reserved is used up first.
         let seen = (unique + born.used).max(reserved) - unique.max(reserved);
-        self.account(
-            phys.dir,
-            Some(Part::HeadReserved),
-            Part::Head,
-            Space { used: seen, ..born },
-            born.used,
-        )?;
+        self.account(phys.dir, Some(Part::HeadReserved), Part::Head, Space { used: seen, ..born }, born.used)?;
         if !dead.is_empty() {
             self.bury(deadlist, &dead)?;
             self.account_dead(dataset, &phys, &dead)?;
@@ -576,18 +469,8 @@ impl Store {
 
     /// Blocks left the head and stay with its snapshots: those that are this directory's own become space of its snapshots, and those that the last snapshot alone has
     /// become unique to it.
-    fn account_dead(
-        &mut self,
-        dataset: u64,
-        phys: &Dataset,
-        dead: &[(BlockPointer, u64)],
-    ) -> Result<(), EditError> {
-        let since = |txg: u64| {
-            dead.iter()
-                .filter(|(pointer, _)| pointer.birth > txg)
-                .map(|(_, deflated)| signed(*deflated))
-                .sum::<i64>()
-        };
+    fn account_dead(&mut self, dataset: u64, phys: &Dataset, dead: &[(BlockPointer, u64)]) -> Result<(), EditError> {
+        let since = |txg: u64| dead.iter().filter(|(pointer, _)| pointer.birth > txg).map(|(_, deflated)| signed(*deflated)).sum::<i64>();
         let own = since(self.origin_txg(phys.dir)?);
         self.transfer(phys.dir, Part::Head, Part::Snapshots, own)?;
         // The snapshot that a clone was made from has a next one of its own.
@@ -633,12 +516,7 @@ impl Store {
     fn commit_once(&mut self, now: u64) -> Result<(), EditError> {
         self.pause_scan();
         self.drain_step();
-        let dirty: Vec<u64> = self
-            .heads
-            .iter()
-            .filter(|(_, head)| head.set.is_dirty())
-            .map(|(number, _)| *number)
-            .collect();
+        let dirty: Vec<u64> = self.heads.iter().filter(|(_, head)| head.set.is_dirty()).map(|(number, _)| *number).collect();
         for dataset in dirty {
             self.sync_dataset(dataset)?;
         }
@@ -646,11 +524,7 @@ impl Store {
         if pending.used != 0 {
             self.did_use(self.mos_dir, Part::Head, pending)?;
         }
-        if !self.mos.is_dirty()
-            && self.state.is_none()
-            && !self.config_dirty
-            && !self.pool.has_dirty_logs()
-        {
+        if !self.mos.is_dirty() && self.state.is_none() && !self.config_dirty && !self.pool.has_dirty_logs() {
             return Ok(());
         }
         self.pool.close_txg(self.txg);
@@ -661,12 +535,7 @@ impl Store {
             self.pool.post(Event::ConfigChanged { txg: self.txg });
         }
         let root = self.sync_mos()?;
-        self.pool.commit(Commit {
-            txg: self.txg,
-            timestamp: now,
-            root,
-            state: self.state.take(),
-        })?;
+        self.pool.commit(Commit { txg: self.txg, timestamp: now, root, state: self.state.take() })?;
         self.pool.close_txg(self.txg);
         self.space.committed();
         self.dirty_bytes = 0;
@@ -711,13 +580,7 @@ impl Store {
             if !old_root.is_hole() {
                 sink.free(&old_root)?;
             }
-            let MosSink {
-                next,
-                mut changed,
-                writes,
-                frees,
-                ..
-            } = sink;
+            let MosSink { next, mut changed, writes, frees, .. } = sink;
             for (_, unused) in addresses.drain(next..) {
                 self.space.release(&unused);
                 changed = true;
@@ -740,18 +603,11 @@ impl Store {
                     self.pool.write_block(&dva, &data)?;
                 }
             }
-            frees
-                .iter()
-                .for_each(|pointer| delta.add(pointer, self.space.deflated(pointer), -1));
+            frees.iter().for_each(|pointer| delta.add(pointer, self.space.deflated(pointer), -1));
             self.mos = mos;
             self.mos_space = delta;
             for (top, index, object, header) in slabs {
-                if let Some(slab) = self
-                    .space
-                    .tops_mut()
-                    .get_mut(&top)
-                    .and_then(|top| top.metaslabs.get_mut(index))
-                {
+                if let Some(slab) = self.space.tops_mut().get_mut(&top).and_then(|top| top.metaslabs.get_mut(index)) {
                     (slab.object, slab.header) = (object, header);
                 }
             }
@@ -761,35 +617,17 @@ impl Store {
     }
 
     /// Puts the txg's allocations and frees into the space maps of `mos`. Returns (vdev, metaslab, object, header) of those it changed.
-    fn write_space_maps(
-        &self,
-        mos: &mut Set,
-    ) -> Result<Vec<(u32, usize, u64, spacemap::Header)>, EditError> {
+    fn write_space_maps(&self, mos: &mut Set) -> Result<Vec<(u32, usize, u64, spacemap::Header)>, EditError> {
         let mut out = Vec::new();
         for (id, top) in self.space.tops() {
             let deferred = self.space.deferred(*id);
-            for (index, slab) in top
-                .metaslabs
-                .iter()
-                .enumerate()
-                .filter(|(_, slab)| slab.is_dirty())
-            {
+            for (index, slab) in top.metaslabs.iter().enumerate().filter(|(_, slab)| slab.is_dirty()) {
                 let (mut object, mut header) = (slab.object, slab.header);
                 if object == 0 {
-                    object = mos.allocate(
-                        &self.pool,
-                        SPACE_MAP,
-                        SPACE_MAP_BLOCK,
-                        SPACE_MAP_HEADER,
-                        vec![0; 24],
-                    )?;
+                    object = mos.allocate(&self.pool, SPACE_MAP, SPACE_MAP_BLOCK, SPACE_MAP_HEADER, vec![0; 24])?;
                     // OpenZFS makes these with small indirect blocks (format section 13).
                     mos.edit(&self.pool, object)?.dnode.indirect_shift = 14;
-                    mos.edit(&self.pool, top.array_object)?.write_at(
-                        &self.pool,
-                        index as u64 * 8,
-                        &object.to_le_bytes(),
-                    )?;
+                    mos.edit(&self.pool, top.array_object)?.write_at(&self.pool, index as u64 * 8, &object.to_le_bytes())?;
                 }
                 let edit = mos.edit(&self.pool, object)?;
                 let changes = spacemap::encode(slab.changes(top.ashift), self.txg);
@@ -809,11 +647,7 @@ impl Store {
                 put(&mut edit.dnode.bonus, 8, header.length);
                 put(&mut edit.dnode.bonus, 16, header.allocated);
                 if header.histogram {
-                    for (bucket, count) in slab
-                        .histogram(top.ashift, &deferred)
-                        .into_iter()
-                        .enumerate()
-                    {
+                    for (bucket, count) in slab.histogram(top.ashift, &deferred).into_iter().enumerate() {
                         put(&mut edit.dnode.bonus, 64 + bucket * 8, count);
                     }
                 }
@@ -852,11 +686,7 @@ struct DatasetSink<'a> {
 impl Sink for DatasetSink<'_> {
     fn write(&mut self, data: Vec<u8>, about: About) -> Result<BlockPointer, EditError> {
         let is_data = about.level == 0 && matches!(about.kind, kind::FILE | kind::ZVOL);
-        let wanted = if is_data {
-            self.compression
-        } else {
-            Compression::Lz4
-        };
+        let wanted = if is_data { self.compression } else { Compression::Lz4 };
         let lsize = data.len() as u64;
         // Worth it from one eighth on (format section 7).
         let limit = data.len() - data.len() / 8;
@@ -867,17 +697,9 @@ impl Sink for DatasetSink<'_> {
             Compression::Off | Compression::Gzip(_) | Compression::Zstd => None,
         };
         let packed = packed.filter(|packed| packed.len().next_multiple_of(512) <= limit);
-        let (compression, mut stored) =
-            packed.map_or((Compression::Off, data), |packed| (wanted, packed));
+        let (compression, mut stored) = packed.map_or((Compression::Off, data), |packed| (wanted, packed));
         stored.resize(stored.len().next_multiple_of(512), 0);
-        let place = self.space.place(
-            stored.len() as u64,
-            if is_data {
-                self.copies
-            } else {
-                (self.copies + 1).min(3)
-            },
-        )?;
+        let place = self.space.place(stored.len() as u64, if is_data { self.copies } else { (self.copies + 1).min(3) })?;
         let mut pointer = pointer_to(place.dvas(), &stored, lsize, compression, about, self.txg);
         if is_data {
             (pointer.checksum, pointer.words) = (self.checksum, sum(self.checksum, &stored));
@@ -933,11 +755,7 @@ struct MosSink<'a> {
 impl Sink for MosSink<'_> {
     fn write(&mut self, data: Vec<u8>, about: About) -> Result<BlockPointer, EditError> {
         let size = data.len() as u64;
-        if self
-            .addresses
-            .get(self.next)
-            .is_none_or(|(known, _)| *known != size)
-        {
+        if self.addresses.get(self.next).is_none_or(|(known, _)| *known != size) {
             let place = self.space.place(size, COPIES_MOS)?;
             self.addresses.insert(self.next, (size, place));
             self.changed = true;
@@ -993,11 +811,7 @@ pub(crate) fn load_space(pool: &Pool, mos: &Set) -> Result<Allocator, EditError>
 
 /// Every place a block takes.
 pub(crate) fn places(pool: &Pool, pointer: &BlockPointer) -> Result<Vec<Dva>, EditError> {
-    let lost = FormatError::new(
-        "gang block",
-        "its header cannot be read, so its pieces cannot be freed",
-        pointer.birth,
-    );
+    let lost = FormatError::new("gang block", "its header cannot be read, so its pieces cannot be freed", pointer.birth);
     Ok(pool.places(pointer).ok_or(lost)?)
 }
 
@@ -1010,14 +824,7 @@ fn sum(checksum: Checksum, data: &[u8]) -> codec::Words {
     }
 }
 
-fn pointer_to(
-    dvas: [Option<Dva>; 3],
-    stored: &[u8],
-    lsize: u64,
-    compression: Compression,
-    about: About,
-    txg: u64,
-) -> BlockPointer {
+fn pointer_to(dvas: [Option<Dva>; 3], stored: &[u8], lsize: u64, compression: Compression, about: About, txg: u64) -> BlockPointer {
     BlockPointer {
         target: Target::Stored(dvas),
         lsize,
@@ -1034,3 +841,4 @@ fn pointer_to(
         words: codec::fletcher4(stored),
     }
 }
+

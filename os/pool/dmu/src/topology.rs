@@ -20,12 +20,9 @@ use pool_phys::spacemap;
 use pool_spa::config::{VdevConfig, VdevKind};
 use pool_spa::{Layout, Pool, VdevState, usable_bytes};
 
-use crate::dsl::put;
 use crate::edit::EditError;
-use crate::store::{
-    OBJECT_ARRAY, OBJECT_DIRECTORY, SPACE_MAP, SPACE_MAP_BLOCK, SPACE_MAP_HEADER, Store,
-    ZAP_METADATA,
-};
+use crate::dsl::put;
+use crate::store::{OBJECT_ARRAY, OBJECT_DIRECTORY, SPACE_MAP, SPACE_MAP_BLOCK, SPACE_MAP_HEADER, Store, ZAP_METADATA};
 use crate::zap_edit as zap;
 use crate::{Error, ObjectSet};
 
@@ -34,16 +31,8 @@ const TXG_INITIAL: u64 = 4;
 /// Largest config object we read, in bytes.
 const CONFIG_MAX: u64 = 16 << 20;
 /// Keys that belong to the place of a top-level vdev, not to what stands there.
-const TOP_KEYS: [&str; 8] = [
-    "metaslab_array",
-    "metaslab_shift",
-    "ashift",
-    "asize",
-    "is_log",
-    "create_txg",
-    "com.delphix:vdev_zap_top",
-    "com.delphix:vdev_zap_root",
-];
+const TOP_KEYS: [&str; 8] =
+    ["metaslab_array", "metaslab_shift", "ashift", "asize", "is_log", "create_txg", "com.delphix:vdev_zap_top", "com.delphix:vdev_zap_root"];
 const ZAP_MAP: &[u8] = b"com.delphix:vdev_zap_map";
 const LEAF_ZAP: &str = "com.delphix:vdev_zap_leaf";
 
@@ -53,33 +42,20 @@ pub fn load_config(pool: &mut Pool) -> Result<List, EditError> {
         let mos = ObjectSet::mos(pool)?;
         let mut object = mos.object(mos.lookup_number(OBJECT_DIRECTORY, "config")?)?;
         let size = crate::dsl::word(&object.dnode().bonus, 0);
-        let length = usize::try_from(size)
-            .ok()
-            .filter(|_| size <= CONFIG_MAX)
-            .ok_or(FormatError::new("pool config", "is too long", size))?;
+        let length = usize::try_from(size).ok().filter(|_| size <= CONFIG_MAX).ok_or(FormatError::new("pool config", "is too long", size))?;
         let mut packed = vec![0; length];
         object.read_at(0, &mut packed)?;
         packed
     };
     let config = nvlist::parse(&packed)?;
-    let root =
-        config
-            .list("vdev_tree")
-            .ok_or(FormatError::new("pool config", "has no vdev tree", 0))?;
-    let trees = root
-        .lists("children")
-        .iter()
-        .map(VdevConfig::parse)
-        .collect::<Result<Vec<_>, _>>()?;
+    let root = config.list("vdev_tree").ok_or(FormatError::new("pool config", "has no vdev tree", 0))?;
+    let trees = root.lists("children").iter().map(VdevConfig::parse).collect::<Result<Vec<_>, _>>()?;
     pool.adopt(&trees)?;
     Ok(config)
 }
 
 fn find_top(trees: &[VdevConfig], guid: u64) -> Result<usize, EditError> {
-    trees
-        .iter()
-        .position(|tree| tree.find(guid).is_some())
-        .ok_or(EditError::Read(Error::NotFound))
+    trees.iter().position(|tree| tree.find(guid).is_some()).ok_or(EditError::Read(Error::NotFound))
 }
 
 /// Puts `new` where the vdev `guid` is. The keys of a top-level place go over to `new`.
@@ -131,12 +107,7 @@ impl Store {
         if vdev.guid == without {
             return false;
         }
-        let whole = |children: &[VdevConfig]| {
-            children
-                .iter()
-                .filter(|child| self.serves_without(child, without))
-                .count()
-        };
+        let whole = |children: &[VdevConfig]| children.iter().filter(|child| self.serves_without(child, without)).count();
         match vdev.kind {
             VdevKind::Leaf => self.pool.is_whole(vdev.guid),
             VdevKind::Mirror => whole(&vdev.children) > 0,
@@ -158,12 +129,7 @@ impl Store {
         if self.config.get("com.delphix:has_per_vdev_zaps").is_some() {
             let object = self.table(ZAP_METADATA)?;
             leaf.set(LEAF_ZAP, Some(Value::Number(object)))?;
-            let map = zap::number(
-                &*self.mos.view(&self.pool, OBJECT_DIRECTORY)?,
-                &self.pool,
-                ZAP_MAP,
-            )?
-            .ok_or(Error::NotFound)?;
+            let map = zap::number(&*self.mos.view(&self.pool, OBJECT_DIRECTORY)?, &self.pool, ZAP_MAP)?.ok_or(Error::NotFound)?;
             self.set_number(map, &format!("{object:x}"), object)?;
         }
         Ok(leaf)
@@ -175,17 +141,8 @@ impl Store {
             self.mos.free(&self.pool, leaf.dtl)?;
         }
         if let Some(object) = leaf.number(LEAF_ZAP).filter(|object| *object != 0) {
-            let map = zap::number(
-                &*self.mos.view(&self.pool, OBJECT_DIRECTORY)?,
-                &self.pool,
-                ZAP_MAP,
-            )?
-            .ok_or(Error::NotFound)?;
-            zap::remove(
-                self.mos.edit(&self.pool, map)?,
-                &self.pool,
-                format!("{object:x}").as_bytes(),
-            )?;
+            let map = zap::number(&*self.mos.view(&self.pool, OBJECT_DIRECTORY)?, &self.pool, ZAP_MAP)?.ok_or(Error::NotFound)?;
+            zap::remove(self.mos.edit(&self.pool, map)?, &self.pool, format!("{object:x}").as_bytes())?;
             self.mos.free(&self.pool, object)?;
         }
         Ok(())
@@ -196,35 +153,15 @@ impl Store {
     ///
     /// # Errors
     /// No such leaf, a place where that is not possible, a device too small or with larger sectors.
-    pub fn attach(
-        &mut self,
-        at: u64,
-        path: &str,
-        device: Box<dyn BlockDev>,
-        replace: bool,
-        now: u64,
-    ) -> Result<u64, EditError> {
+    pub fn attach(&mut self, at: u64, path: &str, device: Box<dyn BlockDev>, replace: bool, now: u64) -> Result<u64, EditError> {
         self.check_place(at, device.size_bytes())?;
-        let tree = self
-            .pool
-            .trees()
-            .into_iter()
-            .find(|tree| tree.find(at).is_some())
-            .ok_or(Error::NotFound)?;
+        let tree = self.pool.trees().into_iter().find(|tree| tree.find(at).is_some()).ok_or(Error::NotFound)?;
         if u64::from(device.sector_bytes()) > 1 << tree.ashift {
-            return Err(EditError::Invalid(
-                "the device's sectors are larger than the vdev's allocation unit",
-            ));
+            return Err(EditError::Invalid("the device's sectors are larger than the vdev's allocation unit"));
         }
         let guid = self.new_guid();
         let leaf = self.leaf_config(path, guid)?;
-        self.graft(
-            at,
-            leaf,
-            device,
-            if replace { "replacing" } else { "mirror" },
-            now,
-        )?;
+        self.graft(at, leaf, device, if replace { "replacing" } else { "mirror" }, now)?;
         Ok(guid)
     }
 
@@ -239,30 +176,17 @@ impl Store {
             VdevKind::Raidz { .. } => tree.asize / tree.children.len() as u64,
             _ => tree.asize,
         };
-        if usable_bytes(bytes, tree.ashift) < needed {
-            Err(EditError::Invalid("the device is too small"))
-        } else {
-            Ok(())
-        }
+        if usable_bytes(bytes, tree.ashift) < needed { Err(EditError::Invalid("the device is too small")) } else { Ok(()) }
     }
 
     /// Puts a new leaf beside leaf `at`, both below a vdev of type `kind` (mirror, replacing, spare).
-    pub(crate) fn graft(
-        &mut self,
-        at: u64,
-        leaf: VdevConfig,
-        device: Box<dyn BlockDev>,
-        kind: &str,
-        now: u64,
-    ) -> Result<(), EditError> {
+    pub(crate) fn graft(&mut self, at: u64, leaf: VdevConfig, device: Box<dyn BlockDev>, kind: &str, now: u64) -> Result<(), EditError> {
         let mut trees = self.pool.trees();
         let top = find_top(&trees, at)?;
         let tree = trees[top].clone();
         let old = tree.find(at).cloned().ok_or(Error::NotFound)?;
         let guid = leaf.guid;
-        let parent = tree
-            .parent_of(at)
-            .map(|parent| (parent.guid, parent.kind, parent.type_name.clone()));
+        let parent = tree.parent_of(at).map(|parent| (parent.guid, parent.kind, parent.type_name.clone()));
         match parent {
             Some((parent, VdevKind::Mirror, around)) if around == kind => {
                 let mut group = tree.find(parent).cloned().ok_or(Error::NotFound)?;
@@ -271,21 +195,14 @@ impl Store {
                 group.set_children(children)?;
                 substitute(&mut trees[top], parent, &group)?;
             }
-            Some((_, VdevKind::Raidz { .. }, _)) if kind == "mirror" => {
-                return Err(EditError::Invalid(
-                    "a raidz takes no more sides; replace its disks",
-                ));
-            }
+            Some((_, VdevKind::Raidz { .. }, _)) if kind == "mirror" => return Err(EditError::Invalid("a raidz takes no more sides; replace its disks")),
             // What a spare stands in for can be replaced for good.
-            Some((_, VdevKind::Mirror, around))
-                if around != "mirror" && !(around == "spare" && kind == "replacing") =>
-            {
+            Some((_, VdevKind::Mirror, around)) if around != "mirror" && !(around == "spare" && kind == "replacing") => {
                 return Err(EditError::Invalid("the disk is being replaced already"));
             }
             _ => {
                 let group_guid = self.new_guid();
-                let mut group =
-                    VdevConfig::new(kind, group_guid, vec![strip_top_keys(&old)?, leaf])?;
+                let mut group = VdevConfig::new(kind, group_guid, vec![strip_top_keys(&old)?, leaf])?;
                 group.set("id", Some(Value::Number(old.id)))?;
                 group.set_children(group.children.clone())?;
                 substitute(&mut trees[top], at, &group)?;
@@ -307,18 +224,12 @@ impl Store {
         let top = find_top(&trees, guid)?;
         let tree = trees[top].clone();
         let leaf = tree.find(guid).cloned().ok_or(Error::NotFound)?;
-        let mut parent = tree.parent_of(guid).cloned().ok_or(EditError::Invalid(
-            "only mirrors and replacing vdevs let a disk go",
-        ))?;
+        let mut parent = tree.parent_of(guid).cloned().ok_or(EditError::Invalid("only mirrors and replacing vdevs let a disk go"))?;
         if parent.kind != VdevKind::Mirror || leaf.kind != VdevKind::Leaf {
-            return Err(EditError::Invalid(
-                "only mirrors and replacing vdevs let a disk go",
-            ));
+            return Err(EditError::Invalid("only mirrors and replacing vdevs let a disk go"));
         }
         if !self.serves_without(&parent, guid) {
-            return Err(EditError::Invalid(
-                "no valid replicas: the other sides do not have everything",
-            ));
+            return Err(EditError::Invalid("no valid replicas: the other sides do not have everything"));
         }
         let parent_guid = parent.guid;
         let mut children = parent.children.clone();
@@ -360,19 +271,11 @@ impl Store {
         self.withdraw(guid, "faulted", VdevState::Faulted, now)
     }
 
-    fn withdraw(
-        &mut self,
-        guid: u64,
-        key: &str,
-        state: VdevState,
-        now: u64,
-    ) -> Result<(), EditError> {
+    fn withdraw(&mut self, guid: u64, key: &str, state: VdevState, now: u64) -> Result<(), EditError> {
         let mut trees = self.pool.trees();
         let top = find_top(&trees, guid)?;
         if !self.serves_without(&trees[top], guid) {
-            return Err(EditError::Invalid(
-                "no valid replicas: the others do not have everything",
-            ));
+            return Err(EditError::Invalid("no valid replicas: the others do not have everything"));
         }
         set_key(&mut trees[top], guid, key, Some(Value::Number(1)))?;
         self.retree(&trees, Vec::new());
@@ -423,22 +326,15 @@ impl Store {
         let id = trees.iter().map(|tree| tree.id + 1).max().unwrap_or(0);
         let ashift = trees.iter().map(|tree| tree.ashift).max().unwrap_or(9);
         let txg = self.txg;
-        let (mut tree, devices) = pool_spa::plan_top(layout, id, ashift, txg, &mut *self.random)
-            .map_err(|error| match error {
-                pool_spa::CreateError::Layout(why) => EditError::Invalid(why),
-                pool_spa::CreateError::Format(error) => error.into(),
-                pool_spa::CreateError::Write(error) => error.into(),
-                pool_spa::CreateError::TooSmall { .. } => {
-                    EditError::Invalid("a device is too small")
-                }
-            })?;
+        let (mut tree, devices) = pool_spa::plan_top(layout, id, ashift, txg, &mut *self.random).map_err(|error| match error {
+            pool_spa::CreateError::Layout(why) => EditError::Invalid(why),
+            pool_spa::CreateError::Format(error) => error.into(),
+            pool_spa::CreateError::Write(error) => error.into(),
+            pool_spa::CreateError::TooSmall { .. } => EditError::Invalid("a device is too small"),
+        })?;
         let bytes = ((tree.asize >> tree.metaslab_shift) * 8).next_multiple_of(512);
-        let array = self
-            .mos
-            .allocate(&self.pool, OBJECT_ARRAY, bytes, 0, Vec::new())?;
-        self.mos
-            .edit(&self.pool, array)?
-            .put_block(0, vec![0; usize::try_from(bytes).unwrap_or(512)]);
+        let array = self.mos.allocate(&self.pool, OBJECT_ARRAY, bytes, 0, Vec::new())?;
+        self.mos.edit(&self.pool, array)?.put_block(0, vec![0; usize::try_from(bytes).unwrap_or(512)]);
         tree.set("metaslab_array", Some(Value::Number(array)))?;
         tree.set("is_log", Some(Value::Number(u64::from(is_log))))?;
         let guids: Vec<u64> = devices.iter().map(|(guid, _)| *guid).collect();
@@ -448,12 +344,7 @@ impl Store {
             self.pool.prepare(guid)?;
         }
         let number = u32::try_from(id).map_err(|_| EditError::Invalid("too many vdevs"))?;
-        if let Some((_, geometry)) = self
-            .pool
-            .geometry()
-            .into_iter()
-            .find(|(top, _)| *top == number)
-        {
+        if let Some((_, geometry)) = self.pool.geometry().into_iter().find(|(top, _)| *top == number) {
             self.space.add_top(number, &geometry);
         }
         self.commit(now)
@@ -498,55 +389,26 @@ impl Store {
             {
                 out.extend(before.iter().map(|old| old.guid));
             }
-            vdev.children
-                .iter()
-                .for_each(|child| replaced(child, store, out));
+            vdev.children.iter().for_each(|child| replaced(child, store, out));
         }
         let mut old = Vec::new();
-        self.pool
-            .trees()
-            .iter()
-            .for_each(|tree| replaced(tree, self, &mut old));
-        old.into_iter()
-            .try_for_each(|guid| self.detach(guid, now))?;
-        self.idle_spares()
-            .into_iter()
-            .try_for_each(|guid| self.detach(guid, now))
+        self.pool.trees().iter().for_each(|tree| replaced(tree, self, &mut old));
+        old.into_iter().try_for_each(|guid| self.detach(guid, now))?;
+        self.idle_spares().into_iter().try_for_each(|guid| self.detach(guid, now))
     }
 
     pub(crate) fn load_dirty_logs(&mut self) -> Result<(), EditError> {
-        let leaves: Vec<(u64, u64)> = self
-            .pool
-            .trees()
-            .iter()
-            .flat_map(|tree| {
-                tree.leaves()
-                    .iter()
-                    .map(|leaf| (leaf.guid, leaf.dtl))
-                    .collect::<Vec<_>>()
-            })
-            .collect();
+        let leaves: Vec<(u64, u64)> = self.pool.trees().iter().flat_map(|tree| tree.leaves().iter().map(|leaf| (leaf.guid, leaf.dtl)).collect::<Vec<_>>()).collect();
         for (guid, object) in leaves.into_iter().filter(|(_, object)| *object != 0) {
             let map = self.mos.view(&self.pool, object)?;
             let header = spacemap::Header::parse(&map.dnode.bonus)?;
-            let size = usize::try_from(header.length)
-                .ok()
-                .filter(|size| *size <= 16 << 20)
-                .ok_or(FormatError::new(
-                    "dirty time log",
-                    "is too long",
-                    header.length,
-                ))?;
+            let size = usize::try_from(header.length).ok().filter(|size| *size <= 16 << 20).ok_or(FormatError::new("dirty time log", "is too long", header.length))?;
             let mut log = vec![0; size];
             map.read_at(&self.pool, 0, &mut log)?;
             let mut txgs = RangeTree::new();
             for entry in spacemap::parse(&log)? {
                 let range = entry.offset..entry.offset.saturating_add(entry.run);
-                if entry.free {
-                    txgs.subtract(&range)
-                } else {
-                    txgs.merge(range)
-                }
+                if entry.free { txgs.subtract(&range) } else { txgs.merge(range) }
             }
             self.pool.load_log(guid, &txgs);
         }
@@ -564,22 +426,12 @@ impl Store {
                 if txgs.is_empty() {
                     continue;
                 }
-                object = self.mos.allocate(
-                    &self.pool,
-                    SPACE_MAP,
-                    SPACE_MAP_BLOCK,
-                    SPACE_MAP_HEADER,
-                    vec![0; 24],
-                )?;
+                object = self.mos.allocate(&self.pool, SPACE_MAP, SPACE_MAP_BLOCK, SPACE_MAP_HEADER, vec![0; 24])?;
                 self.mos.edit(&self.pool, object)?.dnode.indirect_shift = 14;
                 set_key(&mut trees[top], guid, "DTL", Some(Value::Number(object)))?;
                 self.retree(&trees, Vec::new());
             }
-            let entries = txgs.iter().map(|range| spacemap::Entry {
-                free: false,
-                offset: range.start,
-                run: range.end - range.start,
-            });
+            let entries = txgs.iter().map(|range| spacemap::Entry { free: false, offset: range.start, run: range.end - range.start });
             let log = spacemap::encode(entries, self.txg);
             let edit = self.mos.edit(&self.pool, object)?;
             edit.write_at(&self.pool, 0, &log)?;
@@ -594,21 +446,12 @@ impl Store {
     pub(crate) fn write_config(&mut self) -> Result<(), EditError> {
         let trees = self.pool.trees();
         let mut root = self.config.list("vdev_tree").cloned().unwrap_or_default();
-        root.set(
-            "children",
-            Value::Lists(trees.iter().map(VdevConfig::to_list).collect()),
-        );
+        root.set("children", Value::Lists(trees.iter().map(VdevConfig::to_list).collect()));
         self.config.set("vdev_tree", Value::List(root));
-        self.config
-            .set("vdev_children", Value::Number(trees.len() as u64));
+        self.config.set("vdev_children", Value::Number(trees.len() as u64));
         self.config.set("txg", Value::Number(self.txg));
         let packed = nvlist::encode(&self.config);
-        let object = zap::number(
-            &*self.mos.view(&self.pool, OBJECT_DIRECTORY)?,
-            &self.pool,
-            b"config",
-        )?
-        .ok_or(Error::NotFound)?;
+        let object = zap::number(&*self.mos.view(&self.pool, OBJECT_DIRECTORY)?, &self.pool, b"config")?.ok_or(Error::NotFound)?;
         let edit = self.mos.edit(&self.pool, object)?;
         edit.write_at(&self.pool, 0, &packed)?;
         put(&mut edit.dnode.bonus, 0, packed.len() as u64);
@@ -619,29 +462,11 @@ impl Store {
     #[must_use]
     pub fn leaf_called(&self, path: &str) -> Option<u64> {
         let trees = self.pool.trees();
-        let leaves: Vec<(u64, Option<String>)> = trees
-            .iter()
-            .flat_map(VdevConfig::leaves)
-            .map(|leaf| (leaf.guid, leaf.path.clone()))
-            .collect();
-        leaves
-            .into_iter()
-            .find(|(guid, known)| known.as_deref() == Some(path) || path.parse() == Ok(*guid))
-            .map(|(guid, _)| guid)
+        let leaves: Vec<(u64, Option<String>)> = trees.iter().flat_map(VdevConfig::leaves).map(|leaf| (leaf.guid, leaf.path.clone())).collect();
+        leaves.into_iter().find(|(guid, known)| known.as_deref() == Some(path) || path.parse() == Ok(*guid)).map(|(guid, _)| guid)
     }
 }
 
-fn set_key(
-    tree: &mut VdevConfig,
-    guid: u64,
-    key: &str,
-    value: Option<Value>,
-) -> Result<(), FormatError> {
-    tree.edit(&mut |vdev| {
-        if vdev.guid == guid {
-            vdev.set(key, value.clone())
-        } else {
-            Ok(())
-        }
-    })
+fn set_key(tree: &mut VdevConfig, guid: u64, key: &str, value: Option<Value>) -> Result<(), FormatError> {
+    tree.edit(&mut |vdev| if vdev.guid == guid { vdev.set(key, value.clone()) } else { Ok(()) })
 }

@@ -28,14 +28,8 @@ impl ObjectSet<'_> {
         if header.table_blocks == 0 {
             leaves.extend(&header.table);
         } else {
-            for block in 0..header
-                .table_blocks
-                .min(object.dnode().last_block)
-                .min(TABLE_MAX)
-            {
-                leaves.extend(zap::parse_table(
-                    &object.block(header.table_block.saturating_add(block))?,
-                ));
+            for block in 0..header.table_blocks.min(object.dnode().last_block).min(TABLE_MAX) {
+                leaves.extend(zap::parse_table(&object.block(header.table_block.saturating_add(block))?));
             }
         }
         // Slots of a table block past the table's end are zero; block 0 is the header.
@@ -62,10 +56,7 @@ impl ObjectSet<'_> {
                 zap::parse_leaf(&object.block(leaf)?, &header)?
             }
         };
-        entries
-            .into_iter()
-            .find(|entry| entry.name == name)
-            .ok_or(Error::NotFound)
+        entries.into_iter().find(|entry| entry.name == name).ok_or(Error::NotFound)
     }
 
     /// Like [`ObjectSet::lookup`], for entries that are one number.
@@ -74,11 +65,7 @@ impl ObjectSet<'_> {
     /// As there; an entry of another shape is malformed.
     pub fn lookup_number(&self, number: u64, name: &str) -> Result<u64, Error> {
         let entry = self.lookup(number, name.as_bytes())?;
-        entry.number().ok_or(Error::Format(FormatError::new(
-            "ZAP",
-            "entry is not one number",
-            number,
-        )))
+        entry.number().ok_or(Error::Format(FormatError::new("ZAP", "entry is not one number", number)))
     }
 }
 
@@ -90,14 +77,7 @@ fn leaf_of(object: &mut Object<'_>, header: &Header, name: &[u8]) -> Result<u64,
     } else {
         let per_block = object.dnode().block_size / 8;
         let block = header.table_block.saturating_add(index / per_block);
-        zap::parse_table(&object.block(block)?)
-            .get(slot(index % per_block))
-            .copied()
+        zap::parse_table(&object.block(block)?).get(slot(index % per_block)).copied()
     };
-    leaf.filter(|leaf| *leaf != 0)
-        .ok_or(Error::Format(FormatError::new(
-            "ZAP",
-            "pointer table has no leaf for a hash",
-            index,
-        )))
+    leaf.filter(|leaf| *leaf != 0).ok_or(Error::Format(FormatError::new("ZAP", "pointer table has no leaf for a hash", index)))
 }

@@ -33,16 +33,9 @@ pub fn entries(edit: &Edit, pool: &Pool, name: Option<&[u8]>) -> Result<Vec<Entr
     let all = match root(edit, pool)? {
         Root::Micro(entries) => entries,
         Root::Fat(header) => match name {
-            Some(name) => zap::parse_leaf(
-                &edit.block(pool, leaf_number(edit, pool, &header, name)?)?,
-                &header,
-            )?,
+            Some(name) => zap::parse_leaf(&edit.block(pool, leaf_number(edit, pool, &header, name)?)?, &header)?,
             None => {
-                let mut leaves: Vec<u64> = if header.table_blocks == 0 {
-                    header.table.clone()
-                } else {
-                    external_table(edit, pool, &header)?
-                };
+                let mut leaves: Vec<u64> = if header.table_blocks == 0 { header.table.clone() } else { external_table(edit, pool, &header)? };
                 leaves.sort_unstable();
                 leaves.dedup();
                 let mut out = Vec::new();
@@ -53,10 +46,7 @@ pub fn entries(edit: &Edit, pool: &Pool, name: Option<&[u8]>) -> Result<Vec<Entr
             }
         },
     };
-    Ok(all
-        .into_iter()
-        .filter(|entry| name.is_none_or(|name| entry.name == name))
-        .collect())
+    Ok(all.into_iter().filter(|entry| name.is_none_or(|name| entry.name == name)).collect())
 }
 
 /// The number called `name`, if there is one.
@@ -64,9 +54,7 @@ pub fn entries(edit: &Edit, pool: &Pool, name: Option<&[u8]>) -> Result<Vec<Entr
 /// # Errors
 /// Unreadable, malformed.
 pub fn number(edit: &Edit, pool: &Pool, name: &[u8]) -> Result<Option<u64>, EditError> {
-    Ok(entries(edit, pool, Some(name))?
-        .first()
-        .and_then(Entry::number))
+    Ok(entries(edit, pool, Some(name))?.first().and_then(Entry::number))
 }
 
 /// Sets `name` to one number.
@@ -74,15 +62,7 @@ pub fn number(edit: &Edit, pool: &Pool, name: &[u8]) -> Result<Option<u64>, Edit
 /// # Errors
 /// As [`set`].
 pub fn set_number(edit: &mut Edit, pool: &Pool, name: &[u8], value: u64) -> Result<(), EditError> {
-    set(
-        edit,
-        pool,
-        Entry {
-            name: name.to_vec(),
-            integer_size: 8,
-            value: vec![value],
-        },
-    )
+    set(edit, pool, Entry { name: name.to_vec(), integer_size: 8, value: vec![value] })
 }
 
 /// Adds to the number called `name`; an entry that reaches zero goes.
@@ -90,24 +70,14 @@ pub fn set_number(edit: &mut Edit, pool: &Pool, name: &[u8], value: u64) -> Resu
 /// # Errors
 /// As [`set`].
 pub fn add(edit: &mut Edit, pool: &Pool, name: &[u8], by: i64) -> Result<(), EditError> {
-    let value = number(edit, pool, name)?
-        .unwrap_or(0)
-        .wrapping_add_signed(by);
-    if value == 0 {
-        remove(edit, pool, name).map(drop)
-    } else {
-        set_number(edit, pool, name, value)
-    }
+    let value = number(edit, pool, name)?.unwrap_or(0).wrapping_add_signed(by);
+    if value == 0 { remove(edit, pool, name).map(drop) } else { set_number(edit, pool, name, value) }
 }
 
 fn root(edit: &Edit, pool: &Pool) -> Result<Root, EditError> {
     let data = edit.block(pool, 0)?;
     // A table that was never written is an empty one.
-    if data.iter().all(|byte| *byte == 0) {
-        Ok(Root::Micro(Vec::new()))
-    } else {
-        Ok(zap::parse_root(&data)?)
-    }
+    if data.iter().all(|byte| *byte == 0) { Ok(Root::Micro(Vec::new())) } else { Ok(zap::parse_root(&data)?) }
 }
 
 /// Sets an entry, replacing one of its name.
@@ -121,9 +91,7 @@ pub fn set(edit: &mut Edit, pool: &Pool, entry: Entry) -> Result<(), EditError> 
             Some(old) => *old = entry,
             None => entries.push(entry),
         }
-        let wanted = ((entries.len() + 1) * 64)
-            .next_multiple_of(512)
-            .max(usize::try_from(edit.dnode.block_size).unwrap_or(512));
+        let wanted = ((entries.len() + 1) * 64).next_multiple_of(512).max(usize::try_from(edit.dnode.block_size).unwrap_or(512));
         if wanted <= MICRO_MAX
             && let Some(data) = zap::encode_micro(&entries, wanted, salt, normalisation)
         {
@@ -141,24 +109,12 @@ fn micro_header(edit: &Edit, pool: &Pool) -> Result<(u64, u64), EditError> {
     Ok((if salt == 0 { SALT } else { salt }, normalisation))
 }
 
-fn make_fat(
-    edit: &mut Edit,
-    pool: &Pool,
-    entries: Vec<Entry>,
-    salt: u64,
-    normalisation: u64,
-) -> Result<(), EditError> {
+fn make_fat(edit: &mut Edit, pool: &Pool, entries: Vec<Entry>, salt: u64, normalisation: u64) -> Result<(), EditError> {
     edit.resize_block(pool, FAT_BLOCK as u64)?;
     let header = Header::new(FAT_SHIFT, salt, normalisation);
     edit.put_block(0, header.encode(FAT_BLOCK));
-    edit.put_block(
-        1,
-        zap::encode_leaf(&[], &header, 0, 0, FAT_BLOCK)
-            .ok_or(EditError::Invalid("an empty leaf did not fit"))?,
-    );
-    entries
-        .into_iter()
-        .try_for_each(|entry| set_fat(edit, pool, entry))
+    edit.put_block(1, zap::encode_leaf(&[], &header, 0, 0, FAT_BLOCK).ok_or(EditError::Invalid("an empty leaf did not fit"))?);
+    entries.into_iter().try_for_each(|entry| set_fat(edit, pool, entry))
 }
 
 fn fat_header(edit: &Edit, pool: &Pool) -> Result<Header, EditError> {
@@ -171,9 +127,7 @@ fn fat_header(edit: &Edit, pool: &Pool) -> Result<Header, EditError> {
 fn external_table(edit: &Edit, pool: &Pool, header: &Header) -> Result<Vec<u64>, EditError> {
     let mut out = Vec::new();
     for block in 0..header.table_blocks.min(edit.dnode.last_block).min(1 << 14) {
-        out.extend(zap::parse_table(
-            &edit.block(pool, header.table_block.saturating_add(block))?,
-        ));
+        out.extend(zap::parse_table(&edit.block(pool, header.table_block.saturating_add(block))?));
     }
     out.truncate(1 << header.table_shift.min(40));
     Ok(out)
@@ -185,16 +139,10 @@ fn leaf_number(edit: &Edit, pool: &Pool, header: &Header, name: &[u8]) -> Result
         header.table.get(index).copied()
     } else {
         let per_block = usize::try_from(edit.dnode.block_size / 8).unwrap_or(1);
-        let block = header
-            .table_block
-            .saturating_add((index / per_block) as u64);
-        zap::parse_table(&edit.block(pool, block)?)
-            .get(index % per_block)
-            .copied()
+        let block = header.table_block.saturating_add((index / per_block) as u64);
+        zap::parse_table(&edit.block(pool, block)?).get(index % per_block).copied()
     };
-    leaf.filter(|leaf| *leaf != 0).ok_or_else(|| {
-        FormatError::new("ZAP", "pointer table has no leaf for a hash", index as u64).into()
-    })
+    leaf.filter(|leaf| *leaf != 0).ok_or_else(|| FormatError::new("ZAP", "pointer table has no leaf for a hash", index as u64).into())
 }
 
 fn set_fat(edit: &mut Edit, pool: &Pool, entry: Entry) -> Result<(), EditError> {
@@ -228,19 +176,8 @@ fn set_fat(edit: &mut Edit, pool: &Pool, entry: Entry) -> Result<(), EditError> 
 }
 
 /// Splits leaf `number` in two by one more prefix bit.
-fn split(
-    edit: &mut Edit,
-    pool: &Pool,
-    header: &mut Header,
-    number: u64,
-    (prefix, length): (u64, u32),
-    size: usize,
-) -> Result<(), EditError> {
-    let mut table = if header.table_blocks == 0 {
-        header.table.clone()
-    } else {
-        external_table(edit, pool, header)?
-    };
+fn split(edit: &mut Edit, pool: &Pool, header: &mut Header, number: u64, (prefix, length): (u64, u32), size: usize) -> Result<(), EditError> {
+    let mut table = if header.table_blocks == 0 { header.table.clone() } else { external_table(edit, pool, header)? };
     if length == header.table_shift {
         // Every entry is written twice; past half a block the table moves to blocks of its own.
         table = table.into_iter().flat_map(|leaf| [leaf, leaf]).collect();
@@ -257,29 +194,14 @@ fn split(
     header.free_block += 1;
     header.leaves += 1;
     let bit = 1_u64 << (63 - length);
-    let (upper, lower): (Vec<Entry>, Vec<Entry>) = entries
-        .into_iter()
-        .partition(|entry| header.hash(&entry.name) & bit != 0);
-    for (leaf, part, prefix) in [
-        (number, lower, prefix << 1),
-        (sibling, upper, prefix << 1 | 1),
-    ] {
-        let data = zap::encode_leaf(&part, header, prefix, length + 1, size)
-            .ok_or(EditError::Invalid("half a leaf did not fit a leaf"))?;
+    let (upper, lower): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|entry| header.hash(&entry.name) & bit != 0);
+    for (leaf, part, prefix) in [(number, lower, prefix << 1), (sibling, upper, prefix << 1 | 1)] {
+        let data = zap::encode_leaf(&part, header, prefix, length + 1, size).ok_or(EditError::Invalid("half a leaf did not fit a leaf"))?;
         edit.put_block(leaf, data);
     }
     let span = 1_usize << (header.table_shift - length - 1);
-    let first = usize::try_from(prefix << 1 | 1)
-        .unwrap_or(usize::MAX)
-        .saturating_mul(span);
-    table
-        .get_mut(first..first + span)
-        .ok_or(FormatError::new(
-            "ZAP",
-            "leaf prefix leaves the pointer table",
-            prefix,
-        ))?
-        .fill(sibling);
+    let first = usize::try_from(prefix << 1 | 1).unwrap_or(usize::MAX).saturating_mul(span);
+    table.get_mut(first..first + span).ok_or(FormatError::new("ZAP", "leaf prefix leaves the pointer table", prefix))?.fill(sibling);
     if header.table_blocks == 0 {
         header.table = table;
     } else {
@@ -306,8 +228,7 @@ pub fn remove(edit: &mut Edit, pool: &Pool, name: &[u8]) -> Result<bool, EditErr
         entries.retain(|entry| entry.name != name);
         if entries.len() < before {
             let size = usize::try_from(edit.dnode.block_size).unwrap_or(512);
-            let data = zap::encode_micro(&entries, size, salt, normalisation)
-                .ok_or(FormatError::new("ZAP", "micro entries do not fit", 0))?;
+            let data = zap::encode_micro(&entries, size, salt, normalisation).ok_or(FormatError::new("ZAP", "micro entries do not fit", 0))?;
             edit.put_block(0, data);
         }
         return Ok(entries.len() < before);
@@ -323,8 +244,7 @@ pub fn remove(edit: &mut Edit, pool: &Pool, name: &[u8]) -> Result<bool, EditErr
     if entries.len() == before {
         return Ok(false);
     }
-    let leaf = zap::encode_leaf(&entries, &header, prefix, length, size)
-        .ok_or(EditError::Invalid("fewer entries did not fit a leaf"))?;
+    let leaf = zap::encode_leaf(&entries, &header, prefix, length, size).ok_or(EditError::Invalid("fewer entries did not fit a leaf"))?;
     edit.put_block(number, leaf);
     header.entries = header.entries.saturating_sub(1);
     edit.put_block(0, header.encode(size));

@@ -127,16 +127,8 @@ impl BlockPointer {
         let embedded = field(39, 1) == 1;
         if !embedded && word[0] == 0 && word[1] == 0 {
             let described = word[10] != 0;
-            let lsize = if described {
-                (field(0, 16) + 1) * SECTOR
-            } else {
-                0
-            };
-            let (kind, level) = if described {
-                (field(48, 8), field(56, 5))
-            } else {
-                (0, 0)
-            };
+            let lsize = if described { (field(0, 16) + 1) * SECTOR } else { 0 };
+            let (kind, level) = if described { (field(48, 8), field(56, 5)) } else { (0, 0) };
             return Ok(Self {
                 birth: word[10],
                 lsize,
@@ -149,8 +141,7 @@ impl BlockPointer {
             return Err(view.error("big-endian blocks are not supported", prop));
         }
         let byte = |value: u64| value.to_le_bytes()[0];
-        let compression = compression(byte(field(32, 7)))
-            .ok_or_else(|| view.error("unknown compression", field(32, 7)))?;
+        let compression = compression(byte(field(32, 7))).ok_or_else(|| view.error("unknown compression", field(32, 7)))?;
         let (kind, level) = (byte(field(48, 8)), byte(field(56, 5)));
         if embedded {
             let (lsize, psize) = (field(0, 25) + 1, field(25, 7) + 1);
@@ -189,16 +180,13 @@ impl BlockPointer {
                 let [_, _, _, _, b0, b1, b2, _] = first.to_le_bytes();
                 *dva = Some(Dva {
                     vdev: u32::from_le_bytes([b0, b1, b2, 0]),
-                    offset: (second & (u64::MAX >> 1))
-                        .checked_mul(SECTOR)
-                        .ok_or_else(|| view.error("offset overflows", second))?,
+                    offset: (second & (u64::MAX >> 1)).checked_mul(SECTOR).ok_or_else(|| view.error("offset overflows", second))?,
                     asize,
                     gang: second >> 63 == 1,
                 });
             }
         }
-        let checksum = checksum(byte(field(40, 8)))
-            .ok_or_else(|| view.error("unknown checksum", field(40, 8)))?;
+        let checksum = checksum(byte(field(40, 8))).ok_or_else(|| view.error("unknown checksum", field(40, 8)))?;
         Ok(Self {
             target: Target::Stored(dvas),
             lsize,
@@ -225,10 +213,7 @@ impl BlockPointer {
         let mut word = [0_u64; 16];
         word[10] = self.birth;
         let sectors = |bytes: u64| {
-            assert!(
-                bytes.is_multiple_of(SECTOR) && bytes > 0 && bytes <= BLOCK_MAX,
-                "block of {bytes} bytes"
-            );
+            assert!(bytes.is_multiple_of(SECTOR) && bytes > 0 && bytes <= BLOCK_MAX, "block of {bytes} bytes");
             bytes / SECTOR - 1
         };
         let common = u64::from(compression_id(self.compression)) << 32
@@ -241,19 +226,12 @@ impl BlockPointer {
             Target::Hole => {
                 // A hole keeps what describes it only where `hole_birth` gives it a birth.
                 if self.birth != 0 {
-                    word[6] = u64::from(self.kind) << 48
-                        | u64::from(self.level & 31) << 56
-                        | 1 << 63
-                        | sectors(self.lsize);
+                    word[6] = u64::from(self.kind) << 48 | u64::from(self.level & 31) << 56 | 1 << 63 | sectors(self.lsize);
                 }
             }
             Target::Embedded(payload) => {
                 word[6] = (self.lsize - 1) | (self.psize - 1) << 25 | common | 1 << 39;
-                let packed = payload
-                    .as_chunks::<8>()
-                    .0
-                    .iter()
-                    .map(|bytes| u64::from_le_bytes(*bytes));
+                let packed = payload.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
                 let slots = (0..6).chain(7..10).chain(11..16);
                 for (slot, value) in slots.zip(packed) {
                     word[slot] = value;
@@ -266,15 +244,8 @@ impl BlockPointer {
                         word[index * 2 + 1] = (dva.offset / SECTOR) | (u64::from(dva.gang) << 63);
                     }
                 }
-                word[6] = sectors(self.lsize)
-                    | sectors(self.psize) << 16
-                    | common
-                    | u64::from(checksum_id(self.checksum)) << 40;
-                word[9] = if self.physical_birth == self.birth {
-                    0
-                } else {
-                    self.physical_birth
-                };
+                word[6] = sectors(self.lsize) | sectors(self.psize) << 16 | common | u64::from(checksum_id(self.checksum)) << 40;
+                word[9] = if self.physical_birth == self.birth { 0 } else { self.physical_birth };
                 word[11] = self.fill;
                 word[12..].copy_from_slice(&self.words);
             }
@@ -288,11 +259,7 @@ impl BlockPointer {
 
     /// The copies in use.
     pub fn copies(&self) -> impl Iterator<Item = Dva> + '_ {
-        let dvas: &[Option<Dva>] = if let Target::Stored(dvas) = &self.target {
-            dvas
-        } else {
-            &[]
-        };
+        let dvas: &[Option<Dva>] = if let Target::Stored(dvas) = &self.target { dvas } else { &[] };
         dvas.iter().flatten().copied()
     }
 }

@@ -17,11 +17,8 @@ impl<'a> View<'a> {
         FormatError::new(self.what, why, value)
     }
     pub fn slice(&self, offset: usize, size: usize) -> Result<&'a [u8], FormatError> {
-        let end = offset
-            .checked_add(size)
-            .filter(|end| *end <= self.data.len());
-        end.map(|end| &self.data[offset..end])
-            .ok_or_else(|| self.error("ends early at byte", offset as u64))
+        let end = offset.checked_add(size).filter(|end| *end <= self.data.len());
+        end.map(|end| &self.data[offset..end]).ok_or_else(|| self.error("ends early at byte", offset as u64))
     }
     fn array<const N: usize>(&self, offset: usize) -> Result<[u8; N], FormatError> {
         let mut out = [0; N];

@@ -69,10 +69,7 @@ impl Dnode {
         let flags = view.u8(7)?;
         let bonus_size = usize::from(view.u16(10)?);
         if !(10..=17).contains(&indirect_shift) {
-            return Err(view.error(
-                "indirect block shift out of range",
-                u64::from(indirect_shift),
-            ));
+            return Err(view.error("indirect block shift out of range", u64::from(indirect_shift)));
         }
         if !(1..=7).contains(&levels) || !(1..=3).contains(&count) {
             return Err(view.error("level or pointer count out of range", u64::from(levels)));
@@ -81,11 +78,7 @@ impl Dnode {
         let spill_at = whole.data.len() - blkptr::SIZE;
         let bonus_at = CORE + count * blkptr::SIZE;
         let has_spill = flags & 4 != 0;
-        let bonus_end = if has_spill {
-            spill_at
-        } else {
-            whole.data.len()
-        };
+        let bonus_end = if has_spill { spill_at } else { whole.data.len() };
         if bonus_at + bonus_size > bonus_end {
             return Err(view.error("bonus buffer is too long", bonus_size as u64));
         }
@@ -101,21 +94,11 @@ impl Dnode {
             flags,
             block_size: u64::from(whole.u16(8)?) * crate::SECTOR,
             last_block: whole.u64(16)?,
-            used: if flags & 1 != 0 {
-                used
-            } else {
-                used.saturating_mul(crate::SECTOR)
-            },
+            used: if flags & 1 != 0 { used } else { used.saturating_mul(crate::SECTOR) },
             slots,
-            pointers: (0..count)
-                .map(|index| pointer(CORE + index * blkptr::SIZE))
-                .collect::<Result<_, _>>()?,
+            pointers: (0..count).map(|index| pointer(CORE + index * blkptr::SIZE)).collect::<Result<_, _>>()?,
             bonus: whole.slice(bonus_at, bonus_size)?.to_vec(),
-            spill: if has_spill {
-                Some(pointer(spill_at)?)
-            } else {
-                None
-            },
+            spill: if has_spill { Some(pointer(spill_at)?) } else { None },
         }))
     }
 
@@ -129,19 +112,10 @@ impl Dnode {
         let count = self.pointers.len();
         let bonus_at = CORE + count * blkptr::SIZE;
         let spill_at = out.len() - blkptr::SIZE;
-        let end = if self.spill.is_some() {
-            spill_at
-        } else {
-            out.len()
-        };
-        assert!(
-            (1..=3).contains(&count) && bonus_at + self.bonus.len() <= end,
-            "dnode with {count} pointers, {} bonus bytes",
-            self.bonus.len()
-        );
+        let end = if self.spill.is_some() { spill_at } else { out.len() };
+        assert!((1..=3).contains(&count) && bonus_at + self.bonus.len() <= end, "dnode with {count} pointers, {} bonus bytes", self.bonus.len());
         let small = |value: usize| u8::try_from(value).expect("checked above");
-        let block_sectors =
-            u16::try_from(self.block_size / crate::SECTOR).expect("block size within limits");
+        let block_sectors = u16::try_from(self.block_size / crate::SECTOR).expect("block size within limits");
         out[..8].copy_from_slice(&[
             self.kind,
             u8::try_from(self.indirect_shift).expect("at most 17"),
@@ -154,11 +128,7 @@ impl Dnode {
             1 | (self.flags & !5) | if self.spill.is_some() { 4 } else { 0 },
         ]);
         out[8..10].copy_from_slice(&block_sectors.to_le_bytes());
-        out[10..12].copy_from_slice(
-            &u16::try_from(self.bonus.len())
-                .expect("fits a dnode")
-                .to_le_bytes(),
-        );
+        out[10..12].copy_from_slice(&u16::try_from(self.bonus.len()).expect("fits a dnode").to_le_bytes());
         out[12] = small(self.slots - 1);
         out[16..24].copy_from_slice(&self.last_block.to_le_bytes());
         out[24..32].copy_from_slice(&self.used.to_le_bytes());
@@ -179,10 +149,6 @@ impl Dnode {
         let fan = self.indirect_shift - 7;
         let shift = fan * level as u32;
         let index = if shift >= 64 { 0 } else { block >> shift };
-        if level + 1 == self.levels {
-            index
-        } else {
-            index & ((1 << fan) - 1)
-        }
+        if level + 1 == self.levels { index } else { index & ((1 << fan) - 1) }
     }
 }

@@ -21,13 +21,9 @@ use crate::bytes::{View, index};
 pub type Guid = [u8; 16];
 
 /// Type of a partition that holds a pool's vdev (6A898CC3-1DD2-11B2-99A6-080020736631).
-pub const POOL: Guid = [
-    0xC3, 0x8C, 0x89, 0x6A, 0xD2, 0x1D, 0xB2, 0x11, 0x99, 0xA6, 0x08, 0x00, 0x20, 0x73, 0x66, 0x31,
-];
+pub const POOL: Guid = [0xC3, 0x8C, 0x89, 0x6A, 0xD2, 0x1D, 0xB2, 0x11, 0x99, 0xA6, 0x08, 0x00, 0x20, 0x73, 0x66, 0x31];
 /// Type of the reserved partition (6A945A3B-1DD2-11B2-99A6-080020736631).
-const RESERVED: Guid = [
-    0x3B, 0x5A, 0x94, 0x6A, 0xD2, 0x1D, 0xB2, 0x11, 0x99, 0xA6, 0x08, 0x00, 0x20, 0x73, 0x66, 0x31,
-];
+const RESERVED: Guid = [0x3B, 0x5A, 0x94, 0x6A, 0xD2, 0x1D, 0xB2, 0x11, 0x99, 0xA6, 0x08, 0x00, 0x20, 0x73, 0x66, 0x31];
 
 const MAGIC: &[u8; 8] = b"EFI PART";
 const REVISION: u32 = 0x0001_0000;
@@ -77,12 +73,7 @@ fn parse_header(data: &[u8], lba: u64) -> Result<Header, FormatError> {
     if view.u64(24)? != lba {
         return Err(view.error("header of another place, sector", view.u64(24)?));
     }
-    let header = Header {
-        entries_at: view.u64(72)?,
-        count: u64::from(view.u32(80)?),
-        entry_size: u64::from(view.u32(84)?),
-        table_crc: view.u32(88)?,
-    };
+    let header = Header { entries_at: view.u64(72)?, count: u64::from(view.u32(80)?), entry_size: u64::from(view.u32(84)?), table_crc: view.u32(88)? };
     let whole = header.count.saturating_mul(header.entry_size);
     if header.entry_size < ENTRY as u64 || whole > TABLE_MAX {
         return Err(view.error("impossible size of the entries", whole));
@@ -94,22 +85,13 @@ fn parse_header(data: &[u8], lba: u64) -> Result<Header, FormatError> {
 ///
 /// # Errors
 /// Neither is whole; a partition that leaves the device.
-pub fn partitions(
-    size: u64,
-    sector: u32,
-    read: &mut dyn FnMut(u64, &mut [u8]) -> bool,
-) -> Result<Vec<Partition>, FormatError> {
+pub fn partitions(size: u64, sector: u32, read: &mut dyn FnMut(u64, &mut [u8]) -> bool) -> Result<Vec<Partition>, FormatError> {
     let unit = u64::from(sector.max(512));
     let last = (size / unit).saturating_sub(1);
     table(1, size, unit, read).or_else(|error| table(last, size, unit, read).map_err(|_| error))
 }
 
-fn table(
-    lba: u64,
-    size: u64,
-    unit: u64,
-    read: &mut dyn FnMut(u64, &mut [u8]) -> bool,
-) -> Result<Vec<Partition>, FormatError> {
+fn table(lba: u64, size: u64, unit: u64, read: &mut dyn FnMut(u64, &mut [u8]) -> bool) -> Result<Vec<Partition>, FormatError> {
     let error = |why, value| FormatError::new("partition table", why, value);
     let mut data = vec![0; index(unit)];
     if !read(lba.saturating_mul(unit), &mut data) {
@@ -121,10 +103,7 @@ fn table(
         return Err(error("entries cannot be read at sector", header.entries_at));
     }
     if crc32fast::hash(&entries) != header.table_crc {
-        return Err(error(
-            "checksum of the entries does not match",
-            header.entries_at,
-        ));
+        return Err(error("checksum of the entries does not match", header.entries_at));
     }
     let mut out = Vec::new();
     for (number, entry) in (1..).zip(entries.chunks_exact(index(header.entry_size))) {
@@ -134,22 +113,9 @@ fn table(
         if kind == Guid::default() {
             continue;
         }
-        let (first, end) = (
-            view.u64(32)?,
-            view.u64(40)?
-                .checked_add(1)
-                .ok_or_else(|| view.error("ends nowhere", number.into()))?,
-        );
-        let bytes = end
-            .checked_mul(unit)
-            .filter(|bytes| first < end && *bytes <= size)
-            .ok_or_else(|| view.error("leaves the device", number.into()))?;
-        out.push(Partition {
-            number,
-            kind,
-            offset: first * unit,
-            size: bytes - first * unit,
-        });
+        let (first, end) = (view.u64(32)?, view.u64(40)?.checked_add(1).ok_or_else(|| view.error("ends nowhere", number.into()))?);
+        let bytes = end.checked_mul(unit).filter(|bytes| first < end && *bytes <= size).ok_or_else(|| view.error("leaves the device", number.into()))?;
+        out.push(Partition { number, kind, offset: first * unit, size: bytes - first * unit });
     }
     Ok(out)
 }
@@ -169,14 +135,8 @@ pub fn plan(size: u64, sector: u32, random: &mut dyn FnMut() -> u64) -> Result<P
     let unit = u64::from(sector.max(512));
     let sectors = size / unit;
     let table = u64::from(ENTRIES) * ENTRY as u64 / unit;
-    let last_usable = sectors
-        .checked_sub(table + 2)
-        .filter(|last| *last * unit > crate::label::LEAF_MIN + RESERVED_BYTES + 2 * MIB);
-    let last_usable = last_usable.ok_or(FormatError::new(
-        "partition table",
-        "the disk is too small, bytes",
-        size,
-    ))?;
+    let last_usable = sectors.checked_sub(table + 2).filter(|last| *last * unit > crate::label::LEAF_MIN + RESERVED_BYTES + 2 * MIB);
+    let last_usable = last_usable.ok_or(FormatError::new("partition table", "the disk is too small, bytes", size))?;
     let end = (last_usable + 1) * unit;
     let reserved = (end - RESERVED_BYTES) / MIB * MIB;
     let mut guid = || {
@@ -234,25 +194,13 @@ pub fn plan(size: u64, sector: u32, random: &mut dyn FnMut() -> u64) -> Result<P
         ((last - table) * unit, entries),
         (last * unit, header(last, 1, last - table)),
     ];
-    Ok(Plan {
-        writes,
-        pool: Partition {
-            number: 1,
-            kind: POOL,
-            offset: MIB,
-            size: reserved - MIB,
-        },
-    })
+    Ok(Plan { writes, pool: Partition { number: 1, kind: POOL, offset: MIB, size: reserved - MIB } })
 }
 
 /// Name of a disk's partition as the host's device names have it: `/dev/sda1`, `/dev/nvme0n1p1`.
 #[must_use]
 pub fn partition_name(disk: &str, number: u32) -> String {
-    let between = if disk.ends_with(|last: char| last.is_ascii_digit()) {
-        "p"
-    } else {
-        ""
-    };
+    let between = if disk.ends_with(|last: char| last.is_ascii_digit()) { "p" } else { "" };
     alloc::format!("{disk}{between}{number}")
 }
 
@@ -277,12 +225,7 @@ mod tests {
 
     fn read(bytes: &[u8], sector: u32) -> Result<Vec<Partition>, FormatError> {
         partitions(bytes.len() as u64, sector, &mut |offset, out| {
-            let Some(part) = bytes
-                .get(index(offset)..)
-                .and_then(|rest| rest.get(..out.len()))
-            else {
-                return false;
-            };
+            let Some(part) = bytes.get(index(offset)..).and_then(|rest| rest.get(..out.len())) else { return false };
             out.copy_from_slice(part);
             true
         })
@@ -312,20 +255,12 @@ mod tests {
             let mut copy = head.clone();
             copy[512 + at * 7 % 17000] ^= 1 << (at % 8);
             let all = partitions(bytes.len() as u64, 512, &mut |offset, out| {
-                let Some(part) = copy
-                    .get(index(offset)..)
-                    .and_then(|rest| rest.get(..out.len()))
-                else {
-                    return false;
-                };
+                let Some(part) = copy.get(index(offset)..).and_then(|rest| rest.get(..out.len())) else { return false };
                 out.copy_from_slice(part);
                 true
             });
             if let Ok(all) = all {
-                assert!(
-                    all.iter()
-                        .all(|partition| partition.offset + partition.size <= bytes.len() as u64)
-                );
+                assert!(all.iter().all(|partition| partition.offset + partition.size <= bytes.len() as u64));
             }
         }
         assert!(plan(70 << 20, 512, &mut || 1).is_err());

@@ -40,14 +40,7 @@ impl Header {
     /// An empty log that starts (if at all) at `first`.
     #[must_use]
     pub const fn new(first: BlockPointer) -> Self {
-        Self {
-            claim_txg: 0,
-            replay_seq: 0,
-            first,
-            claim_block_seq: 0,
-            flags: 0,
-            claim_record_seq: 0,
-        }
+        Self { claim_txg: 0, replay_seq: 0, first, claim_block_seq: 0, flags: 0, claim_record_seq: 0 }
     }
 
     /// Parses the header of an object-set block.
@@ -83,12 +76,7 @@ impl Header {
 
 /// The pointer to a log block: its checksum words name the log and the block's place in it.
 #[must_use]
-pub fn pointer(
-    dvas: [Option<Dva>; 3],
-    size: usize,
-    birth: u64,
-    words: codec::Words,
-) -> BlockPointer {
+pub fn pointer(dvas: [Option<Dva>; 3], size: usize, birth: u64, words: codec::Words) -> BlockPointer {
     BlockPointer {
         target: Target::Stored(dvas),
         lsize: size as u64,
@@ -119,15 +107,9 @@ fn sum(block: &[u8], used: usize, words: codec::Words) -> codec::Words {
 #[must_use]
 pub fn is_sealed(block: &[u8], words: codec::Words) -> bool {
     let view = View::new("intent log block", block);
-    let (Ok(magic), Ok(used), Ok(found)) =
-        (view.u64(ECK_AT), view.u64(USED_AT), view.words::<4>(SUM_AT))
-    else {
-        return false;
-    };
+    let (Ok(magic), Ok(used), Ok(found)) = (view.u64(ECK_AT), view.u64(USED_AT), view.words::<4>(SUM_AT)) else { return false };
     let used = crate::bytes::index(used);
-    magic == ECK_MAGIC
-        && (BLOCK_HEADER..=block.len()).contains(&used)
-        && sum(block, used, words) == found
+    magic == ECK_MAGIC && (BLOCK_HEADER..=block.len()).contains(&used) && sum(block, used, words) == found
 }
 
 /// A sealed block of `size` bytes with `records`, for the pointer with these checksum words.
@@ -137,10 +119,7 @@ pub fn is_sealed(block: &[u8], words: codec::Words) -> bool {
 #[must_use]
 pub fn seal(size: usize, records: &[u8], next: &BlockPointer, words: codec::Words) -> Vec<u8> {
     let used = BLOCK_HEADER + records.len();
-    assert!(
-        used <= size,
-        "{used} bytes of records for a log block of {size}"
-    );
+    assert!(used <= size, "{used} bytes of records for a log block of {size}");
     let mut out = alloc::vec![0; size];
     out[NEXT_AT..NEXT_AT + blkptr::SIZE].copy_from_slice(&next.encode());
     out[USED_AT..USED_AT + 8].copy_from_slice(&(used as u64).to_le_bytes());
@@ -169,12 +148,7 @@ pub fn parse_block(block: &[u8]) -> Result<(BlockPointer, Vec<Record>), FormatEr
             return Err(records.error("has an impossible length", length as u64));
         }
         let body = records.slice(at, length)?;
-        out.push(Record {
-            kind: records.u64(at)?,
-            txg: records.u64(at + 16)?,
-            seq: records.u64(at + 24)?,
-            body: body.to_vec(),
-        });
+        out.push(Record { kind: records.u64(at)?, txg: records.u64(at + 16)?, seq: records.u64(at + 24)?, body: body.to_vec() });
         at += length;
     }
     Ok((next, out))
@@ -194,72 +168,23 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A file, directory or symbolic link (with target) was made.
-    Create {
-        parent: u64,
-        object: u64,
-        mode: u64,
-        uid: u64,
-        gid: u64,
-        generation: u64,
-        time: (u64, u64),
-        rdev: u64,
-        name: Vec<u8>,
-        target: Option<Vec<u8>>,
-    },
-    Remove {
-        parent: u64,
-        name: Vec<u8>,
-        is_directory: bool,
-    },
-    Link {
-        parent: u64,
-        object: u64,
-        name: Vec<u8>,
-    },
-    Rename {
-        from: u64,
-        to: u64,
-        old: Vec<u8>,
-        new: Vec<u8>,
-    },
-    Write {
-        object: u64,
-        offset: u64,
-        data: Vec<u8>,
-    },
+    Create { parent: u64, object: u64, mode: u64, uid: u64, gid: u64, generation: u64, time: (u64, u64), rdev: u64, name: Vec<u8>, target: Option<Vec<u8>> },
+    Remove { parent: u64, name: Vec<u8>, is_directory: bool },
+    Link { parent: u64, object: u64, name: Vec<u8> },
+    Rename { from: u64, to: u64, old: Vec<u8>, new: Vec<u8> },
+    Write { object: u64, offset: u64, data: Vec<u8> },
     /// The data is a block of its own in the pool.
-    WriteIndirect {
-        object: u64,
-        offset: u64,
-        length: u64,
-        block: BlockPointer,
-    },
-    Truncate {
-        object: u64,
-        offset: u64,
-        length: u64,
-    },
+    WriteIndirect { object: u64, offset: u64, length: u64, block: BlockPointer },
+    Truncate { object: u64, offset: u64, length: u64 },
     /// Mask bits: 1 mode, 2 uid, 4 gid, 8 size, 16 atime, 32 mtime.
-    SetAttributes {
-        object: u64,
-        mask: u64,
-        mode: u64,
-        uid: u64,
-        gid: u64,
-        size: u64,
-        accessed: (u64, u64),
-        modified: (u64, u64),
-    },
+    SetAttributes { object: u64, mask: u64, mode: u64, uid: u64, gid: u64, size: u64, accessed: (u64, u64), modified: (u64, u64) },
 }
 
 /// Bytes of a change's record around its data (for [`Change::Write`]).
 pub const WRITE_HEADER: usize = 192;
 
 fn text(data: &[u8]) -> (Vec<u8>, &[u8]) {
-    let end = data
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(data.len());
+    let end = data.iter().position(|byte| *byte == 0).unwrap_or(data.len());
     (data[..end].to_vec(), data.get(end + 1..).unwrap_or(&[]))
 }
 
@@ -271,9 +196,7 @@ impl Change {
     pub fn parse(record: &Record) -> Result<Option<Self>, FormatError> {
         let view = View::new("intent log record", &record.body);
         let word = |at: usize| view.u64(at);
-        let pair = |at: usize| -> Result<(u64, u64), FormatError> {
-            Ok((view.u64(at)?, view.u64(at + 8)?))
-        };
+        let pair = |at: usize| -> Result<(u64, u64), FormatError> { Ok((view.u64(at)?, view.u64(at + 8)?)) };
         let rest = |at: usize| record.body.get(at..).unwrap_or(&[]);
         const OBJECT: u64 = (1 << 48) - 1;
         Ok(Some(match record.kind & !(1 << 63) {
@@ -293,50 +216,22 @@ impl Change {
                     target,
                 }
             }
-            5 | 6 => Self::Remove {
-                parent: word(32)?,
-                name: text(rest(40)).0,
-                is_directory: record.kind & 0xFF == 6,
-            },
-            7 => Self::Link {
-                parent: word(32)?,
-                object: word(40)?,
-                name: text(rest(48)).0,
-            },
+            5 | 6 => Self::Remove { parent: word(32)?, name: text(rest(40)).0, is_directory: record.kind & 0xFF == 6 },
+            7 => Self::Link { parent: word(32)?, object: word(40)?, name: text(rest(48)).0 },
             8 => {
                 let (old, after) = text(rest(48));
-                Self::Rename {
-                    from: word(32)?,
-                    to: word(40)?,
-                    old,
-                    new: text(after).0,
-                }
+                Self::Rename { from: word(32)?, to: word(40)?, old, new: text(after).0 }
             }
             9 => {
                 let (object, offset, length) = (word(32)?, word(40)?, word(48)?);
                 let block = BlockPointer::parse(view.slice(64, blkptr::SIZE)?)?;
                 if record.body.len() > WRITE_HEADER {
-                    Self::Write {
-                        object,
-                        offset,
-                        data: view
-                            .slice(WRITE_HEADER, crate::bytes::index(length))?
-                            .to_vec(),
-                    }
+                    Self::Write { object, offset, data: view.slice(WRITE_HEADER, crate::bytes::index(length))?.to_vec() }
                 } else {
-                    Self::WriteIndirect {
-                        object,
-                        offset,
-                        length,
-                        block,
-                    }
+                    Self::WriteIndirect { object, offset, length, block }
                 }
             }
-            10 => Self::Truncate {
-                object: word(32)?,
-                offset: word(40)?,
-                length: word(48)?,
-            },
+            10 => Self::Truncate { object: word(32)?, offset: word(40)?, length: word(48)? },
             11 => Self::SetAttributes {
                 object: word(32)?,
                 mask: word(40)?,
@@ -349,13 +244,7 @@ impl Change {
             },
             // Its data is in the pool already.
             20 => return Ok(None),
-            other => {
-                return Err(FormatError::new(
-                    "intent log record",
-                    "of a type that cannot be replayed",
-                    other,
-                ));
-            }
+            other => return Err(FormatError::new("intent log record", "of a type that cannot be replayed", other)),
         }))
     }
 
@@ -369,29 +258,8 @@ impl Change {
             tail.push(0);
         };
         let kind = match self {
-            Self::Create {
-                parent,
-                object,
-                mode,
-                uid,
-                gid,
-                generation,
-                time,
-                rdev,
-                name,
-                target,
-            } => {
-                words.extend([
-                    *parent,
-                    *object,
-                    *mode,
-                    *uid,
-                    *gid,
-                    *generation,
-                    time.0,
-                    time.1,
-                    *rdev,
-                ]);
+            Self::Create { parent, object, mode, uid, gid, generation, time, rdev, name, target } => {
+                words.extend([*parent, *object, *mode, *uid, *gid, *generation, time.0, time.1, *rdev]);
                 put_text(name);
                 if let Some(target) = target {
                     put_text(target);
@@ -402,20 +270,12 @@ impl Change {
                     _ => 1,
                 }
             }
-            Self::Remove {
-                parent,
-                name,
-                is_directory,
-            } => {
+            Self::Remove { parent, name, is_directory } => {
                 words.push(*parent);
                 put_text(name);
                 if *is_directory { 6 } else { 5 }
             }
-            Self::Link {
-                parent,
-                object,
-                name,
-            } => {
+            Self::Link { parent, object, name } => {
                 words.extend([*parent, *object]);
                 put_text(name);
                 7
@@ -426,55 +286,23 @@ impl Change {
                 put_text(new);
                 8
             }
-            Self::Write {
-                object,
-                offset,
-                data,
-            } => {
+            Self::Write { object, offset, data } => {
                 words.extend([*object, *offset, data.len() as u64, 0]);
                 words.extend([0; blkptr::SIZE / 8]);
                 tail.extend_from_slice(data);
                 9
             }
-            Self::WriteIndirect {
-                object,
-                offset,
-                length,
-                block,
-            } => {
+            Self::WriteIndirect { object, offset, length, block } => {
                 words.extend([*object, *offset, *length, 0]);
-                words.extend(
-                    block
-                        .encode()
-                        .as_chunks::<8>()
-                        .0
-                        .iter()
-                        .map(|bytes| u64::from_le_bytes(*bytes)),
-                );
+                words.extend(block.encode().as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)));
                 9
             }
-            Self::Truncate {
-                object,
-                offset,
-                length,
-            } => {
+            Self::Truncate { object, offset, length } => {
                 words.extend([*object, *offset, *length]);
                 10
             }
-            Self::SetAttributes {
-                object,
-                mask,
-                mode,
-                uid,
-                gid,
-                size,
-                accessed,
-                modified,
-            } => {
-                words.extend([
-                    *object, *mask, *mode, *uid, *gid, *size, accessed.0, accessed.1, modified.0,
-                    modified.1,
-                ]);
+            Self::SetAttributes { object, mask, mode, uid, gid, size, accessed, modified } => {
+                words.extend([*object, *mask, *mode, *uid, *gid, *size, accessed.0, accessed.1, modified.0, modified.1]);
                 11
             }
         };

@@ -31,24 +31,15 @@ const MMP_MAGIC: u64 = 0xA11C_EA11;
 #[must_use]
 pub const fn offsets(device_bytes: u64) -> [u64; 4] {
     let psize = device_bytes / SIZE * SIZE;
-    [
-        0,
-        SIZE,
-        psize.saturating_sub(2 * SIZE),
-        psize.saturating_sub(SIZE),
-    ]
+    [0, SIZE, psize.saturating_sub(2 * SIZE), psize.saturating_sub(SIZE)]
 }
 
 /// Checks an embedded checksum: SHA-256 of the region with the checksum field replaced by `verifier`.
 #[must_use]
 pub fn embedded_checksum_ok(region: &[u8], verifier: codec::Words) -> bool {
-    let Some(body) = region.len().checked_sub(ECK_SIZE) else {
-        return false;
-    };
+    let Some(body) = region.len().checked_sub(ECK_SIZE) else { return false };
     let view = View::new("eck", region);
-    let (Ok(magic), Ok(found)) = (view.u64(body), view.words::<4>(body + 8)) else {
-        return false;
-    };
+    let (Ok(magic), Ok(found)) = (view.u64(body), view.words::<4>(body + 8)) else { return false };
     if magic != ECK_MAGIC {
         return false;
     }
@@ -64,10 +55,7 @@ pub fn embedded_checksum_ok(region: &[u8], verifier: codec::Words) -> bool {
 /// # Panics
 /// If the region is smaller than the checksum.
 pub fn seal(region: &mut [u8], verifier: codec::Words) {
-    let body = region
-        .len()
-        .checked_sub(ECK_SIZE)
-        .expect("region holds its checksum");
+    let body = region.len().checked_sub(ECK_SIZE).expect("region holds its checksum");
     region[body..body + 8].copy_from_slice(&ECK_MAGIC.to_le_bytes());
     for (slot, word) in region[body + 8..].chunks_exact_mut(8).zip(verifier) {
         slot.copy_from_slice(&word.to_le_bytes());
@@ -86,18 +74,11 @@ pub fn encode_front(config: &List, offset: u64) -> Result<Vec<u8>, FormatError> 
     let mut out = alloc::vec![0; RING_OFFSET];
     let packed = nvlist::encode(config);
     if packed.len() > PHYS_SIZE - ECK_SIZE {
-        return Err(FormatError::new(
-            "label",
-            "config is too large",
-            packed.len() as u64,
-        ));
+        return Err(FormatError::new("label", "config is too large", packed.len() as u64));
     }
     out[PHYS_OFFSET..PHYS_OFFSET + packed.len()].copy_from_slice(&packed);
     let (front, phys) = out.split_at_mut(PHYS_OFFSET);
-    seal(
-        &mut front[PHYS_OFFSET / 2..],
-        [offset + PHYS_OFFSET as u64 / 2, 0, 0, 0],
-    );
+    seal(&mut front[PHYS_OFFSET / 2..], [offset + PHYS_OFFSET as u64 / 2, 0, 0, 0]);
     seal(phys, [offset + PHYS_OFFSET as u64, 0, 0, 0]);
     Ok(out)
 }
@@ -105,18 +86,9 @@ pub fn encode_front(config: &List, offset: u64) -> Result<Vec<u8>, FormatError> 
 /// Byte offset within a label, and size, of the ring slot of txg `txg`.
 #[must_use]
 pub const fn ring_slot(txg: u64, ashift: u32) -> (u64, usize) {
-    let shift = if ashift < 10 {
-        10
-    } else if ashift > 13 {
-        13
-    } else {
-        ashift
-    };
+    let shift = if ashift < 10 { 10 } else if ashift > 13 { 13 } else { ashift };
     let size = 1_u64 << shift;
-    (
-        RING_OFFSET as u64 + txg % (RING_SIZE as u64 / size) * size,
-        1 << shift,
-    )
+    (RING_OFFSET as u64 + txg % (RING_SIZE as u64 / size) * size, 1 << shift)
 }
 
 /// An uberblock: the root of one transaction group.
@@ -164,11 +136,7 @@ impl Uberblock {
         let view = View::new("uberblock", data);
         let magic = view.u64(0)?;
         if magic != UBERBLOCK_MAGIC {
-            let why = if magic.swap_bytes() == UBERBLOCK_MAGIC {
-                "big-endian pools are not supported"
-            } else {
-                "wrong magic"
-            };
+            let why = if magic.swap_bytes() == UBERBLOCK_MAGIC { "big-endian pools are not supported" } else { "wrong magic" };
             return Err(view.error(why, magic));
         }
         let mmp = view.u64(176)? == MMP_MAGIC;
@@ -179,11 +147,7 @@ impl Uberblock {
             guid_sum: view.u64(24)?,
             timestamp: view.u64(32)?,
             root: BlockPointer::parse(view.slice(40, 128)?)?,
-            mmp_sequence: if mmp && config & 2 != 0 {
-                config >> 32 & 0xFFFF
-            } else {
-                0
-            },
+            mmp_sequence: if mmp && config & 2 != 0 { config >> 32 & 0xFFFF } else { 0 },
             multihost: mmp && view.u64(184)? != 0,
         })
     }
@@ -210,10 +174,7 @@ pub fn parse(data: &[u8], offset: u64) -> Result<Label, FormatError> {
         return Err(view.error("checksum of the config does not match", offset));
     }
     let config = nvlist::parse(&phys[..PHYS_SIZE - ECK_SIZE])?;
-    let ashift = config
-        .list("vdev_tree")
-        .and_then(|tree| tree.number("ashift"))
-        .unwrap_or(9);
+    let ashift = config.list("vdev_tree").and_then(|tree| tree.number("ashift")).unwrap_or(9);
     let slot_size = 1_usize << index(ashift.clamp(10, 13));
     let ring = view.slice(RING_OFFSET, RING_SIZE)?;
     let mut uberblocks = Vec::new();

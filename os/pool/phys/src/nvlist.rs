@@ -32,9 +32,7 @@ impl List {
     /// The value of `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Value> {
-        self.pairs
-            .iter()
-            .find_map(|(key, value)| (key == name).then_some(value))
+        self.pairs.iter().find_map(|(key, value)| (key == name).then_some(value))
     }
     /// Sets `name`, replacing an earlier value in its place.
     pub fn set(&mut self, name: &str, value: Value) {
@@ -51,38 +49,22 @@ impl List {
     /// The number `name`, if it is one.
     #[must_use]
     pub fn number(&self, name: &str) -> Option<u64> {
-        if let Some(Value::Number(value)) = self.get(name) {
-            Some(*value)
-        } else {
-            None
-        }
+        if let Some(Value::Number(value)) = self.get(name) { Some(*value) } else { None }
     }
     /// The string `name`, if it is one.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
-        if let Some(Value::Text(value)) = self.get(name) {
-            Some(value)
-        } else {
-            None
-        }
+        if let Some(Value::Text(value)) = self.get(name) { Some(value) } else { None }
     }
     /// The nested list `name`, if it is one.
     #[must_use]
     pub fn list(&self, name: &str) -> Option<&Self> {
-        if let Some(Value::List(value)) = self.get(name) {
-            Some(value)
-        } else {
-            None
-        }
+        if let Some(Value::List(value)) = self.get(name) { Some(value) } else { None }
     }
     /// The nested lists `name`; none if absent.
     #[must_use]
     pub fn lists(&self, name: &str) -> &[Self] {
-        if let Some(Value::Lists(value)) = self.get(name) {
-            value
-        } else {
-            &[]
-        }
+        if let Some(Value::Lists(value)) = self.get(name) { value } else { &[] }
     }
 }
 
@@ -110,11 +92,7 @@ pub fn encode(list: &List) -> Vec<u8> {
 }
 
 fn put32(out: &mut Vec<u8>, value: usize) {
-    out.extend_from_slice(
-        &u32::try_from(value)
-            .expect("nvlists stay below 4 GiB")
-            .to_be_bytes(),
-    );
+    out.extend_from_slice(&u32::try_from(value).expect("nvlists stay below 4 GiB").to_be_bytes());
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -140,11 +118,7 @@ fn encode_list(list: &List, out: &mut Vec<u8>) {
             Value::Text(text) => (9, 1, text.len() + 1),
             Value::Bytes(bytes) => (10, bytes.len(), bytes.len()),
             Value::Numbers(numbers) => (16, numbers.len(), numbers.len() * 8),
-            Value::Texts(texts) => (
-                17,
-                texts.len(),
-                texts.iter().map(|text| text.len() + 9).sum(),
-            ),
+            Value::Texts(texts) => (17, texts.len(), texts.iter().map(|text| text.len() + 9).sum()),
             Value::List(_) => (19, 1, 24),
             Value::Lists(lists) => (20, lists.len(), lists.len() * 32),
         };
@@ -157,9 +131,7 @@ fn encode_list(list: &List, out: &mut Vec<u8>) {
             Value::Bytes(bytes) => put_bytes(out, bytes),
             Value::Numbers(numbers) => {
                 put32(out, numbers.len());
-                numbers
-                    .iter()
-                    .for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
+                numbers.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
             }
             Value::Texts(texts) => texts.iter().for_each(|text| put_text(out, text)),
             Value::List(list) => encode_list(list, out),
@@ -168,8 +140,7 @@ fn encode_list(list: &List, out: &mut Vec<u8>) {
         let encoded = u32::try_from(out.len() - start).expect("below 4 GiB");
         let decoded = (16 + name.len() + 1).next_multiple_of(8) + decoded.next_multiple_of(8);
         out[start..start + 4].copy_from_slice(&encoded.to_be_bytes());
-        out[start + 4..start + 8]
-            .copy_from_slice(&u32::try_from(decoded).expect("below 4 GiB").to_be_bytes());
+        out[start + 4..start + 8].copy_from_slice(&u32::try_from(decoded).expect("below 4 GiB").to_be_bytes());
     }
     out.extend_from_slice(&[0; 8]);
 }
@@ -200,26 +171,16 @@ impl<'a> Cursor<'a> {
         let size = self.u32()?;
         let at = self.at;
         let text = core::str::from_utf8(self.opaque(size)?);
-        text.map(String::from)
-            .map_err(|_| self.view.error("string is not UTF-8 at byte", at as u64))
+        text.map(String::from).map_err(|_| self.view.error("string is not UTF-8 at byte", at as u64))
     }
-    fn items<T>(
-        &mut self,
-        count: u32,
-        mut item: impl FnMut(&mut Self) -> Result<T, FormatError>,
-    ) -> Result<Vec<T>, FormatError> {
+    fn items<T>(&mut self, count: u32, mut item: impl FnMut(&mut Self) -> Result<T, FormatError>) -> Result<Vec<T>, FormatError> {
         // An item takes at least four bytes, so a count past the data's end is refused before it allocates.
         if index(u64::from(count)) > self.view.data.len().saturating_sub(self.at) / 4 {
-            return Err(self
-                .view
-                .error("array is longer than its list", u64::from(count)));
+            return Err(self.view.error("array is longer than its list", u64::from(count)));
         }
         (0..count).map(|_| item(self)).collect()
     }
-    fn array(
-        &mut self,
-        item: impl FnMut(&mut Self) -> Result<u64, FormatError>,
-    ) -> Result<Value, FormatError> {
+    fn array(&mut self, item: impl FnMut(&mut Self) -> Result<u64, FormatError>) -> Result<Value, FormatError> {
         let count = self.u32()?;
         self.items(count, item).map(Value::Numbers)
     }
@@ -241,9 +202,7 @@ impl<'a> Cursor<'a> {
             let value = self.value(kind, count, depth)?;
             let end = start.saturating_add(index(u64::from(encoded)));
             if end != self.at {
-                return Err(self
-                    .view
-                    .error("pair size does not match its value at byte", start as u64));
+                return Err(self.view.error("pair size does not match its value at byte", start as u64));
             }
             list.pairs.push((name, value));
         }

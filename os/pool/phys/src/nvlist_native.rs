@@ -49,47 +49,23 @@ impl Cursor<'_> {
                 return Ok(list);
             }
             if size < PAIR || !size.is_multiple_of(8) {
-                return Err(self
-                    .view
-                    .error("impossible pair size at byte", start as u64));
+                return Err(self.view.error("impossible pair size at byte", start as u64));
             }
             let pair = View::new("nvlist", self.view.slice(start, size)?);
             self.at += size;
             let name_size = usize::from(pair.u16(4)?);
             let name = text(&pair, PAIR, name_size)?;
             let (count, kind) = (pair.u32(8)?, pair.u32(12)?);
-            let value = self.value(
-                &pair,
-                (PAIR + name_size).next_multiple_of(8),
-                kind,
-                index(u64::from(count)),
-                depth,
-            )?;
+            let value = self.value(&pair, (PAIR + name_size).next_multiple_of(8), kind, index(u64::from(count)), depth)?;
             list.pairs.push((name, value));
         }
     }
 
-    fn value(
-        &mut self,
-        pair: &View<'_>,
-        at: usize,
-        kind: u32,
-        count: usize,
-        depth: usize,
-    ) -> Result<Value, FormatError> {
+    fn value(&mut self, pair: &View<'_>, at: usize, kind: u32, count: usize, depth: usize) -> Result<Value, FormatError> {
         let byte = |at| pair.u8(at).map(u64::from);
         let array = |width: usize| -> Result<Value, FormatError> {
             let bytes = pair.slice(at, count.saturating_mul(width))?;
-            Ok(Value::Numbers(
-                bytes
-                    .chunks_exact(width)
-                    .map(|item| {
-                        item.iter()
-                            .rev()
-                            .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
-                    })
-                    .collect(),
-            ))
+            Ok(Value::Numbers(bytes.chunks_exact(width).map(|item| item.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))).collect()))
         };
         Ok(match kind {
             1 => Value::Boolean,
@@ -118,11 +94,7 @@ impl Cursor<'_> {
                 if count > self.view.data.len() / 12 {
                     return Err(pair.error("array is longer than its list", count as u64));
                 }
-                Value::Lists(
-                    (0..count)
-                        .map(|_| self.list(depth + 1))
-                        .collect::<Result<_, _>>()?,
-                )
+                Value::Lists((0..count).map(|_| self.list(depth + 1)).collect::<Result<_, _>>()?)
             }
             25 | 26 => array(1)?,
             _ => return Err(pair.error("unknown type", u64::from(kind))),
@@ -133,13 +105,8 @@ impl Cursor<'_> {
 /// The string that starts at `at` and ends with a NUL within `size` bytes.
 fn text(view: &View<'_>, at: usize, size: usize) -> Result<String, FormatError> {
     let bytes = view.slice(at, size)?;
-    let end = bytes
-        .iter()
-        .position(|byte| *byte == 0)
-        .ok_or_else(|| view.error("string without an end at byte", at as u64))?;
-    core::str::from_utf8(&bytes[..end])
-        .map(String::from)
-        .map_err(|_| view.error("string is not UTF-8 at byte", at as u64))
+    let end = bytes.iter().position(|byte| *byte == 0).ok_or_else(|| view.error("string without an end at byte", at as u64))?;
+    core::str::from_utf8(&bytes[..end]).map(String::from).map_err(|_| view.error("string is not UTF-8 at byte", at as u64))
 }
 
 #[cfg(test)]
@@ -158,10 +125,7 @@ mod tests {
         body.resize((16 + body.len()).next_multiple_of(8) - 16, 0);
         body.extend_from_slice(value);
         body.resize(body.len().next_multiple_of(8), 0);
-        let mut out = u32::try_from(body.len() + 16)
-            .expect("short")
-            .to_le_bytes()
-            .to_vec();
+        let mut out = u32::try_from(body.len() + 16).expect("short").to_le_bytes().to_vec();
         out.extend_from_slice(&name_size.to_le_bytes());
         out.extend_from_slice(&[0, 0]);
         out.extend_from_slice(&count.to_le_bytes());
@@ -181,26 +145,12 @@ mod tests {
         packed.extend(head);
         packed.extend(pair("flag", 1, 0, &[]));
         packed.extend([0; 4]);
-        packed.extend(pair(
-            "after",
-            17,
-            2,
-            &[[0; 16].as_slice(), b"x\0yz\0"].concat(),
-        ));
+        packed.extend(pair("after", 17, 2, &[[0; 16].as_slice(), b"x\0yz\0"].concat()));
         packed.extend([0; 4]);
         let list = parse_either(&packed).expect("parses");
-        assert_eq!(
-            (list.number("object"), list.text("name")),
-            (Some(7), Some("tank/a"))
-        );
-        assert_eq!(
-            list.list("inner").and_then(|inner| inner.get("flag")),
-            Some(&Value::Boolean)
-        );
-        assert_eq!(
-            list.get("after"),
-            Some(&Value::Texts(vec!["x".into(), "yz".into()]))
-        );
+        assert_eq!((list.number("object"), list.text("name")), (Some(7), Some("tank/a")));
+        assert_eq!(list.list("inner").and_then(|inner| inner.get("flag")), Some(&Value::Boolean));
+        assert_eq!(list.get("after"), Some(&Value::Texts(vec!["x".into(), "yz".into()])));
         for cut in 0..packed.len() {
             assert!(parse_either(&packed[..cut]).is_err(), "cut at {cut}");
         }

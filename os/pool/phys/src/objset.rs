@@ -31,8 +31,7 @@ impl Objset {
     /// Too short, or no meta-dnode.
     pub fn parse(data: &[u8]) -> Result<Self, FormatError> {
         let view = View::new("objset", data);
-        let meta = Dnode::parse(view.slice(0, 512)?)?
-            .ok_or_else(|| view.error("meta-dnode is free", 0))?;
+        let meta = Dnode::parse(view.slice(0, 512)?)?.ok_or_else(|| view.error("meta-dnode is free", 0))?;
         let log = crate::blkptr::BlockPointer::parse(view.slice(512 + 16, 128)?)?;
         let kind = match view.u64(704)? {
             0 => ObjsetKind::None,
@@ -41,10 +40,6 @@ impl Objset {
             3 => ObjsetKind::Zvol,
             other => ObjsetKind::Other(other),
         };
-        Ok(Self {
-            meta,
-            kind,
-            log_pending: !log.is_hole(),
-        })
+        Ok(Self { meta, kind, log_pending: !log.is_hole() })
     }
 }

@@ -84,11 +84,7 @@ static EXP: [u8; 512] = tables().0;
 static LOG: [u8; 256] = tables().1;
 
 fn multiply(a: u8, b: u8) -> u8 {
-    if a == 0 || b == 0 {
-        0
-    } else {
-        EXP[usize::from(LOG[usize::from(a)]) + usize::from(LOG[usize::from(b)])]
-    }
+    if a == 0 || b == 0 { 0 } else { EXP[usize::from(LOG[usize::from(a)]) + usize::from(LOG[usize::from(b)])] }
 }
 
 fn inverse(a: u8) -> u8 {
@@ -125,14 +121,8 @@ pub fn generate(data: &[&[u8]], parity: usize) -> Vec<Vec<u8>> {
 #[must_use]
 pub fn rebuild(data: &mut [Vec<u8>], missing: &[usize], parity: &[(usize, &[u8])]) -> bool {
     let n = missing.len();
-    let Some(parity) = parity.get(..n) else {
-        return false;
-    };
-    let size = parity
-        .iter()
-        .map(|(_, bytes)| bytes.len())
-        .max()
-        .unwrap_or(0);
+    let Some(parity) = parity.get(..n) else { return false };
+    let size = parity.iter().map(|(_, bytes)| bytes.len()).max().unwrap_or(0);
     let count = data.len();
     // Right-hand sides: parity minus what the columns we have contribute.
     let mut rhs: Vec<Vec<u8>> = Vec::new();
@@ -140,28 +130,17 @@ pub fn rebuild(data: &mut [Vec<u8>], missing: &[usize], parity: &[(usize, &[u8])
     for (row, bytes) in parity {
         let mut side = bytes.to_vec();
         side.resize(size, 0);
-        for (index, column) in data
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| !missing.contains(index))
-        {
+        for (index, column) in data.iter().enumerate().filter(|(index, _)| !missing.contains(index)) {
             let factor = coefficient(*row, index, count);
             for (sum, byte) in side.iter_mut().zip(column) {
                 *sum ^= multiply(*byte, factor);
             }
         }
         rhs.push(side);
-        matrix.push(
-            missing
-                .iter()
-                .map(|index| coefficient(*row, *index, count))
-                .collect(),
-        );
+        matrix.push(missing.iter().map(|index| coefficient(*row, *index, count)).collect());
     }
     for pivot in 0..n {
-        let Some(swap) = (pivot..n).find(|row| matrix[*row][pivot] != 0) else {
-            return false;
-        };
+        let Some(swap) = (pivot..n).find(|row| matrix[*row][pivot] != 0) else { return false };
         matrix.swap(pivot, swap);
         rhs.swap(pivot, swap);
         let scale = inverse(matrix[pivot][pivot]);
@@ -171,11 +150,7 @@ pub fn rebuild(data: &mut [Vec<u8>], missing: &[usize], parity: &[(usize, &[u8])
         let (pivot_row, pivot_side) = (matrix[pivot].clone(), rhs[pivot].clone());
         for row in (0..n).filter(|row| *row != pivot) {
             let factor = matrix[row][pivot];
-            for (value, other) in matrix[row]
-                .iter_mut()
-                .zip(&pivot_row)
-                .chain(rhs[row].iter_mut().zip(&pivot_side))
-            {
+            for (value, other) in matrix[row].iter_mut().zip(&pivot_row).chain(rhs[row].iter_mut().zip(&pivot_side)) {
                 *value ^= multiply(*other, factor);
             }
         }

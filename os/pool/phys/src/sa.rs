@@ -29,26 +29,14 @@ impl Registry {
         let bad = |why| FormatError::new("SA registry", why, 0);
         let mut out = Self::default();
         for entry in registry {
-            let [n0, n1, _, l0, l1, ..] = entry
-                .number()
-                .ok_or_else(|| bad("attribute without a number"))?
-                .to_le_bytes();
+            let [n0, n1, _, l0, l1, ..] = entry.number().ok_or_else(|| bad("attribute without a number"))?.to_le_bytes();
             let length = usize::from(u16::from_le_bytes([l0, l1]));
-            out.attributes
-                .insert(u16::from_le_bytes([n0, n1]), (entry.name.clone(), length));
+            out.attributes.insert(u16::from_le_bytes([n0, n1]), (entry.name.clone(), length));
         }
         for entry in layouts {
-            let number = entry
-                .text()
-                .parse()
-                .map_err(|_| bad("layout name is not a number"))?;
+            let number = entry.text().parse().map_err(|_| bad("layout name is not a number"))?;
             let attributes = entry.value.iter().map(|value| u16::try_from(*value));
-            out.layouts.insert(
-                number,
-                attributes
-                    .collect::<Result<_, _>>()
-                    .map_err(|_| bad("attribute number out of range"))?,
-            );
+            out.layouts.insert(number, attributes.collect::<Result<_, _>>().map_err(|_| bad("attribute number out of range"))?);
         }
         Ok(out)
     }
@@ -56,27 +44,19 @@ impl Registry {
     /// Number of the attribute called `name`.
     #[must_use]
     pub fn number(&self, name: &[u8]) -> Option<u16> {
-        self.attributes
-            .iter()
-            .find(|(_, (known, _))| known == name)
-            .map(|(number, _)| *number)
+        self.attributes.iter().find(|(_, (known, _))| known == name).map(|(number, _)| *number)
     }
 
     /// True if attribute `number` has a length of its own in each buffer.
     #[must_use]
     pub fn is_variable(&self, number: u16) -> bool {
-        self.attributes
-            .get(&number)
-            .is_some_and(|(_, length)| *length == 0)
+        self.attributes.get(&number).is_some_and(|(_, length)| *length == 0)
     }
 
     /// The layout of exactly these attributes in this order.
     #[must_use]
     pub fn layout(&self, attributes: &[u16]) -> Option<u16> {
-        self.layouts
-            .iter()
-            .find(|(_, known)| known.as_slice() == attributes)
-            .map(|(number, _)| *number)
+        self.layouts.iter().find(|(_, known)| known.as_slice() == attributes).map(|(number, _)| *number)
     }
 
     /// Adds a layout and returns its number: the first free one from 2 on (0 and 1 are for old znodes and for empty buffers).
@@ -84,9 +64,7 @@ impl Registry {
     /// # Errors
     /// All 1,022 numbers are taken.
     pub fn add_layout(&mut self, attributes: Vec<u16>) -> Result<u16, FormatError> {
-        let number = (2..0x3FF)
-            .find(|number| !self.layouts.contains_key(number))
-            .ok_or(FormatError::new("SA layouts", "no number is left", 0))?;
+        let number = (2..0x3FF).find(|number| !self.layouts.contains_key(number)).ok_or(FormatError::new("SA layouts", "no number is left", 0))?;
         self.layouts.insert(number, attributes);
         Ok(number)
     }
@@ -99,11 +77,7 @@ impl Registry {
         let layout = View::new("SA buffer", data).u16(4)? & 0x3FF;
         let values = self.parse(data)?;
         let numbers = self.layouts.get(&layout).map_or(&[][..], Vec::as_slice);
-        Ok(numbers
-            .iter()
-            .copied()
-            .zip(values.into_iter().map(|(_, value)| value.to_vec()))
-            .collect())
+        Ok(numbers.iter().copied().zip(values.into_iter().map(|(_, value)| value.to_vec())).collect())
     }
 
     /// Splits an SA buffer (bonus or spill block) into its attributes: name to bytes.
@@ -116,18 +90,12 @@ impl Registry {
             return Err(view.error("wrong magic", u64::from(view.u32(0)?)));
         }
         let info = view.u16(4)?;
-        let layout = self
-            .layouts
-            .get(&(info & 0x3FF))
-            .ok_or_else(|| view.error("unknown layout", u64::from(info & 0x3FF)))?;
+        let layout = self.layouts.get(&(info & 0x3FF)).ok_or_else(|| view.error("unknown layout", u64::from(info & 0x3FF)))?;
         let mut at = usize::from(info >> 10) * 8;
         let mut variable = 0;
         let mut out = Vec::new();
         for number in layout {
-            let (name, fixed) = self
-                .attributes
-                .get(number)
-                .ok_or_else(|| view.error("unknown attribute", u64::from(*number)))?;
+            let (name, fixed) = self.attributes.get(number).ok_or_else(|| view.error("unknown attribute", u64::from(*number)))?;
             let mut length = *fixed;
             if length == 0 {
                 length = usize::from(view.u16(6 + variable * 2)?);
@@ -148,11 +116,7 @@ impl Registry {
 #[must_use]
 pub fn encode(layout: u16, values: &[(bool, &[u8])]) -> Vec<u8> {
     let variable = values.iter().filter(|(variable, _)| *variable).count();
-    let header = if variable <= 1 {
-        8
-    } else {
-        8 + (2 * (variable - 1)).next_multiple_of(8)
-    };
+    let header = if variable <= 1 { 8 } else { 8 + (2 * (variable - 1)).next_multiple_of(8) };
     let mut out = alloc::vec![0; header];
     out[..4].copy_from_slice(&MAGIC.to_le_bytes());
     let info = u16::try_from(header / 8).expect("few attributes") << 10 | layout;
@@ -234,11 +198,7 @@ impl Znode {
         let word = view.words::<18>(0)?;
         let size = word[10];
         let is_symlink = word[9] & 0o170_000 == 0o120_000;
-        let target = if is_symlink {
-            view.slice(264, index(size)).ok().map(<[u8]>::to_vec)
-        } else {
-            None
-        };
+        let target = if is_symlink { view.slice(264, index(size)).ok().map(<[u8]>::to_vec) } else { None };
         Ok(Self {
             mode: word[9],
             size,

@@ -37,11 +37,7 @@ impl Header {
     /// Too short.
     pub fn parse(bonus: &[u8]) -> Result<Self, FormatError> {
         let view = View::new("space map header", bonus);
-        Ok(Self {
-            length: view.u64(8)?,
-            allocated: view.u64(16)?,
-            histogram: bonus.len() >= 320,
-        })
+        Ok(Self { length: view.u64(8)?, allocated: view.u64(16)?, histogram: bonus.len() >= 320 })
     }
 }
 
@@ -52,21 +48,13 @@ impl Header {
 pub fn parse(data: &[u8]) -> Result<Vec<Entry>, FormatError> {
     let (words, rest) = data.as_chunks::<8>();
     if !rest.is_empty() {
-        return Err(FormatError::new(
-            "space map",
-            "length is not a multiple of eight",
-            data.len() as u64,
-        ));
+        return Err(FormatError::new("space map", "length is not a multiple of eight", data.len() as u64));
     }
     let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
     let mut out = Vec::new();
     while let Some(word) = words.next() {
         match word >> 62 {
-            0 | 1 => out.push(Entry {
-                free: word >> 15 & 1 == 1,
-                offset: word >> 16 & (OFFSET_MAX - 1),
-                run: (word & (RUN_MAX - 1)) + 1,
-            }),
+            0 | 1 => out.push(Entry { free: word >> 15 & 1 == 1, offset: word >> 16 & (OFFSET_MAX - 1), run: (word & (RUN_MAX - 1)) + 1 }),
             2 => {}
             _ => {
                 let second = words.next().ok_or(FormatError::new(

@@ -8,33 +8,18 @@ use proptest::prelude::*;
 #[test]
 fn raidz_columns_cover_the_block_once() {
     for (children, parity) in [(3, 1), (5, 2), (7, 3), (2, 1)] {
-        let shape = raidz::Shape {
-            children,
-            parity,
-            ashift: 9,
-        };
+        let shape = raidz::Shape { children, parity, ashift: 9 };
         for sectors in 1..40_u64 {
             for row in 0..20_u64 {
                 let columns = shape.columns(row * 512, sectors * 512);
                 let data: u64 = columns.iter().skip(parity).map(|column| column.size).sum();
                 assert_eq!(data, sectors * 512, "data columns hold the block");
-                assert!(
-                    columns[..parity]
-                        .iter()
-                        .all(|column| column.size
-                            == columns.iter().map(|c| c.size).max().unwrap_or(0))
-                );
+                assert!(columns[..parity].iter().all(|column| column.size == columns.iter().map(|c| c.size).max().unwrap_or(0)));
                 let mut children: Vec<usize> = columns.iter().map(|column| column.child).collect();
                 children.sort_unstable();
                 children.dedup();
-                assert_eq!(
-                    children.len(),
-                    columns.len(),
-                    "each column has a child of its own"
-                );
-                assert!(
-                    shape.asize(sectors * 512) >= columns.iter().map(|column| column.size).sum()
-                );
+                assert_eq!(children.len(), columns.len(), "each column has a child of its own");
+                assert!(shape.asize(sectors * 512) >= columns.iter().map(|column| column.size).sum());
             }
         }
     }

@@ -42,20 +42,12 @@ impl Entry {
     /// The value if it is a single integer.
     #[must_use]
     pub fn number(&self) -> Option<u64> {
-        if let [value] = self.value[..] {
-            Some(value)
-        } else {
-            None
-        }
+        if let [value] = self.value[..] { Some(value) } else { None }
     }
     /// The value as bytes without the closing NUL, if its integers are bytes.
     #[must_use]
     pub fn bytes(&self) -> Option<Vec<u8>> {
-        let bytes: Vec<u8> = self
-            .value
-            .iter()
-            .map(|value| value.to_le_bytes()[0])
-            .collect();
+        let bytes: Vec<u8> = self.value.iter().map(|value| value.to_le_bytes()[0]).collect();
         (self.integer_size == 1).then(|| bytes.strip_suffix(&[0]).unwrap_or(&bytes).to_vec())
     }
 }
@@ -110,11 +102,7 @@ impl Header {
     /// Table index of a name.
     #[must_use]
     pub fn table_index(&self, name: &[u8]) -> u64 {
-        if self.table_shift == 0 {
-            0
-        } else {
-            self.hash(name) >> (64 - self.table_shift)
-        }
+        if self.table_shift == 0 { 0 } else { self.hash(name) >> (64 - self.table_shift) }
     }
 
     /// Header of a new fat ZAP of one leaf (block 1) for blocks of `1 << block_shift` bytes.
@@ -156,17 +144,9 @@ impl Header {
             self.normalisation,
             self.flags,
         ];
-        let embedded: &[u64] = if self.table_blocks == 0 {
-            &self.table
-        } else {
-            &[]
-        };
+        let embedded: &[u64] = if self.table_blocks == 0 { &self.table } else { &[] };
         let (head, half) = out.split_at_mut(size / 2);
-        for (slot, word) in head
-            .chunks_exact_mut(8)
-            .zip(words)
-            .chain(half.chunks_exact_mut(8).zip(embedded.iter().copied()))
-        {
+        for (slot, word) in head.chunks_exact_mut(8).zip(words).chain(half.chunks_exact_mut(8).zip(embedded.iter().copied())) {
             slot.copy_from_slice(&word.to_le_bytes());
         }
         out
@@ -192,11 +172,7 @@ fn parse_micro(view: &View<'_>) -> Result<Vec<Entry>, FormatError> {
         let field = view.slice(at + 14, 50)?;
         let name = field.split(|byte| *byte == 0).next().unwrap_or_default();
         if !name.is_empty() {
-            entries.push(Entry {
-                name: name.to_vec(),
-                integer_size: 8,
-                value: [view.u64(at)?].to_vec(),
-            });
+            entries.push(Entry { name: name.to_vec(), integer_size: 8, value: [view.u64(at)?].to_vec() });
         }
     }
     Ok(entries)
@@ -207,10 +183,7 @@ fn parse_header(view: &View<'_>) -> Result<Header, FormatError> {
         return Err(view.error("wrong header magic", view.u64(8)?));
     }
     let shift = view.u64(32)?;
-    let table_shift = u32::try_from(shift)
-        .ok()
-        .filter(|shift| *shift <= 40)
-        .ok_or_else(|| view.error("pointer table too large", shift))?;
+    let table_shift = u32::try_from(shift).ok().filter(|shift| *shift <= 40).ok_or_else(|| view.error("pointer table too large", shift))?;
     let (table_block, table_blocks) = (view.u64(16)?, view.u64(24)?);
     let half = view.data.len() / 2;
     let mut table = Vec::new();
@@ -242,26 +215,16 @@ fn parse_header(view: &View<'_>) -> Result<Header, FormatError> {
 
 /// Encodes a micro ZAP of `size` bytes. `None` if an entry does not suit one (not a single number, a long name) or there are too many.
 #[must_use]
-pub fn encode_micro(
-    entries: &[Entry],
-    size: usize,
-    salt: u64,
-    normalisation: u64,
-) -> Option<Vec<u8>> {
+pub fn encode_micro(entries: &[Entry], size: usize, salt: u64, normalisation: u64) -> Option<Vec<u8>> {
     let mut out = alloc::vec![0; size];
     for (slot, word) in out.chunks_exact_mut(8).zip([MICRO, salt, normalisation]) {
         slot.copy_from_slice(&word.to_le_bytes());
     }
-    let header = Header {
-        normalisation,
-        ..Header::new(9, salt, 0)
-    };
+    let header = Header { normalisation, ..Header::new(9, salt, 0) };
     let mut hashes: Vec<u64> = Vec::new();
     for (index, entry) in entries.iter().enumerate() {
         let slot = out.get_mut((index + 1) * 64..(index + 2) * 64)?;
-        let value = entry
-            .number()
-            .filter(|_| entry.integer_size == 8 && entry.name.len() <= MICRO_NAME_MAX)?;
+        let value = entry.number().filter(|_| entry.integer_size == 8 && entry.name.len() <= MICRO_NAME_MAX)?;
         let hash = header.hash(&entry.name);
         // Entries whose hashes collide are told apart by rising numbers.
         let twins = u32::try_from(hashes.iter().filter(|other| **other == hash).count()).ok()?;
@@ -293,13 +256,7 @@ pub fn leaf_prefix(data: &[u8]) -> Result<(u64, u32), FormatError> {
 
 /// Encodes a leaf of `size` bytes afresh. `None` if the entries do not fit: the leaf must be split.
 #[must_use]
-pub fn encode_leaf(
-    entries: &[Entry],
-    header: &Header,
-    prefix: u64,
-    prefix_length: u32,
-    size: usize,
-) -> Option<Vec<u8>> {
+pub fn encode_leaf(entries: &[Entry], header: &Header, prefix: u64, prefix_length: u32, size: usize) -> Option<Vec<u8>> {
     let block_shift = size.trailing_zeros();
     let buckets = size / 32;
     let chunks_at = 48 + buckets * 2;
@@ -311,19 +268,14 @@ pub fn encode_leaf(
     out[32..34].copy_from_slice(&u16::try_from(prefix_length).ok()?.to_le_bytes());
     out[36] = 1;
     out[48..chunks_at].fill(0xFF);
-    let mut sorted: Vec<(u64, &Entry)> = entries
-        .iter()
-        .map(|entry| (header.hash(&entry.name), entry))
-        .collect();
+    let mut sorted: Vec<(u64, &Entry)> = entries.iter().map(|entry| (header.hash(&entry.name), entry)).collect();
     sorted.sort_by(|a, b| (a.0, &a.1.name).cmp(&(b.0, &b.1.name)));
     let mut next = 0_usize;
     // Appends an array as a chain of chunks; returns its first chunk.
     let array = |out: &mut Vec<u8>, next: &mut usize, data: &[u8]| -> Option<u16> {
         let first = u16::try_from(*next).ok()?;
         let pieces = data.len().div_ceil(CHUNK_DATA).max(1);
-        for (index, piece) in
-            (0..pieces).zip(data.chunks(CHUNK_DATA).chain(core::iter::once(&[][..])))
-        {
+        for (index, piece) in (0..pieces).zip(data.chunks(CHUNK_DATA).chain(core::iter::once(&[][..]))) {
             if *next == count {
                 return None;
             }
@@ -331,24 +283,15 @@ pub fn encode_leaf(
             *next += 1;
             out[at] = CHUNK_ARRAY;
             out[at + 1..at + 1 + piece.len()].copy_from_slice(piece);
-            let link = if index + 1 == pieces {
-                END_OF_CHAIN
-            } else {
-                u16::try_from(*next).ok()?
-            };
+            let link = if index + 1 == pieces { END_OF_CHAIN } else { u16::try_from(*next).ok()? };
             out[at + 22..at + 24].copy_from_slice(&link.to_le_bytes());
         }
         Some(first)
     };
-    let mut last_of_bucket: alloc::collections::BTreeMap<usize, usize> =
-        alloc::collections::BTreeMap::new();
+    let mut last_of_bucket: alloc::collections::BTreeMap<usize, usize> = alloc::collections::BTreeMap::new();
     let mut twins = (0, 0_u32);
     for (position, (hash, entry)) in sorted.iter().enumerate() {
-        twins = if position > 0 && twins.0 == *hash {
-            (*hash, twins.1 + 1)
-        } else {
-            (*hash, 0)
-        };
+        twins = if position > 0 && twins.0 == *hash { (*hash, twins.1 + 1) } else { (*hash, 0) };
         if next == count {
             return None;
         }
@@ -356,11 +299,7 @@ pub fn encode_leaf(
         next += 1;
         let mut name = entry.name.clone();
         name.push(0);
-        let value: Vec<u8> = entry
-            .value
-            .iter()
-            .flat_map(|value| value.to_be_bytes()[8 - usize::from(entry.integer_size)..].to_vec())
-            .collect();
+        let value: Vec<u8> = entry.value.iter().flat_map(|value| value.to_be_bytes()[8 - usize::from(entry.integer_size)..].to_vec()).collect();
         let name_at = array(&mut out, &mut next, &name)?;
         let value_at = array(&mut out, &mut next, &value)?;
         let at = chunks_at + chunk * CHUNK;
@@ -370,34 +309,24 @@ pub fn encode_leaf(
         out[at + 4..at + 6].copy_from_slice(&name_at.to_le_bytes());
         out[at + 6..at + 8].copy_from_slice(&u16::try_from(name.len()).ok()?.to_le_bytes());
         out[at + 8..at + 10].copy_from_slice(&value_at.to_le_bytes());
-        out[at + 10..at + 12]
-            .copy_from_slice(&u16::try_from(entry.value.len()).ok()?.to_le_bytes());
+        out[at + 10..at + 12].copy_from_slice(&u16::try_from(entry.value.len()).ok()?.to_le_bytes());
         out[at + 12..at + 16].copy_from_slice(&twins.1.to_le_bytes());
         out[at + 16..at + 24].copy_from_slice(&hash.to_le_bytes());
         let bucket = index(*hash << prefix_length >> (64 - (block_shift - 5)));
         let link = u16::try_from(chunk).ok()?.to_le_bytes();
         match last_of_bucket.insert(bucket, chunk) {
             None => out[48 + bucket * 2..50 + bucket * 2].copy_from_slice(&link),
-            Some(before) => out[chunks_at + before * CHUNK + 2..chunks_at + before * CHUNK + 4]
-                .copy_from_slice(&link),
+            Some(before) => out[chunks_at + before * CHUNK + 2..chunks_at + before * CHUNK + 4].copy_from_slice(&link),
         }
     }
     out[28..30].copy_from_slice(&u16::try_from(count - next).ok()?.to_le_bytes());
     out[30..32].copy_from_slice(&u16::try_from(sorted.len()).ok()?.to_le_bytes());
-    let freelist = if next == count {
-        END_OF_CHAIN
-    } else {
-        u16::try_from(next).ok()?
-    };
+    let freelist = if next == count { END_OF_CHAIN } else { u16::try_from(next).ok()? };
     out[34..36].copy_from_slice(&freelist.to_le_bytes());
     for chunk in next..count {
         let at = chunks_at + chunk * CHUNK;
         out[at] = CHUNK_FREE;
-        let link = if chunk + 1 == count {
-            END_OF_CHAIN
-        } else {
-            u16::try_from(chunk + 1).ok()?
-        };
+        let link = if chunk + 1 == count { END_OF_CHAIN } else { u16::try_from(chunk + 1).ok()? };
         out[at + 22..at + 24].copy_from_slice(&link.to_le_bytes());
     }
     Some(out)
@@ -412,10 +341,7 @@ pub fn parse_leaf(data: &[u8], header: &Header) -> Result<Vec<Entry>, FormatErro
     if view.u64(0)? != LEAF || view.u32(24)? != LEAF_MAGIC {
         return Err(view.error("wrong magic", view.u64(0)?));
     }
-    let leaf = Leaf {
-        chunks_at: 48 + data.len() / 32 * 2,
-        view,
-    };
+    let leaf = Leaf { chunks_at: 48 + data.len() / 32 * 2, view };
     let count = chunk_count(data.len());
     let mut entries = Vec::new();
     for chunk in 0..count {
@@ -430,27 +356,12 @@ pub fn parse_leaf(data: &[u8], header: &Header) -> Result<Vec<Entry>, FormatErro
         let name_length = usize::from(view.u16(at + 6)?) * if header.word_keys { 8 } else { 1 };
         let mut name = leaf.array(view.u16(at + 4)?, name_length, count)?;
         if !header.word_keys {
-            name.truncate(
-                name.iter()
-                    .position(|byte| *byte == 0)
-                    .unwrap_or(name.len()),
-            );
+            name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));
         }
         let value_bytes = usize::from(view.u16(at + 10)?) * usize::from(integer_size);
         let value = leaf.array(view.u16(at + 8)?, value_bytes, count)?;
-        let widen = |bytes: &[u8]| {
-            bytes
-                .iter()
-                .fold(0_u64, |value, byte| value << 8 | u64::from(*byte))
-        };
-        entries.push(Entry {
-            name,
-            integer_size,
-            value: value
-                .chunks_exact(usize::from(integer_size))
-                .map(widen)
-                .collect(),
-        });
+        let widen = |bytes: &[u8]| bytes.iter().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
+        entries.push(Entry { name, integer_size, value: value.chunks_exact(usize::from(integer_size)).map(widen).collect() });
     }
     Ok(entries)
 }
@@ -470,19 +381,12 @@ impl Leaf<'_> {
     fn array(&self, mut chunk: u16, size: usize, count: usize) -> Result<Vec<u8>, FormatError> {
         let mut out = Vec::new();
         while out.len() < size {
-            if chunk == END_OF_CHAIN
-                || usize::from(chunk) >= count
-                || out.len() > count * CHUNK_DATA
-            {
-                return Err(self
-                    .view
-                    .error("array chain breaks at chunk", u64::from(chunk)));
+            if chunk == END_OF_CHAIN || usize::from(chunk) >= count || out.len() > count * CHUNK_DATA {
+                return Err(self.view.error("array chain breaks at chunk", u64::from(chunk)));
             }
             let at = self.chunks_at + usize::from(chunk) * CHUNK;
             if self.view.u8(at)? != CHUNK_ARRAY {
-                return Err(self
-                    .view
-                    .error("array chain meets another kind of chunk", u64::from(chunk)));
+                return Err(self.view.error("array chain meets another kind of chunk", u64::from(chunk)));
             }
             let data = self.view.slice(at + 1, CHUNK_DATA)?;
             out.extend_from_slice(&data[..CHUNK_DATA.min(size - out.len())]);
@@ -495,11 +399,7 @@ impl Leaf<'_> {
 /// Splits an external pointer-table block into its entries.
 #[must_use]
 pub fn parse_table(data: &[u8]) -> Vec<u64> {
-    data.as_chunks::<8>()
-        .0
-        .iter()
-        .map(|word| u64::from_le_bytes(*word))
-        .collect()
+    data.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect()
 }
 
 /// Largest number of leaf blocks a reader visits: each lies below the header's free block.

@@ -59,10 +59,7 @@ pub struct Metaslab {
 pub enum Place {
     Whole([Option<Dva>; 3]),
     /// Copies of a gang header, and its pieces with their sizes in bytes.
-    Gang {
-        headers: [Option<Dva>; 3],
-        pieces: Vec<(u64, Self)>,
-    },
+    Gang { headers: [Option<Dva>; 3], pieces: Vec<(u64, Self)> },
 }
 
 /// A top-level vdev that allocates.
@@ -110,61 +107,25 @@ impl Allocator {
                 Metaslab::new(range)
             })
             .collect();
-        let Geometry {
-            ashift,
-            shape,
-            array_object,
-            is_log,
-            ..
-        } = *geometry;
-        self.tops.insert(
-            id,
-            Top {
-                ashift,
-                shape,
-                array_object,
-                metaslabs,
-                is_log,
-            },
-        );
+        let Geometry { ashift, shape, array_object, is_log, .. } = *geometry;
+        self.tops.insert(id, Top { ashift, shape, array_object, metaslabs, is_log });
     }
 
     /// Replays a space map into a metaslab.
     ///
     /// # Errors
     /// No such metaslab, or entries that contradict each other.
-    pub fn load(
-        &mut self,
-        top: u32,
-        index: usize,
-        object: u64,
-        header: Header,
-        entries: &[Entry],
-    ) -> Result<(), FormatError> {
+    pub fn load(&mut self, top: u32, index: usize, object: u64, header: Header, entries: &[Entry]) -> Result<(), FormatError> {
         let bad = |why, value| FormatError::new("space map", why, value);
-        let top = self
-            .tops
-            .get_mut(&top)
-            .ok_or_else(|| bad("of an unknown vdev", u64::from(top)))?;
+        let top = self.tops.get_mut(&top).ok_or_else(|| bad("of an unknown vdev", u64::from(top)))?;
         let shift = top.ashift;
-        let slab = top
-            .metaslabs
-            .get_mut(index)
-            .ok_or_else(|| bad("of an unknown metaslab", index as u64))?;
+        let slab = top.metaslabs.get_mut(index).ok_or_else(|| bad("of an unknown metaslab", index as u64))?;
         (slab.object, slab.header) = (object, header);
         for entry in entries {
-            let span = entry
-                .offset
-                .checked_add(entry.run)
-                .filter(|end| *end <= (slab.range.end - slab.range.start) >> shift);
+            let span = entry.offset.checked_add(entry.run).filter(|end| *end <= (slab.range.end - slab.range.start) >> shift);
             let end = span.ok_or_else(|| bad("entry leaves its metaslab", entry.offset))?;
-            let range =
-                slab.range.start + (entry.offset << shift)..slab.range.start + (end << shift);
-            let fits = if entry.free {
-                slab.free.add(range)
-            } else {
-                slab.free.remove(range)
-            };
+            let range = slab.range.start + (entry.offset << shift)..slab.range.start + (end << shift);
+            let fits = if entry.free { slab.free.add(range) } else { slab.free.remove(range) };
             if !fits {
                 return Err(bad("entry contradicts those before it", entry.offset));
             }
@@ -223,10 +184,7 @@ impl Allocator {
         if let Some(top) = self.tops.get_mut(&id) {
             let size = 1_u64 << geometry.metaslab_shift;
             let have = top.metaslabs.len() as u64;
-            top.metaslabs.extend(
-                (have..geometry.asize >> geometry.metaslab_shift)
-                    .map(|index| Metaslab::new(index * size..(index + 1) * size)),
-            );
+            top.metaslabs.extend((have..geometry.asize >> geometry.metaslab_shift).map(|index| Metaslab::new(index * size..(index + 1) * size)));
         }
     }
 
@@ -249,10 +207,7 @@ impl Allocator {
         let mut pieces: Vec<(u64, Place)> = Vec::new();
         let mut left = psize;
         for index in 0..GANG_PIECES {
-            let size = left
-                .div_ceil(GANG_PIECES - index)
-                .next_multiple_of(512)
-                .min(left);
+            let size = left.div_ceil(GANG_PIECES - index).next_multiple_of(512).min(left);
             if size == 0 {
                 break;
             }
@@ -293,35 +248,19 @@ impl Allocator {
     /// # Errors
     /// [`NoSpace`].
     pub fn allocate_log(&mut self, psize: u64) -> Result<[Option<Dva>; 3], NoSpace> {
-        self.allocate_on(psize, 1, true)
-            .or_else(|NoSpace| self.allocate_on(psize, 1, false))
+        self.allocate_on(psize, 1, true).or_else(|NoSpace| self.allocate_on(psize, 1, false))
     }
 
-    fn allocate_on(
-        &mut self,
-        psize: u64,
-        copies: usize,
-        is_log: bool,
-    ) -> Result<[Option<Dva>; 3], NoSpace> {
+    fn allocate_on(&mut self, psize: u64, copies: usize, is_log: bool) -> Result<[Option<Dva>; 3], NoSpace> {
         let mut out: [Option<Dva>; 3] = [None; 3];
-        let ids: Vec<u32> = self
-            .tops
-            .iter()
-            .filter(|(_, top)| top.is_log == is_log)
-            .map(|(id, _)| *id)
-            .collect();
+        let ids: Vec<u32> = self.tops.iter().filter(|(_, top)| top.is_log == is_log).map(|(id, _)| *id).collect();
         for copy in 0..copies {
             self.rotor = self.rotor.wrapping_add(1);
             let found = (0..ids.len()).find_map(|step| {
                 let id = ids[self.rotor.wrapping_add(step) % ids.len()];
                 let top = self.tops.get_mut(&id)?;
                 let (offset, asize) = top.allocate(psize, copy, copies)?;
-                Some(Dva {
-                    vdev: id,
-                    offset,
-                    asize,
-                    gang: false,
-                })
+                Some(Dva { vdev: id, offset, asize, gang: false })
             });
             if found.is_none() {
                 self.release(&Place::Whole(out));
@@ -342,40 +281,20 @@ impl Allocator {
     pub fn free(&mut self, dva: &Dva) -> Result<(), FormatError> {
         let (slab, range) = self.slab_of(dva)?;
         if slab.allocated.remove(range.clone()) {
-            assert!(
-                slab.free.add(range),
-                "{dva:?} was allocated and free at once"
-            );
+            assert!(slab.free.add(range), "{dva:?} was allocated and free at once");
             return Ok(());
         }
-        if slab.free.overlaps(&range)
-            || slab.allocated.overlaps(&range)
-            || slab.claimed.overlaps(&range)
-            || !slab.freed.add(range)
-        {
-            return Err(FormatError::new(
-                "block pointer",
-                "frees space that is not allocated",
-                dva.offset,
-            ));
+        if slab.free.overlaps(&range) || slab.allocated.overlaps(&range) || slab.claimed.overlaps(&range) || !slab.freed.add(range) {
+            return Err(FormatError::new("block pointer", "frees space that is not allocated", dva.offset));
         }
         Ok(())
     }
 
     fn slab_of(&mut self, dva: &Dva) -> Result<(&mut Metaslab, Range<u64>), FormatError> {
         let bad = |why| FormatError::new("block pointer", why, dva.offset);
-        let top = self
-            .tops
-            .get_mut(&dva.vdev)
-            .ok_or_else(|| bad("names an unknown vdev"))?;
-        let range = dva.offset
-            ..dva
-                .offset
-                .checked_add(dva.asize)
-                .ok_or_else(|| bad("leaves its vdev"))?;
-        let slab = top
-            .slab_mut(&range)
-            .ok_or_else(|| bad("lies in no metaslab"))?;
+        let top = self.tops.get_mut(&dva.vdev).ok_or_else(|| bad("names an unknown vdev"))?;
+        let range = dva.offset..dva.offset.checked_add(dva.asize).ok_or_else(|| bad("leaves its vdev"))?;
+        let slab = top.slab_mut(&range).ok_or_else(|| bad("lies in no metaslab"))?;
         Ok((slab, range))
     }
 
@@ -401,11 +320,7 @@ impl Allocator {
         if slab.free.remove(range.clone()) {
             assert!(slab.claimed.add(range), "free space was not claimed");
         } else if slab.free.overlaps(&range) {
-            return Err(FormatError::new(
-                "intent log",
-                "block is allocated in part",
-                dva.offset,
-            ));
+            return Err(FormatError::new("intent log", "block is allocated in part", dva.offset));
         }
         Ok(())
     }
@@ -427,11 +342,7 @@ impl Allocator {
         self.deferred.push_back(ranges);
         if self.deferred.len() > DEFER_TXGS {
             for (id, range) in self.deferred.pop_front().unwrap_or_default() {
-                let slab = self
-                    .tops
-                    .get_mut(&id)
-                    .and_then(|top| top.slab_mut(&range))
-                    .expect("it was freed from there");
+                let slab = self.tops.get_mut(&id).and_then(|top| top.slab_mut(&range)).expect("it was freed from there");
                 assert!(slab.free.add(range), "deferred space was not free");
             }
         }
@@ -440,91 +351,49 @@ impl Allocator {
     /// Bytes free now and bytes in all, as stored (raidz parity included).
     #[must_use]
     pub fn free_total(&self) -> (u64, u64) {
-        let slabs = || {
-            self.tops
-                .values()
-                .filter(|top| !top.is_log)
-                .flat_map(|top| &top.metaslabs)
-        };
-        let deferred: u64 = self
-            .deferred
-            .iter()
-            .flatten()
-            .map(|(_, range)| range.end - range.start)
-            .sum();
-        (
-            slabs().map(|slab| slab.free.total()).sum::<u64>() + deferred,
-            slabs().map(|slab| slab.range.end - slab.range.start).sum(),
-        )
+        let slabs = || self.tops.values().filter(|top| !top.is_log).flat_map(|top| &top.metaslabs);
+        let deferred: u64 = self.deferred.iter().flatten().map(|(_, range)| range.end - range.start).sum();
+        (slabs().map(|slab| slab.free.total()).sum::<u64>() + deferred, slabs().map(|slab| slab.range.end - slab.range.start).sum())
     }
 
     /// Bytes that can be allocated with the open txg, and bytes in all.
     #[must_use]
     pub fn usable_total(&self) -> (u64, u64) {
-        let slabs = || {
-            self.tops
-                .values()
-                .filter(|top| !top.is_log)
-                .flat_map(|top| &top.metaslabs)
-        };
-        (
-            slabs().map(|slab| slab.free.total()).sum(),
-            slabs().map(|slab| slab.range.end - slab.range.start).sum(),
-        )
+        let slabs = || self.tops.values().filter(|top| !top.is_log).flat_map(|top| &top.metaslabs);
+        (slabs().map(|slab| slab.free.total()).sum(), slabs().map(|slab| slab.range.end - slab.range.start).sum())
     }
 
     /// Bytes that a large block takes on the vdev where it takes most, per 64 bytes of data, with an eighth for metadata.
     #[must_use]
     pub fn worst_ratio(&self) -> u64 {
-        let of = |top: &Top| {
-            top.shape
-                .map_or(64, |shape| shape.asize(128 << 10) / ((128 << 10) / 64))
-        };
+        let of = |top: &Top| top.shape.map_or(64, |shape| shape.asize(128 << 10) / ((128 << 10) / 64));
         self.tops.values().map(of).max().unwrap_or(64) * 9 / 8
     }
 
     /// Deflated size of a block: what space accounting counts. Σ over copies of sectors times the vdev's ratio.
     #[must_use]
     pub fn deflated(&self, pointer: &BlockPointer) -> u64 {
-        let ratio = |dva: &Dva| {
-            self.tops
-                .get(&dva.vdev)
-                .and_then(|top| top.shape)
-                .map_or(512, |shape| (128 << 10) / (shape.asize(128 << 10) / 512))
-        };
-        pointer
-            .copies()
-            .map(|dva| dva.asize / 512 * ratio(&dva))
-            .sum()
+        let ratio = |dva: &Dva| self.tops.get(&dva.vdev).and_then(|top| top.shape).map_or(512, |shape| (128 << 10) / (shape.asize(128 << 10) / 512));
+        pointer.copies().map(|dva| dva.asize / 512 * ratio(&dva)).sum()
     }
 }
 
 impl Top {
     fn slab_mut(&mut self, range: &Range<u64>) -> Option<&mut Metaslab> {
-        self.metaslabs
-            .iter_mut()
-            .find(|slab| slab.range.start <= range.start && range.end <= slab.range.end)
+        self.metaslabs.iter_mut().find(|slab| slab.range.start <= range.start && range.end <= slab.range.end)
     }
 
     fn allocate(&mut self, psize: u64, copy: usize, copies: usize) -> Option<(u64, u64)> {
         let unit = 1 << self.ashift;
-        let asize = self
-            .shape
-            .map_or(psize.next_multiple_of(unit), |shape| shape.asize(psize));
+        let asize = self.shape.map_or(psize.next_multiple_of(unit), |shape| shape.asize(psize));
         let count = self.metaslabs.len();
         // Copies start in different parts of the vdev.
         let start = count * copy / copies.max(1);
         (0..count).find_map(|step| {
             let slab = &mut self.metaslabs[(start + step) % count];
-            let offset = slab
-                .free
-                .first_fit(asize, slab.hint)
-                .or_else(|| slab.free.first_fit(asize, slab.range.start))?;
+            let offset = slab.free.first_fit(asize, slab.hint).or_else(|| slab.free.first_fit(asize, slab.range.start))?;
             let range = offset..offset + asize;
-            assert!(
-                slab.free.remove(range.clone()) && slab.allocated.add(range),
-                "first fit gives free space"
-            );
+            assert!(slab.free.remove(range.clone()) && slab.allocated.add(range), "first fit gives free space");
             slab.hint = offset + asize;
             Some((offset, asize))
         })
@@ -542,11 +411,7 @@ impl Place {
                 for (index, slot) in out.iter_mut().enumerate() {
                     if let Some(dva) = slot {
                         dva.gang = true;
-                        dva.asize += pieces
-                            .iter()
-                            .filter_map(|(_, piece)| piece.dvas()[index])
-                            .map(|piece| piece.asize)
-                            .sum::<u64>();
+                        dva.asize += pieces.iter().filter_map(|(_, piece)| piece.dvas()[index]).map(|piece| piece.asize).sum::<u64>();
                     }
                 }
                 out
@@ -558,18 +423,13 @@ impl Place {
     #[must_use]
     pub fn writes(&self, data: &[u8], txg: u64) -> Vec<(Dva, Vec<u8>)> {
         match self {
-            Self::Whole(dvas) => dvas
-                .iter()
-                .flatten()
-                .map(|dva| (*dva, data.to_vec()))
-                .collect(),
+            Self::Whole(dvas) => dvas.iter().flatten().map(|dva| (*dva, data.to_vec())).collect(),
             Self::Gang { headers, pieces } => {
                 let mut out = Vec::new();
                 let mut header = Vec::new();
                 let mut rest = data;
                 for (size, piece) in pieces {
-                    let (part, after) = rest
-                        .split_at(usize::try_from(*size).expect("a piece of a block in memory"));
+                    let (part, after) = rest.split_at(usize::try_from(*size).expect("a piece of a block in memory"));
                     rest = after;
                     header.extend_from_slice(&piece_pointer(piece, part, txg).encode());
                     out.extend(piece.writes(part, txg));
@@ -629,12 +489,7 @@ impl Metaslab {
         self.unflushed
     }
 
-    fn entries<'a>(
-        &'a self,
-        ranges: &'a RangeTree,
-        free: bool,
-        shift: u32,
-    ) -> impl Iterator<Item = Entry> + 'a {
+    fn entries<'a>(&'a self, ranges: &'a RangeTree, free: bool, shift: u32) -> impl Iterator<Item = Entry> + 'a {
         ranges.iter().map(move |range| Entry {
             free,
             offset: (range.start - self.range.start) >> shift,
@@ -647,11 +502,7 @@ impl Metaslab {
     pub fn used(&self) -> RangeTree {
         let mut used = RangeTree::new();
         let mut at = self.range.start;
-        for gap in self
-            .free
-            .iter()
-            .chain(core::iter::once(self.range.end..self.range.end))
-        {
+        for gap in self.free.iter().chain(core::iter::once(self.range.end..self.range.end)) {
             assert!(used.add(at..gap.start), "gaps are disjoint");
             at = gap.end;
         }
@@ -661,20 +512,14 @@ impl Metaslab {
     /// Log entries of what this txg changed.
     #[must_use]
     pub fn changes(&self, shift: u32) -> Vec<Entry> {
-        self.entries(&self.allocated, false, shift)
-            .chain(self.entries(&self.freed, true, shift))
-            .collect()
+        self.entries(&self.allocated, false, shift).chain(self.entries(&self.freed, true, shift)).collect()
     }
 
     /// Log entries that describe the metaslab afresh. `deferred` ranges count as free.
     #[must_use]
     pub fn condensed(&self, shift: u32, deferred: &RangeTree) -> Vec<Entry> {
         let mut used = self.used();
-        for range in self.freed.iter().chain(
-            deferred
-                .iter()
-                .filter(|range| self.range.start <= range.start && range.end <= self.range.end),
-        ) {
+        for range in self.freed.iter().chain(deferred.iter().filter(|range| self.range.start <= range.start && range.end <= self.range.end)) {
             assert!(used.remove(range), "freed space was in use");
         }
         self.entries(&used, false, shift).collect()
@@ -690,11 +535,7 @@ impl Metaslab {
     #[must_use]
     pub fn histogram(&self, shift: u32, deferred: &RangeTree) -> [u64; 32] {
         let mut free = self.free.clone();
-        for range in self.freed.iter().chain(
-            deferred
-                .iter()
-                .filter(|range| self.range.start <= range.start && range.end <= self.range.end),
-        ) {
+        for range in self.freed.iter().chain(deferred.iter().filter(|range| self.range.start <= range.start && range.end <= self.range.end)) {
             assert!(free.add(range), "freed space was not free");
         }
         let mut out = [0; 32];
@@ -711,22 +552,10 @@ impl Allocator {
     #[must_use]
     pub fn deferred(&self, top: u32) -> RangeTree {
         let mut out = RangeTree::new();
-        for (_, range) in self
-            .deferred
-            .iter()
-            .flatten()
-            .chain(&self.held)
-            .filter(|(id, _)| *id == top)
-        {
+        for (_, range) in self.deferred.iter().flatten().chain(&self.held).filter(|(id, _)| *id == top) {
             assert!(out.add(range.clone()), "space was freed twice");
         }
-        for range in self
-            .tops
-            .get(&top)
-            .into_iter()
-            .flat_map(|top| &top.metaslabs)
-            .flat_map(|slab| slab.claimed.iter())
-        {
+        for range in self.tops.get(&top).into_iter().flat_map(|top| &top.metaslabs).flat_map(|slab| slab.claimed.iter()) {
             assert!(out.add(range), "claimed space is in use");
         }
         out

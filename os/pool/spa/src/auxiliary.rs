@@ -22,8 +22,7 @@ impl Pool {
 
     /// Takes a device in.
     pub fn put_auxiliary(&mut self, guid: u64, device: Box<dyn BlockDev>) {
-        self.auxiliary_mut()
-            .insert(guid, leaf_of(guid, device, None));
+        self.auxiliary_mut().insert(guid, leaf_of(guid, device, None));
     }
 
     /// Gives a device out, to be a vdev or to leave the pool.
@@ -33,13 +32,8 @@ impl Pool {
 
     /// Makes a leaf that [`Pool::reshape`] dropped a device outside the tree again. False if there is no such leaf, or it has no device.
     pub fn retire_to_auxiliary(&mut self, guid: u64) -> bool {
-        let device = self
-            .strays_mut()
-            .remove(&guid)
-            .and_then(|mut leaf| leaf.take_device());
-        device
-            .map(|device| self.put_auxiliary(guid, device))
-            .is_some()
+        let device = self.strays_mut().remove(&guid).and_then(|mut leaf| leaf.take_device());
+        device.map(|device| self.put_auxiliary(guid, device)).is_some()
     }
 
     /// Writes the four labels of a device outside the tree: what it is (`state`) and its guid. With no state, labels of nothing.
@@ -47,10 +41,7 @@ impl Pool {
     /// # Errors
     /// The device failed, or is not here.
     pub fn label_auxiliary(&self, guid: u64, state: Option<u64>) -> Result<(), WriteError> {
-        let gone = WriteError::Device {
-            guid,
-            error: kif::BlockError::Gone,
-        };
+        let gone = WriteError::Device { guid, error: kif::BlockError::Gone };
         let leaf = self.auxiliary().get(&guid).ok_or(gone)?;
         crate::commit::clear_labels(leaf, self.context())?;
         let Some(state) = state else { return Ok(()) };
@@ -61,10 +52,7 @@ impl Pool {
         for offset in label::offsets(leaf.size()) {
             let mut front = label::encode_front(&config, offset).map_err(WriteError::Format)?;
             // The ring after it is empty.
-            front.extend_from_slice(&vec![
-                0;
-                usize::try_from(label::SIZE).unwrap_or(0) - front.len()
-            ]);
+            front.extend_from_slice(&vec![0; usize::try_from(label::SIZE).unwrap_or(0) - front.len()]);
             leaf.write_raw(offset, &front, self.context())?;
         }
         leaf.flush(self.context())

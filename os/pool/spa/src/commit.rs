@@ -30,9 +30,7 @@ pub enum WriteError {
 impl fmt::Display for WriteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Device { guid, error } => {
-                write!(f, "device {guid} did not take a write: {error:?}")
-            }
+            Self::Device { guid, error } => write!(f, "device {guid} did not take a write: {error:?}"),
             Self::Format(error) => error.fmt(f),
         }
     }
@@ -58,10 +56,7 @@ impl Pool {
     /// # Errors
     /// Too many devices failed.
     pub fn write_block(&self, dva: &Dva, data: &[u8]) -> Result<(), WriteError> {
-        let top = self.top(dva.vdev).ok_or(WriteError::Device {
-            guid: 0,
-            error: BlockError::Gone,
-        })?;
+        let top = self.top(dva.vdev).ok_or(WriteError::Device { guid: 0, error: BlockError::Gone })?;
         top.write(dva.offset, data, self.context())
     }
 
@@ -87,15 +82,7 @@ impl Pool {
         };
         self.on_leaves(&mut |leaf, ashift| {
             let (at, size) = label::ring_slot(uberblock.txg, ashift);
-            label::offsets(leaf.size())
-                .into_iter()
-                .try_for_each(|offset| {
-                    leaf.write_raw(
-                        offset + at,
-                        &uberblock.encode(size, offset + at),
-                        self.context(),
-                    )
-                })
+            label::offsets(leaf.size()).into_iter().try_for_each(|offset| leaf.write_raw(offset + at, &uberblock.encode(size, offset + at), self.context()))
         })?;
         self.flush()?;
         if commit.state.is_some() {
@@ -107,15 +94,9 @@ impl Pool {
     }
 
     /// Carries `act` out on every leaf that has got all of this txg so far. One that fails drops out; too many are an error.
-    fn on_leaves(
-        &self,
-        act: &mut dyn FnMut(&Leaf, u32) -> Result<(), WriteError>,
-    ) -> Result<(), WriteError> {
+    fn on_leaves(&self, act: &mut dyn FnMut(&Leaf, u32) -> Result<(), WriteError>) -> Result<(), WriteError> {
         for top in self.tops().values() {
-            let mut failure = WriteError::Device {
-                guid: top.config().guid,
-                error: BlockError::Gone,
-            };
+            let mut failure = WriteError::Device { guid: top.config().guid, error: BlockError::Gone };
             top.for_each_leaf(&mut |leaf, ashift| {
                 if !leaf.has_missed()
                     && let Err(error) = act(leaf, ashift)
@@ -144,8 +125,7 @@ impl Pool {
             let config = self.labels().get(&leaf.guid()).cloned().unwrap_or_default();
             let offsets = label::offsets(leaf.size());
             which.into_iter().try_for_each(|index| {
-                let front =
-                    label::encode_front(&config, offsets[index]).map_err(WriteError::Format)?;
+                let front = label::encode_front(&config, offsets[index]).map_err(WriteError::Format)?;
                 leaf.write_raw(offsets[index], &front, self.context())
             })
         })
@@ -159,11 +139,7 @@ impl Pool {
         for top in self.tops().values() {
             let tree = top.config().to_list();
             top.for_each_leaf(&mut |leaf, _| {
-                let mut label = self
-                    .labels()
-                    .get(&leaf.guid())
-                    .cloned()
-                    .unwrap_or_else(|| template.clone());
+                let mut label = self.labels().get(&leaf.guid()).cloned().unwrap_or_else(|| template.clone());
                 label.set("txg", Value::Number(txg));
                 label.set("state", Value::Number(self.state()));
                 label.set("pool_guid", Value::Number(self.guid()));
@@ -200,8 +176,6 @@ impl Pool {
 /// Makes a device's labels invalid and its uberblock rings empty.
 pub(crate) fn clear_labels(leaf: &Leaf, context: &Context) -> Result<(), WriteError> {
     let empty: Vec<u8> = vec![0; 256 << 10];
-    label::offsets(leaf.size())
-        .into_iter()
-        .try_for_each(|offset| leaf.write_raw(offset, &empty, context))?;
+    label::offsets(leaf.size()).into_iter().try_for_each(|offset| leaf.write_raw(offset, &empty, context))?;
     leaf.flush(context)
 }

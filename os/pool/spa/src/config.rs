@@ -68,13 +68,8 @@ impl VdevConfig {
         if nested.len() > CHILDREN_MAX {
             return Err(bad("too many children", nested.len() as u64));
         }
-        let children = nested
-            .iter()
-            .map(|child| Self::parse_at(child, depth + 1))
-            .collect::<Result<Vec<_>, _>>()?;
-        let type_name = list
-            .text("type")
-            .ok_or_else(|| bad("no type", depth as u64))?;
+        let children = nested.iter().map(|child| Self::parse_at(child, depth + 1)).collect::<Result<Vec<_>, _>>()?;
+        let type_name = list.text("type").ok_or_else(|| bad("no type", depth as u64))?;
         let parity = list.number("nparity").unwrap_or(1);
         let kind = match type_name {
             "disk" | "file" => VdevKind::Leaf,
@@ -97,16 +92,9 @@ impl VdevConfig {
             type_name: String::from(type_name),
             id: number("id", "no id")?,
             guid: number("guid", "no guid")?,
-            ashift: u32::try_from(ashift)
-                .ok()
-                .filter(|shift| (9..=16).contains(shift))
-                .ok_or_else(|| bad("ashift out of range", ashift))?,
+            ashift: u32::try_from(ashift).ok().filter(|shift| (9..=16).contains(shift)).ok_or_else(|| bad("ashift out of range", ashift))?,
             asize: list.number("asize").unwrap_or(0),
-            metaslab_shift: list
-                .number("metaslab_shift")
-                .and_then(|shift| u32::try_from(shift).ok())
-                .filter(|shift| *shift < 48)
-                .unwrap_or(34),
+            metaslab_shift: list.number("metaslab_shift").and_then(|shift| u32::try_from(shift).ok()).filter(|shift| *shift < 48).unwrap_or(34),
             metaslab_array: list.number("metaslab_array").unwrap_or(0),
             is_log: list.number("is_log") == Some(1),
             path: list.text("path").map(String::from),
@@ -130,10 +118,7 @@ impl VdevConfig {
         list.set("id", Value::Number(0));
         list.set("guid", Value::Number(guid));
         if !children.is_empty() {
-            list.set(
-                "children",
-                Value::Lists(children.iter().map(Self::to_list).collect()),
-            );
+            list.set("children", Value::Lists(children.iter().map(Self::to_list).collect()));
         }
         Self::parse(&list)
     }
@@ -143,10 +128,7 @@ impl VdevConfig {
     pub fn to_list(&self) -> List {
         let mut list = self.raw.clone();
         if !self.children.is_empty() {
-            list.set(
-                "children",
-                Value::Lists(self.children.iter().map(Self::to_list).collect()),
-            );
+            list.set("children", Value::Lists(self.children.iter().map(Self::to_list).collect()));
         }
         list
     }
@@ -180,10 +162,7 @@ impl VdevConfig {
             child.set("id", Some(Value::Number(index as u64)))?;
         }
         let mut list = self.raw.clone();
-        list.set(
-            "children",
-            Value::Lists(children.iter().map(Self::to_list).collect()),
-        );
+        list.set("children", Value::Lists(children.iter().map(Self::to_list).collect()));
         *self = Self::parse(&list)?;
         Ok(())
     }
@@ -191,31 +170,20 @@ impl VdevConfig {
     /// The vdev with `guid`, at or below this one.
     #[must_use]
     pub fn find(&self, guid: u64) -> Option<&Self> {
-        if self.guid == guid {
-            Some(self)
-        } else {
-            self.children.iter().find_map(|child| child.find(guid))
-        }
+        if self.guid == guid { Some(self) } else { self.children.iter().find_map(|child| child.find(guid)) }
     }
 
     /// The parent of the vdev with `guid`, below this one.
     #[must_use]
     pub fn parent_of(&self, guid: u64) -> Option<&Self> {
-        if self.children.iter().any(|child| child.guid == guid) {
-            Some(self)
-        } else {
-            self.children.iter().find_map(|child| child.parent_of(guid))
-        }
+        if self.children.iter().any(|child| child.guid == guid) { Some(self) } else { self.children.iter().find_map(|child| child.parent_of(guid)) }
     }
 
     /// Gives every vdev at or below this one to `edit`, children first.
     ///
     /// # Errors
     /// The first that `edit` returns; an edit that makes the tree malformed.
-    pub fn edit(
-        &mut self,
-        edit: &mut dyn FnMut(&mut Self) -> Result<(), FormatError>,
-    ) -> Result<(), FormatError> {
+    pub fn edit(&mut self, edit: &mut dyn FnMut(&mut Self) -> Result<(), FormatError>) -> Result<(), FormatError> {
         let mut children = core::mem::take(&mut self.children);
         for child in &mut children {
             child.edit(edit)?;
@@ -229,18 +197,12 @@ impl VdevConfig {
     /// Wrapping sum of the guids of this vdev and all below it.
     #[must_use]
     pub fn guid_sum(&self) -> u64 {
-        self.children
-            .iter()
-            .fold(self.guid, |sum, child| sum.wrapping_add(child.guid_sum()))
+        self.children.iter().fold(self.guid, |sum, child| sum.wrapping_add(child.guid_sum()))
     }
 
     /// All leaves below (or this one).
     #[must_use]
     pub fn leaves(&self) -> Vec<&Self> {
-        if self.kind == VdevKind::Leaf {
-            [self].to_vec()
-        } else {
-            self.children.iter().flat_map(Self::leaves).collect()
-        }
+        if self.kind == VdevKind::Leaf { [self].to_vec() } else { self.children.iter().flat_map(Self::leaves).collect() }
     }
 }

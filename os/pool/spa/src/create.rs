@@ -41,12 +41,7 @@ fn metaslab_shift(asize: u64) -> u32 {
 ///
 /// # Errors
 /// A device too small or a layout that cannot be (mirror of one, raidz with no data column), named; or a device that cannot be written.
-pub fn create(
-    name: &str,
-    layouts: Vec<Layout>,
-    ashift: u32,
-    random: &mut dyn FnMut() -> u64,
-) -> Result<(Pool, List), CreateError> {
+pub fn create(name: &str, layouts: Vec<Layout>, ashift: u32, random: &mut dyn FnMut() -> u64) -> Result<(Pool, List), CreateError> {
     let mut guid = || loop {
         let value = random();
         if value != 0 {
@@ -63,15 +58,8 @@ pub fn create(
     for (id, layout) in layouts.into_iter().enumerate() {
         let id = id as u64;
         let (mut tree, devices) = plan_top(layout, id, ashift, 4, &mut guid)?;
-        tree.set(
-            "metaslab_array",
-            Some(Value::Number(FIRST_ARRAY_OBJECT + id)),
-        )
-        .map_err(CreateError::Format)?;
-        let mut leaves: Leaves = devices
-            .into_iter()
-            .map(|(guid, device)| (guid, leaf_of(guid, device, None)))
-            .collect();
+        tree.set("metaslab_array", Some(Value::Number(FIRST_ARRAY_OBJECT + id))).map_err(CreateError::Format)?;
+        let mut leaves: Leaves = devices.into_iter().map(|(guid, device)| (guid, leaf_of(guid, device, None))).collect();
         tops.insert(id, Vdev::open(&tree, ashift, &mut leaves));
         trees.push(tree);
     }
@@ -94,10 +82,7 @@ pub fn create(
     root.set("type", Value::Text("root".to_string()));
     root.set("id", Value::Number(0));
     root.set("guid", Value::Number(pool_guid));
-    root.set(
-        "children",
-        Value::Lists(trees.iter().map(VdevConfig::to_list).collect()),
-    );
+    root.set("children", Value::Lists(trees.iter().map(VdevConfig::to_list).collect()));
     let mut config = pool_config;
     config.set("vdev_children", Value::Number(count));
     config.set("vdev_tree", Value::List(root));
@@ -119,11 +104,7 @@ pub fn create(
 /// Type of a leaf by its path. The kernel of OpenZFS opens a `file` through a file system, and refuses a device there.
 #[must_use]
 pub fn leaf_type(path: &str) -> &'static str {
-    if path.starts_with("/dev/") {
-        "disk"
-    } else {
-        "file"
-    }
+    if path.starts_with("/dev/") { "disk" } else { "file" }
 }
 
 /// Devices that join a pool, by the guids of their leaves.
@@ -133,13 +114,7 @@ pub type NewDevices = Vec<(u64, Box<dyn BlockDev>)>;
 ///
 /// # Errors
 /// A device too small or a layout that cannot be, named.
-pub fn plan_top(
-    layout: Layout,
-    id: u64,
-    ashift: u32,
-    txg: u64,
-    random: &mut dyn FnMut() -> u64,
-) -> Result<(VdevConfig, NewDevices), CreateError> {
+pub fn plan_top(layout: Layout, id: u64, ashift: u32, txg: u64, random: &mut dyn FnMut() -> u64) -> Result<(VdevConfig, NewDevices), CreateError> {
     let children = layout.devices.len();
     let fits = match layout.redundancy {
         None => children == 1,
@@ -147,17 +122,12 @@ pub fn plan_top(
         Some(parity) => parity <= 3 && children > parity,
     };
     if !fits {
-        return Err(CreateError::Layout(
-            "a disk takes one device, a mirror two or more, raidz more than its parity",
-        ));
+        return Err(CreateError::Layout("a disk takes one device, a mirror two or more, raidz more than its parity"));
     }
     let mut least = u64::MAX;
     for (path, device) in &layout.devices {
         if device.size_bytes() < label::LEAF_MIN {
-            return Err(CreateError::TooSmall {
-                path: path.clone(),
-                bytes: device.size_bytes(),
-            });
+            return Err(CreateError::TooSmall { path: path.clone(), bytes: device.size_bytes() });
         }
         least = least.min(usable_bytes(device.size_bytes(), ashift));
     }
@@ -187,10 +157,7 @@ pub fn plan_top(
         None => leaves[0].clone(),
         Some(parity) => {
             let mut list = List::default();
-            list.set(
-                "type",
-                Value::Text(if parity == 0 { "mirror" } else { "raidz" }.to_string()),
-            );
+            list.set("type", Value::Text(if parity == 0 { "mirror" } else { "raidz" }.to_string()));
             list.set("guid", Value::Number(guid()));
             if parity > 0 {
                 list.set("nparity", Value::Number(parity as u64));
@@ -200,10 +167,7 @@ pub fn plan_top(
     };
     top.set("id", Value::Number(id));
     top.set("metaslab_array", Value::Number(0));
-    top.set(
-        "metaslab_shift",
-        Value::Number(u64::from(metaslab_shift(asize))),
-    );
+    top.set("metaslab_shift", Value::Number(u64::from(metaslab_shift(asize))));
     top.set("ashift", Value::Number(u64::from(ashift)));
     top.set("asize", Value::Number(asize));
     top.set("is_log", Value::Number(0));
@@ -212,10 +176,7 @@ pub fn plan_top(
         top.set("children", Value::Lists(leaves));
     }
     let config = VdevConfig::parse(&top).map_err(CreateError::Format)?;
-    assert!(
-        config.kind != VdevKind::Missing,
-        "we only make kinds we know"
-    );
+    assert!(config.kind != VdevKind::Missing, "we only make kinds we know");
     Ok((config, devices))
 }
 
@@ -224,10 +185,7 @@ pub fn plan_top(
 pub enum CreateError {
     Layout(&'static str),
     /// A device below 64 MiB.
-    TooSmall {
-        path: String,
-        bytes: u64,
-    },
+    TooSmall { path: String, bytes: u64 },
     Format(FormatError),
     Write(WriteError),
 }
@@ -236,9 +194,7 @@ impl core::fmt::Display for CreateError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Layout(why) => f.write_str(why),
-            Self::TooSmall { path, bytes } => {
-                write!(f, "{path} has {bytes} bytes; a device needs 64 MiB")
-            }
+            Self::TooSmall { path, bytes } => write!(f, "{path} has {bytes} bytes; a device needs 64 MiB"),
             Self::Format(error) => error.fmt(f),
             Self::Write(error) => error.fmt(f),
         }

@@ -20,13 +20,7 @@ pub enum Op {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A device did not carry out a transfer. `offset` is in bytes of the device.
-    Io {
-        leaf: u64,
-        op: Op,
-        offset: u64,
-        size: u64,
-        error: BlockError,
-    },
+    Io { leaf: u64, op: Op, offset: u64, size: u64, error: BlockError },
     /// A device gave bytes that are not those written. `offset` is in the leaf's allocatable space.
     Checksum { leaf: u64, offset: u64, size: u64 },
     /// Wrong or lost bytes were written afresh.

@@ -13,11 +13,11 @@ use pool_phys::FormatError;
 use pool_phys::label::{self, Label, Uberblock};
 use pool_phys::nvlist::List;
 
-use crate::Geometry;
 use crate::config::VdevConfig;
 use crate::event::Event;
 use crate::leaf::{Context, Leaf, VdevState};
 use crate::vdev::{Leaves, Vdev, VdevStatus, leaf_of};
+use crate::Geometry;
 use crate::zio::Interior;
 
 /// Features a reader of the MOS must know, among those a label can list (`features_for_read`).
@@ -37,36 +37,20 @@ pub enum ImportError {
     /// Features in use that we cannot read.
     Features(Vec<String>),
     /// Top-level vdevs for which no device was found.
-    MissingTops {
-        found: usize,
-        expected: u64,
-    },
+    MissingTops { found: usize, expected: u64 },
     Format(FormatError),
 }
 
 impl fmt::Display for ImportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoLabel => write!(
-                f,
-                "no such pool on the given devices (none has a valid label of it)"
-            ),
+            Self::NoLabel => write!(f, "no such pool on the given devices (none has a valid label of it)"),
             Self::Ambiguous => write!(f, "several pools match; name one, or give its guid"),
             Self::NoUberblock => write!(f, "no valid uberblock in any label"),
-            Self::Version(version) => write!(
-                f,
-                "pool version {version} is not supported (5000, feature flags, is)"
-            ),
-            Self::Features(names) => write!(
-                f,
-                "the pool uses features that are not supported: {}",
-                names.join(", ")
-            ),
+            Self::Version(version) => write!(f, "pool version {version} is not supported (5000, feature flags, is)"),
+            Self::Features(names) => write!(f, "the pool uses features that are not supported: {}", names.join(", ")),
             Self::MissingTops { found, expected } => {
-                write!(
-                    f,
-                    "devices for only {found} of {expected} top-level vdevs were given; add the missing ones"
-                )
+                write!(f, "devices for only {found} of {expected} top-level vdevs were given; add the missing ones")
             }
             Self::Format(error) => error.fmt(f),
         }
@@ -110,14 +94,7 @@ impl Candidate {
     /// Guid of a spare or cache device: its label names no pool.
     fn auxiliary(&self) -> Option<u64> {
         let (_, config) = self.config(u64::MAX);
-        if matches!(
-            config.number("state"),
-            Some(label::STATE_SPARE | label::STATE_CACHE)
-        ) {
-            config.number("guid")
-        } else {
-            None
-        }
+        if matches!(config.number("state"), Some(label::STATE_SPARE | label::STATE_CACHE)) { config.number("guid") } else { None }
     }
 }
 
@@ -126,39 +103,26 @@ fn read_candidate(device: &dyn BlockDev) -> Option<Candidate> {
     if size < label::LEAF_MIN {
         return None;
     }
-    let mut out = Candidate {
-        configs: Vec::new(),
-        uberblocks: Vec::new(),
-    };
+    let mut out = Candidate { configs: Vec::new(), uberblocks: Vec::new() };
     for offset in label::offsets(size) {
         let mut data = vec![0; usize::try_from(label::SIZE).ok()?];
         if device.read(offset, &mut data).is_err() {
             continue;
         }
-        let Ok(Label { config, uberblocks }) = label::parse(&data, offset) else {
-            continue;
-        };
-        out.configs
-            .push((config.number("txg").unwrap_or(0), config));
+        let Ok(Label { config, uberblocks }) = label::parse(&data, offset) else { continue };
+        out.configs.push((config.number("txg").unwrap_or(0), config));
         out.uberblocks.extend(uberblocks);
     }
     out.configs.sort_by_key(|(txg, _)| *txg);
     out.uberblocks.sort_by_key(Uberblock::rank);
     out.uberblocks.dedup_by_key(|uberblock| uberblock.rank());
-    if out.configs.is_empty() {
-        None
-    } else {
-        Some(out)
-    }
+    if out.configs.is_empty() { None } else { Some(out) }
 }
 
 /// Lists the pools on `devices`.
 #[must_use]
 pub fn scan(devices: &[Box<dyn BlockDev>]) -> Vec<Found> {
-    let candidates: Vec<Option<Candidate>> = devices
-        .iter()
-        .map(|device| read_candidate(&**device))
-        .collect();
+    let candidates: Vec<Option<Candidate>> = devices.iter().map(|device| read_candidate(&**device)).collect();
     pools_of(&candidates)
 }
 
@@ -168,16 +132,9 @@ fn pools_of(candidates: &[Option<Candidate>]) -> Vec<Found> {
         let Some(candidate) = candidate else { continue };
         let (_, config) = candidate.config(u64::MAX);
         // Spares and cache devices name no pool.
-        let (Some(guid), Some(name)) = (config.number("pool_guid"), config.text("name")) else {
-            continue;
-        };
+        let (Some(guid), Some(name)) = (config.number("pool_guid"), config.text("name")) else { continue };
         let state = config.number("state").unwrap_or(0);
-        let entry = pools.entry(guid).or_insert_with(|| Found {
-            name: String::from(name),
-            guid,
-            state,
-            devices: Vec::new(),
-        });
+        let entry = pools.entry(guid).or_insert_with(|| Found { name: String::from(name), guid, state, devices: Vec::new() });
         entry.devices.push(index);
     }
     pools.into_values().collect()
@@ -213,11 +170,7 @@ pub struct Pool {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Pool({} {:#x} txg {})",
-            self.name, self.guid, self.uberblock.txg
-        )
+        write!(f, "Pool({} {:#x} txg {})", self.name, self.guid, self.uberblock.txg)
     }
 }
 
@@ -227,36 +180,17 @@ impl Pool {
     ///
     /// # Errors
     /// See [`ImportError`].
-    pub fn import(
-        devices: Vec<Box<dyn BlockDev>>,
-        wanted: Option<&str>,
-    ) -> Result<Self, ImportError> {
-        Self::import_with(
-            devices,
-            ImportOptions {
-                wanted,
-                at_most: None,
-            },
-        )
+    pub fn import(devices: Vec<Box<dyn BlockDev>>, wanted: Option<&str>) -> Result<Self, ImportError> {
+        Self::import_with(devices, ImportOptions { wanted, at_most: None })
     }
 
     /// Opens a pool as `options` say.
     ///
     /// # Errors
     /// See [`ImportError`].
-    pub fn import_with(
-        devices: Vec<Box<dyn BlockDev>>,
-        options: ImportOptions<'_>,
-    ) -> Result<Self, ImportError> {
-        let matches = |found: &Found| {
-            options
-                .wanted
-                .is_none_or(|wanted| found.name == wanted || wanted.parse() == Ok(found.guid))
-        };
-        let all: Vec<Option<Candidate>> = devices
-            .iter()
-            .map(|device| read_candidate(&**device))
-            .collect();
+    pub fn import_with(devices: Vec<Box<dyn BlockDev>>, options: ImportOptions<'_>) -> Result<Self, ImportError> {
+        let matches = |found: &Found| options.wanted.is_none_or(|wanted| found.name == wanted || wanted.parse() == Ok(found.guid));
+        let all: Vec<Option<Candidate>> = devices.iter().map(|device| read_candidate(&**device)).collect();
         let mut found: Vec<Found> = pools_of(&all).into_iter().filter(matches).collect();
         let pool = found.pop().ok_or(ImportError::NoLabel)?;
         if !found.is_empty() {
@@ -271,18 +205,9 @@ impl Pool {
                 auxiliary.insert(guid, leaf_of(guid, device, None));
             }
         }
-        let allowed =
-            |uberblock: &&Uberblock| options.at_most.is_none_or(|limit| uberblock.txg <= limit);
-        let all = || {
-            candidates
-                .iter()
-                .flat_map(|(candidate, _)| &candidate.uberblocks)
-        };
-        let uberblock = all()
-            .filter(allowed)
-            .max_by_key(|uberblock| uberblock.rank())
-            .ok_or(ImportError::NoUberblock)?
-            .clone();
+        let allowed = |uberblock: &&Uberblock| options.at_most.is_none_or(|limit| uberblock.txg <= limit);
+        let all = || candidates.iter().flat_map(|(candidate, _)| &candidate.uberblocks);
+        let uberblock = all().filter(allowed).max_by_key(|uberblock| uberblock.rank()).ok_or(ImportError::NoUberblock)?.clone();
         if uberblock.version != 5000 {
             return Err(ImportError::Version(uberblock.version));
         }
@@ -309,50 +234,23 @@ impl Pool {
             expected = config.number("vdev_children").unwrap_or(expected);
             if let Some(features) = config.list("features_for_read") {
                 let names = features.pairs.iter().map(|(name, _)| name);
-                let unknown: Vec<String> = names
-                    .filter(|name| !MOS_FEATURES.contains(&name.as_str()))
-                    .cloned()
-                    .collect();
+                let unknown: Vec<String> = names.filter(|name| !MOS_FEATURES.contains(&name.as_str())).cloned().collect();
                 if !unknown.is_empty() {
                     return Err(ImportError::Features(unknown));
                 }
             }
-            let tree =
-                config
-                    .list("vdev_tree")
-                    .ok_or(FormatError::new("label", "no vdev_tree", *txg))?;
+            let tree = config.list("vdev_tree").ok_or(FormatError::new("label", "no vdev_tree", *txg))?;
             let tree = VdevConfig::parse(tree)?;
             trees.insert(tree.id, tree);
         }
         // A vdev being added when the power failed is not yet part of the pool.
         trees.retain(|id, _| *id < expected);
-        let holes = configs
-            .iter()
-            .filter_map(|(_, config)| config.get("hole_array"))
-            .count() as u64;
+        let holes = configs.iter().filter_map(|(_, config)| config.get("hole_array")).count() as u64;
         if (trees.len() as u64) < expected && holes == 0 {
-            return Err(ImportError::MissingTops {
-                found: trees.len(),
-                expected,
-            });
+            return Err(ImportError::MissingTops { found: trees.len(), expected });
         }
-        let tops = trees
-            .iter()
-            .map(|(id, tree)| (*id, Vdev::open(tree, tree.ashift, &mut leaves)))
-            .collect();
-        Ok(Self {
-            name: pool.name,
-            guid: pool.guid,
-            state: pool.state,
-            uberblock,
-            found_txgs,
-            tops,
-            labels,
-            strays: leaves,
-            auxiliary,
-            context: Context::default(),
-            interior: RefCell::default(),
-        })
+        let tops = trees.iter().map(|(id, tree)| (*id, Vdev::open(tree, tree.ashift, &mut leaves))).collect();
+        Ok(Self { name: pool.name, guid: pool.guid, state: pool.state, uberblock, found_txgs, tops, labels, strays: leaves, auxiliary, context: Context::default(), interior: RefCell::default() })
     }
 
     /// Name in the labels.
@@ -380,26 +278,8 @@ impl Pool {
     pub fn status(&self) -> Vec<VdevStatus> {
         self.tops.values().map(Vdev::status).collect()
     }
-    pub(crate) fn new(
-        name: String,
-        guid: u64,
-        uberblock: Uberblock,
-        tops: BTreeMap<u64, Vdev>,
-        labels: BTreeMap<u64, List>,
-    ) -> Self {
-        Self {
-            name,
-            guid,
-            state: 0,
-            uberblock,
-            found_txgs: Vec::new(),
-            tops,
-            labels,
-            strays: Leaves::new(),
-            auxiliary: Leaves::new(),
-            context: Context::default(),
-            interior: RefCell::default(),
-        }
+    pub(crate) fn new(name: String, guid: u64, uberblock: Uberblock, tops: BTreeMap<u64, Vdev>, labels: BTreeMap<u64, List>) -> Self {
+        Self { name, guid, state: 0, uberblock, found_txgs: Vec::new(), tops, labels, strays: Leaves::new(), auxiliary: Leaves::new(), context: Context::default(), interior: RefCell::default() }
     }
     pub(crate) const fn set_state(&mut self, state: u64) {
         self.state = state;
@@ -448,9 +328,7 @@ impl Pool {
     }
     /// Wrapping sum of all guids, as the uberblock holds it.
     pub(crate) fn guid_sum(&self) -> u64 {
-        self.tops.values().fold(self.guid, |sum, top| {
-            sum.wrapping_add(top.config().guid_sum())
-        })
+        self.tops.values().fold(self.guid, |sum, top| sum.wrapping_add(top.config().guid_sum()))
     }
     pub(crate) fn for_each_leaf(&self, visit: &mut dyn FnMut(&Leaf, u32)) {
         self.tops.values().for_each(|top| top.for_each_leaf(visit));
@@ -469,25 +347,17 @@ impl Pool {
                 is_log: config.is_log,
             }
         };
-        self.tops
-            .iter()
-            .filter(|(_, top)| top.config().asize > 0)
-            .map(|(id, top)| (u32::try_from(*id).unwrap_or(u32::MAX), of(top)))
-            .collect()
+        self.tops.iter().filter(|(_, top)| top.config().asize > 0).map(|(id, top)| (u32::try_from(*id).unwrap_or(u32::MAX), of(top))).collect()
     }
     /// Allocatable bytes of all top-level vdevs.
     #[must_use]
     pub fn room(&self) -> u64 {
-        self.tops
-            .values()
-            .fold(0, |sum, top| sum.saturating_add(top.config().asize))
+        self.tops.values().fold(0, |sum, top| sum.saturating_add(top.config().asize))
     }
     /// Every top-level vdev has enough children to be written.
     #[must_use]
     pub fn is_writable(&self) -> bool {
-        self.tops
-            .values()
-            .all(|top| top.state() <= VdevState::Degraded)
+        self.tops.values().all(|top| top.state() <= VdevState::Degraded)
     }
     pub(crate) fn top(&self, id: u32) -> Option<&Vdev> {
         self.tops.get(&u64::from(id))

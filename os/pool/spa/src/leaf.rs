@@ -168,19 +168,10 @@ impl Leaf {
 
     pub fn state(&self) -> VdevState {
         let service = VdevState::from_code(self.service.load(Ordering::Relaxed));
-        let errors = [
-            &self.stats.read_errors,
-            &self.stats.write_errors,
-            &self.stats.checksum_errors,
-        ];
+        let errors = [&self.stats.read_errors, &self.stats.write_errors, &self.stats.checksum_errors];
         match service {
             VdevState::Online if self.device.is_none() => VdevState::Unavail,
-            VdevState::Online
-                if !self.lacks.is_empty()
-                    || errors.iter().any(|count| count.load(Ordering::Relaxed) > 0) =>
-            {
-                VdevState::Degraded
-            }
+            VdevState::Online if !self.lacks.is_empty() || errors.iter().any(|count| count.load(Ordering::Relaxed) > 0) => VdevState::Degraded,
             VdevState::Degraded if self.device.is_none() => VdevState::Unavail,
             other => other,
         }
@@ -194,10 +185,7 @@ impl Leaf {
     pub fn set_service(&self, state: VdevState, context: &Context) {
         let old = self.service.swap(state as u8, Ordering::Relaxed);
         if old != state as u8 {
-            context.post(Event::State {
-                vdev: self.guid,
-                state: self.state(),
-            });
+            context.post(Event::State { vdev: self.guid, state: self.state() });
         }
     }
 
@@ -208,17 +196,11 @@ impl Leaf {
     pub fn put_device(&mut self, device: Box<dyn BlockDev>) {
         self.device = Some(device);
         self.stats.streak.store(0, Ordering::Relaxed);
-        self.service
-            .store(VdevState::Online as u8, Ordering::Relaxed);
+        self.service.store(VdevState::Online as u8, Ordering::Relaxed);
     }
 
     pub fn clear_errors(&self) {
-        for counter in [
-            &self.stats.read_errors,
-            &self.stats.write_errors,
-            &self.stats.checksum_errors,
-            &self.stats.streak,
-        ] {
+        for counter in [&self.stats.read_errors, &self.stats.write_errors, &self.stats.checksum_errors, &self.stats.streak] {
             counter.store(0, Ordering::Relaxed);
         }
     }
@@ -261,26 +243,11 @@ impl Leaf {
     }
 
     fn failed(&self, op: Op, offset: u64, size: usize, error: BlockError, context: &Context) {
-        add(
-            if op == Op::Read {
-                &self.stats.read_errors
-            } else {
-                &self.stats.write_errors
-            },
-            1,
-        );
-        context.post(Event::Io {
-            leaf: self.guid,
-            op,
-            offset,
-            size: size as u64,
-            error,
-        });
+        add(if op == Op::Read { &self.stats.read_errors } else { &self.stats.write_errors }, 1);
+        context.post(Event::Io { leaf: self.guid, op, offset, size: size as u64, error });
         if error == BlockError::Gone {
             self.set_service(VdevState::Removed, context);
-        } else if error == BlockError::Io
-            && self.stats.streak.fetch_add(1, Ordering::Relaxed) + 1 >= FAULT_STREAK
-        {
+        } else if error == BlockError::Io && self.stats.streak.fetch_add(1, Ordering::Relaxed) + 1 >= FAULT_STREAK {
             self.set_service(VdevState::Faulted, context);
         }
     }
@@ -295,15 +262,8 @@ impl Leaf {
     }
 
     fn write_device(&self, at: u64, data: &[u8], context: &Context) -> Result<(), WriteError> {
-        let failure = |error| WriteError::Device {
-            guid: self.guid,
-            error,
-        };
-        let device = self
-            .device
-            .as_ref()
-            .filter(|_| self.is_usable())
-            .ok_or(failure(BlockError::Gone))?;
+        let failure = |error| WriteError::Device { guid: self.guid, error };
+        let device = self.device.as_ref().filter(|_| self.is_usable()).ok_or(failure(BlockError::Gone))?;
         add(&self.stats.writes, 1);
         device.write(at, data).map_err(|error| {
             self.failed(Op::Write, at, data.len(), error, context);
@@ -314,17 +274,8 @@ impl Leaf {
         Ok(())
     }
 
-    fn write_padded(
-        &self,
-        offset: u64,
-        data: &[u8],
-        unit: usize,
-        context: &Context,
-    ) -> Result<(), WriteError> {
-        let at = offset.checked_add(label::FRONT).ok_or(WriteError::Device {
-            guid: self.guid,
-            error: BlockError::OutOfRange,
-        })?;
+    fn write_padded(&self, offset: u64, data: &[u8], unit: usize, context: &Context) -> Result<(), WriteError> {
+        let at = offset.checked_add(label::FRONT).ok_or(WriteError::Device { guid: self.guid, error: BlockError::OutOfRange })?;
         if data.len().is_multiple_of(unit) {
             return self.write_device(at, data, context);
         }
@@ -334,13 +285,7 @@ impl Leaf {
     }
 
     /// Writes a new block's bytes, padded to `unit`, at an offset in allocatable space. A failure marks the open txg as missed.
-    pub fn write(
-        &self,
-        offset: u64,
-        data: &[u8],
-        unit: usize,
-        context: &Context,
-    ) -> Result<(), WriteError> {
+    pub fn write(&self, offset: u64, data: &[u8], unit: usize, context: &Context) -> Result<(), WriteError> {
         let done = self.write_padded(offset, data, unit, context);
         if done.is_err() {
             self.missed.store(true, Ordering::Relaxed);
@@ -350,31 +295,17 @@ impl Leaf {
 
     /// Writes bytes afresh that the leaf should have had. Returns whether they arrived.
     pub fn repair(&self, offset: u64, data: &[u8], unit: usize, context: &Context) -> bool {
-        if !context.heal
-            || !self.is_usable()
-            || self.write_padded(offset, data, unit, context).is_err()
-        {
+        if !context.heal || !self.is_usable() || self.write_padded(offset, data, unit, context).is_err() {
             return false;
         }
         add(&self.stats.repaired, 1);
-        context.post(Event::Repaired {
-            leaf: self.guid,
-            offset,
-            size: data.len() as u64,
-        });
+        context.post(Event::Repaired { leaf: self.guid, offset, size: data.len() as u64 });
         true
     }
 
     pub fn flush(&self, context: &Context) -> Result<(), WriteError> {
-        let failure = |error| WriteError::Device {
-            guid: self.guid,
-            error,
-        };
-        let device = self
-            .device
-            .as_ref()
-            .filter(|_| self.is_usable())
-            .ok_or(failure(BlockError::Gone))?;
+        let failure = |error| WriteError::Device { guid: self.guid, error };
+        let device = self.device.as_ref().filter(|_| self.is_usable()).ok_or(failure(BlockError::Gone))?;
         device.flush().map_err(|error| {
             self.failed(Op::Flush, 0, 0, error, context);
             self.missed.store(true, Ordering::Relaxed);
@@ -382,13 +313,7 @@ impl Leaf {
         })
     }
 
-    pub fn read(
-        &self,
-        offset: u64,
-        size: usize,
-        unit: usize,
-        context: &Context,
-    ) -> Option<Vec<u8>> {
+    pub fn read(&self, offset: u64, size: usize, unit: usize, context: &Context) -> Option<Vec<u8>> {
         let device = self.device.as_ref().filter(|_| self.is_usable())?;
         let mut data = vec![0; size.next_multiple_of(unit)];
         add(&self.stats.reads, 1);
@@ -408,11 +333,7 @@ impl Leaf {
             return;
         }
         add(&self.stats.checksum_errors, 1);
-        context.post(Event::Checksum {
-            leaf: self.guid,
-            offset,
-            size: size as u64,
-        });
+        context.post(Event::Checksum { leaf: self.guid, offset, size: size as u64 });
     }
 
     pub fn status(&self, config: &VdevConfig) -> LeafStatus {
@@ -427,12 +348,6 @@ impl Leaf {
             checksum_errors: get(&self.stats.checksum_errors),
             repaired: get(&self.stats.repaired),
         };
-        LeafStatus {
-            guid: config.guid,
-            path: config.path.clone(),
-            state: self.state(),
-            counts,
-            missing_txgs: self.lacks.total(),
-        }
+        LeafStatus { guid: config.guid, path: config.path.clone(), state: self.state(), counts, missing_txgs: self.lacks.total() }
     }
 }

@@ -47,9 +47,7 @@ mod zio;
 
 pub use alloc_space::{Allocator, DEFER_TXGS, Geometry, Metaslab, NoSpace, Place, Top};
 pub use commit::{Commit, WriteError};
-pub use create::{
-    CreateError, FIRST_ARRAY_OBJECT, Layout, NewDevices, create, leaf_type, plan_top,
-};
+pub use create::{CreateError, FIRST_ARRAY_OBJECT, Layout, NewDevices, create, leaf_type, plan_top};
 pub use event::{Event, EventSink, Op};
 pub use import::{Found, ImportError, ImportOptions, Pool, scan};
 pub use leaf::{LeafCounts, LeafStatus, VdevState};

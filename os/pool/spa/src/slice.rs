@@ -20,14 +20,8 @@ struct Slice {
 
 impl Slice {
     fn at(&self, offset: u64, length: usize) -> Result<u64, BlockError> {
-        let end = offset
-            .checked_add(length as u64)
-            .ok_or(BlockError::OutOfRange)?;
-        if end > self.size {
-            Err(BlockError::OutOfRange)
-        } else {
-            Ok(self.offset + offset)
-        }
+        let end = offset.checked_add(length as u64).ok_or(BlockError::OutOfRange)?;
+        if end > self.size { Err(BlockError::OutOfRange) } else { Ok(self.offset + offset) }
     }
 }
 
@@ -52,48 +46,26 @@ impl BlockDev for Slice {
 /// A device's partitions that may hold a vdev, with their numbers; the device itself, as number 0, where it has no partition table.
 #[must_use]
 pub fn open_partitions(device: Box<dyn BlockDev>) -> Vec<(u32, Box<dyn BlockDev>)> {
-    let found = gpt::partitions(
-        device.size_bytes(),
-        device.sector_bytes(),
-        &mut |offset, out| device.read(offset, out).is_ok(),
-    );
-    let Ok(found) = found else {
-        return alloc::vec![(0, device)];
-    };
+    let found = gpt::partitions(device.size_bytes(), device.sector_bytes(), &mut |offset, out| device.read(offset, out).is_ok());
+    let Ok(found) = found else { return alloc::vec![(0, device)] };
     let whole: Arc<dyn BlockDev> = Arc::from(device);
     let slice = |part: Partition| {
-        let slice: Box<dyn BlockDev> = Box::new(Slice {
-            whole: Arc::clone(&whole),
-            offset: part.offset,
-            size: part.size,
-        });
+        let slice: Box<dyn BlockDev> = Box::new(Slice { whole: Arc::clone(&whole), offset: part.offset, size: part.size });
         (part.number, slice)
     };
-    found
-        .into_iter()
-        .filter(|part| part.kind == gpt::POOL)
-        .map(slice)
-        .collect()
+    found.into_iter().filter(|part| part.kind == gpt::POOL).map(slice).collect()
 }
 
 /// Gives a pool a whole disk: writes a partition table and returns the pool's partition. `random` gives the guids.
 ///
 /// # Errors
 /// The disk is too small, or does not take the table.
-pub fn label_disk(
-    device: Box<dyn BlockDev>,
-    random: &mut dyn FnMut() -> u64,
-) -> Result<Box<dyn BlockDev>, CreateError> {
-    let plan = gpt::plan(device.size_bytes(), device.sector_bytes(), random)
-        .map_err(CreateError::Format)?;
+pub fn label_disk(device: Box<dyn BlockDev>, random: &mut dyn FnMut() -> u64) -> Result<Box<dyn BlockDev>, CreateError> {
+    let plan = gpt::plan(device.size_bytes(), device.sector_bytes(), random).map_err(CreateError::Format)?;
     let failed = |error| CreateError::Write(WriteError::Device { guid: 0, error });
     for (offset, data) in &plan.writes {
         device.write(*offset, data).map_err(failed)?;
     }
     device.flush().map_err(failed)?;
-    Ok(Box::new(Slice {
-        whole: Arc::from(device),
-        offset: plan.pool.offset,
-        size: plan.pool.size,
-    }))
+    Ok(Box::new(Slice { whole: Arc::from(device), offset: plan.pool.offset, size: plan.pool.size }))
 }

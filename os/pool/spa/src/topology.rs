@@ -36,31 +36,17 @@ impl Pool {
     /// Descriptions of the top-level vdevs.
     #[must_use]
     pub fn trees(&self) -> Vec<VdevConfig> {
-        self.tops()
-            .values()
-            .map(|top| top.config().clone())
-            .collect()
+        self.tops().values().map(|top| top.config().clone()).collect()
     }
 
     /// Rebuilds the open tree after `trees`, with `devices` for the guids that are new. Leaves that have no place any more are returned, by guid.
-    pub fn reshape(
-        &mut self,
-        trees: &[VdevConfig],
-        devices: Vec<(u64, Box<dyn BlockDev>)>,
-    ) -> Vec<u64> {
+    pub fn reshape(&mut self, trees: &[VdevConfig], devices: Vec<(u64, Box<dyn BlockDev>)>) -> Vec<u64> {
         let mut leaves = core::mem::take(self.strays_mut());
         for (_, top) in core::mem::take(self.tops_mut()) {
             top.into_leaves(&mut leaves);
         }
-        leaves.extend(
-            devices
-                .into_iter()
-                .map(|(guid, device)| (guid, leaf_of(guid, device, None))),
-        );
-        let tops = trees
-            .iter()
-            .map(|tree| (tree.id, Vdev::open(tree, tree.ashift, &mut leaves)))
-            .collect::<BTreeMap<_, _>>();
+        leaves.extend(devices.into_iter().map(|(guid, device)| (guid, leaf_of(guid, device, None))));
+        let tops = trees.iter().map(|tree| (tree.id, Vdev::open(tree, tree.ashift, &mut leaves))).collect::<BTreeMap<_, _>>();
         *self.tops_mut() = tops;
         let dropped = leaves.keys().copied().collect();
         *self.strays_mut() = leaves;
@@ -72,14 +58,8 @@ impl Pool {
     /// # Errors
     /// The device failed; it is let go all the same.
     pub fn forget(&mut self, guid: u64) -> Result<(), WriteError> {
-        let Some(leaf) = self.strays_mut().remove(&guid) else {
-            return Ok(());
-        };
-        if leaf.is_usable() {
-            crate::commit::clear_labels(&leaf, self.context())
-        } else {
-            Ok(())
-        }
+        let Some(leaf) = self.strays_mut().remove(&guid) else { return Ok(()) };
+        if leaf.is_usable() { crate::commit::clear_labels(&leaf, self.context()) } else { Ok(()) }
     }
 
     /// Makes the labels of a new leaf invalid until the commit that makes it part of the pool.
@@ -87,10 +67,7 @@ impl Pool {
     /// # Errors
     /// The device failed.
     pub fn prepare(&self, guid: u64) -> Result<(), WriteError> {
-        self.with_leaf(guid, |leaf| {
-            crate::commit::clear_labels(leaf, self.context())
-        })
-        .unwrap_or(Ok(()))
+        self.with_leaf(guid, |leaf| crate::commit::clear_labels(leaf, self.context())).unwrap_or(Ok(()))
     }
 
     /// Takes the tree that the MOS describes in place of that of the labels, which may be older on some devices. States that the config keeps
@@ -99,34 +76,21 @@ impl Pool {
     /// # Errors
     /// The tree is malformed, or its guids do not add up to what the uberblock says.
     pub fn adopt(&mut self, trees: &[VdevConfig]) -> Result<(), FormatError> {
-        let sum = trees
-            .iter()
-            .fold(self.guid(), |sum, top| sum.wrapping_add(top.guid_sum()));
+        let sum = trees.iter().fold(self.guid(), |sum, top| sum.wrapping_add(top.guid_sum()));
         if sum != self.uberblock().guid_sum {
-            return Err(FormatError::new(
-                "pool config",
-                "guids do not add up to the uberblock's sum",
-                sum,
-            ));
+            return Err(FormatError::new("pool config", "guids do not add up to the uberblock's sum", sum));
         }
         self.reshape(trees, Vec::new());
         let txg = self.uberblock().txg;
         for tree in trees {
             for config in tree.leaves() {
-                let service = [
-                    ("offline", VdevState::Offline),
-                    ("faulted", VdevState::Faulted),
-                ]
-                .into_iter()
-                .find(|(key, _)| config.number(key) == Some(1));
+                let service = [("offline", VdevState::Offline), ("faulted", VdevState::Faulted)].into_iter().find(|(key, _)| config.number(key) == Some(1));
                 let is_redundant = tree.kind != VdevKind::Leaf;
                 if let Some((_, state)) = service {
                     self.with_leaf(config.guid, |leaf| leaf.set_service(state, self.context()));
                 }
                 self.with_leaf_mut(config.guid, |leaf| match leaf.found_txg {
-                    Some(found) if found < txg && is_redundant => {
-                        leaf.note_lacking(found + 1..txg + 1)
-                    }
+                    Some(found) if found < txg && is_redundant => leaf.note_lacking(found + 1..txg + 1),
                     _ => {}
                 });
             }
@@ -162,8 +126,7 @@ impl Pool {
 
     /// Takes a leaf out of service or puts it back. False if there is no such leaf.
     pub fn set_leaf_state(&mut self, guid: u64, state: VdevState) -> bool {
-        self.with_leaf(guid, |leaf| leaf.set_service(state, self.context()))
-            .is_some()
+        self.with_leaf(guid, |leaf| leaf.set_service(state, self.context())).is_some()
     }
 
     /// State of a leaf.
@@ -181,11 +144,7 @@ impl Pool {
     /// The worst of the top-level vdevs' states, as the pool's health.
     #[must_use]
     pub fn health(&self) -> VdevState {
-        self.tops()
-            .values()
-            .map(Vdev::state)
-            .max()
-            .unwrap_or(VdevState::Unavail)
+        self.tops().values().map(Vdev::state).max().unwrap_or(VdevState::Unavail)
     }
 
     /// Forgets the error counts of a leaf, or of all.
@@ -211,23 +170,13 @@ impl Pool {
             let mut data = alloc::vec![0; usize::try_from(label::SIZE).unwrap_or(0)];
             label::offsets(size).into_iter().any(|offset| {
                 device.read(offset, &mut data).is_ok()
-                    && label::parse(&data, offset).is_ok_and(|label| {
-                        label.config.number("guid") == Some(guid)
-                            && label.config.number("pool_guid") == Some(self.guid())
-                    })
+                    && label::parse(&data, offset).is_ok_and(|label| label.config.number("guid") == Some(guid) && label.config.number("pool_guid") == Some(self.guid()))
             })
         };
-        if !is_its_own
-            || self
-                .with_leaf_mut(guid, |leaf| leaf.put_device(device))
-                .is_none()
-        {
+        if !is_its_own || self.with_leaf_mut(guid, |leaf| leaf.put_device(device)).is_none() {
             return false;
         }
-        self.post(Event::State {
-            vdev: guid,
-            state: VdevState::Online,
-        });
+        self.post(Event::State { vdev: guid, state: VdevState::Online });
         true
     }
 
@@ -303,26 +252,16 @@ impl Pool {
     /// True if the leaf lacks nothing.
     #[must_use]
     pub fn is_whole(&self, guid: u64) -> bool {
-        self.with_leaf(guid, |leaf| leaf.is_usable() && leaf.lacking().is_empty())
-            .unwrap_or(false)
+        self.with_leaf(guid, |leaf| leaf.is_usable() && leaf.lacking().is_empty()).unwrap_or(false)
     }
 
     /// Allocatable bytes that the devices of a top-level vdev allow, as they are now.
     #[must_use]
     pub fn possible_asize(&self, top: u64) -> u64 {
-        let Some(vdev) = self.tops().get(&top) else {
-            return 0;
-        };
+        let Some(vdev) = self.tops().get(&top) else { return 0 };
         let ashift = vdev.config().ashift;
         fn of(config: &VdevConfig, pool: &Pool, ashift: u32) -> u64 {
-            let least = || {
-                config
-                    .children
-                    .iter()
-                    .map(|child| of(child, pool, ashift))
-                    .min()
-                    .unwrap_or(0)
-            };
+            let least = || config.children.iter().map(|child| of(child, pool, ashift)).min().unwrap_or(0);
             match config.kind {
                 VdevKind::Leaf => usable_bytes(pool.leaf_size(config.guid), ashift),
                 VdevKind::Mirror => least(),
@@ -347,9 +286,6 @@ pub const fn usable_bytes(device_bytes: u64, ashift: u32) -> u64 {
 /// Guids of a tree's leaves below `guid`.
 #[must_use]
 pub fn leaves_below(trees: &[VdevConfig], guid: u64) -> Vec<u64> {
-    trees
-        .iter()
-        .find_map(|tree| tree.find(guid))
-        .map(|vdev| vdev.leaves().iter().map(|leaf| leaf.guid).collect())
-        .unwrap_or_default()
+    trees.iter().find_map(|tree| tree.find(guid)).map(|vdev| vdev.leaves().iter().map(|leaf| leaf.guid).collect()).unwrap_or_default()
 }
+

@@ -54,11 +54,7 @@ impl Scrubbed {
     /// Both findings about one block.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
-        Self {
-            good: self.good || other.good,
-            bad: self.bad + other.bad,
-            repaired: self.repaired + other.repaired,
-        }
+        Self { good: self.good || other.good, bad: self.bad + other.bad, repaired: self.repaired + other.repaired }
     }
 }
 
@@ -73,12 +69,7 @@ pub(crate) struct Io<'a> {
 
 impl<'a> Io<'a> {
     const fn at(self, offset: u64, size: usize) -> Self {
-        Self {
-            offset,
-            size,
-            birth: self.birth,
-            context: self.context,
-        }
+        Self { offset, size, birth: self.birth, context: self.context }
     }
 }
 
@@ -88,47 +79,24 @@ pub(crate) type Leaves = BTreeMap<u64, Leaf>;
 impl Vdev {
     /// Opens a vdev; leaves are taken from `leaves`, those not there have no device.
     pub fn open(config: &VdevConfig, ashift: u32, leaves: &mut Leaves) -> Self {
-        let mut children = || {
-            config
-                .children
-                .iter()
-                .map(|child| Self::open(child, ashift, leaves))
-                .collect::<Vec<_>>()
-        };
+        let mut children = || config.children.iter().map(|child| Self::open(child, ashift, leaves)).collect::<Vec<_>>();
         let body = match config.kind {
             VdevKind::Mirror => Body::Mirror(children()),
             VdevKind::Raidz { parity } => {
                 let children = children();
-                Body::Raidz {
-                    shape: Shape {
-                        children: children.len(),
-                        parity,
-                        ashift,
-                    },
-                    children,
-                }
+                Body::Raidz { shape: Shape { children: children.len(), parity, ashift }, children }
             }
             VdevKind::Hole | VdevKind::Missing => Body::Absent,
-            VdevKind::Leaf => Body::Leaf(
-                leaves
-                    .remove(&config.guid)
-                    .unwrap_or_else(|| Leaf::new(config.guid, None, None)),
-            ),
+            VdevKind::Leaf => Body::Leaf(leaves.remove(&config.guid).unwrap_or_else(|| Leaf::new(config.guid, None, None))),
         };
-        Self {
-            config: config.clone(),
-            ashift,
-            body,
-        }
+        Self { config: config.clone(), ashift, body }
     }
 
     /// Takes the tree apart into its leaves.
     pub fn into_leaves(self, out: &mut Leaves) {
         match self.body {
             Body::Leaf(leaf) => drop(out.insert(leaf.guid(), leaf)),
-            Body::Mirror(children) | Body::Raidz { children, .. } => children
-                .into_iter()
-                .for_each(|child| child.into_leaves(out)),
+            Body::Mirror(children) | Body::Raidz { children, .. } => children.into_iter().for_each(|child| child.into_leaves(out)),
             Body::Absent => {}
         }
     }
@@ -150,9 +118,7 @@ impl Vdev {
     pub fn wants(&self, birth: u64) -> bool {
         match &self.body {
             Body::Leaf(leaf) => leaf.is_usable() && leaf.lacks(birth),
-            Body::Mirror(children) | Body::Raidz { children, .. } => {
-                children.iter().any(|child| child.wants(birth))
-            }
+            Body::Mirror(children) | Body::Raidz { children, .. } => children.iter().any(|child| child.wants(birth)),
             Body::Absent => false,
         }
     }
@@ -165,18 +131,10 @@ impl Vdev {
             Body::Mirror(sides) => (sides, sides.len().saturating_sub(1)),
             Body::Raidz { shape, children } => (children, shape.parity),
         };
-        let lost = children
-            .iter()
-            .filter(|child| child.state() > VdevState::Degraded)
-            .count();
+        let lost = children.iter().filter(|child| child.state() > VdevState::Degraded).count();
         match lost {
             lost if lost > bearable => VdevState::Unavail,
-            0 if children
-                .iter()
-                .all(|child| child.state() == VdevState::Online) =>
-            {
-                VdevState::Online
-            }
+            0 if children.iter().all(|child| child.state() == VdevState::Online) => VdevState::Online,
             _ => VdevState::Degraded,
         }
     }
@@ -189,9 +147,7 @@ impl Vdev {
         match &self.body {
             Body::Absent => false,
             Body::Leaf(leaf) => {
-                let Some(data) = leaf.read(io.offset, io.size, self.unit(), io.context) else {
-                    return false;
-                };
+                let Some(data) = leaf.read(io.offset, io.size, self.unit(), io.context) else { return false };
                 let good = accept(&data[..io.size]);
                 if !good && !leaf.lacks(io.birth) {
                     leaf.blame(io.offset, io.size, io.context);
@@ -248,11 +204,7 @@ impl Vdev {
         match &self.body {
             Body::Absent | Body::Leaf(_) => {
                 let good = self.read(io, accept);
-                Scrubbed {
-                    good,
-                    bad: u32::from(!good),
-                    repaired: 0,
-                }
+                Scrubbed { good, bad: u32::from(!good), repaired: 0 }
             }
             Body::Mirror(sides) => {
                 let (mut right, mut sum, mut wrong) = (None, Scrubbed::default(), Vec::new());
@@ -270,10 +222,7 @@ impl Vdev {
                     }
                 }
                 if let Some(data) = right {
-                    sum.repaired += wrong
-                        .into_iter()
-                        .map(|side| side.repair(io, &data))
-                        .sum::<u32>();
+                    sum.repaired += wrong.into_iter().map(|side| side.repair(io, &data)).sum::<u32>();
                 }
                 sum
             }
@@ -287,18 +236,11 @@ impl Vdev {
                     good
                 };
                 if !read_raidz(*shape, children, io, &mut keep, false) {
-                    return Scrubbed {
-                        good: false,
-                        bad: 1,
-                        repaired: 0,
-                    };
+                    return Scrubbed { good: false, bad: 1, repaired: 0 };
                 }
                 let columns = shape.columns(io.offset, io.size as u64);
                 let wanted = raidz_columns(*shape, &columns, &right.unwrap_or_default());
-                let mut sum = Scrubbed {
-                    good: true,
-                    ..Scrubbed::default()
-                };
+                let mut sum = Scrubbed { good: true, ..Scrubbed::default() };
                 for (column, wanted) in columns.iter().zip(wanted) {
                     let io = io.at(column.offset, wanted.len());
                     sum = sum.and(children[column.child].scrub_column(io, &wanted));
@@ -312,30 +254,14 @@ impl Vdev {
         match &self.body {
             Body::Leaf(leaf) => {
                 match leaf.read(io.offset, io.size, 512, io.context) {
-                    Some(found) if found == wanted => {
-                        return Scrubbed {
-                            good: true,
-                            ..Scrubbed::default()
-                        };
-                    }
+                    Some(found) if found == wanted => return Scrubbed { good: true, ..Scrubbed::default() },
                     Some(_) if !leaf.lacks(io.birth) => leaf.blame(io.offset, io.size, io.context),
                     _ => {}
                 }
-                Scrubbed {
-                    good: false,
-                    bad: 1,
-                    repaired: self.repair(io, wanted),
-                }
+                Scrubbed { good: false, bad: 1, repaired: self.repair(io, wanted) }
             }
-            Body::Mirror(sides) => sides
-                .iter()
-                .map(|side| side.scrub_column(io, wanted))
-                .fold(Scrubbed::default(), Scrubbed::and),
-            Body::Raidz { .. } | Body::Absent => Scrubbed {
-                good: false,
-                bad: 1,
-                repaired: 0,
-            },
+            Body::Mirror(sides) => sides.iter().map(|side| side.scrub_column(io, wanted)).fold(Scrubbed::default(), Scrubbed::and),
+            Body::Raidz { .. } | Body::Absent => Scrubbed { good: false, bad: 1, repaired: 0 },
         }
     }
 
@@ -348,13 +274,7 @@ impl Vdev {
             Body::Raidz { shape, children } => {
                 let columns = shape.columns(io.offset, data.len() as u64);
                 let all = raidz_columns(*shape, &columns, data);
-                columns
-                    .iter()
-                    .zip(all)
-                    .map(|(column, bytes)| {
-                        children[column.child].repair(io.at(column.offset, bytes.len()), &bytes)
-                    })
-                    .sum()
+                columns.iter().zip(all).map(|(column, bytes)| children[column.child].repair(io.at(column.offset, bytes.len()), &bytes)).sum()
             }
         }
     }
@@ -362,32 +282,14 @@ impl Vdev {
     /// Writes known good bytes where the block is known to be lacking. Returns how many places lacked it and how many took it.
     pub fn resilver(&self, io: Io<'_>, data: &[u8]) -> Scrubbed {
         match &self.body {
-            Body::Leaf(leaf) if leaf.is_usable() && leaf.lacks(io.birth) => Scrubbed {
-                good: true,
-                bad: 1,
-                repaired: self.repair(io, data),
-            },
-            Body::Absent | Body::Leaf(_) => Scrubbed {
-                good: true,
-                ..Scrubbed::default()
-            },
-            Body::Mirror(sides) => sides
-                .iter()
-                .map(|side| side.resilver(io, data))
-                .fold(Scrubbed::default(), Scrubbed::and),
+            Body::Leaf(leaf) if leaf.is_usable() && leaf.lacks(io.birth) => Scrubbed { good: true, bad: 1, repaired: self.repair(io, data) },
+            Body::Absent | Body::Leaf(_) => Scrubbed { good: true, ..Scrubbed::default() },
+            Body::Mirror(sides) => sides.iter().map(|side| side.resilver(io, data)).fold(Scrubbed::default(), Scrubbed::and),
             Body::Raidz { shape, children } => {
                 let columns = shape.columns(io.offset, data.len() as u64);
                 let all = raidz_columns(*shape, &columns, data);
-                let each = columns.iter().zip(all).map(|(column, bytes)| {
-                    children[column.child].resilver(io.at(column.offset, bytes.len()), &bytes)
-                });
-                each.fold(
-                    Scrubbed {
-                        good: true,
-                        ..Scrubbed::default()
-                    },
-                    Scrubbed::and,
-                )
+                let each = columns.iter().zip(all).map(|(column, bytes)| children[column.child].resilver(io.at(column.offset, bytes.len()), &bytes));
+                each.fold(Scrubbed { good: true, ..Scrubbed::default() }, Scrubbed::and)
             }
         }
     }
@@ -395,10 +297,7 @@ impl Vdev {
     /// Writes a stored block (a multiple of 512 bytes, padded here to the allocation unit) to every place that holds it. Failures up to the redundancy
     /// are survived: the leaves concerned note that they missed the open txg.
     pub fn write(&self, offset: u64, data: &[u8], context: &Context) -> Result<(), WriteError> {
-        let gone = WriteError::Device {
-            guid: self.config.guid,
-            error: BlockError::Gone,
-        };
+        let gone = WriteError::Device { guid: self.config.guid, error: BlockError::Gone };
         match &self.body {
             Body::Absent => Err(gone),
             Body::Leaf(leaf) => leaf.write(offset, data, self.unit(), context),
@@ -417,16 +316,11 @@ impl Vdev {
                 let all = raidz_columns(*shape, &columns, data);
                 let (mut failures, mut last) = (0, gone);
                 for (column, bytes) in columns.iter().zip(all) {
-                    if let Err(error) = children[column.child].write(column.offset, &bytes, context)
-                    {
+                    if let Err(error) = children[column.child].write(column.offset, &bytes, context) {
                         (failures, last) = (failures + 1, error);
                     }
                 }
-                if failures > shape.parity {
-                    Err(last)
-                } else {
-                    Ok(())
-                }
+                if failures > shape.parity { Err(last) } else { Ok(()) }
             }
         }
     }
@@ -436,9 +330,7 @@ impl Vdev {
         match &self.body {
             Body::Leaf(leaf) => good(leaf),
             Body::Mirror(sides) => sides.iter().any(|side| side.bears(good)),
-            Body::Raidz { shape, children } => {
-                children.iter().filter(|child| !child.bears(good)).count() <= shape.parity
-            }
+            Body::Raidz { shape, children } => children.iter().filter(|child| !child.bears(good)).count() <= shape.parity,
             Body::Absent => true,
         }
     }
@@ -447,9 +339,7 @@ impl Vdev {
     pub fn for_each_leaf(&self, visit: &mut dyn FnMut(&Leaf, u32)) {
         match &self.body {
             Body::Leaf(leaf) => visit(leaf, self.ashift),
-            Body::Mirror(children) | Body::Raidz { children, .. } => {
-                children.iter().for_each(|child| child.for_each_leaf(visit))
-            }
+            Body::Mirror(children) | Body::Raidz { children, .. } => children.iter().for_each(|child| child.for_each_leaf(visit)),
             Body::Absent => {}
         }
     }
@@ -458,9 +348,7 @@ impl Vdev {
     pub fn for_each_leaf_mut(&mut self, visit: &mut dyn FnMut(&mut Leaf)) {
         match &mut self.body {
             Body::Leaf(leaf) => visit(leaf),
-            Body::Mirror(children) | Body::Raidz { children, .. } => children
-                .iter_mut()
-                .for_each(|child| child.for_each_leaf_mut(visit)),
+            Body::Mirror(children) | Body::Raidz { children, .. } => children.iter_mut().for_each(|child| child.for_each_leaf_mut(visit)),
             Body::Absent => {}
         }
     }
@@ -471,11 +359,7 @@ impl Vdev {
 
     /// Shape of a raidz.
     pub const fn shape(&self) -> Option<Shape> {
-        if let Body::Raidz { shape, .. } = &self.body {
-            Some(*shape)
-        } else {
-            None
-        }
+        if let Body::Raidz { shape, .. } = &self.body { Some(*shape) } else { None }
     }
 
     fn blame(&self, io: Io<'_>) {
@@ -498,14 +382,7 @@ impl Vdev {
             _ => alloc::format!("{}-{}", self.config.type_name, self.config.id),
         };
         let (guid, is_log) = (self.config.guid, self.config.is_log);
-        VdevStatus {
-            name,
-            guid,
-            state: self.state(),
-            is_log,
-            leaf,
-            children: children.iter().map(Self::status).collect(),
-        }
+        VdevStatus { name, guid, state: self.state(), is_log, leaf, children: children.iter().map(Self::status).collect() }
     }
 }
 
@@ -521,65 +398,37 @@ fn raidz_columns(shape: Shape, columns: &[raidz::Column], data: &[u8]) -> Vec<Ve
     let mut rest = padded.as_slice();
     let mut parts: Vec<&[u8]> = Vec::new();
     for column in &columns[shape.parity..] {
-        let (part, after) =
-            rest.split_at(usize::try_from(column.size).expect("a column of a block fits memory"));
+        let (part, after) = rest.split_at(usize::try_from(column.size).expect("a column of a block fits memory"));
         parts.push(part);
         rest = after;
     }
     let parity = raidz::generate(&parts, shape.parity);
-    parity
-        .into_iter()
-        .chain(parts.into_iter().map(<[u8]>::to_vec))
-        .collect()
+    parity.into_iter().chain(parts.into_iter().map(<[u8]>::to_vec)).collect()
 }
 
 /// Reads a block from a raidz: first the data columns as they are; if that is not accepted, every set of at most `parity` columns is
 /// taken for lost in turn (those that did not read or lack the block are always in it) and rebuilt.
 /// `blame`: count a checksum error at each leaf whose column a rebuild showed to be wrong, and write it afresh.
-fn read_raidz(
-    shape: Shape,
-    children: &[Vdev],
-    io: Io<'_>,
-    accept: &mut dyn FnMut(&[u8]) -> bool,
-    blame: bool,
-) -> bool {
-    let lacking = |index: usize| {
-        children
-            .get(index)
-            .is_none_or(|child| child.lacks(io.birth))
-    };
+fn read_raidz(shape: Shape, children: &[Vdev], io: Io<'_>, accept: &mut dyn FnMut(&[u8]) -> bool, blame: bool) -> bool {
+    let lacking = |index: usize| children.get(index).is_none_or(|child| child.lacks(io.birth));
     if read_raidz_columns(shape, children, io, accept, blame, &lacking) {
         return true;
     }
     // Columns that should lack the block are the last resort.
-    (0..children.len()).any(lacking)
-        && read_raidz_columns(shape, children, io, accept, false, &|_| false)
+    (0..children.len()).any(lacking) && read_raidz_columns(shape, children, io, accept, false, &|_| false)
 }
 
-fn read_raidz_columns(
-    shape: Shape,
-    children: &[Vdev],
-    io: Io<'_>,
-    accept: &mut dyn FnMut(&[u8]) -> bool,
-    blame: bool,
-    skip: &dyn Fn(usize) -> bool,
-) -> bool {
+fn read_raidz_columns(shape: Shape, children: &[Vdev], io: Io<'_>, accept: &mut dyn FnMut(&[u8]) -> bool, blame: bool, skip: &dyn Fn(usize) -> bool) -> bool {
     let columns = shape.columns(io.offset, io.size as u64);
     let column_size = |index: usize| usize::try_from(columns[index].size).unwrap_or(0);
     let column_io = |index: usize| io.at(columns[index].offset, column_size(index));
     let read = |index: usize| {
         let child = columns[index].child;
-        if skip(child) {
-            None
-        } else {
-            children.get(child)?.read_column(column_io(index))
-        }
+        if skip(child) { None } else { children.get(child)?.read_column(column_io(index)) }
     };
     let count = columns.len();
     let parity = shape.parity.min(count);
-    let mut stored: Vec<Option<Vec<u8>>> = (0..count)
-        .map(|index| if index < parity { None } else { read(index) })
-        .collect();
+    let mut stored: Vec<Option<Vec<u8>>> = (0..count).map(|index| if index < parity { None } else { read(index) }).collect();
     let join = |data: &[Vec<u8>]| {
         let mut whole = data.concat();
         whole.truncate(io.size);
@@ -592,15 +441,11 @@ fn read_raidz_columns(
     for (index, slot) in stored.iter_mut().enumerate().take(parity) {
         *slot = read(index);
     }
-    let dead: Vec<usize> = (0..count)
-        .filter(|index| stored[*index].is_none())
-        .collect();
+    let dead: Vec<usize> = (0..count).filter(|index| stored[*index].is_none()).collect();
     if dead.len() > parity {
         return false;
     }
-    let alive: Vec<usize> = (0..count)
-        .filter(|index| stored[*index].is_some())
-        .collect();
+    let alive: Vec<usize> = (0..count).filter(|index| stored[*index].is_some()).collect();
     for extra in 0..=parity - dead.len() {
         let mut pick: Vec<usize> = (0..extra).collect();
         loop {
@@ -609,35 +454,20 @@ fn read_raidz_columns(
             // Without a lost data column this is the first attempt again.
             if lost.iter().any(|index| *index >= parity) {
                 let mut data: Vec<Vec<u8>> = (parity..count)
-                    .map(|index| {
-                        stored[index]
-                            .as_ref()
-                            .filter(|_| !lost.contains(&index))
-                            .cloned()
-                            .unwrap_or_else(|| vec![0; column_size(index)])
-                    })
+                    .map(|index| stored[index].as_ref().filter(|_| !lost.contains(&index)).cloned().unwrap_or_else(|| vec![0; column_size(index)]))
                     .collect();
-                let missing: Vec<usize> = lost
-                    .iter()
-                    .filter_map(|index| index.checked_sub(parity))
-                    .collect();
+                let missing: Vec<usize> = lost.iter().filter_map(|index| index.checked_sub(parity)).collect();
                 let rows: Vec<(usize, &[u8])> = (0..parity)
                     .filter(|index| !lost.contains(index))
                     .filter_map(|index| stored[index].as_deref().map(|bytes| (index, bytes)))
                     .collect();
                 if raidz::rebuild(&mut data, &missing, &rows) && accept(&join(&data)) {
                     if blame {
-                        suspects.iter().for_each(|index| {
-                            children[columns[*index].child].blame(column_io(*index))
-                        });
+                        suspects.iter().for_each(|index| children[columns[*index].child].blame(column_io(*index)));
                         if io.context.heal {
                             let right = raidz_columns(shape, &columns, &join(&data));
-                            for index in lost
-                                .into_iter()
-                                .filter(|index| !skip(columns[*index].child))
-                            {
-                                children[columns[index].child]
-                                    .repair(column_io(index), &right[index]);
+                            for index in lost.into_iter().filter(|index| !skip(columns[*index].child)) {
+                                children[columns[index].child].repair(column_io(index), &right[index]);
                             }
                         }
                     }
@@ -655,12 +485,7 @@ fn read_raidz_columns(
 /// Steps `pick`, a rising list of indices below `limit`, to the next combination; false after the last.
 fn next_combination(pick: &mut [usize], limit: usize) -> bool {
     let size = pick.len();
-    let Some(position) = (0..size)
-        .rev()
-        .find(|index| pick[*index] + size - index < limit)
-    else {
-        return false;
-    };
+    let Some(position) = (0..size).rev().find(|index| pick[*index] + size - index < limit) else { return false };
     pick[position] += 1;
     for index in position + 1..size {
         pick[index] = pick[index - 1] + 1;

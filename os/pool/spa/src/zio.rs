@@ -59,11 +59,7 @@ impl fmt::Display for ReadError {
             Reason::Encrypted => "encrypted",
         };
         match self.dva {
-            Some(dva) => write!(
-                f,
-                "block {}:{:#x} born in txg {}: {why}",
-                dva.vdev, dva.offset, self.birth
-            ),
+            Some(dva) => write!(f, "block {}:{:#x} born in txg {}: {why}", dva.vdev, dva.offset, self.birth),
             None => write!(f, "embedded block born in txg {}: {why}", self.birth),
         }
     }
@@ -77,12 +73,7 @@ fn checksum_ok(algorithm: Checksum, words: codec::Words, data: &[u8]) -> Result<
         Checksum::Fletcher2 => codec::fletcher2(data) == words,
         Checksum::Fletcher4 => codec::fletcher4(data) == words,
         Checksum::Sha256 => codec::sha256(data) == words,
-        Checksum::Label
-        | Checksum::GangHeader
-        | Checksum::Zilog
-        | Checksum::Zilog2
-        | Checksum::Sha512
-        | Checksum::Foreign(_) => {
+        Checksum::Label | Checksum::GangHeader | Checksum::Zilog | Checksum::Zilog2 | Checksum::Sha512 | Checksum::Foreign(_) => {
             return Err(Reason::UnsupportedChecksum);
         }
     })
@@ -95,9 +86,7 @@ fn checksum_ok(algorithm: Checksum, words: codec::Words, data: &[u8]) -> Result<
 pub fn decompress(algorithm: Compression, data: &[u8], out: &mut [u8]) -> Result<(), Reason> {
     let result = match algorithm {
         Compression::Off => {
-            let Some(data) = data.get(..out.len()) else {
-                return Err(Reason::Damaged);
-            };
+            let Some(data) = data.get(..out.len()) else { return Err(Reason::Damaged) };
             out.copy_from_slice(data);
             Ok(())
         }
@@ -145,9 +134,7 @@ impl Pool {
         match &pointer.target {
             Target::Hole => {}
             Target::Embedded(payload) => {
-                let data = payload
-                    .get(..size(pointer.psize)?)
-                    .ok_or_else(|| fail(Reason::Damaged))?;
+                let data = payload.get(..size(pointer.psize)?).ok_or_else(|| fail(Reason::Damaged))?;
                 decompress(pointer.compression, data, &mut out).map_err(fail)?;
             }
             Target::Stored(_) if pointer.encrypted => return Err(fail(Reason::Encrypted)),
@@ -165,15 +152,11 @@ impl Pool {
     /// # Errors
     /// An algorithm that is not supported.
     pub fn verify(&self, pointer: &BlockPointer) -> Result<Scrubbed, ReadError> {
-        self.verify_at(pointer, 0)
-            .map_err(|reason| fail(pointer, reason))
+        self.verify_at(pointer, 0).map_err(|reason| fail(pointer, reason))
     }
 
     fn verify_at(&self, pointer: &BlockPointer, depth: u32) -> Result<Scrubbed, Reason> {
-        let mut sum = Scrubbed {
-            good: pointer.copies().next().is_none(),
-            ..Scrubbed::default()
-        };
+        let mut sum = Scrubbed { good: pointer.copies().next().is_none(), ..Scrubbed::default() };
         let (mut right, mut wrong) = (None, Vec::new());
         for dva in pointer.copies() {
             let check = Check::of(pointer, dva)?;
@@ -186,11 +169,7 @@ impl Pool {
                     good
                 })
             });
-            let found = found.unwrap_or(Scrubbed {
-                good: false,
-                bad: 1,
-                repaired: 0,
-            });
+            let found = found.unwrap_or(Scrubbed { good: false, bad: 1, repaired: 0 });
             if !found.good {
                 wrong.push((dva, check));
             }
@@ -198,25 +177,17 @@ impl Pool {
         }
         if let Some(data) = &right {
             for (dva, check) in wrong {
-                sum.repaired += self
-                    .top(dva.vdev)
-                    .map_or(0, |top| top.repair(self.io(&check, dva.offset), data));
+                sum.repaired += self.top(dva.vdev).map_or(0, |top| top.repair(self.io(&check, dva.offset), data));
             }
             if is_gang(pointer) {
                 for piece in gang_pieces(data, depth)? {
                     let found = self.verify_at(&piece, depth + 1)?;
-                    sum = Scrubbed {
-                        good: sum.good && found.good,
-                        ..sum.and(found)
-                    };
+                    sum = Scrubbed { good: sum.good && found.good, ..sum.and(found) };
                 }
             }
         }
         if !sum.good {
-            self.post(Event::Data {
-                dva: pointer.copies().next(),
-                birth: pointer.birth,
-            });
+            self.post(Event::Data { dva: pointer.copies().next(), birth: pointer.birth });
         }
         Ok(sum)
     }
@@ -226,19 +197,12 @@ impl Pool {
     /// # Errors
     /// The block cannot be read.
     pub fn resilver(&self, pointer: &BlockPointer) -> Result<Scrubbed, ReadError> {
-        self.resilver_at(pointer, 0)
-            .map_err(|reason| fail(pointer, reason))
+        self.resilver_at(pointer, 0).map_err(|reason| fail(pointer, reason))
     }
 
     fn resilver_at(&self, pointer: &BlockPointer, depth: u32) -> Result<Scrubbed, Reason> {
-        let mut sum = Scrubbed {
-            good: true,
-            ..Scrubbed::default()
-        };
-        let wanted = pointer.copies().any(|dva| {
-            self.top(dva.vdev)
-                .is_some_and(|top| top.wants(pointer.physical_birth))
-        });
+        let mut sum = Scrubbed { good: true, ..Scrubbed::default() };
+        let wanted = pointer.copies().any(|dva| self.top(dva.vdev).is_some_and(|top| top.wants(pointer.physical_birth)));
         if !wanted && !is_gang(pointer) {
             return Ok(sum);
         }
@@ -271,32 +235,16 @@ impl Pool {
         }
         for dva in pointer.copies() {
             let shape = self.top(dva.vdev).and_then(|top| top.shape());
-            let unit = self
-                .top(dva.vdev)
-                .map_or(512, |top| 1 << top.config().ashift);
-            let asize = shape.map_or((GANG_HEADER as u64).next_multiple_of(unit), |shape| {
-                shape.asize(GANG_HEADER as u64)
-            });
+            let unit = self.top(dva.vdev).map_or(512, |top| 1 << top.config().ashift);
+            let asize = shape.map_or((GANG_HEADER as u64).next_multiple_of(unit), |shape| shape.asize(GANG_HEADER as u64));
             out.push(Dva { asize, ..dva });
         }
-        let Ok(pieces) = self
-            .read_raw(pointer)
-            .and_then(|header| gang_pieces(&header, depth))
-        else {
-            return false;
-        };
-        pieces
-            .iter()
-            .all(|piece| self.places_at(piece, depth + 1, out))
+        let Ok(pieces) = self.read_raw(pointer).and_then(|header| gang_pieces(&header, depth)) else { return false };
+        pieces.iter().all(|piece| self.places_at(piece, depth + 1, out))
     }
 
     fn io<'a>(&'a self, check: &Check, offset: u64) -> Io<'a> {
-        Io {
-            offset,
-            size: check.size,
-            birth: check.birth,
-            context: self.context(),
-        }
+        Io { offset, size: check.size, birth: check.birth, context: self.context() }
     }
 
     /// The stored (compressed) bytes.
@@ -305,8 +253,7 @@ impl Pool {
     /// # Errors
     /// As [`Pool::read`].
     pub fn read_packed(&self, pointer: &BlockPointer) -> Result<Vec<u8>, ReadError> {
-        self.read_stored(pointer, 0)
-            .map_err(|reason| fail(pointer, reason))
+        self.read_stored(pointer, 0).map_err(|reason| fail(pointer, reason))
     }
 
     fn read_stored(&self, pointer: &BlockPointer, depth: u32) -> Result<Vec<u8>, Reason> {
@@ -323,11 +270,7 @@ impl Pool {
                 return Err(Reason::Damaged);
             }
         }
-        if whole.len() == size && checksum_ok(pointer.checksum, pointer.words, &whole)? {
-            Ok(whole)
-        } else {
-            Err(Reason::NoGoodCopy)
-        }
+        if whole.len() == size && checksum_ok(pointer.checksum, pointer.words, &whole)? { Ok(whole) } else { Err(Reason::NoGoodCopy) }
     }
 
     /// What the pointer's addresses hold, from the first copy that verifies: the stored block, or a gang header. Copies before it that were wrong are
@@ -357,41 +300,24 @@ impl Pool {
             }
             wrong.push((dva, check));
         }
-        self.post(Event::Data {
-            dva: pointer.copies().next(),
-            birth: pointer.birth,
-        });
+        self.post(Event::Data { dva: pointer.copies().next(), birth: pointer.birth });
         Err(Reason::NoGoodCopy)
     }
 
     /// Reads an intent-log block (format section 16): `None` where the chain ends. Its bytes are in no checksum tree, so nothing is counted or healed.
     #[must_use]
     pub fn read_log_block(&self, pointer: &BlockPointer) -> Option<Vec<u8>> {
-        let size = usize::try_from(pointer.psize)
-            .ok()
-            .filter(|size| *size <= 128 << 10)?;
-        let quiet = Context {
-            events: None,
-            heal: false,
-            speculative: true,
-        };
+        let size = usize::try_from(pointer.psize).ok().filter(|size| *size <= 128 << 10)?;
+        let quiet = Context { events: None, heal: false, speculative: true };
         pointer.copies().find_map(|dva| {
             let mut right = None;
-            self.top(dva.vdev)?.read(
-                Io {
-                    offset: dva.offset,
-                    size,
-                    birth: pointer.birth,
-                    context: &quiet,
-                },
-                &mut |data| {
-                    let good = intent_log::is_sealed(data, pointer.words);
-                    if good {
-                        right = Some(data.to_vec());
-                    }
-                    good
-                },
-            );
+            self.top(dva.vdev)?.read(Io { offset: dva.offset, size, birth: pointer.birth, context: &quiet }, &mut |data| {
+                let good = intent_log::is_sealed(data, pointer.words);
+                if good {
+                    right = Some(data.to_vec());
+                }
+                good
+            });
             right
         })
     }
@@ -411,11 +337,7 @@ pub(crate) struct Interior {
 
 impl Interior {
     fn key(pointer: &BlockPointer) -> Option<Key> {
-        let is_interior = pointer.level > 0
-            || matches!(
-                pointer.kind,
-                kind::DNODE | kind::DIRECTORY | MASTER_NODE | SA_FIRST..=SA_LAST
-            );
+        let is_interior = pointer.level > 0 || matches!(pointer.kind, kind::DNODE | kind::DIRECTORY | MASTER_NODE | SA_FIRST..=SA_LAST);
         let dva = pointer.copies().next().filter(|_| is_interior)?;
         Some((dva.vdev, dva.offset, pointer.physical_birth))
     }
@@ -430,16 +352,12 @@ impl Interior {
     }
 
     fn put(&mut self, pointer: &BlockPointer, data: impl FnOnce() -> Arc<[u8]>) {
-        let Some(key) = Self::key(pointer) else {
-            return;
-        };
+        let Some(key) = Self::key(pointer) else { return };
         let data = data();
         self.bytes += data.len();
         self.blocks.push_back((key, data));
         while self.bytes > INTERIOR_BYTES || self.blocks.len() > INTERIOR_MAX {
-            let Some((_, old)) = self.blocks.pop_front() else {
-                break;
-            };
+            let Some((_, old)) = self.blocks.pop_front() else { break };
             self.bytes -= old.len();
         }
     }
@@ -463,19 +381,11 @@ impl Check {
         if dva.gang {
             // All copies of a header are sealed with the first one's address.
             let first = pointer.copies().next().unwrap_or(dva);
-            return Ok(Self {
-                size: GANG_HEADER,
-                birth,
-                kind: CheckKind::Gang([u64::from(first.vdev), first.offset, birth, 0]),
-            });
+            return Ok(Self { size: GANG_HEADER, birth, kind: CheckKind::Gang([u64::from(first.vdev), first.offset, birth, 0]) });
         }
         checksum_ok(pointer.checksum, pointer.words, &[])?;
         let size = usize::try_from(pointer.psize).map_err(|_| Reason::Damaged)?;
-        Ok(Self {
-            size,
-            birth,
-            kind: CheckKind::Sum(pointer.checksum, pointer.words),
-        })
+        Ok(Self { size, birth, kind: CheckKind::Sum(pointer.checksum, pointer.words) })
     }
 
     fn accepts(&self, data: &[u8]) -> bool {
@@ -487,11 +397,7 @@ impl Check {
 }
 
 fn fail(pointer: &BlockPointer, reason: Reason) -> ReadError {
-    ReadError {
-        reason,
-        dva: pointer.copies().next(),
-        birth: pointer.birth,
-    }
+    ReadError { reason, dva: pointer.copies().next(), birth: pointer.birth }
 }
 
 /// The pointer's addresses hold gang headers.
@@ -503,14 +409,6 @@ fn gang_pieces(header: &[u8], depth: u32) -> Result<Vec<BlockPointer>, Reason> {
     if depth == GANG_DEPTH_MAX {
         return Err(Reason::Damaged);
     }
-    let pieces = header
-        .chunks_exact(SIZE)
-        .take(3)
-        .map(BlockPointer::parse)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| Reason::Damaged)?;
-    Ok(pieces
-        .into_iter()
-        .filter(|piece| !piece.is_hole())
-        .collect())
+    let pieces = header.chunks_exact(SIZE).take(3).map(BlockPointer::parse).collect::<Result<Vec<_>, _>>().map_err(|_| Reason::Damaged)?;
+    Ok(pieces.into_iter().filter(|piece| !piece.is_hole()).collect())
 }

@@ -83,29 +83,13 @@ fn punch(edit: &mut Edit, pool: &Pool, offset: u64, limit: u64) -> Result<(), Ed
 }
 
 /// Where data or a hole begins, from `offset` on in an object of `size` bytes.
-fn seek(
-    edit: &Edit,
-    pool: &Pool,
-    offset: u64,
-    size: u64,
-    hole: bool,
-) -> Result<Option<u64>, EditError> {
+fn seek(edit: &Edit, pool: &Pool, offset: u64, size: u64, hole: bool) -> Result<Option<u64>, EditError> {
     if offset >= size {
         return Ok(None);
     }
     let block = edit.dnode.block_size;
-    let found = edit
-        .seek(pool, offset / block, hole)?
-        .map(|number| number.saturating_mul(block).max(offset))
-        .filter(|at| *at < size);
-    Ok(if hole {
-        Some(found.unwrap_or_else(|| {
-            size.min((edit.dnode.last_block + 1).saturating_mul(block))
-                .max(offset)
-        }))
-    } else {
-        found
-    })
+    let found = edit.seek(pool, offset / block, hole)?.map(|number| number.saturating_mul(block).max(offset)).filter(|at| *at < size);
+    Ok(if hole { Some(found.unwrap_or_else(|| size.min((edit.dnode.last_block + 1).saturating_mul(block)).max(offset))) } else { found })
 }
 
 impl<'p> Filesystem<'p> {
@@ -120,21 +104,14 @@ impl<'p> Filesystem<'p> {
         let root = set.lookup_number(MASTER_NODE, "ROOT")?;
         let registry = match set.lookup_number(MASTER_NODE, "SA_ATTRS") {
             Ok(master) => {
-                let table = |name| {
-                    set.lookup_number(master, name)
-                        .and_then(|number| set.zap(number))
-                };
+                let table = |name| set.lookup_number(master, name).and_then(|number| set.zap(number));
                 Registry::new(&table("REGISTRY")?, &table("LAYOUTS")?)?
             }
             // Before ZPL 5 files carry znodes.
             Err(Error::NotFound) => Registry::default(),
             Err(error) => return Err(error),
         };
-        Ok(Self {
-            set,
-            root,
-            registry,
-        })
+        Ok(Self { set, root, registry })
     }
 
     /// Object number of the root directory.
@@ -162,11 +139,7 @@ impl<'p> Filesystem<'p> {
                 znode
             }
             kind::ZNODE => Znode::parse_old(&dnode.bonus)?,
-            other => {
-                return Err(
-                    FormatError::new("file", "bonus holds no attributes", u64::from(other)).into(),
-                );
-            }
+            other => return Err(FormatError::new("file", "bonus holds no attributes", u64::from(other)).into()),
         };
         Ok((object, znode))
     }
@@ -191,11 +164,7 @@ impl<'p> Filesystem<'p> {
             .into_iter()
             .filter_map(|entry| {
                 let value = entry.number()?;
-                Some(Entry {
-                    object: value & OBJECT_MASK,
-                    file_type: value >> 60,
-                    name: entry.name,
-                })
+                Some(Entry { object: value & OBJECT_MASK, file_type: value >> 60, name: entry.name })
             })
             .collect();
         out.sort_by(|a, b| a.name.cmp(&b.name));
@@ -204,11 +173,7 @@ impl<'p> Filesystem<'p> {
 
     fn check_directory(&self, number: u64) -> Result<(), Error> {
         let mode = self.stat(number)?.mode;
-        if mode & TYPE_MASK == DIRECTORY {
-            Ok(())
-        } else {
-            Err(Error::NotFound)
-        }
+        if mode & TYPE_MASK == DIRECTORY { Ok(()) } else { Err(Error::NotFound) }
     }
 
     /// Walks `path` (slashes separate; empty parts and `.` are skipped) from the root.
@@ -217,10 +182,7 @@ impl<'p> Filesystem<'p> {
     /// Not found, unreadable, malformed.
     pub fn lookup(&self, path: &[u8]) -> Result<u64, Error> {
         let mut number = self.root;
-        for part in path
-            .split(|byte| *byte == b'/')
-            .filter(|part| !part.is_empty() && *part != b".")
-        {
+        for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".") {
             self.check_directory(number)?;
             if part == b".." {
                 number = self.stat(number)?.parent;
@@ -236,11 +198,7 @@ impl<'p> Filesystem<'p> {
     ///
     /// # Errors
     /// Not found, unreadable (what came before was good), malformed, or what `sink` returns.
-    pub fn read_file<E: From<Error>>(
-        &self,
-        number: u64,
-        mut sink: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn read_file<E: From<Error>>(&self, number: u64, mut sink: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         let (mut object, znode) = self.open_object(number)?;
         let step = object.dnode().block_size;
         let mut offset = 0;
@@ -267,17 +225,8 @@ impl<'p> Filesystem<'p> {
             return Ok(target);
         }
         // Long targets of old file systems are file data; longer than a path they mean nothing.
-        let size = usize::try_from(znode.size)
-            .ok()
-            .filter(|size| *size <= 4096);
-        let mut data = vec![
-            0;
-            size.ok_or(FormatError::new(
-                "symbolic link",
-                "target is too long",
-                znode.size
-            ))?
-        ];
+        let size = usize::try_from(znode.size).ok().filter(|size| *size <= 4096);
+        let mut data = vec![0; size.ok_or(FormatError::new("symbolic link", "target is too long", znode.size))?];
         object.read_at(0, &mut data)?;
         Ok(data)
     }

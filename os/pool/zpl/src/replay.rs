@@ -29,11 +29,7 @@ pub fn replay_logs(store: &mut Store, now: Time) -> Result<u64, EditError> {
         let is_volume = store.edit_dataset(*dataset, None)?.0.os_kind() == ZVOL;
         for record in &records {
             if let Some(change) = Logged::parse(record)? {
-                if is_volume {
-                    replay_volume(store, *dataset, change)?
-                } else {
-                    replay_file(store, *dataset, record, change, now)?
-                }
+                if is_volume { replay_volume(store, *dataset, change)? } else { replay_file(store, *dataset, record, change, now)? }
             }
         }
     }
@@ -44,18 +40,9 @@ pub fn replay_logs(store: &mut Store, now: Time) -> Result<u64, EditError> {
 }
 
 /// The data of an indirect write: a block of the pool.
-fn indirect(
-    store: &Store,
-    block: &pool_phys::blkptr::BlockPointer,
-    length: u64,
-) -> Result<Vec<u8>, EditError> {
-    let size = usize::try_from(length)
-        .map_err(|_| EditError::Invalid("an intent log record is too long"))?;
-    let mut data = if block.is_hole() {
-        vec![0; size]
-    } else {
-        store.pool().read(block).map_err(Error::from)?
-    };
+fn indirect(store: &Store, block: &pool_phys::blkptr::BlockPointer, length: u64) -> Result<Vec<u8>, EditError> {
+    let size = usize::try_from(length).map_err(|_| EditError::Invalid("an intent log record is too long"))?;
+    let mut data = if block.is_hole() { vec![0; size] } else { store.pool().read(block).map_err(Error::from)? };
     data.truncate(size);
     Ok(data)
 }
@@ -63,112 +50,40 @@ fn indirect(
 fn replay_volume(store: &mut Store, dataset: u64, change: Logged) -> Result<(), EditError> {
     let (offset, data) = match change {
         Logged::Write { offset, data, .. } => (offset, data),
-        Logged::WriteIndirect {
-            offset,
-            length,
-            block,
-            ..
-        } => (offset, indirect(store, &block, length)?),
+        Logged::WriteIndirect { offset, length, block, .. } => (offset, indirect(store, &block, length)?),
         Logged::Truncate { offset, length, .. } => {
             let (set, pool) = store.edit_dataset(dataset, None)?;
-            return crate::punch(
-                set.edit(pool, ZVOL_DATA)?,
-                pool,
-                offset,
-                offset.saturating_add(length),
-            );
+            return crate::punch(set.edit(pool, ZVOL_DATA)?, pool, offset, offset.saturating_add(length));
         }
-        _ => {
-            return Err(EditError::Invalid(
-                "a volume's log has a record that is about files",
-            ));
-        }
+        _ => return Err(EditError::Invalid("a volume's log has a record that is about files")),
     };
     let (set, pool) = store.edit_dataset(dataset, None)?;
     Ok(set.edit(pool, ZVOL_DATA)?.write_at(pool, offset, &data)?)
 }
 
-fn replay_file(
-    store: &mut Store,
-    dataset: u64,
-    record: &Record,
-    change: Logged,
-    now: Time,
-) -> Result<(), EditError> {
+fn replay_file(store: &mut Store, dataset: u64, record: &Record, change: Logged, now: Time) -> Result<(), EditError> {
     match change {
-        Logged::Create {
-            parent,
-            object,
-            mode,
-            uid,
-            gid,
-            time,
-            rdev,
-            name,
-            target,
-            ..
-        } => {
+        Logged::Create { parent, object, mode, uid, gid, time, rdev, name, target, .. } => {
             let make = match (&target, mode & TYPE_MASK) {
                 (Some(target), _) => Make::Symlink(target),
                 (None, 0o040_000) => Make::Directory,
                 (None, 0o100_000) => Make::File,
                 (None, type_bits) => Make::Special { type_bits, rdev },
             };
-            let new = NewEntry {
-                mode: mode & 0o7777,
-                uid,
-                gid,
-                now: time,
-            };
-            Writer::open(store, dataset)?
-                .make_numbered(parent, &name, make, &new, Some(object))
-                .map(drop)
+            let new = NewEntry { mode: mode & 0o7777, uid, gid, now: time };
+            Writer::open(store, dataset)?.make_numbered(parent, &name, make, &new, Some(object)).map(drop)
         }
-        Logged::Remove { parent, name, .. } => {
-            Writer::open(store, dataset)?.remove(parent, &name, now)
-        }
-        Logged::Link {
-            parent,
-            object,
-            name,
-        } => Writer::open(store, dataset)?.link(parent, &name, object, now),
-        Logged::Rename { from, to, old, new } => {
-            Writer::open(store, dataset)?.rename((from, &old), (to, &new), false, now, false)
-        }
-        Logged::Write {
-            object,
-            offset,
-            data,
-        } => write(store, dataset, object, offset, &data, now),
-        Logged::WriteIndirect {
-            object,
-            offset,
-            length,
-            block,
-        } => {
+        Logged::Remove { parent, name, .. } => Writer::open(store, dataset)?.remove(parent, &name, now),
+        Logged::Link { parent, object, name } => Writer::open(store, dataset)?.link(parent, &name, object, now),
+        Logged::Rename { from, to, old, new } => Writer::open(store, dataset)?.rename((from, &old), (to, &new), false, now, false),
+        Logged::Write { object, offset, data } => write(store, dataset, object, offset, &data, now),
+        Logged::WriteIndirect { object, offset, length, block } => {
             let data = indirect(store, &block, length)?;
             write(store, dataset, object, offset, &data, now)
         }
-        Logged::Truncate {
-            object,
-            offset,
-            length: 0,
-        } => missing_is_fine(Writer::open(store, dataset)?.truncate(object, offset, now)),
-        Logged::Truncate {
-            object,
-            offset,
-            length,
-        } => missing_is_fine(Writer::open(store, dataset)?.punch_hole(object, offset, length, now)),
-        Logged::SetAttributes {
-            object,
-            mask,
-            mode,
-            uid,
-            gid,
-            size,
-            accessed,
-            modified,
-        } => {
+        Logged::Truncate { object, offset, length: 0 } => missing_is_fine(Writer::open(store, dataset)?.truncate(object, offset, now)),
+        Logged::Truncate { object, offset, length } => missing_is_fine(Writer::open(store, dataset)?.punch_hole(object, offset, length, now)),
+        Logged::SetAttributes { object, mask, mode, uid, gid, size, accessed, modified } => {
             let with = |bit: u32| mask >> bit & 1 == 1;
             let mut writer = Writer::open(store, dataset)?;
             if with(3) {
@@ -186,24 +101,14 @@ fn replay_file(
         }
     }
     .map_err(|error| match error {
-        EditError::Exists | EditError::Read(Error::NotFound) => pool_phys::FormatError::new(
-            "intent log record",
-            "does not fit the file system it is to be replayed into",
-            record.seq,
-        )
-        .into(),
+        EditError::Exists | EditError::Read(Error::NotFound) => {
+            pool_phys::FormatError::new("intent log record", "does not fit the file system it is to be replayed into", record.seq).into()
+        }
         other => other,
     })
 }
 
-fn write(
-    store: &mut Store,
-    dataset: u64,
-    object: u64,
-    offset: u64,
-    data: &[u8],
-    now: Time,
-) -> Result<(), EditError> {
+fn write(store: &mut Store, dataset: u64, object: u64, offset: u64, data: &[u8], now: Time) -> Result<(), EditError> {
     missing_is_fine(Writer::open(store, dataset)?.write(object, offset, data, now))
 }
 

@@ -57,29 +57,17 @@ impl Volume {
     /// Not a file system of ZPL version 5, unreadable, malformed.
     pub fn open(store: &mut Store, dataset: u64) -> Result<Self, EditError> {
         let (set, pool) = store.edit_dataset(dataset, Some(owners))?;
-        let number = |object: u64, name: &[u8]| {
-            set.with_view(pool, object, |edit| zap::number(edit, pool, name))
-        };
-        let root = number(MASTER_NODE, b"ROOT")?
-            .ok_or(EditError::Invalid("the dataset is not a file system"))?;
-        let attributes = number(MASTER_NODE, b"SA_ATTRS")?.ok_or(EditError::Invalid(
-            "file systems before ZPL version 5 can only be read",
-        ))?;
-        let unlinked = number(MASTER_NODE, b"DELETE_QUEUE")?.ok_or(FormatError::new(
-            "master node",
-            "has no delete queue",
-            dataset,
-        ))?;
+        let number = |object: u64, name: &[u8]| set.with_view(pool, object, |edit| zap::number(edit, pool, name));
+        let root = number(MASTER_NODE, b"ROOT")?.ok_or(EditError::Invalid("the dataset is not a file system"))?;
+        let attributes = number(MASTER_NODE, b"SA_ATTRS")?.ok_or(EditError::Invalid("file systems before ZPL version 5 can only be read"))?;
+        let unlinked = number(MASTER_NODE, b"DELETE_QUEUE")?.ok_or(FormatError::new("master node", "has no delete queue", dataset))?;
         let layouts = number(attributes, b"LAYOUTS")?.ok_or(Error::NotFound)?;
         let registry = number(attributes, b"REGISTRY")?.ok_or(Error::NotFound)?;
-        let table =
-            |object: u64| set.with_view(pool, object, |edit| zap::entries(edit, pool, None));
+        let table = |object: u64| set.with_view(pool, object, |edit| zap::entries(edit, pool, None));
         let registry = Registry::new(&table(registry)?, &table(layouts)?)?;
         let find = |name: &str| {
             // OpenZFS registers an attribute when it is first used; we do not add to the registry of others.
-            registry.number(name.as_bytes()).ok_or(EditError::Invalid(
-                "the file system has not registered all attributes; it can be read",
-            ))
+            registry.number(name.as_bytes()).ok_or(EditError::Invalid("the file system has not registered all attributes; it can be read"))
         };
         let numbers = Numbers {
             mode: find("ZPL_MODE")?,
@@ -99,14 +87,7 @@ impl Volume {
             aces: find("ZPL_DACL_ACES")?,
             symlink: find("ZPL_SYMLINK")?,
         };
-        Ok(Self {
-            dataset,
-            root,
-            unlinked,
-            registry,
-            numbers,
-            layouts,
-        })
+        Ok(Self { dataset, root, unlinked, registry, numbers, layouts })
     }
 
     /// Object number of the root directory.
@@ -135,52 +116,28 @@ impl Volume {
     }
 
     /// An SA buffer of these attributes; a layout that is not there yet is registered.
-    fn encode(
-        &mut self,
-        set: &mut Set,
-        pool: &Pool,
-        values: &[(u16, Vec<u8>)],
-    ) -> Result<Vec<u8>, EditError> {
+    fn encode(&mut self, set: &mut Set, pool: &Pool, values: &[(u16, Vec<u8>)]) -> Result<Vec<u8>, EditError> {
         let order: Vec<u16> = values.iter().map(|(number, _)| *number).collect();
         let layout = match self.registry.layout(&order) {
             Some(layout) => layout,
             None => {
                 let layout = self.registry.add_layout(order.clone())?;
                 let value = order.iter().copied().map(u64::from).collect();
-                zap::set(
-                    set.edit(pool, self.layouts)?,
-                    pool,
-                    Entry {
-                        name: layout.to_string().into_bytes(),
-                        integer_size: 2,
-                        value,
-                    },
-                )?;
+                zap::set(set.edit(pool, self.layouts)?, pool, Entry { name: layout.to_string().into_bytes(), integer_size: 2, value })?;
                 layout
             }
         };
-        let list: Vec<(bool, &[u8])> = values
-            .iter()
-            .map(|(number, value)| (self.registry.is_variable(*number), value.as_slice()))
-            .collect();
+        let list: Vec<(bool, &[u8])> = values.iter().map(|(number, value)| (self.registry.is_variable(*number), value.as_slice())).collect();
         Ok(sa::encode(layout, &list))
     }
 
     /// Splits attributes into what fits the bonus and what goes to a spill block: from the first attribute on that does not fit.
-    pub(crate) fn arrange(
-        &mut self,
-        set: &mut Set,
-        pool: &Pool,
-        values: &Values,
-    ) -> Result<(Vec<u8>, Option<Vec<u8>>), EditError> {
+    pub(crate) fn arrange(&mut self, set: &mut Set, pool: &Pool, values: &Values) -> Result<(Vec<u8>, Option<Vec<u8>>), EditError> {
         if encoded_len(&self.registry, values) <= BONUS_MAX {
             return Ok((self.encode(set, pool, values)?, None));
         }
-        let split = (1..values.len())
-            .rev()
-            .find(|split| encoded_len(&self.registry, &values[..*split]) <= BONUS_WITH_SPILL);
-        let (first, rest) =
-            values.split_at(split.ok_or(EditError::Invalid("attributes too long"))?);
+        let split = (1..values.len()).rev().find(|split| encoded_len(&self.registry, &values[..*split]) <= BONUS_WITH_SPILL);
+        let (first, rest) = values.split_at(split.ok_or(EditError::Invalid("attributes too long"))?);
         if encoded_len(&self.registry, rest) > 128 << 10 {
             return Err(EditError::Invalid("attributes too long"));
         }
@@ -189,13 +146,7 @@ impl Volume {
     }
 
     /// Stores all attributes of an object.
-    pub(crate) fn save(
-        &mut self,
-        set: &mut Set,
-        pool: &Pool,
-        object: u64,
-        values: &Values,
-    ) -> Result<(), EditError> {
+    pub(crate) fn save(&mut self, set: &mut Set, pool: &Pool, object: u64, values: &Values) -> Result<(), EditError> {
         let (bonus, spill) = self.arrange(set, pool, values)?;
         let edit = set.edit(pool, object)?;
         if spill.is_some() || edit.spill(pool)?.is_some() {
@@ -207,31 +158,15 @@ impl Volume {
 }
 
 fn encoded_len(registry: &Registry, values: &[(u16, Vec<u8>)]) -> usize {
-    let variable = values
-        .iter()
-        .filter(|(number, _)| registry.is_variable(*number))
-        .count();
-    let header = if variable <= 1 {
-        8
-    } else {
-        8 + (2 * (variable - 1)).next_multiple_of(8)
-    };
-    header
-        + values
-            .iter()
-            .map(|(_, value)| value.len().next_multiple_of(8))
-            .sum::<usize>()
+    let variable = values.iter().filter(|(number, _)| registry.is_variable(*number)).count();
+    let header = if variable <= 1 { 8 } else { 8 + (2 * (variable - 1)).next_multiple_of(8) };
+    header + values.iter().map(|(_, value)| value.len().next_multiple_of(8)).sum::<usize>()
 }
 
 /// The number stored as attribute `number`; 0 if it is not there.
 pub(crate) fn word(values: &Values, number: u16) -> u64 {
-    let bytes = values
-        .iter()
-        .find(|(known, _)| *known == number)
-        .and_then(|(_, value)| value.get(..8));
-    bytes
-        .and_then(|bytes| bytes.try_into().ok())
-        .map_or(0, u64::from_le_bytes)
+    let bytes = values.iter().find(|(known, _)| *known == number).and_then(|(_, value)| value.get(..8));
+    bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
 /// Sets attribute `number`, behind all others if it is new.

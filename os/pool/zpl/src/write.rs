@@ -107,10 +107,7 @@ pub enum Make<'a> {
     Directory,
     Symlink(&'a [u8]),
     /// A device node, FIFO or socket: type bits of its mode, device number as stored.
-    Special {
-        type_bits: u64,
-        rdev: u64,
-    },
+    Special { type_bits: u64, rdev: u64 },
 }
 
 /// Attributes to change.
@@ -171,17 +168,10 @@ pub fn owners(dnode: &Dnode) -> Option<Owner> {
 /// The three access-control entries that say what `mode` says (format section 17.2).
 fn trivial_acl(mode: u64, is_directory: bool) -> Vec<u8> {
     let mut out = Vec::new();
-    for (shift, flags, base) in [
-        (6, 0x1000_u16, 0x12_0088_u32 | 0x0C_0110),
-        (3, 0x2040, 0x12_0088),
-        (0, 0x4000, 0x12_0088),
-    ] {
+    for (shift, flags, base) in [(6, 0x1000_u16, 0x12_0088_u32 | 0x0C_0110), (3, 0x2040, 0x12_0088), (0, 0x4000, 0x12_0088)] {
         let bits = mode >> shift & 7;
         let write = if is_directory { 0x46 } else { 6 };
-        let mask = base
-            | if bits & 4 != 0 { 1 } else { 0 }
-            | if bits & 2 != 0 { write } else { 0 }
-            | if bits & 1 != 0 { 0x20 } else { 0 };
+        let mask = base | if bits & 4 != 0 { 1 } else { 0 } | if bits & 2 != 0 { write } else { 0 } | if bits & 1 != 0 { 0x20 } else { 0 };
         out.extend_from_slice(&0_u16.to_le_bytes());
         out.extend_from_slice(&flags.to_le_bytes());
         out.extend_from_slice(&mask.to_le_bytes());
@@ -192,24 +182,11 @@ fn trivial_acl(mode: u64, is_directory: bool) -> Vec<u8> {
 /// Flags word of a file: group and others never have more than the owner may, so the trivial ACL says all (flag 4); execute for somebody clears "no
 /// execs denied".
 const fn flags_of(mode: u64) -> u64 {
-    0x408_0000_0004_u64
-        | if mode & TYPE_MASK == DIRECTORY || mode & 0o111 != 0 {
-            0x100
-        } else {
-            0
-        }
+    0x408_0000_0004_u64 | if mode & TYPE_MASK == DIRECTORY || mode & 0o111 != 0 { 0x100 } else { 0 }
 }
 
 /// The attributes every file has, in the order of OpenZFS's layouts: the first ones are at places that space accounting relies on.
-pub(crate) fn base_values(
-    numbers: &Numbers,
-    mode: u64,
-    size: u64,
-    links: u64,
-    parent: u64,
-    txg: u64,
-    new: &NewEntry,
-) -> Values {
+pub(crate) fn base_values(numbers: &Numbers, mode: u64, size: u64, links: u64, parent: u64, txg: u64, new: &NewEntry) -> Values {
     let mut values = Values::new();
     for (number, value) in [
         (numbers.mode, mode),
@@ -227,11 +204,7 @@ pub(crate) fn base_values(
     }
     put_word(&mut values, numbers.links, links);
     put_word(&mut values, numbers.acl_count, 3);
-    put(
-        &mut values,
-        numbers.aces,
-        trivial_acl(mode, mode & TYPE_MASK == DIRECTORY),
-    );
+    put(&mut values, numbers.aces, trivial_acl(mode, mode & TYPE_MASK == DIRECTORY));
     values
 }
 
@@ -256,31 +229,14 @@ pub fn format_dataset(store: &mut Store, dataset: u64, new: &NewEntry) -> Result
     // The root is its own parent; its number is known only once it exists.
     let bonus = |parent: u64| {
         let values = base_values(&OWN_NUMBERS, DIRECTORY | new.mode, 2, 2, parent, txg, new);
-        let list: Vec<(bool, &[u8])> = values
-            .iter()
-            .map(|(number, value)| (*number == OWN_NUMBERS.aces, value.as_slice()))
-            .collect();
+        let list: Vec<(bool, &[u8])> = values.iter().map(|(number, value)| (*number == OWN_NUMBERS.aces, value.as_slice())).collect();
         sa::encode(FILE_LAYOUT.0, &list)
     };
-    let root = set.allocate(
-        pool,
-        kind::DIRECTORY,
-        512,
-        kind::SYSTEM_ATTRIBUTES,
-        bonus(0),
-    )?;
+    let root = set.allocate(pool, kind::DIRECTORY, 512, kind::SYSTEM_ATTRIBUTES, bonus(0))?;
     let edit = set.edit(pool, root)?;
     edit.dnode.bonus = bonus(root);
     zap::format(edit, 0);
-    for (name, value) in [
-        ("VERSION", 5),
-        ("SA_ATTRS", master),
-        ("DELETE_QUEUE", queue),
-        ("ROOT", root),
-        ("utf8only", 0),
-        ("normalization", 0),
-        ("casesensitivity", 0),
-    ] {
+    for (name, value) in [("VERSION", 5), ("SA_ATTRS", master), ("DELETE_QUEUE", queue), ("ROOT", root), ("utf8only", 0), ("normalization", 0), ("casesensitivity", 0)] {
         zap::set_number(set.edit(pool, MASTER_NODE)?, pool, name.as_bytes(), value)?;
     }
     zap::set_number(set.edit(pool, master)?, pool, b"REGISTRY", registry)?;
@@ -291,15 +247,7 @@ pub fn format_dataset(store: &mut Store, dataset: u64, new: &NewEntry) -> Result
     }
     for (number, members) in [FILE_LAYOUT, LINK_LAYOUT] {
         let value = members.iter().copied().map(u64::from).collect();
-        zap::set(
-            set.edit(pool, layouts)?,
-            pool,
-            Entry {
-                name: number.to_string().into_bytes(),
-                integer_size: 2,
-                value,
-            },
-        )?;
+        zap::set(set.edit(pool, layouts)?, pool, Entry { name: number.to_string().into_bytes(), integer_size: 2, value })?;
     }
     Ok(())
 }
@@ -377,9 +325,7 @@ impl<'s> Writer<'s> {
     /// Not found, unreadable.
     pub fn space(&mut self, object: u64) -> Result<(u64, u64), EditError> {
         let (set, pool, _) = self.parts()?;
-        set.with_view(pool, object, |edit| {
-            Ok((edit.dnode.used, edit.dnode.block_size))
-        })
+        set.with_view(pool, object, |edit| Ok((edit.dnode.used, edit.dnode.block_size)))
     }
 
     /// The object called `name` in directory `parent`, if there is one.
@@ -394,11 +340,7 @@ impl<'s> Writer<'s> {
     ///
     /// # Errors
     /// As [`Writer::lookup`].
-    pub fn lookup_entry(
-        &mut self,
-        parent: u64,
-        name: &[u8],
-    ) -> Result<Option<(u64, u64)>, EditError> {
+    pub fn lookup_entry(&mut self, parent: u64, name: &[u8]) -> Result<Option<(u64, u64)>, EditError> {
         let (set, pool, _) = self.parts()?;
         set.with_view(pool, parent, |directory| {
             if directory.dnode.kind != kind::DIRECTORY {
@@ -423,11 +365,7 @@ impl<'s> Writer<'s> {
                 .into_iter()
                 .filter_map(|entry| {
                     let value = entry.number()?;
-                    Some(crate::Entry {
-                        object: value & OBJECT_MASK,
-                        file_type: value >> 60,
-                        name: entry.name,
-                    })
+                    Some(crate::Entry { object: value & OBJECT_MASK, file_type: value >> 60, name: entry.name })
                 })
                 .collect())
         })
@@ -437,26 +375,13 @@ impl<'s> Writer<'s> {
     ///
     /// # Errors
     /// The name is taken, empty, too long or has a slash; no space.
-    pub fn make(
-        &mut self,
-        parent: u64,
-        name: &[u8],
-        make: Make<'_>,
-        new: &NewEntry,
-    ) -> Result<u64, EditError> {
+    pub fn make(&mut self, parent: u64, name: &[u8], make: Make<'_>, new: &NewEntry) -> Result<u64, EditError> {
         self.store.reserve_in(self.volume.dataset, ENTRY_COST)?;
         self.make_numbered(parent, name, make, new, None)
     }
 
     /// The same with a given object number, as the intent log has it.
-    pub(crate) fn make_numbered(
-        &mut self,
-        parent: u64,
-        name: &[u8],
-        make: Make<'_>,
-        new: &NewEntry,
-        number: Option<u64>,
-    ) -> Result<u64, EditError> {
+    pub(crate) fn make_numbered(&mut self, parent: u64, name: &[u8], make: Make<'_>, new: &NewEntry, number: Option<u64>) -> Result<u64, EditError> {
         check_name(name)?;
         if self.lookup(parent, name)?.is_some() {
             return Err(EditError::Exists);
@@ -465,9 +390,7 @@ impl<'s> Writer<'s> {
         let (kind_of, type_bits, size, links) = match make {
             Make::File => (kind::FILE, REGULAR, 0, 1),
             Make::Directory => (kind::DIRECTORY, DIRECTORY, 2, 2),
-            Make::Symlink(target) if target.len() > TARGET_MAX || target.is_empty() => {
-                return Err(EditError::Invalid("not a target of a symbolic link"));
-            }
+            Make::Symlink(target) if target.len() > TARGET_MAX || target.is_empty() => return Err(EditError::Invalid("not a target of a symbolic link")),
             Make::Symlink(target) => (kind::FILE, SYMLINK, target.len() as u64, 1),
             Make::Special { type_bits, .. } => (kind::FILE, type_bits & TYPE_MASK, 0, 1),
         };
@@ -483,9 +406,7 @@ impl<'s> Writer<'s> {
         let (bonus, spill) = volume.arrange(set, pool, &values)?;
         let object = match number {
             None => set.allocate(pool, kind_of, 512, kind::SYSTEM_ATTRIBUTES, bonus)?,
-            Some(number) => {
-                set.allocate_at(pool, number, kind_of, 512, kind::SYSTEM_ATTRIBUTES, bonus)?
-            }
+            Some(number) => set.allocate_at(pool, number, kind_of, 512, kind::SYSTEM_ATTRIBUTES, bonus)?,
         };
         let edit = set.edit(pool, object)?;
         if spill.is_some() {
@@ -500,18 +421,7 @@ impl<'s> Writer<'s> {
             Make::Symlink(target) => (0, Some(target.to_vec())),
             Make::File | Make::Directory => (0, None),
         };
-        self.log(Logged::Create {
-            parent,
-            object,
-            mode,
-            uid: new.uid,
-            gid: new.gid,
-            generation: txg,
-            time: new.now,
-            rdev,
-            name: name.to_vec(),
-            target,
-        });
+        self.log(Logged::Create { parent, object, mode, uid: new.uid, gid: new.gid, generation: txg, time: new.now, rdev, name: name.to_vec(), target });
         Ok(object)
     }
 
@@ -529,44 +439,20 @@ impl<'s> Writer<'s> {
     }
 
     /// Puts a name into a directory: its size counts entries, its links count directories below.
-    pub(crate) fn enter(
-        &mut self,
-        parent: u64,
-        name: &[u8],
-        object: u64,
-        mode: u64,
-        now: Time,
-    ) -> Result<(), EditError> {
+    pub(crate) fn enter(&mut self, parent: u64, name: &[u8], object: u64, mode: u64, now: Time) -> Result<(), EditError> {
         let (set, pool, _) = self.parts()?;
-        zap::set_number(
-            set.edit(pool, parent)?,
-            pool,
-            name,
-            (mode >> 12) << 60 | object,
-        )?;
+        zap::set_number(set.edit(pool, parent)?, pool, name, (mode >> 12) << 60 | object)?;
         self.count(parent, 1, mode & TYPE_MASK == DIRECTORY, now)
     }
 
     /// Takes a name out of a directory.
-    pub(crate) fn leave(
-        &mut self,
-        parent: u64,
-        name: &[u8],
-        mode: u64,
-        now: Time,
-    ) -> Result<(), EditError> {
+    pub(crate) fn leave(&mut self, parent: u64, name: &[u8], mode: u64, now: Time) -> Result<(), EditError> {
         let (set, pool, _) = self.parts()?;
         zap::remove(set.edit(pool, parent)?, pool, name)?;
         self.count(parent, -1, mode & TYPE_MASK == DIRECTORY, now)
     }
 
-    fn count(
-        &mut self,
-        directory: u64,
-        by: i64,
-        is_directory: bool,
-        now: Time,
-    ) -> Result<(), EditError> {
+    fn count(&mut self, directory: u64, by: i64, is_directory: bool, now: Time) -> Result<(), EditError> {
         let mut values = self.load(directory)?;
         let numbers = self.volume.numbers;
         let size = word(&values, numbers.size).saturating_add_signed(by);
@@ -584,13 +470,7 @@ impl<'s> Writer<'s> {
     ///
     /// # Errors
     /// As [`Writer::make`]; too many links.
-    pub fn link(
-        &mut self,
-        parent: u64,
-        name: &[u8],
-        object: u64,
-        now: Time,
-    ) -> Result<(), EditError> {
+    pub fn link(&mut self, parent: u64, name: &[u8], object: u64, now: Time) -> Result<(), EditError> {
         check_name(name)?;
         if self.lookup(parent, name)?.is_some() {
             return Err(EditError::Exists);
@@ -609,11 +489,7 @@ impl<'s> Writer<'s> {
         put_time(&mut values, numbers.ctime, now);
         self.save(object, &values)?;
         self.enter(parent, name, object, mode, now)?;
-        self.log(Logged::Link {
-            parent,
-            object,
-            name: name.to_vec(),
-        });
+        self.log(Logged::Link { parent, object, name: name.to_vec() });
         Ok(())
     }
 
@@ -621,22 +497,13 @@ impl<'s> Writer<'s> {
     ///
     /// # Errors
     /// Not found, a non-empty directory in the way, kinds that do not go together, a directory moved into itself (the caller checks deeper ones).
-    pub fn rename(
-        &mut self,
-        from: (u64, &[u8]),
-        to: (u64, &[u8]),
-        exchange: bool,
-        now: Time,
-        keep_open: bool,
-    ) -> Result<(), EditError> {
+    pub fn rename(&mut self, from: (u64, &[u8]), to: (u64, &[u8]), exchange: bool, now: Time, keep_open: bool) -> Result<(), EditError> {
         check_name(to.1)?;
         let (object, _) = self.lookup_entry(from.0, from.1)?.ok_or(Error::NotFound)?;
         let there = self.lookup(to.0, to.1)?;
         let mode = self.stat(object)?.mode;
         if object == to.0 {
-            return Err(EditError::Invalid(
-                "a directory cannot be moved into itself",
-            ));
+            return Err(EditError::Invalid("a directory cannot be moved into itself"));
         }
         match there {
             Some(other) if other == object => return Ok(()),
@@ -650,9 +517,7 @@ impl<'s> Writer<'s> {
             Some(other) => {
                 let other_mode = self.stat(other)?.mode;
                 if (mode & TYPE_MASK == DIRECTORY) != (other_mode & TYPE_MASK == DIRECTORY) {
-                    return Err(EditError::Invalid(
-                        "a directory and another file cannot replace each other",
-                    ));
+                    return Err(EditError::Invalid("a directory and another file cannot replace each other"));
                 }
                 self.take_out(to.0, to.1, now, keep_open)?;
                 self.leave(from.0, from.1, mode, now)?;
@@ -663,14 +528,8 @@ impl<'s> Writer<'s> {
         self.enter(to.0, to.1, object, mode, now)?;
         self.adopt(object, to.0, now)?;
         // An exchange has no record that OpenZFS 2.1 knows.
-        let change = Logged::Rename {
-            from: from.0,
-            to: to.0,
-            old: from.1.to_vec(),
-            new: to.1.to_vec(),
-        };
-        self.store
-            .log_change(self.volume.dataset, (!exchange).then_some(change));
+        let change = Logged::Rename { from: from.0, to: to.0, old: from.1.to_vec(), new: to.1.to_vec() };
+        self.store.log_change(self.volume.dataset, (!exchange).then_some(change));
         Ok(())
     }
 
@@ -689,9 +548,7 @@ impl<'s> Writer<'s> {
     /// Unreadable: the block, by its error.
     pub fn read(&mut self, object: u64, offset: u64, out: &mut [u8]) -> Result<usize, EditError> {
         let size = self.stat(object)?.size;
-        let count = usize::try_from(size.saturating_sub(offset))
-            .unwrap_or(usize::MAX)
-            .min(out.len());
+        let count = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(out.len());
         self.read_blocks(object, offset, &mut out[..count])?;
         Ok(count)
     }
@@ -700,12 +557,7 @@ impl<'s> Writer<'s> {
     ///
     /// # Errors
     /// Unreadable: the block, by its error.
-    pub fn read_blocks(
-        &mut self,
-        object: u64,
-        offset: u64,
-        out: &mut [u8],
-    ) -> Result<(), EditError> {
+    pub fn read_blocks(&mut self, object: u64, offset: u64, out: &mut [u8]) -> Result<(), EditError> {
         let (set, pool, _) = self.parts()?;
         set.with_view(pool, object, |edit| Ok(edit.read_at(pool, offset, out)?))
     }
@@ -714,46 +566,28 @@ impl<'s> Writer<'s> {
     ///
     /// # Errors
     /// Not a regular file; a partly written block is unreadable.
-    pub fn write(
-        &mut self,
-        object: u64,
-        offset: u64,
-        data: &[u8],
-        now: Time,
-    ) -> Result<(), EditError> {
+    pub fn write(&mut self, object: u64, offset: u64, data: &[u8], now: Time) -> Result<(), EditError> {
         let mut values = self.load(object)?;
         let numbers = self.volume.numbers;
         let size = word(&values, numbers.size);
-        let end = offset
-            .checked_add(data.len() as u64)
-            .filter(|end| *end <= SIZE_MAX)
-            .ok_or(EditError::Invalid("file too large"))?;
+        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= SIZE_MAX).ok_or(EditError::Invalid("file too large"))?;
         if word(&values, numbers.mode) & TYPE_MASK != REGULAR {
             return Err(EditError::Invalid("not a regular file"));
         }
-        self.store
-            .reserve_in(self.volume.dataset, data.len() as u64)?;
+        self.store.reserve_in(self.volume.dataset, data.len() as u64)?;
         let (set, pool, _) = self.parts()?;
         let edit = set.edit(pool, object)?;
         // A small file is one block as long as it; past the record size all blocks are of that size (format section 17.4).
-        if edit.dnode.last_block == 0
-            && end > edit.dnode.block_size
-            && edit.dnode.block_size < RECORD_SIZE
-        {
+        if edit.dnode.last_block == 0 && end > edit.dnode.block_size && edit.dnode.block_size < RECORD_SIZE {
             let wanted = end.next_multiple_of(512).min(RECORD_SIZE);
-            if size == 0 && !edit.has_blocks() {
-                edit.dnode.block_size = wanted
-            } else {
-                edit.resize_block(pool, wanted)?
-            }
+            if size == 0 && !edit.has_blocks() { edit.dnode.block_size = wanted } else { edit.resize_block(pool, wanted)? }
         }
         edit.write_at(pool, offset, data)?;
         put_word(&mut values, numbers.size, size.max(end));
         put_time(&mut values, numbers.mtime, now);
         put_time(&mut values, numbers.ctime, now);
         self.save(object, &values)?;
-        self.store
-            .log_write(self.volume.dataset, object, offset, data.len() as u64);
+        self.store.log_write(self.volume.dataset, object, offset, data.len() as u64);
         Ok(())
     }
 
@@ -785,21 +619,13 @@ impl<'s> Writer<'s> {
         } else if edit.dnode.last_block == 0 && size > block && block < RECORD_SIZE {
             // A file of one block is no longer than it, a hole or not: OpenZFS panics at one that is.
             let wanted = size.next_multiple_of(512).min(RECORD_SIZE);
-            if edit.has_blocks() {
-                edit.resize_block(pool, wanted)?
-            } else {
-                edit.dnode.block_size = wanted
-            }
+            if edit.has_blocks() { edit.resize_block(pool, wanted)? } else { edit.dnode.block_size = wanted }
         }
         put_word(&mut values, numbers.size, size);
         put_time(&mut values, numbers.mtime, now);
         put_time(&mut values, numbers.ctime, now);
         self.save(object, &values)?;
-        self.log(Logged::Truncate {
-            object,
-            offset: size,
-            length: 0,
-        });
+        self.log(Logged::Truncate { object, offset: size, length: 0 });
         Ok(())
     }
 
@@ -807,32 +633,20 @@ impl<'s> Writer<'s> {
     ///
     /// # Errors
     /// Not a regular file, unreadable.
-    pub fn punch_hole(
-        &mut self,
-        object: u64,
-        offset: u64,
-        length: u64,
-        now: Time,
-    ) -> Result<(), EditError> {
+    pub fn punch_hole(&mut self, object: u64, offset: u64, length: u64, now: Time) -> Result<(), EditError> {
         let mut values = self.load(object)?;
         let numbers = self.volume.numbers;
         if word(&values, numbers.mode) & TYPE_MASK != REGULAR {
             return Err(EditError::Invalid("not a regular file"));
         }
-        let limit = offset
-            .saturating_add(length)
-            .min(word(&values, numbers.size));
+        let limit = offset.saturating_add(length).min(word(&values, numbers.size));
         let (set, pool, _) = self.parts()?;
         crate::punch(set.edit(pool, object)?, pool, offset, limit)?;
         put_time(&mut values, numbers.mtime, now);
         put_time(&mut values, numbers.ctime, now);
         self.save(object, &values)?;
         if length > 0 {
-            self.log(Logged::Truncate {
-                object,
-                offset,
-                length,
-            });
+            self.log(Logged::Truncate { object, offset, length });
         }
         Ok(())
     }
@@ -845,9 +659,7 @@ impl<'s> Writer<'s> {
     pub fn seek(&mut self, object: u64, offset: u64, hole: bool) -> Result<Option<u64>, EditError> {
         let size = self.stat(object)?.size;
         let (set, pool, _) = self.parts()?;
-        set.with_view(pool, object, |edit| {
-            crate::seek(edit, pool, offset, size, hole)
-        })
+        set.with_view(pool, object, |edit| crate::seek(edit, pool, offset, size, hole))
     }
 
     /// New contents must not run with the rights that the old ones were given: clears set-user-id, and set-group-id where the group may execute (without
@@ -862,14 +674,7 @@ impl<'s> Writer<'s> {
         if kept == mode || mode & TYPE_MASK != REGULAR {
             return Ok(());
         }
-        self.set_attributes(
-            object,
-            &Change {
-                mode: Some(kept),
-                changed: Some(now),
-                ..Change::default()
-            },
-        )
+        self.set_attributes(object, &Change { mode: Some(kept), changed: Some(now), ..Change::default() })
     }
 
     /// Frees all objects without a name: for a file system that is opened after a crash. Tells how many.
@@ -904,42 +709,23 @@ impl<'s> Writer<'s> {
             put_word(&mut values, numbers.mode, mode);
             put_word(&mut values, numbers.flags, flags_of(mode));
             put_word(&mut values, numbers.acl_count, 3);
-            put(
-                &mut values,
-                numbers.aces,
-                trivial_acl(mode, mode & TYPE_MASK == DIRECTORY),
-            );
+            put(&mut values, numbers.aces, trivial_acl(mode, mode & TYPE_MASK == DIRECTORY));
         }
         for (number, value) in [(numbers.uid, change.uid), (numbers.gid, change.gid)] {
             if let Some(value) = value {
                 put_word(&mut values, number, value);
             }
         }
-        for (number, value) in [
-            (numbers.atime, change.accessed),
-            (numbers.mtime, change.modified),
-            (numbers.ctime, change.changed),
-        ] {
+        for (number, value) in [(numbers.atime, change.accessed), (numbers.mtime, change.modified), (numbers.ctime, change.changed)] {
             if let Some(value) = value {
                 put_time(&mut values, number, value);
             }
         }
         self.save(object, &values)?;
-        let mask = [
-            change.mode.is_some(),
-            change.uid.is_some(),
-            change.gid.is_some(),
-            false,
-            change.accessed.is_some(),
-            change.modified.is_some(),
-        ];
+        let mask = [change.mode.is_some(), change.uid.is_some(), change.gid.is_some(), false, change.accessed.is_some(), change.modified.is_some()];
         self.log(Logged::SetAttributes {
             object,
-            mask: mask
-                .iter()
-                .enumerate()
-                .map(|(bit, set)| u64::from(*set) << bit)
-                .sum(),
+            mask: mask.iter().enumerate().map(|(bit, set)| u64::from(*set) << bit).sum(),
             mode: word(&values, numbers.mode),
             uid: word(&values, numbers.uid),
             gid: word(&values, numbers.gid),
@@ -962,30 +748,14 @@ impl<'s> Writer<'s> {
     ///
     /// # Errors
     /// As [`Writer::remove`].
-    pub fn remove_entry(
-        &mut self,
-        parent: u64,
-        name: &[u8],
-        now: Time,
-        keep_open: bool,
-    ) -> Result<(), EditError> {
+    pub fn remove_entry(&mut self, parent: u64, name: &[u8], now: Time, keep_open: bool) -> Result<(), EditError> {
         let is_directory = self.take_out(parent, name, now, keep_open)?;
-        self.log(Logged::Remove {
-            parent,
-            name: name.to_vec(),
-            is_directory,
-        });
+        self.log(Logged::Remove { parent, name: name.to_vec(), is_directory });
         Ok(())
     }
 
     /// Takes a name away, and the object with its last; tells whether it was a directory.
-    fn take_out(
-        &mut self,
-        parent: u64,
-        name: &[u8],
-        now: Time,
-        keep_open: bool,
-    ) -> Result<bool, EditError> {
+    fn take_out(&mut self, parent: u64, name: &[u8], now: Time, keep_open: bool) -> Result<bool, EditError> {
         let object = self.lookup(parent, name)?.ok_or(Error::NotFound)?;
         let mut values = self.load(object)?;
         let numbers = self.volume.numbers;
@@ -995,11 +765,7 @@ impl<'s> Writer<'s> {
             return Err(EditError::NotEmpty);
         }
         self.leave(parent, name, mode, now)?;
-        let left = if is_directory {
-            0
-        } else {
-            links.saturating_sub(1)
-        };
+        let left = if is_directory { 0 } else { links.saturating_sub(1) };
         if left > 0 || keep_open {
             put_word(&mut values, numbers.links, left);
             put_time(&mut values, numbers.ctime, now);
@@ -1010,12 +776,7 @@ impl<'s> Writer<'s> {
         }
         if keep_open {
             let (set, pool, volume) = self.parts()?;
-            zap::set_number(
-                set.edit(pool, volume.unlinked)?,
-                pool,
-                format!("{object:x}").as_bytes(),
-                object,
-            )?;
+            zap::set_number(set.edit(pool, volume.unlinked)?, pool, format!("{object:x}").as_bytes(), object)?;
         } else {
             self.destroy(object)?;
         }
@@ -1028,23 +789,14 @@ impl<'s> Writer<'s> {
 
     fn forget_unlinked(&mut self, object: u64) -> Result<(), EditError> {
         let (set, pool, volume) = self.parts()?;
-        zap::remove(
-            set.edit(pool, volume.unlinked)?,
-            pool,
-            format!("{object:x}").as_bytes(),
-        )
-        .map(drop)
+        zap::remove(set.edit(pool, volume.unlinked)?, pool, format!("{object:x}").as_bytes()).map(drop)
     }
 
     /// Frees an object with its directory of extended attributes.
     fn destroy(&mut self, object: u64) -> Result<(), EditError> {
         let node = self.stat(object)?;
         // A hidden directory can be in the list of unlinked objects itself.
-        let own = if node.flags & 1 != 0 && node.mode & TYPE_MASK == DIRECTORY {
-            object
-        } else {
-            node.xattr_dir
-        };
+        let own = if node.flags & 1 != 0 && node.mode & TYPE_MASK == DIRECTORY { object } else { node.xattr_dir };
         if own != 0 {
             for entry in self.read_dir(own)? {
                 let (set, pool, _) = self.parts()?;
@@ -1088,10 +840,7 @@ impl<'s> Writer<'s> {
     /// [`Error::NotFound`], with the part that is missing left to the caller.
     pub fn walk(&mut self, path: &[u8]) -> Result<u64, EditError> {
         let mut at = self.volume.root;
-        for part in path
-            .split(|byte| *byte == b'/')
-            .filter(|part| !part.is_empty() && *part != b".")
-        {
+        for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".") {
             at = self.lookup(at, part)?.ok_or(Error::NotFound)?;
         }
         Ok(at)
@@ -1099,12 +848,7 @@ impl<'s> Writer<'s> {
 }
 
 fn check_name(name: &[u8]) -> Result<(), EditError> {
-    if name.is_empty()
-        || name == b"."
-        || name == b".."
-        || name.len() > NAME_MAX
-        || name.iter().any(|byte| matches!(byte, 0 | b'/'))
-    {
+    if name.is_empty() || name == b"." || name == b".." || name.len() > NAME_MAX || name.iter().any(|byte| matches!(byte, 0 | b'/')) {
         return Err(EditError::Invalid("not a file name"));
     }
     Ok(())
@@ -1119,11 +863,7 @@ pub fn create_filesystem(store: &mut Store, name: &str, new: &NewEntry) -> Resul
     format_dataset(store, dataset, new)?;
     if !name.contains('/') {
         store.set_property(name, "compression", &pool_phys::nvlist::Value::Number(15))?;
-        store.set_property(
-            name,
-            "mountpoint",
-            &pool_phys::nvlist::Value::Text(format!("/{name}")),
-        )?;
+        store.set_property(name, "mountpoint", &pool_phys::nvlist::Value::Text(format!("/{name}")))?;
     }
     Ok(dataset)
 }

@@ -39,12 +39,7 @@ pub enum XattrStyle {
 
 impl Writer<'_> {
     fn own(&mut self, name: &str) -> Result<u16, EditError> {
-        self.volume()
-            .registry
-            .number(name.as_bytes())
-            .ok_or(EditError::Invalid(
-                "the file system has not registered all attributes; it can be read",
-            ))
+        self.volume().registry.number(name.as_bytes()).ok_or(EditError::Invalid("the file system has not registered all attributes; it can be read"))
     }
 
     /// The packed list of a file; empty if there is none.
@@ -108,10 +103,7 @@ impl Writer<'_> {
 
     fn file(&mut self, object: u64) -> Result<Vec<u8>, EditError> {
         let size = self.stat(object)?.size;
-        let size = usize::try_from(size)
-            .ok()
-            .filter(|size| *size <= VALUE_MAX)
-            .ok_or(EditError::Invalid("an extended attribute is too long"))?;
+        let size = usize::try_from(size).ok().filter(|size| *size <= VALUE_MAX).ok_or(EditError::Invalid("an extended attribute is too long"))?;
         let mut out = alloc::vec![0; size];
         self.read(object, 0, &mut out)?;
         Ok(out)
@@ -121,26 +113,12 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// A name or value that is too long, no space, unreadable.
-    pub fn set_xattr(
-        &mut self,
-        object: u64,
-        name: &[u8],
-        value: Option<&[u8]>,
-        style: XattrStyle,
-        now: Time,
-    ) -> Result<bool, EditError> {
-        if name.is_empty()
-            || name.len() > NAME_MAX
-            || name.contains(&0)
-            || value.is_some_and(|value| value.len() > VALUE_MAX)
-        {
-            return Err(EditError::Invalid(
-                "not an extended attribute: its name or value is too long",
-            ));
+    pub fn set_xattr(&mut self, object: u64, name: &[u8], value: Option<&[u8]>, style: XattrStyle, now: Time) -> Result<bool, EditError> {
+        if name.is_empty() || name.len() > NAME_MAX || name.contains(&0) || value.is_some_and(|value| value.len() > VALUE_MAX) {
+            return Err(EditError::Invalid("not an extended attribute: its name or value is too long"));
         }
         let dataset = self.volume().dataset();
-        self.store()
-            .reserve_in(dataset, value.map_or(0, |value| value.len() as u64) + 4096)?;
+        self.store().reserve_in(dataset, value.map_or(0, |value| value.len() as u64) + 4096)?;
         let mut values = self.load(object)?;
         let (number, mut list) = self.packed(&values)?;
         let text = core::str::from_utf8(name).ok().map(String::from);
@@ -162,9 +140,7 @@ impl Writer<'_> {
             }
         }
         let mut directory = self.directory(&values)?;
-        if directory != 0
-            && let Some(file) = self.lookup(directory, name)?
-        {
+        if directory != 0 && let Some(file) = self.lookup(directory, name)? {
             there = true;
             self.drop_entry(directory, name, file, now)?;
         }
@@ -183,47 +159,17 @@ impl Writer<'_> {
         Ok(there)
     }
 
-    fn new_object(
-        &mut self,
-        mode: u64,
-        parent: u64,
-        size: u64,
-        owner: &Values,
-        now: Time,
-    ) -> Result<u64, EditError> {
+    fn new_object(&mut self, mode: u64, parent: u64, size: u64, owner: &Values, now: Time) -> Result<u64, EditError> {
         let txg = self.store().txg();
         let numbers = self.volume().numbers;
         let is_directory = mode & DIRECTORY != 0;
-        let new = NewEntry {
-            mode,
-            uid: word(owner, numbers.uid),
-            gid: word(owner, numbers.gid),
-            now,
-        };
-        let mut values = base_values(
-            &numbers,
-            mode,
-            size,
-            if is_directory { 2 } else { 1 },
-            parent,
-            txg,
-            &new,
-        );
+        let new = NewEntry { mode, uid: word(owner, numbers.uid), gid: word(owner, numbers.gid), now };
+        let mut values = base_values(&numbers, mode, size, if is_directory { 2 } else { 1 }, parent, txg, &new);
         let flags = word(&values, numbers.flags) | IS_XATTR;
         put_word(&mut values, numbers.flags, flags);
         let (set, pool, volume) = self.parts()?;
         let (bonus, _) = volume.arrange(set, pool, &values)?;
-        let number = set.allocate(
-            pool,
-            if is_directory {
-                kind::DIRECTORY
-            } else {
-                kind::FILE
-            },
-            512,
-            kind::SYSTEM_ATTRIBUTES,
-            bonus,
-        )?;
+        let number = set.allocate(pool, if is_directory { kind::DIRECTORY } else { kind::FILE }, 512, kind::SYSTEM_ATTRIBUTES, bonus)?;
         if is_directory {
             zap::format(set.edit(pool, number)?, 0);
         }
@@ -234,21 +180,8 @@ impl Writer<'_> {
         self.new_object(DIRECTORY | DIRECTORY_MODE, object, 2, owner, now)
     }
 
-    fn add_entry(
-        &mut self,
-        directory: u64,
-        name: &[u8],
-        value: &[u8],
-        owner: &Values,
-        now: Time,
-    ) -> Result<(), EditError> {
-        let file = self.new_object(
-            REGULAR | FILE_MODE,
-            directory,
-            value.len() as u64,
-            owner,
-            now,
-        )?;
+    fn add_entry(&mut self, directory: u64, name: &[u8], value: &[u8], owner: &Values, now: Time) -> Result<(), EditError> {
+        let file = self.new_object(REGULAR | FILE_MODE, directory, value.len() as u64, owner, now)?;
         let (set, pool, _) = self.parts()?;
         let edit = set.edit(pool, file)?;
         if !value.is_empty() {
@@ -258,13 +191,7 @@ impl Writer<'_> {
         self.enter(directory, name, file, REGULAR, now)
     }
 
-    fn drop_entry(
-        &mut self,
-        directory: u64,
-        name: &[u8],
-        file: u64,
-        now: Time,
-    ) -> Result<(), EditError> {
+    fn drop_entry(&mut self, directory: u64, name: &[u8], file: u64, now: Time) -> Result<(), EditError> {
         self.leave(directory, name, REGULAR, now)?;
         let (set, pool, _) = self.parts()?;
         Ok(set.free(pool, file)?)

@@ -45,11 +45,7 @@ pub fn reservation(size: u64, block_size: u64, copies: u64) -> u64 {
         blocks = blocks.div_ceil(FAN);
         metadata += blocks;
     }
-    size.saturating_mul(copies).saturating_add(
-        metadata
-            .saturating_mul((copies + 1).min(3))
-            .saturating_mul(INDIRECT),
-    )
+    size.saturating_mul(copies).saturating_add(metadata.saturating_mul((copies + 1).min(3)).saturating_mul(INDIRECT))
 }
 
 impl Zvol {
@@ -57,14 +53,7 @@ impl Zvol {
     ///
     /// # Errors
     /// Sizes that no volume has, the name is taken, no space.
-    pub fn create(
-        store: &mut Store,
-        name: &str,
-        size: u64,
-        block_size: u64,
-        sparse: bool,
-        now: u64,
-    ) -> Result<Self, EditError> {
+    pub fn create(store: &mut Store, name: &str, size: u64, block_size: u64, sparse: bool, now: u64) -> Result<Self, EditError> {
         check_size(size, block_size)?;
         let dataset = store.create_dataset(name, OS_KIND, now)?;
         let (set, pool) = store.edit_dataset(dataset, None)?;
@@ -76,17 +65,9 @@ impl Zvol {
         store.set_property(name, "volsize", &Value::Number(size))?;
         store.set_property(name, "volblocksize", &Value::Number(block_size))?;
         if !sparse {
-            store.set_property(
-                name,
-                "refreservation",
-                &Value::Number(reservation(size, block_size, 1)),
-            )?;
+            store.set_property(name, "refreservation", &Value::Number(reservation(size, block_size, 1)))?;
         }
-        Ok(Self {
-            dataset,
-            size,
-            block_size,
-        })
+        Ok(Self { dataset, size, block_size })
     }
 
     /// Opens the volume in `dataset`.
@@ -98,15 +79,9 @@ impl Zvol {
         if set.os_kind() != OS_KIND {
             return Err(EditError::Invalid("the dataset is not a volume"));
         }
-        let size = set
-            .with_view(pool, PROPERTIES, |edit| zap::number(edit, pool, b"size"))?
-            .ok_or(FormatError::new("volume", "has no size", dataset))?;
+        let size = set.with_view(pool, PROPERTIES, |edit| zap::number(edit, pool, b"size"))?.ok_or(FormatError::new("volume", "has no size", dataset))?;
         let block_size = set.with_view(pool, DATA, |edit| Ok::<_, Error>(edit.dnode.block_size))?;
-        Ok(Self {
-            dataset,
-            size,
-            block_size,
-        })
+        Ok(Self { dataset, size, block_size })
     }
 
     /// Object number of the data set.
@@ -126,14 +101,8 @@ impl Zvol {
     }
 
     fn check(&self, offset: u64, length: u64) -> Result<(), EditError> {
-        let fits = offset
-            .checked_add(length)
-            .is_some_and(|end| end <= self.size);
-        if fits {
-            Ok(())
-        } else {
-            Err(EditError::Invalid("beyond the end of the volume"))
-        }
+        let fits = offset.checked_add(length).is_some_and(|end| end <= self.size);
+        if fits { Ok(()) } else { Err(EditError::Invalid("beyond the end of the volume")) }
     }
 
     /// Reads, changes included.
@@ -167,14 +136,7 @@ impl Zvol {
         self.check(offset, length)?;
         let (set, pool) = store.edit_dataset(self.dataset, None)?;
         crate::punch(set.edit(pool, DATA)?, pool, offset, offset + length)?;
-        store.log_change(
-            self.dataset,
-            Some(Logged::Truncate {
-                object: DATA,
-                offset,
-                length,
-            }),
-        );
+        store.log_change(self.dataset, Some(Logged::Truncate { object: DATA, offset, length }));
         Ok(())
     }
 
@@ -182,17 +144,10 @@ impl Zvol {
     ///
     /// # Errors
     /// Unreadable.
-    pub fn seek(
-        &self,
-        store: &mut Store,
-        offset: u64,
-        hole: bool,
-    ) -> Result<Option<u64>, EditError> {
+    pub fn seek(&self, store: &mut Store, offset: u64, hole: bool) -> Result<Option<u64>, EditError> {
         let (set, pool) = store.edit_dataset(self.dataset, None)?;
         let size = self.size;
-        set.with_view(pool, DATA, |edit| {
-            crate::seek(edit, pool, offset, size, hole)
-        })
+        set.with_view(pool, DATA, |edit| crate::seek(edit, pool, offset, size, hole))
     }
 
     /// Changes the size; what is cut off is gone.
@@ -215,14 +170,10 @@ impl Zvol {
 
 fn check_size(size: u64, block_size: u64) -> Result<(), EditError> {
     if !block_size.is_power_of_two() || !(BLOCK_MIN..=BLOCK_MAX).contains(&block_size) {
-        return Err(EditError::Invalid(
-            "the block size of a volume is a power of two from 512 bytes to 128 KiB",
-        ));
+        return Err(EditError::Invalid("the block size of a volume is a power of two from 512 bytes to 128 KiB"));
     }
     if size == 0 || !size.is_multiple_of(block_size) || i64::try_from(size).is_err() {
-        return Err(EditError::Invalid(
-            "the size of a volume is a multiple of its block size",
-        ));
+        return Err(EditError::Invalid("the size of a volume is a multiple of its block size"));
     }
     Ok(())
 }

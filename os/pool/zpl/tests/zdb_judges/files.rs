@@ -11,18 +11,11 @@ use crate::rig::{NEW, NOW, create, devices, folder, judge, random, read_all};
 
 #[test]
 fn an_empty_pool_of_every_layout_is_accepted() {
-    for (name, redundancy, count, ashift) in [
-        ("disk9", None, 1, 9),
-        ("disk12", None, 1, 12),
-        ("mirror", Some(0), 2, 9),
-        ("rz1", Some(1), 3, 12),
-        ("rz2", Some(2), 5, 9),
-        ("rz3", Some(3), 6, 9),
-    ] {
+    for (name, redundancy, count, ashift) in
+        [("disk9", None, 1, 9), ("disk12", None, 1, 12), ("mirror", Some(0), 2, 9), ("rz1", Some(1), 3, 12), ("rz2", Some(2), 5, 9), ("rz3", Some(3), 6, 9)]
+    {
         let folder = folder(name);
-        create(&folder, name, redundancy, count, ashift)
-            .export(NOW.0)
-            .expect("export");
+        create(&folder, name, redundancy, count, ashift).export(NOW.0).expect("export");
         judge(&folder, name);
         assert!(read_all(&folder, name).is_empty());
     }
@@ -30,11 +23,7 @@ fn an_empty_pool_of_every_layout_is_accepted() {
 
 #[test]
 fn files_snapshots_and_removals_over_many_txgs_are_accepted() {
-    for (name, redundancy, count, ashift) in [
-        ("work1", None, 1, 9),
-        ("work2", Some(0), 2, 12),
-        ("work3", Some(1), 4, 9),
-    ] {
+    for (name, redundancy, count, ashift) in [("work1", None, 1, 9), ("work2", Some(0), 2, 12), ("work3", Some(1), 4, 9)] {
         let folder = folder(name);
         let mut store = create(&folder, name, redundancy, count, ashift);
         let home = format!("{name}/home");
@@ -51,15 +40,9 @@ fn files_snapshots_and_removals_over_many_txgs_are_accepted() {
                 let root = writer.root();
                 let parent = match writer.lookup(root, directory.as_bytes()).expect("look up") {
                     Some(parent) => parent,
-                    None => writer
-                        .make(root, directory.as_bytes(), Make::Directory, &NEW)
-                        .expect("make a directory"),
+                    None => writer.make(root, directory.as_bytes(), Make::Directory, &NEW).expect("make a directory"),
                 };
-                let long = if pick >> 8 & 7 == 0 {
-                    "n".repeat(90)
-                } else {
-                    String::new()
-                };
+                let long = if pick >> 8 & 7 == 0 { "n".repeat(90) } else { String::new() };
                 let file = format!("f{}{long}", pick >> 16 & 31);
                 let path = format!("/{directory}/{file}");
                 match pick >> 32 & 7 {
@@ -69,53 +52,22 @@ fn files_snapshots_and_removals_over_many_txgs_are_accepted() {
                     }
                     1 if !model.contains_key(&path) => {
                         let target = b"some/where".to_vec();
-                        writer
-                            .make(parent, file.as_bytes(), Make::Symlink(&target), &NEW)
-                            .expect("link");
+                        writer.make(parent, file.as_bytes(), Make::Symlink(&target), &NEW).expect("link");
                         model.insert(path, target);
                     }
                     _ => {
-                        let object = match writer.lookup(parent, file.as_bytes()).expect("look up")
-                        {
+                        let object = match writer.lookup(parent, file.as_bytes()).expect("look up") {
                             Some(object) => object,
-                            None => writer
-                                .make(
-                                    parent,
-                                    file.as_bytes(),
-                                    Make::File,
-                                    &NewEntry {
-                                        mode: 0o640,
-                                        uid: pick & 3,
-                                        gid: 7,
-                                        now: NOW,
-                                    },
-                                )
-                                .expect("make"),
+                            None => writer.make(parent, file.as_bytes(), Make::File, &NewEntry { mode: 0o640, uid: pick & 3, gid: 7, now: NOW }).expect("make"),
                         };
                         let is_link = writer.stat(object).expect("stat").mode >> 12 == 10;
                         if is_link {
                             continue;
                         }
-                        let offset = usize::try_from(
-                            next() % if pick >> 40 & 3 == 0 { 700_000 } else { 3000 },
-                        )
-                        .expect("small");
-                        let size = usize::try_from(
-                            next() % if pick >> 44 & 3 == 0 { 300_000 } else { 5000 },
-                        )
-                        .expect("small");
-                        let data: Vec<u8> = (0..size)
-                            .map(|at| {
-                                if pick >> 50 & 1 == 0 {
-                                    (at / 64) as u8
-                                } else {
-                                    next() as u8
-                                }
-                            })
-                            .collect();
-                        writer
-                            .write(object, offset as u64, &data, NOW)
-                            .expect("write");
+                        let offset = usize::try_from(next() % if pick >> 40 & 3 == 0 { 700_000 } else { 3000 }).expect("small");
+                        let size = usize::try_from(next() % if pick >> 44 & 3 == 0 { 300_000 } else { 5000 }).expect("small");
+                        let data: Vec<u8> = (0..size).map(|at| if pick >> 50 & 1 == 0 { (at / 64) as u8 } else { next() as u8 }).collect();
+                        writer.write(object, offset as u64, &data, NOW).expect("write");
                         let whole = model.entry(path).or_default();
                         if whole.len() < offset + size {
                             whole.resize(offset + size, 0);
@@ -135,22 +87,14 @@ fn files_snapshots_and_removals_over_many_txgs_are_accepted() {
                 store.export(NOW.0).expect("export");
                 drop(store);
                 judge(&folder, name);
-                store = Store::open(
-                    Pool::import(devices(&folder), None).expect("import"),
-                    random(round),
-                )
-                .expect("open for writing");
+                store = Store::open(Pool::import(devices(&folder), None).expect("import"), random(round)).expect("open for writing");
             }
         }
         store.export(NOW.0).expect("export");
         judge(&folder, name);
         assert_eq!(read_all(&folder, &home), model, "{name}");
         for (snapshot, then) in snapshots {
-            assert_eq!(
-                read_all(&folder, &format!("{home}@{snapshot}")),
-                then,
-                "{name}@{snapshot}"
-            );
+            assert_eq!(read_all(&folder, &format!("{home}@{snapshot}")), then, "{name}@{snapshot}");
         }
     }
 }
@@ -162,55 +106,26 @@ fn large_directories_and_large_files_are_accepted() {
     let dataset = store.find("large").expect("find");
     let mut writer = Writer::open(&mut store, dataset).expect("open");
     let root = writer.root();
-    let directory = writer
-        .make(root, b"many", Make::Directory, &NEW)
-        .expect("make");
+    let directory = writer.make(root, b"many", Make::Directory, &NEW).expect("make");
     for index in 0..6000 {
-        writer
-            .make(
-                directory,
-                format!("entry-with-a-name-{index:05}").as_bytes(),
-                Make::File,
-                &NEW,
-            )
-            .expect("make");
+        writer.make(directory, format!("entry-with-a-name-{index:05}").as_bytes(), Make::File, &NEW).expect("make");
     }
     let big = writer.make(root, b"big", Make::File, &NEW).expect("make");
     let mut next = random(3);
     let data: Vec<u8> = (0..20 << 20).map(|_| next() as u8).collect();
     writer.write(big, 0, &data, NOW).expect("write");
-    let sparse = writer
-        .make(root, b"sparse", Make::File, &NEW)
-        .expect("make");
-    writer
-        .write(sparse, 1 << 40, b"far out", NOW)
-        .expect("write far out");
+    let sparse = writer.make(root, b"sparse", Make::File, &NEW).expect("make");
+    writer.write(sparse, 1 << 40, b"far out", NOW).expect("write far out");
     store.export(NOW.0).expect("export");
     judge(&folder, "large");
     let pool = Pool::import(devices(&folder), None).expect("import");
     let datasets = Datasets::open(&pool).expect("datasets");
-    let fs = Filesystem::open(
-        datasets
-            .open_dataset(&datasets.find("large").expect("find"))
-            .expect("open"),
-    )
-    .expect("fs");
-    assert_eq!(
-        fs.read_dir(fs.lookup(b"many").expect("many"))
-            .expect("list")
-            .len(),
-        6000
-    );
+    let fs = Filesystem::open(datasets.open_dataset(&datasets.find("large").expect("find")).expect("open")).expect("fs");
+    assert_eq!(fs.read_dir(fs.lookup(b"many").expect("many")).expect("list").len(), 6000);
     for index in (0..6000).step_by(97) {
-        fs.lookup(format!("many/entry-with-a-name-{index:05}").as_bytes())
-            .expect("each name is found by its hash");
+        fs.lookup(format!("many/entry-with-a-name-{index:05}").as_bytes()).expect("each name is found by its hash");
     }
-    assert_eq!(
-        fs.stat(fs.lookup(b"sparse").expect("sparse"))
-            .expect("stat")
-            .size,
-        (1 << 40) + 7
-    );
+    assert_eq!(fs.stat(fs.lookup(b"sparse").expect("sparse")).expect("stat").size, (1 << 40) + 7);
     let mut found = Vec::new();
     fs.read_file::<Error>(fs.lookup(b"big").expect("big"), |block| {
         found.extend_from_slice(block);
@@ -233,9 +148,7 @@ fn a_full_pool_says_so_and_stays_whole() {
         // Refused before anything is changed, or, where the estimate was too low, by the commit.
         let data: Vec<u8> = (0..1 << 20).map(|_| next() as u8).collect();
         let name = format!("f{index}");
-        let taken = writer
-            .make(root, name.as_bytes(), Make::File, &NEW)
-            .and_then(|object| writer.write(object, 0, &data, NOW));
+        let taken = writer.make(root, name.as_bytes(), Make::File, &NEW).and_then(|object| writer.write(object, 0, &data, NOW));
         match taken.and_then(|()| store.commit(NOW.0)) {
             Ok(()) => committed += 1,
             Err(error) => {
@@ -244,10 +157,7 @@ fn a_full_pool_says_so_and_stays_whole() {
             }
         }
     }
-    assert!(
-        (50..90).contains(&committed),
-        "{committed} MiB fitted into 96"
-    );
+    assert!((50..90).contains(&committed), "{committed} MiB fitted into 96");
     drop(store);
     judge(&folder, "full");
     assert_eq!(read_all(&folder, "full").len(), committed);
@@ -313,45 +223,25 @@ fn random_operations_equal_a_model_over_many_groups() {
                     }
                 }
                 4 | 5 => {
-                    let Some(object) = there.filter(|object| {
-                        model.contents.contains_key(object) && !links.contains(object)
-                    }) else {
-                        continue;
-                    };
+                    let Some(object) = there.filter(|object| model.contents.contains_key(object) && !links.contains(object)) else { continue };
                     let (offset, len) = (pick(400_000), pick(60_000));
                     let byte = pick(255) as u8 + 1;
-                    writer
-                        .write(object, offset as u64, &vec![byte; len], now)
-                        .expect("write");
+                    writer.write(object, offset as u64, &vec![byte; len], now).expect("write");
                     let contents = model.contents.get_mut(&object).expect("known");
                     contents.resize(contents.len().max(offset + len), 0);
                     contents[offset..offset + len].fill(byte);
                 }
                 6 => {
-                    let Some(object) = there.filter(|object| {
-                        model.contents.contains_key(object) && !links.contains(object)
-                    }) else {
-                        continue;
-                    };
+                    let Some(object) = there.filter(|object| model.contents.contains_key(object) && !links.contains(object)) else { continue };
                     let size = pick(500_000);
                     writer.truncate(object, size as u64, now).expect("truncate");
-                    model
-                        .contents
-                        .get_mut(&object)
-                        .expect("known")
-                        .resize(size, 0);
+                    model.contents.get_mut(&object).expect("known").resize(size, 0);
                 }
                 7 => {
-                    let Some(object) = there.filter(|object| model.contents.contains_key(object))
-                    else {
-                        continue;
-                    };
+                    let Some(object) = there.filter(|object| model.contents.contains_key(object)) else { continue };
                     let second = format!("l{}", pick(8));
                     let made = writer.link(parent, second.as_bytes(), object, now);
-                    assert_eq!(
-                        made.is_err(),
-                        model.names.contains_key(&format!("{parent}/{second}"))
-                    );
+                    assert_eq!(made.is_err(), model.names.contains_key(&format!("{parent}/{second}")));
                     if made.is_ok() {
                         model.names.insert(format!("{parent}/{second}"), object);
                     }
@@ -363,14 +253,8 @@ fn random_operations_equal_a_model_over_many_groups() {
                         assert!(removed.is_err());
                         continue;
                     };
-                    let full = model
-                        .names
-                        .keys()
-                        .any(|other| other.starts_with(&format!("{object}/")));
-                    assert_eq!(
-                        removed.is_err(),
-                        model.directories.contains_key(&object) && full
-                    );
+                    let full = model.names.keys().any(|other| other.starts_with(&format!("{object}/")));
+                    assert_eq!(removed.is_err(), model.directories.contains_key(&object) && full);
                     if removed.is_ok() {
                         model.names.remove(&key);
                         model.directories.remove(&object);
@@ -385,41 +269,24 @@ fn random_operations_equal_a_model_over_many_groups() {
                 }
                 9 => {
                     // Renames of files only: moving directories below themselves is the caller's to refuse.
-                    let Some(object) = there.filter(|object| model.contents.contains_key(object))
-                    else {
-                        continue;
-                    };
+                    let Some(object) = there.filter(|object| model.contents.contains_key(object)) else { continue };
                     let target = directories[pick(directories.len())];
                     let second = format!("n{}", pick(12));
                     let other_key = format!("{target}/{second}");
                     let other = model.names.get(&other_key).copied();
                     let exchange = pick(3) == 0;
-                    let done = writer.rename(
-                        (parent, name.as_bytes()),
-                        (target, second.as_bytes()),
-                        exchange,
-                        now,
-                        false,
-                    );
+                    let done = writer.rename((parent, name.as_bytes()), (target, second.as_bytes()), exchange, now, false);
                     let fine = match other {
                         None => !exchange,
-                        Some(other) => {
-                            exchange || other == object || !model.directories.contains_key(&other)
-                        }
+                        Some(other) => exchange || other == object || !model.directories.contains_key(&other),
                     };
-                    assert_eq!(
-                        done.is_ok(),
-                        fine,
-                        "{key} -> {other_key} exchange {exchange}: {done:?}"
-                    );
+                    assert_eq!(done.is_ok(), fine, "{key} -> {other_key} exchange {exchange}: {done:?}");
                     if fine && other != Some(object) {
                         model.names.remove(&key);
                         model.names.insert(other_key, object);
                         match other {
                             Some(other) if exchange => drop(model.names.insert(key, other)),
-                            Some(other) if !model.names.values().any(|known| *known == other) => {
-                                drop(model.contents.remove(&other))
-                            }
+                            Some(other) if !model.names.values().any(|known| *known == other) => drop(model.contents.remove(&other)),
                             _ => {}
                         }
                     }
@@ -427,16 +294,7 @@ fn random_operations_equal_a_model_over_many_groups() {
                 _ => {
                     let Some(object) = there else { continue };
                     let mode = pick(0o1000) as u64;
-                    writer
-                        .set_attributes(
-                            object,
-                            &Change {
-                                mode: Some(mode),
-                                uid: Some(7),
-                                ..Change::default()
-                            },
-                        )
-                        .expect("chmod");
+                    writer.set_attributes(object, &Change { mode: Some(mode), uid: Some(7), ..Change::default() }).expect("chmod");
                     let node = writer.stat(object).expect("stat");
                     assert_eq!((node.mode & 0o7777, node.uid), (mode, 7));
                 }
@@ -448,24 +306,11 @@ fn random_operations_equal_a_model_over_many_groups() {
         assert_eq!(writer.unlinked().expect("list"), []);
         for (key, object) in &model.names {
             let (parent, name) = key.split_once('/').expect("a key");
-            assert_eq!(
-                writer
-                    .lookup(parent.parse().expect("number"), name.as_bytes())
-                    .expect("look up"),
-                Some(*object),
-                "{key}"
-            );
+            assert_eq!(writer.lookup(parent.parse().expect("number"), name.as_bytes()).expect("look up"), Some(*object), "{key}");
         }
         for (object, contents) in &model.contents {
             let node = writer.stat(*object).expect("stat");
-            assert_eq!(
-                node.links as usize,
-                model
-                    .names
-                    .values()
-                    .filter(|other| *other == object)
-                    .count()
-            );
+            assert_eq!(node.links as usize, model.names.values().filter(|other| *other == object).count());
             if links.contains(object) {
                 assert_eq!(node.symlink.as_ref(), Some(contents));
                 continue;
@@ -479,11 +324,7 @@ fn random_operations_equal_a_model_over_many_groups() {
     store.export(NOW.0).expect("export");
     judge(&folder, "posix");
     let found = read_all(&folder, "posix");
-    let files = model
-        .names
-        .values()
-        .filter(|object| model.contents.contains_key(object))
-        .count();
+    let files = model.names.values().filter(|object| model.contents.contains_key(object)).count();
     assert_eq!(found.len(), files);
 }
 
@@ -499,25 +340,13 @@ fn a_snapshot_uses_what_only_it_still_holds() {
     let object = writer.make(root, b"f", Make::File, &NEW).expect("make");
     writer.write(object, 0, &data, NOW).expect("write");
     store.snapshot("unique", "s", NOW.0).expect("snapshot");
-    let used = |store: &Store| {
-        Datasets::open(store.pool())
-            .expect("datasets")
-            .find("unique@s")
-            .expect("find")
-            .used_bytes
-    };
+    let used = |store: &Store| Datasets::open(store.pool()).expect("datasets").find("unique@s").expect("find").used_bytes;
     assert_eq!(used(&store), 0);
-    Writer::open(&mut store, dataset)
-        .expect("open")
-        .remove(root, b"f", NOW)
-        .expect("remove");
+    Writer::open(&mut store, dataset).expect("open").remove(root, b"f", NOW).expect("remove");
     store.commit(NOW.0).expect("commit");
     // The file, its indirect block, and the metadata that changed with it.
     let found = used(&store);
-    assert!(
-        (1 << 20..(1 << 20) + (200 << 10)).contains(&found),
-        "{found} bytes for a file of 1 MiB"
-    );
+    assert!((1 << 20..(1 << 20) + (200 << 10)).contains(&found), "{found} bytes for a file of 1 MiB");
     store.export(NOW.0).expect("export");
     judge(&folder, "unique");
 }

@@ -23,17 +23,13 @@ impl BlockDev for Image {
         512
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BlockError> {
-        self.0
-            .read_exact_at(out, offset)
-            .map_err(|_| BlockError::Io)
+        self.0.read_exact_at(out, offset).map_err(|_| BlockError::Io)
     }
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
         if offset + data.len() as u64 > self.1 {
             return Err(BlockError::OutOfRange);
         }
-        self.0
-            .write_all_at(data, offset)
-            .map_err(|_| BlockError::Io)
+        self.0.write_all_at(data, offset).map_err(|_| BlockError::Io)
     }
     fn flush(&self) -> Result<(), BlockError> {
         Ok(())
@@ -41,12 +37,7 @@ impl BlockDev for Image {
 }
 
 pub const NOW: (u64, u64) = (1_700_000_000, 5);
-pub const NEW: NewEntry = NewEntry {
-    mode: 0o755,
-    uid: 0,
-    gid: 0,
-    now: NOW,
-};
+pub const NEW: NewEntry = NewEntry { mode: 0o755, uid: 0, gid: 0, now: NOW };
 
 pub fn folder(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("written-{name}"));
@@ -56,13 +47,7 @@ pub fn folder(name: &str) -> PathBuf {
 }
 
 pub fn device(path: &Path, bytes: u64) -> Box<dyn BlockDev> {
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .expect("open image");
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(path).expect("open image");
     if file.metadata().expect("stat").len() == 0 {
         file.set_len(bytes).expect("size image");
     }
@@ -71,10 +56,7 @@ pub fn device(path: &Path, bytes: u64) -> Box<dyn BlockDev> {
 }
 
 pub fn devices(folder: &Path) -> Vec<Box<dyn BlockDev>> {
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)
-        .expect("list")
-        .map(|entry| entry.expect("entry").path())
-        .collect();
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder).expect("list").map(|entry| entry.expect("entry").path()).collect();
     paths.sort();
     paths.iter().map(|path| device(path, 0)).collect()
 }
@@ -90,13 +72,7 @@ pub fn random(seed: u64) -> Box<dyn FnMut() -> u64 + Send> {
     })
 }
 
-pub fn create(
-    folder: &Path,
-    name: &str,
-    redundancy: Option<usize>,
-    count: usize,
-    ashift: u32,
-) -> Store {
+pub fn create(folder: &Path, name: &str, redundancy: Option<usize>, count: usize, ashift: u32) -> Store {
     let layout = Layout {
         redundancy,
         devices: (0..count)
@@ -107,8 +83,7 @@ pub fn create(
             .collect(),
     };
     let mut guids = random(7);
-    let (pool, config) =
-        pool_spa::create(name, vec![layout], ashift, &mut guids).expect("lay the pool out");
+    let (pool, config) = pool_spa::create(name, vec![layout], ashift, &mut guids).expect("lay the pool out");
     let mut store = Store::create(pool, config, NOW.0, random(8)).expect("make the MOS");
     create_filesystem(&mut store, name, &NEW).expect("make the root file system");
     store.commit(NOW.0).expect("first commit");
@@ -122,31 +97,13 @@ pub fn judge(folder: &Path, name: &str) {
         return;
     };
     for flags in ["-bcc", "-dddd"] {
-        let output = Command::new(&zdb)
-            .arg("-e")
-            .arg("-p")
-            .arg(folder)
-            .arg(flags)
-            .arg(name)
-            .output()
-            .expect("run zdb");
-        let text = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        assert!(
-            output.status.success(),
-            "zdb {flags} {name}: {}\n{}",
-            output.status,
-            text.lines().rev().take(40).collect::<Vec<_>>().join("\n")
-        );
+        let output = Command::new(&zdb).arg("-e").arg("-p").arg(folder).arg(flags).arg(name).output().expect("run zdb");
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "zdb {flags} {name}: {}\n{}", output.status, text.lines().rev().take(40).collect::<Vec<_>>().join("\n"));
         if flags == "-bcc" {
             assert!(text.contains("No leaks"), "zdb {name}:\n{text}");
         }
-        let complaint = text.lines().find(|line| {
-            line.contains("leaked:") || line.contains("ERROR") || line.contains("errors")
-        });
+        let complaint = text.lines().find(|line| line.contains("leaked:") || line.contains("ERROR") || line.contains("errors"));
         assert_eq!(complaint, None, "zdb {flags} {name}");
     }
 }
