@@ -46,7 +46,8 @@ type Found = Result<String, String>;
 enum Work {
     /// In this process: (seed, cases).
     Call(Box<dyn Fn(u64, u64) -> Found>),
-    /// A package's own program: arguments, in which `{seed}` and `{cases}` stand for the numbers. Status 0 is a batch without finding.
+    /// A package's own program: arguments, in which `{seed}` and `{cases}` stand for the numbers. Status 0 is a batch without finding; a last line that
+    /// begins with `N cases compared` says how many counted.
     Program { package: &'static str, arguments: &'static [&'static str] },
 }
 
@@ -72,8 +73,10 @@ fn program(name: &str, what: &str, cases: u64, package: &'static str, arguments:
 fn rows() -> Vec<Campaign> {
     const ORACLE: &str = "sim-cpu-oracle";
     let mut rows = vec![
-        program("oracle-unicorn", "random instructions and states: our CPU against unicorn-engine", 50_000, ORACLE, &["--judge", "unicorn", "--seed", "{seed}", "--count", "{cases}"]),
-        program("oracle-host", "random instructions and states: our CPU against the host's", 100_000, ORACLE, &["--judge", "host", "--seed", "{seed}", "--count", "{cases}"]),
+        program("oracle-unicorn", "random instructions and states: our CPU against unicorn-engine, rings 0 and 3", 100_000, ORACLE, &["--judge", "unicorn", "--seed", "{seed}", "--count", "{cases}"]),
+        program("oracle-host", "random instructions and states: our CPU against the host's", 250_000, ORACLE, &["--judge", "host", "--seed", "{seed}", "--count", "{cases}"]),
+        program("oracle-vex", "the same, AVX2, FMA, F16C and BMI: the v3 model against the host", 250_000, ORACLE, &["--judge", "vex", "--seed", "{seed}", "--count", "{cases}"]),
+        program("oracle-cut", "the same as oracle-host, our CPU stopped after every tick", 250_000, ORACLE, &["--judge", "host", "--slice", "1", "--seed", "{seed}", "--count", "{cases}"]),
         call("cpu", "garbage code, tables, MSRs and VMCBs for the processor, whole and cut", 200, sim_cpu::fuzz::fuzz),
         call("scenario", "damaged scenario files: an answer, never a panic", 20_000, |seed, cases| Ok(scenario::fuzz(seed, cases))),
     ];
@@ -133,7 +136,7 @@ const HEADING: &str = "# Campaigns
 
 Searches that have no end, and how far each has come. `cargo orrery campaign NAME --minutes M` goes on where a row ends and brings it up to date;
 `cargo orrery campaign` lists them. Batch number *n* draws its cases from seed + *n* times the cases of a batch, so `--seed S --batch N` repeats any of them.
-The time is that of one core. A campaign stops at a finding, and goes on when that is mended; how many there were stays in the row.
+Cases of the oracles are those that were compared: what their judge cannot take does not count. The time is that of one core. A campaign stops at a finding, and goes on when that is mended; how many there were stays in the row.
 
 | campaign | looks for | seed | batches | cases | minutes | findings | last batch |
 |---|---|---|---|---|---|---|---|
@@ -163,6 +166,12 @@ impl Done {
         let last = self.last.lines().next().unwrap_or_default().replace('|', "/");
         format!("| {} | {} | {} | {} | {} | {minutes:.2} | {} | {last} |", self.name, self.what, self.seed, self.batches, grouped(self.cases), self.findings)
     }
+}
+
+/// How many cases of a batch counted, where its words begin with that: an oracle draws more cases than it can judge.
+fn compared(said: &str) -> Option<u64> {
+    let (number, _) = said.split_once(" cases compared")?;
+    number.parse().ok()
 }
 
 /// `12,345,678`.
@@ -256,7 +265,7 @@ fn run(context: &Context, row: &Campaign, args: &CampaignArgs, time: Duration, p
         // A batch with a finding is met again next time.
         if good {
             done.batches += 1;
-            done.cases += row.cases;
+            done.cases += compared(&done.last).unwrap_or(row.cases);
         }
         done.seconds = before + begun.elapsed().as_secs();
         let over = !good || begun.elapsed() >= time;
@@ -284,6 +293,8 @@ mod tests {
         assert_eq!(Done::parse(&done.line()), Some(done));
         assert_eq!(Done::parse("| campaign | looks for |"), None);
         assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(compared("91192 cases compared (0 in ring 3, 5 to a fault), 8700 skipped"), Some(91192));
+        assert_eq!(compared("uart: 91192 accesses"), None);
     }
 
     #[test]

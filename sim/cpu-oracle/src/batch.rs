@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use iced_x86::Code;
 
 use crate::case::{Assembled, Case, End, Outcome, Ring, decode};
-use crate::check::{differences, listing, start};
+use crate::check::{comparable, differences, listing, start};
 use crate::generate;
 use crate::ours::Ours;
 use crate::setting::Rights;
@@ -41,8 +41,13 @@ pub struct Plan {
 /// What came of it.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
-    /// Cases both sides ran.
+    /// Cases that both sides ran and whose outcomes were held against each other; what the judge could not take, or could say nothing about,
+    /// is not among them.
     pub compared: u64,
+    /// Those of them in ring 3.
+    pub users: u64,
+    /// Those of them that ended in a fault, not at the INT3 after the sequence.
+    pub faults: u64,
     /// Cases the judge could not take.
     pub skipped: u64,
     pub reports: Vec<String>,
@@ -122,7 +127,7 @@ impl Runners {
     fn fails(&mut self, case: &Case) -> Option<Vec<String>> {
         let (code, mut ours, expected) = self.both(case).ok()??;
         if self.unicorn.is_some() {
-            mask_unicorn(&mut ours, &expected);
+            mask_unicorn(case, &code, &mut ours, &expected);
         }
         let lines = differences(case, &code, &ours, &expected);
         (!lines.is_empty()).then_some(lines)
@@ -139,18 +144,29 @@ fn runs_wild(ours: &Outcome) -> bool {
 }
 
 /// What unicorn cannot tell is taken from it. Each line has its reason; all were judged against the host or the manual.
-fn mask_unicorn(ours: &mut Outcome, expected: &Outcome) {
+fn mask_unicorn(case: &Case, code: &Assembled, ours: &mut Outcome, expected: &Outcome) {
     // QEMU 5 keeps only some MXCSR flags; the x87 is the host's to judge.
     ours.mxcsr = expected.mxcsr;
     ours.x87 = expected.x87;
     // Nor does it know AVX.
     ours.upper = expected.upper;
+    // Of two NaNs QEMU 5 takes the one with the larger significand (SDM vol. 1 table 4-7: the first operand, as the host does).
+    let chosen = ours.xmm.iter().zip(&expected.xmm).any(|(ours, theirs)| {
+        let wide = (0..2).any(|n| nan_64((ours >> (64 * n)) as u64, (theirs >> (64 * n)) as u64));
+        wide || (0..4).any(|n| nan_32((ours >> (32 * n)) as u32, (theirs >> (32 * n)) as u32))
+    });
+    if chosen && case.insns.iter().any(crate::uni::computes) {
+        ours.end = End::Unknown;
+        return;
+    }
     for ((name, value), (_, theirs)) in ours.system.iter_mut().zip(&expected.system) {
         let unjudged = match *name {
             // Reserved bits stay clear whatever is written (APM vol. 2 §3.1.1); QEMU 5 keeps them.
             "cr0" => !0xe005_003f,
             // Bit 12 is always clear, bits 31:16 and 11:4 always set (APM vol. 2 §13.1.1.4, SDM vol. 3 §17.2.3); QEMU 5 keeps what was written.
             "dr6" => !0xe00f,
+            // Bits 15:14 and 12:11 are always clear, bit 10 always set (SDM vol. 3 figure 17-1); QEMU 5 keeps what was written.
+            "dr7" => 0xdc00,
             // Bits 63:32 are not there (APM vol. 2 §6.1.1).
             "sfmask" => !0xffff_ffff,
             // An instruction that faults may have walked for a part of its access (SDM vol. 3 §4.8, APM vol. 2 §5.4.2: A and D may be set
@@ -161,8 +177,14 @@ fn mask_unicorn(ours: &mut Outcome, expected: &Outcome) {
         *value = *value & !unjudged | theirs & unjudged;
     }
     match (ours.end, expected.end) {
-        // TCG checks neither the alignment of SSE operands nor canonical addresses the way hardware does.
-        (End::Fault { vector: 12 | 13, .. }, _) => ours.end = End::Unknown,
+        // Error codes are not reported, and flags computed before the fault are not written back.
+        (End::Fault { vector, .. }, End::Fault { vector: theirs, .. }) if matches!(vector, 12 | 13 | 17) && vector == theirs && ours.rip == expected.rip => {
+            ours.end = expected.end;
+            ours.rflags = expected.rflags;
+        }
+        // TCG checks neither the alignment of SSE operands nor canonical addresses the way hardware does, nor what is reserved in a system
+        // register; of the rest it can judge.
+        (End::Fault { vector: 12 | 13, .. }, _) if crate::check::stopped_at_a_value(case, code, ours) => ours.end = End::Unknown,
         // TCG has no alignment check at all (APM vol. 2 §8.2.16): the host judges it.
         (End::Fault { vector: 17, .. }, _) => ours.end = End::Unknown,
         (End::Fault { vector: 14, address, .. }, End::Fault { vector: 14, address: theirs, .. }) => {
@@ -184,6 +206,16 @@ fn mask_unicorn(ours: &mut Outcome, expected: &Outcome) {
     }
 }
 
+/// Whether two numbers are different NaNs.
+fn nan_64(a: u64, b: u64) -> bool {
+    a != b && f64::from_bits(a).is_nan() && f64::from_bits(b).is_nan()
+}
+
+/// The same for single precision.
+fn nan_32(a: u32, b: u32) -> bool {
+    a != b && f32::from_bits(a).is_nan() && f32::from_bits(b).is_nan()
+}
+
 /// Runs a plan in this process.
 ///
 /// # Errors
@@ -203,14 +235,16 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(u64)) -> Result<Verdict, String
             case.start.mxcsr = case.start.mxcsr & !0x8040 | 0x1f80;
         }
         let Some((code, mut ours, expected)) = runners.both(&case)? else { continue };
-        if expected.end == End::Unknown || ours.end == End::Runaway {
+        if plan.judge == Judge::Unicorn {
+            mask_unicorn(&case, &code, &mut ours, &expected);
+        }
+        if !comparable(&ours, &expected) {
             verdict.skipped += 1;
             continue;
         }
         verdict.compared += 1;
-        if plan.judge == Judge::Unicorn {
-            mask_unicorn(&mut ours, &expected);
-        }
+        verdict.users += u64::from(case.ring == Ring::User);
+        verdict.faults += u64::from(!matches!(ours.end, End::Fault { vector: 3, .. }));
         if differences(&case, &code, &ours, &expected).is_empty() {
             continue;
         }
@@ -260,9 +294,12 @@ pub fn run_isolated(plan: &Plan) -> Result<Verdict, String> {
         let count = (end - seed).min(UNICORN_BATCH);
         let part = run_in_children(&Plan { first_seed: seed, count, ..plan.clone() })?;
         if part.compared + part.skipped == 0 {
+            // It died.
             total.skipped += count;
         } else {
             total.compared += part.compared;
+            total.users += part.users;
+            total.faults += part.faults;
             total.skipped += part.skipped;
             total.reports.extend(part.reports);
             for (name, count) in part.by_mnemonic {
@@ -357,7 +394,7 @@ fn descriptors(pipe: [libc::c_int; 2]) -> (std::fs::File, std::fs::File) {
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn encode(verdict: &Verdict) -> String {
-    let mut out = format!("#verdict\n{} {}\n", verdict.compared, verdict.skipped);
+    let mut out = format!("#verdict\n{} {} {} {}\n", verdict.compared, verdict.users, verdict.faults, verdict.skipped);
     for (name, count) in &verdict.by_mnemonic {
         out.push_str(&format!("={count} {name}\n"));
     }
@@ -372,8 +409,9 @@ fn encode(verdict: &Verdict) -> String {
 fn merge(total: &mut Verdict, text: &str) {
     let (head, rest) = text.split_once('\n').unwrap_or((text, ""));
     let mut numbers = head.split(' ').filter_map(|n| n.parse::<u64>().ok());
-    total.compared += numbers.next().unwrap_or(0);
-    total.skipped += numbers.next().unwrap_or(0);
+    for field in [&mut total.compared, &mut total.users, &mut total.faults, &mut total.skipped] {
+        *field += numbers.next().unwrap_or(0);
+    }
     let mut parts = rest.split("#report\n");
     for line in parts.next().unwrap_or("").lines() {
         if let Some((count, name)) = line.strip_prefix('=').and_then(|line| line.split_once(' ')) {

@@ -87,20 +87,31 @@ impl Case {
     /// Arena and stack at the start.
     pub fn memory(&self) -> Box<[u8; MEMORY_BYTES]> {
         let mut out = Box::new([0u8; MEMORY_BYTES]);
-        let mut rng = Rng::new(self.memory_seed);
-        for chunk in out.chunks_exact_mut(8) {
-            let value = match rng.draw() >> 60 {
-                0..=7 => rng.draw(),
-                8 => 0,
-                9 => u64::MAX,
-                10 => DATA + (rng.draw() & 0x1fff),
-                11 => STACK + (rng.draw() & 0xff8),
-                12 => rng.draw() & 0xff,
-                13 => f64::to_bits((rng.draw() as i32 as f64) / 64.0),
-                14 => rng.draw() & 0x8080_ff00_7fff_0001,
-                _ => rng.draw() & 0x7f7f_7f7f_7f7f_7f7f,
-            };
-            chunk.copy_from_slice(&value.to_le_bytes());
+        // Every sort of word is `random & keep | set`, chosen without a branch: half of them any number, the rest what instructions are
+        // particular about.
+        const SORTS: [(u64, u64); 16] = {
+            let mut sorts = [(u64::MAX, 0); 16];
+            sorts[8] = (0, 0);
+            sorts[9] = (0, u64::MAX);
+            sorts[10] = (0x1fff, DATA);
+            sorts[11] = (0xff8, STACK);
+            sorts[12] = (0xff, 0);
+            // Doubles between 1 and 65536 with few digits.
+            sorts[13] = (0x80f0_ffff_0000_0000, 0x3ff0_0000_0000_0000);
+            sorts[14] = (0x8080_ff00_7fff_0001, 0);
+            sorts[15] = (0x7f7f_7f7f_7f7f_7f7f, 0);
+            sorts
+        };
+        // Four streams, so that one number need not wait for the last.
+        let mut streams: [Rng; 4] = std::array::from_fn(|n| Rng::new(self.memory_seed.wrapping_add((n as u64) << 48)));
+        for chunk in out.chunks_exact_mut(64) {
+            let mut sorts = streams[0].draw();
+            for (n, word) in chunk.chunks_exact_mut(8).enumerate() {
+                let (keep, set) = SORTS[(sorts & 15) as usize];
+                sorts >>= 8;
+                let value = streams[n % 4].draw() & keep | set;
+                word.copy_from_slice(&value.to_le_bytes());
+            }
         }
         out
     }

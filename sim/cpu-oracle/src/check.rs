@@ -8,13 +8,15 @@ use crate::generate::{may_leave_undefined, rflags_mask};
 /// The six arithmetic flags and DF.
 const FLAGS: u64 = 0xcd5;
 
+/// Whether the two can be held against each other at all.
+pub fn comparable(ours: &Outcome, expected: &Outcome) -> bool {
+    // MXCSR bit 17 (misaligned exception mask) exists on AMD's processors, not on ours: LDMXCSR went another way.
+    ours.end != End::Unknown && expected.end != End::Unknown && expected.mxcsr & 1 << 17 == 0
+}
+
 /// What differs, a line each; empty if nothing does. `expected` is the oracle.
 pub fn differences(case: &Case, code: &Assembled, ours: &Outcome, expected: &Outcome) -> Vec<String> {
-    if ours.end == End::Unknown || expected.end == End::Unknown {
-        return Vec::new();
-    }
-    // MXCSR bit 17 (misaligned exception mask) exists on AMD's processors, not on ours: LDMXCSR went another way.
-    if expected.mxcsr & 1 << 17 != 0 {
+    if !comparable(ours, expected) {
         return Vec::new();
     }
     let mut out = Vec::new();
@@ -82,6 +84,9 @@ pub fn differences(case: &Case, code: &Assembled, ours: &Outcome, expected: &Out
             out.push(format!("{name:<9} {got:016x}, should be {wanted:016x}"));
         }
     }
+    if ours.memory == expected.memory {
+        return out;
+    }
     let wrong: Vec<usize> = (0..ours.memory.len()).filter(|i| ours.memory[*i] != expected.memory[*i] && !of_vendors(case, memory_address(*i))).collect();
     if !wrong.is_empty() {
         for i in wrong.iter().take(8) {
@@ -105,6 +110,23 @@ fn of_vendors(case: &Case, address: u64) -> bool {
             M::Fnsave | M::Fnstenv => matches!(offset, 12..28),
             _ => false,
         }
+    })
+}
+
+/// Whether the instruction at which an outcome stopped may have stopped for a value rather than for its privilege:
+///
+/// * A place in memory, the stack or a target: alignment and canonical form (SDM vol. 1 §4.9.1, §3.3.7.1).
+/// * WRFSBASE and WRGSBASE: a base that is not canonical (SDM vol. 2, under both: #GP).
+/// * In ring 0, registers in which not every value exists: reserved bits of control and debug registers (SDM vol. 3 §2.5, §17.2.6), MSRs that are not
+///   there (SDM vol. 2, RDMSR, WRMSR), XCR0 (SDM vol. 1 §13.3), the null selector for TR (SDM vol. 2, LTR) and, with another RPL than the CPL, for SS (SDM vol. 2, MOV).
+pub fn stopped_at_a_value(case: &Case, code: &Assembled, outcome: &Outcome) -> bool {
+    use iced_x86::{Mnemonic as M, OpKind, Register};
+    stopped_in(case, code, outcome).is_none_or(|insn| {
+        let place = (0..insn.op_count()).any(|n| !matches!(insn.op_kind(n), OpKind::Register) && insn.try_immediate(n).is_err());
+        let base = matches!(insn.mnemonic(), M::Wrfsbase | M::Wrgsbase);
+        let to = insn.op0_register();
+        let register = to.is_cr() || to.is_dr() || to == Register::SS || matches!(insn.mnemonic(), M::Rdmsr | M::Wrmsr | M::Xsetbv | M::Ltr);
+        place || base || (register && case.ring == crate::case::Ring::Kernel) || insn.is_stack_instruction() || insn.flow_control() != iced_x86::FlowControl::Next
     })
 }
 

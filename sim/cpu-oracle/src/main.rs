@@ -62,7 +62,15 @@ fn work() -> Result<bool, String> {
     let started = std::time::Instant::now();
     let verdict = run_isolated(&plan)?;
     print(&verdict);
-    println!("{} opcodes, {} cases compared, {} skipped, {:.1} s", plan.codes.len(), verdict.compared, verdict.skipped, started.elapsed().as_secs_f64());
+    println!(
+        "{} cases compared ({} in ring 3, {} to a fault), {} skipped, {} opcodes, {:.1} s",
+        verdict.compared,
+        verdict.users,
+        verdict.faults,
+        verdict.skipped,
+        plan.codes.len(),
+        started.elapsed().as_secs_f64()
+    );
     Ok(verdict.reports.is_empty())
 }
 
