@@ -176,14 +176,7 @@ fn take_back(folder: &Path, seed: u64) {
         }
     }
     let_go(store, folder);
-    judge_by_zdb(folder, &name);
-}
-
-fn judge_by_zdb(folder: &Path, name: &str) {
-    let Some(zdb) = std::env::var_os("ORRERY_ZDB") else { return };
-    let output = Command::new(&zdb).arg("-e").arg("-p").arg(folder.join("disks")).arg("-bcc").arg(name).output().expect("run zdb");
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && text.contains("No leaks"), "zdb {}: {}\n{text}", folder.display(), output.status);
+    pool_judge::zdb(&folder.join("disks"), &name).unwrap_or_else(|complaint| panic!("{}: {complaint}", folder.display()));
 }
 
 #[test]

@@ -2,63 +2,21 @@
 //!
 //! `ORRERY_POOLS` names the folder with the pools, `ORRERY_ZDB` the judge; without the first there is nothing to test.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use kif::{BlockDev, BlockError};
 use pool_dmu::{DatasetKind, Datasets, Store, check, check_space, human};
 use pool_phys::nvlist::Value;
 use pool_spa::Pool;
 
 const NOW: u64 = 1_800_000_000;
 
-struct Image(File, u64);
-
-impl BlockDev for Image {
-    fn size_bytes(&self) -> u64 {
-        self.1
-    }
-    fn sector_bytes(&self) -> u32 {
-        512
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BlockError> {
-        self.0.read_exact_at(out, offset).map_err(|_| BlockError::Io)
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
-        self.0.write_all_at(data, offset).map_err(|_| BlockError::Io)
-    }
-    fn flush(&self) -> Result<(), BlockError> {
-        Ok(())
-    }
-}
-
 /// Unpacks a pool into a folder of its own.
 fn unpack(name: &str, purpose: &str) -> Option<PathBuf> {
-    let Some(source) = std::env::var_os("ORRERY_POOLS") else {
-        eprintln!("ORRERY_POOLS is not set: {name} not tested");
-        return None;
-    };
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{purpose}-{name}"));
-    drop(std::fs::remove_dir_all(&target));
-    std::fs::create_dir_all(&target).expect("make a folder for the images");
-    let archive = Path::new(&source).join(format!("{name}.tar.xz"));
-    let status = Command::new("tar").arg("xJf").arg(&archive).arg("-C").arg(&target).status().expect("run tar");
-    assert!(status.success(), "tar xJf {} failed", archive.display());
-    Some(target.join(name))
+    pool_judge::unpack(name, &pool_judge::scratch(env!("CARGO_TARGET_TMPDIR"), &format!("{purpose}-{name}")))
 }
 
 fn import(folder: &Path) -> Pool {
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder).expect("list images").map(|entry| entry.expect("entry").path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "img"));
-    paths.sort();
-    let open = |path: PathBuf| {
-        let file = File::options().read(true).write(true).open(path).expect("open image");
-        let size = file.metadata().expect("stat image").len();
-        Box::new(Image(file, size)) as Box<dyn BlockDev>
-    };
-    Pool::import(paths.into_iter().map(open).collect(), None).expect("import")
+    Pool::import(pool_judge::devices(folder, ".img").expect("open the images"), None).expect("import")
 }
 
 #[test]
@@ -152,15 +110,5 @@ fn a_pool_of_openzfs_is_changed_and_stays_whole() {
     assert_eq!(found.fault_count, 0, "{:?}", found.faults);
     let faults = check_space(&pool).expect("count anew");
     assert!(faults.is_empty(), "{faults:?}");
-    let Some(zdb) = std::env::var_os("ORRERY_ZDB") else {
-        eprintln!("ORRERY_ZDB is not set: checked by ourselves only");
-        return;
-    };
-    for flags in ["-bcc", "-dddd"] {
-        let output = Command::new(&zdb).arg("-e").arg("-p").arg(&folder).arg(flags).arg("p02min").output().expect("run zdb");
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "zdb {flags}: {}\n{}", output.status, text.lines().rev().take(30).collect::<Vec<_>>().join("\n"));
-        let complaint = text.lines().find(|line| line.contains("leaked:") || line.contains("ERROR") || line.contains("errors"));
-        assert_eq!(complaint, None, "zdb {flags}");
-    }
+    pool_judge::zdb(&folder, "p02min").unwrap_or_else(|complaint| panic!("{complaint}"));
 }

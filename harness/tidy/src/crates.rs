@@ -23,6 +23,7 @@ pub const CRATES: &[Row] = &[
     Row("os/mach/hal", "hal", 3),
     Row("os/trace/probe", "probe", 3),
     Row("os/pool/phys", "pool-phys", 1),
+    Row("os/pool/judge", "pool-judge", 2),
     Row("os/pool/spa", "pool-spa", 4),
     Row("os/pool/dmu", "pool-dmu", 5),
     Row("os/pool/stream", "pool-stream", 6),

@@ -5,39 +5,37 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use kif::{BlockDev, BlockError};
 use pool_dmu::{DatasetKind, Datasets, Error};
+use pool_judge::Image;
 use pool_spa::Pool;
 use pool_zpl::Filesystem;
 
-/// An image file with an overlay that hides damage from the file itself.
-struct Image {
-    file: File,
-    size: u64,
+/// An image file with an overlay that hides damage from the file itself, and keeps writes from it.
+struct Rotten {
+    image: Image,
     /// Reads of these byte ranges give garbage.
     rot: Vec<std::ops::Range<u64>>,
 }
 
-impl Image {
+impl Rotten {
     /// Everything between the labels rots.
     fn rot_all(&mut self) {
-        self.rot.push((4 << 20)..self.size - (1 << 20));
+        self.rot.push((4 << 20)..self.image.size_bytes() - (1 << 20));
     }
 }
 
-impl BlockDev for Image {
+impl BlockDev for Rotten {
     fn size_bytes(&self) -> u64 {
-        self.size
+        self.image.size_bytes()
     }
     fn sector_bytes(&self) -> u32 {
         512
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BlockError> {
-        self.file.read_exact_at(out, offset).map_err(|_| BlockError::Io)?;
+        self.image.read(offset, out)?;
         let end = offset + out.len() as u64;
         for range in self.rot.iter().filter(|range| range.start < end && offset < range.end) {
             let inside = index(range.start.max(offset) - offset)..index(range.end.min(end) - offset);
@@ -58,37 +56,24 @@ fn index(offset: u64) -> usize {
 }
 
 fn unpacked(name: &str) -> Option<PathBuf> {
-    let Some(source) = std::env::var_os("ORRERY_POOLS") else {
-        eprintln!("ORRERY_POOLS is not set: {name} not tested");
-        return None;
-    };
     // Tests run side by side; one of them unpacks.
     static UNPACKING: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _guard = UNPACKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if !target.join("unpacked").exists() {
         std::fs::create_dir_all(&target).expect("make a folder for the images");
-        let archive = Path::new(&source).join(format!("{name}.tar.xz"));
-        let status = Command::new("tar").arg("xJf").arg(&archive).arg("-C").arg(&target).status().expect("run tar");
-        assert!(status.success(), "tar xJf {} failed", archive.display());
+        pool_judge::unpack(name, &target)?;
         File::create(target.join("unpacked")).expect("mark the folder as complete");
     }
     Some(target.join(name))
 }
 
-fn images(folder: &Path) -> Vec<Image> {
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder).expect("list images").map(|entry| entry.expect("entry").path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "img"));
-    paths.sort();
-    let open = |path: PathBuf| {
-        let file = File::open(path).expect("open image");
-        let size = file.metadata().expect("stat image").len();
-        Image { file, size, rot: Vec::new() }
-    };
-    paths.into_iter().map(open).collect()
+fn images(folder: &Path) -> Vec<Rotten> {
+    let images = pool_judge::images(folder, ".img").expect("open the images");
+    images.into_iter().map(|image| Rotten { image, rot: Vec::new() }).collect()
 }
 
-fn boxed(images: Vec<Image>) -> Vec<Box<dyn BlockDev>> {
+fn boxed(images: Vec<Rotten>) -> Vec<Box<dyn BlockDev>> {
     images.into_iter().map(|image| Box::new(image) as Box<dyn BlockDev>).collect()
 }
 

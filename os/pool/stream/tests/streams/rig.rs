@@ -1,8 +1,6 @@
 //! Pools in memory, a random life for a file system, and what is in it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use kif::{BlockDev, BlockError};
@@ -12,6 +10,8 @@ use pool_stream::{Naming, ReceiveOptions, Received, Sender, StreamError, Unpacke
 use pool_zpl::{Filesystem, Make, NewEntry, Writer, XattrStyle, create_filesystem};
 
 pub const NOW: (u64, u64) = (1_700_000_000, 5);
+/// Bytes of an image written at once.
+const PART: usize = 64 << 10;
 pub const NEW: NewEntry = NewEntry { mode: 0o755, uid: 3, gid: 4, now: NOW };
 
 #[derive(Clone)]
@@ -179,40 +179,19 @@ pub fn judge(mut store: Store, disk: &Memory) {
     let name = store.name();
     let checked = pool_dmu::check(store.pool(), true).expect("check");
     assert!(checked.faults.is_empty(), "{name}: {:?}", checked.faults);
-    let Some(zdb) = std::env::var_os("ORRERY_ZDB") else {
-        eprintln!("ORRERY_ZDB is not set: {name} is not judged");
-        return;
-    };
-    let folder = folder(&name);
-    std::fs::write(folder.join("disk.img"), &*disk.0.lock().expect("not poisoned")).expect("write image");
-    for flags in ["-bcc", "-dd"] {
-        let output = Command::new(&zdb).arg("-e").arg("-p").arg(&folder).arg(flags).arg(&name).output().expect("run zdb");
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "zdb {flags} {name}: {}\n{}", output.status, text.lines().rev().take(40).collect::<Vec<_>>().join("\n"));
-        assert!(flags != "-bcc" || text.contains("No leaks"), "zdb {name}:\n{text}");
+    let folder = pool_judge::scratch(env!("CARGO_TARGET_TMPDIR"), &format!("streams-{name}"));
+    let image = pool_judge::Image::create(&folder.join("disk.img"), disk.size_bytes()).expect("make an image");
+    for (index, part) in (0_u64..).zip(disk.0.lock().expect("not poisoned").chunks(PART)) {
+        // What was never written stays a hole.
+        if part.iter().any(|byte| *byte != 0) {
+            image.write(index * PART as u64, part).expect("write the image");
+        }
     }
+    pool_judge::zdb(&folder, &name).unwrap_or_else(|complaint| panic!("{name}: {complaint}"));
     std::fs::remove_dir_all(&folder).expect("tidy up");
 }
 
-pub fn folder(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("streams-{name}"));
-    drop(std::fs::remove_dir_all(&path));
-    std::fs::create_dir_all(&path).expect("make folder");
-    path
-}
-
-/// `zstream dump`, which lies beside zdb, accepts the stream: every checksum right. Returns what it says.
-pub fn zstream(stream: &[u8]) -> Option<String> {
-    use std::io::Write;
-    let zdb = PathBuf::from(std::env::var_os("ORRERY_ZDB")?);
-    let zstream = zdb.with_file_name("zstream");
-    let mut child = Command::new(&zstream).arg("dump").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().ok()?;
-    let mut input = child.stdin.take().expect("piped");
-    let bytes = stream.to_vec();
-    let feeder = std::thread::spawn(move || drop(input.write_all(&bytes)));
-    let output = child.wait_with_output().expect("run zstream");
-    feeder.join().expect("feed");
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && !text.contains("nvalid") && !text.contains("ncorrect"), "zstream: {}\n{text}", output.status);
-    Some(text)
+/// `zstream dump` accepts the stream: every checksum right.
+pub fn zstream(stream: &[u8]) {
+    pool_judge::zstream(stream).unwrap_or_else(|complaint| panic!("{complaint}"));
 }

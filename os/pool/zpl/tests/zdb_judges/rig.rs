@@ -1,64 +1,23 @@
-//! Pools on image files for the tests, and `zdb` as their judge.
-//!
-//! `ORRERY_ZDB` names the program (with its libraries findable); without it the same pools are only read back.
+//! Pools on image files for the tests.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use kif::{BlockDev, BlockError};
+use kif::BlockDev;
 use pool_dmu::{Datasets, Error, Store};
+use pool_judge::Image;
 use pool_spa::{Layout, Pool};
 use pool_zpl::{Filesystem, NewEntry, create_filesystem};
-
-struct Image(File, u64);
-
-impl BlockDev for Image {
-    fn size_bytes(&self) -> u64 {
-        self.1
-    }
-    fn sector_bytes(&self) -> u32 {
-        512
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BlockError> {
-        self.0.read_exact_at(out, offset).map_err(|_| BlockError::Io)
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
-        if offset + data.len() as u64 > self.1 {
-            return Err(BlockError::OutOfRange);
-        }
-        self.0.write_all_at(data, offset).map_err(|_| BlockError::Io)
-    }
-    fn flush(&self) -> Result<(), BlockError> {
-        Ok(())
-    }
-}
 
 pub const NOW: (u64, u64) = (1_700_000_000, 5);
 pub const NEW: NewEntry = NewEntry { mode: 0o755, uid: 0, gid: 0, now: NOW };
 
 pub fn folder(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("written-{name}"));
-    drop(std::fs::remove_dir_all(&path));
-    std::fs::create_dir_all(&path).expect("make a folder for the images");
-    path
-}
-
-pub fn device(path: &Path, bytes: u64) -> Box<dyn BlockDev> {
-    let file = File::options().read(true).write(true).create(true).truncate(false).open(path).expect("open image");
-    if file.metadata().expect("stat").len() == 0 {
-        file.set_len(bytes).expect("size image");
-    }
-    let size = file.metadata().expect("stat").len();
-    Box::new(Image(file, size))
+    pool_judge::scratch(env!("CARGO_TARGET_TMPDIR"), &format!("written-{name}"))
 }
 
 pub fn devices(folder: &Path) -> Vec<Box<dyn BlockDev>> {
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder).expect("list").map(|entry| entry.expect("entry").path()).collect();
-    paths.sort();
-    paths.iter().map(|path| device(path, 0)).collect()
+    pool_judge::devices(folder, "").expect("open the images")
 }
 
 pub fn random(seed: u64) -> Box<dyn FnMut() -> u64 + Send> {
@@ -78,7 +37,8 @@ pub fn create(folder: &Path, name: &str, redundancy: Option<usize>, count: usize
         devices: (0..count)
             .map(|index| {
                 let path = folder.join(format!("d{index}.img"));
-                (path.display().to_string(), device(&path, 96 << 20))
+                let image = Image::create(&path, 96 << 20).expect("make an image");
+                (path.display().to_string(), Box::new(image) as Box<dyn BlockDev>)
             })
             .collect(),
     };
@@ -92,20 +52,7 @@ pub fn create(folder: &Path, name: &str, redundancy: Option<usize>, count: usize
 
 /// `zdb` finds no leak, no bad block, no orphan.
 pub fn judge(folder: &Path, name: &str) {
-    let Some(zdb) = std::env::var_os("ORRERY_ZDB") else {
-        eprintln!("ORRERY_ZDB is not set: {name} is read back, not judged");
-        return;
-    };
-    for flags in ["-bcc", "-dddd"] {
-        let output = Command::new(&zdb).arg("-e").arg("-p").arg(folder).arg(flags).arg(name).output().expect("run zdb");
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "zdb {flags} {name}: {}\n{}", output.status, text.lines().rev().take(40).collect::<Vec<_>>().join("\n"));
-        if flags == "-bcc" {
-            assert!(text.contains("No leaks"), "zdb {name}:\n{text}");
-        }
-        let complaint = text.lines().find(|line| line.contains("leaked:") || line.contains("ERROR") || line.contains("errors"));
-        assert_eq!(complaint, None, "zdb {flags} {name}");
-    }
+    pool_judge::zdb(folder, name).unwrap_or_else(|complaint| panic!("{name}: {complaint}"));
 }
 
 pub fn read_all(folder: &Path, dataset: &str) -> BTreeMap<String, Vec<u8>> {
