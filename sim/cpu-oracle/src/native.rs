@@ -15,6 +15,7 @@ use sim_fp::x87::X87;
 
 use crate::case::{Case, End, Outcome};
 use crate::layout::{CODE, CODE_BYTES, DATA, DATA_BYTES, MEMORY_BYTES, PAGE, STACK, STACK_BYTES};
+use crate::ours::{SYSTEM, SYSTEM_BYTES};
 use crate::setting::Rights;
 
 /// What `oracle_enter` loads. Offsets are used by the assembly below.
@@ -266,6 +267,8 @@ impl Native {
         let address = if vector == 14 { reg(libc::REG_CR2) } else { 0 };
         // In the upper half the host kernel has pages of its own: whether one is present is not our business.
         let code = reg(libc::REG_ERR) as u32 & if address >> 63 == 1 { !1 } else { !0 };
+        // Nor has it the pages of the supervisor that ours has.
+        let code = code | u32::from((SYSTEM..SYSTEM + SYSTEM_BYTES).contains(&address));
         let mut out = Outcome {
             end: End::Fault { vector, code, address },
             gpr: order.map(reg),

@@ -19,6 +19,7 @@ pub const PHYS_SYSTEM: u64 = 0x4_0000;
 
 // Supervisor pages, linear.
 pub const SYSTEM: u64 = 0x1010_0000;
+pub const SYSTEM_BYTES: u64 = 0x5000;
 pub const GDT: u64 = SYSTEM;
 pub const IDT: u64 = SYSTEM + 0x1000;
 pub const TSS: u64 = SYSTEM + 0x2000;
@@ -118,7 +119,7 @@ impl Ours {
         map(DATA, DATA_WRITABLE, PHYS_DATA, 0x67 | NX);
         map(DATA + DATA_WRITABLE, DATA_BYTES - DATA_WRITABLE, PHYS_DATA + DATA_WRITABLE, 0x65 | NX);
         map(STACK, STACK_BYTES, PHYS_STACK, 0x67 | NX);
-        map(SYSTEM, 0x5000, PHYS_SYSTEM, 0x63);
+        map(SYSTEM, SYSTEM_BYTES, PHYS_SYSTEM, 0x63);
         // The second table: SYSTEM is in the same 2 MiB or the next.
         assert_eq!(index(CODE, 1), index(SYSTEM, 1), "one page table holds everything");
         let system = |linear: u64| linear - SYSTEM + PHYS_SYSTEM;

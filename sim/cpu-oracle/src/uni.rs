@@ -25,9 +25,9 @@ fn any(case: &Case, test: impl Fn(M) -> bool) -> bool {
     case.insns.iter().any(|insn| test(insn.mnemonic()))
 }
 
-/// Whether a case may change how CR0 lets vector instructions run.
-fn changes_cr0(case: &Case) -> bool {
-    case.insns.iter().any(|insn| insn.mnemonic() == M::Lmsw || insn.op0_register() == Register::CR0)
+/// Whether a case may change whether CR0 and CR4 let vector instructions run.
+fn changes_control(case: &Case) -> bool {
+    case.insns.iter().any(|insn| insn.mnemonic() == M::Lmsw || matches!(insn.op0_register(), Register::CR0 | Register::CR4))
 }
 
 /// Whether an instruction computes with floating-point numbers: may raise MXCSR's flags, may have two NaNs to choose from.
@@ -52,8 +52,12 @@ pub const KNOWN: &[Known] = &[
         applies: |case| any(case, |m| matches!(m, M::Stmxcsr | M::Fxsave | M::Fxsave64 | M::Xsave | M::Xsave64)) && case.insns.iter().any(computes),
     },
     Known {
-        reason: "CRC32 and POPCNT are #UD with CR0.EM set (they use general registers only: APM vol. 3)",
-        applies: |case| any(case, |m| matches!(m, M::Crc32 | M::Popcnt)) && changes_cr0(case),
+        reason: "CRC32 and POPCNT are #UD with CR0.EM set or CR4.OSFXSR clear (they use general registers only: APM vol. 3)",
+        applies: |case| any(case, |m| matches!(m, M::Crc32 | M::Popcnt)) && changes_control(case),
+    },
+    Known {
+        reason: "PAUSE ends without the single-step trap that is due (SDM vol. 3 §17.3.1.4: after the next instruction)",
+        applies: |case| any(case, |m| m == M::Pause) && any(case, |m| matches!(m, M::Popf | M::Popfq | M::Iretq)),
     },
     Known {
         reason: "IN, OUT, INS, OUTS and HLT go to unicorn's embedder: no verdict",

@@ -12,6 +12,7 @@ use super::{field, get, is_wide, number, set, third, vvvv};
 use crate::core::{Core, Fault, mode};
 use crate::op::{EA_ADDR32, Flow, Op, Run};
 use crate::ops::tri;
+use crate::state::rflags;
 
 /// Element `i` of `N` bytes.
 fn element<const N: usize>(value: Wide, i: usize) -> u64 {
@@ -104,10 +105,12 @@ fn masked_store<const N: usize>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn C
 /// Gather of elements of `N` bytes by indices of `I` bytes in the third register; the mask is VVVV.
 ///
 /// An element that is loaded has its mask cleared, so that a fault leaves what is done done and the instruction goes on from there (SDM vol. 2,
-/// VPGATHERDD): elements are taken from the lowest up. Those passed over on the way are cleared too, as on hardware.
+/// VPGATHERDD): elements are taken from the lowest up. Those passed over on the way are cleared too, as on hardware. A trap that an element before
+/// the fault has earned (a single step, a data breakpoint) comes in the fault's place; the instruction then begins anew and meets the fault.
 fn gather<const N: usize, const I: usize>(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op) -> Flow {
     let (mut mask, mut value, index) = (get(c, vvvv(op)), get(c, op.a), get(c, third(op)));
     let elements = length(op) / N.max(I);
+    let mut progress = false;
     let base = Op { index: crate::op::NO_REG, ..*op };
     for i in 0..elements {
         if !counts::<N>(mask, i) {
@@ -124,9 +127,17 @@ fn gather<const N: usize, const I: usize>(c: &mut Core, m: &mut GuestMemory, b: 
             Err(Fault) => {
                 set(c, vvvv(op), mask);
                 set(c, op.a, value);
+                let trap = progress && (c.flags_rest & rflags::TF != 0 || c.sys.pending_db != 0) && c.svm_exit.is_none();
+                if trap {
+                    c.rip = c.rip_of(op);
+                    // So that a breakpoint on the instruction does not hit twice.
+                    c.flags_rest |= rflags::RF;
+                    return Flow::Again;
+                }
                 return Flow::Fault;
             }
         }
+        progress = true;
         set_element::<N>(&mut mask, i, 0);
     }
     // Above the elements there is nothing.
