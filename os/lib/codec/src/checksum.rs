@@ -1,6 +1,6 @@
-//! Fletcher and SHA-256 checksums as block pointers hold them.
+//! Fletcher and SHA-2 checksums as block pointers hold them.
 
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha512_256};
 
 /// A checksum: the four words of a block pointer.
 pub type Words = [u64; 4];
@@ -45,6 +45,17 @@ pub fn sha256(data: &[u8]) -> Words {
     let mut words = [0; 4];
     for (word, bytes) in words.iter_mut().zip(digest.as_slice().as_chunks::<8>().0) {
         *word = u64::from_be_bytes(*bytes);
+    }
+    words
+}
+
+/// SHA-512/256, the digest read as four little-endian words.
+#[must_use]
+pub fn sha512(data: &[u8]) -> Words {
+    let digest = Sha512_256::digest(data);
+    let mut words = [0; 4];
+    for (out, bytes) in words.iter_mut().zip(digest.as_slice().chunks_exact(8)) {
+        *out = word(bytes);
     }
     words
 }

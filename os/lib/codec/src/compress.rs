@@ -51,10 +51,57 @@ pub fn gzip_decode(data: &[u8], out: &mut [u8]) -> Result<(), Damaged> {
     if status == miniz_oxide::inflate::TINFLStatus::Done && size == out.len() { Ok(()) } else { Err(Damaged) }
 }
 
-/// Encodes a zlib stream (RFC 1950).
+/// Encodes a zlib stream (RFC 1950) with effort `level`, 1 to 9. `None` if the result would exceed `limit` bytes.
 #[must_use]
-pub fn gzip_encode(data: &[u8]) -> Vec<u8> {
-    miniz_oxide::deflate::compress_to_vec_zlib(data, 6)
+pub fn gzip_encode(data: &[u8], level: u8, limit: usize) -> Option<Vec<u8>> {
+    use miniz_oxide::deflate::core::{CompressorOxide, TDEFLFlush, TDEFLStatus, compress, create_comp_flags_from_zip_params};
+    /// Window bits above zero ask for the zlib header and sum.
+    const ZLIB: i32 = 1;
+    let mut state = alloc::boxed::Box::new(CompressorOxide::new(create_comp_flags_from_zip_params(i32::from(level.clamp(1, 9)), ZLIB, 0)));
+    let mut out = vec![0; limit];
+    let (status, _, size) = compress(&mut state, data, &mut out, TDEFLFlush::Finish);
+    out.truncate(size);
+    (status == TDEFLStatus::Done).then_some(out)
+}
+
+/// What a zstd frame begins with; ZFS leaves it out.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
+/// Bytes of the two words that ZFS puts in front, and what the second says: version 1.4.5, level 3.
+const ZSTD_HEADER: usize = 8;
+const ZSTD_VERSION_LEVEL: u32 = 10_405 << 8 | 3;
+/// Largest window a block can need.
+const ZSTD_WINDOW_MAX: u64 = 32 << 20;
+
+/// Decodes zstd as ZFS frames it: big-endian byte count, version and level, then a frame without its magic number.
+///
+/// # Errors
+/// The bytes do not decode to exactly `out.len()` bytes.
+pub fn zstd_decode(data: &[u8], out: &mut [u8]) -> Result<(), Damaged> {
+    let (count, rest) = data.split_first_chunk::<4>().ok_or(Damaged)?;
+    let count = usize::try_from(u32::from_be_bytes(*count)).map_err(|_| Damaged)?;
+    let body = rest.get(4..).and_then(|rest| rest.get(..count)).ok_or(Damaged)?;
+    let frame: Vec<u8> = ZSTD_MAGIC.iter().chain(body).copied().collect();
+    let mut decoder = ruzstd::decoding::FrameDecoder::new();
+    decoder.set_max_window_size(ZSTD_WINDOW_MAX);
+    match decoder.decode_all(&frame, out) {
+        Ok(size) if size == out.len() => Ok(()),
+        _ => Err(Damaged),
+    }
+}
+
+/// Encodes zstd with the ZFS frame. `None` if the result would exceed `limit` bytes.
+#[must_use]
+pub fn zstd_encode(data: &[u8], limit: usize) -> Option<Vec<u8>> {
+    let frame = ruzstd::encoding::compress_to_vec(data, ruzstd::encoding::CompressionLevel::Fastest);
+    let body = frame.strip_prefix(&ZSTD_MAGIC)?;
+    if ZSTD_HEADER + body.len() > limit {
+        return None;
+    }
+    let mut out = Vec::with_capacity(ZSTD_HEADER + body.len());
+    out.extend_from_slice(&u32::try_from(body.len()).ok()?.to_be_bytes());
+    out.extend_from_slice(&ZSTD_VERSION_LEVEL.to_be_bytes());
+    out.extend_from_slice(body);
+    Some(out)
 }
 
 /// Decodes lzjb: a control byte for eight items, least significant bit first; 0 = literal, 1 = copy of 3 to 66 bytes from up to

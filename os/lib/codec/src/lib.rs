@@ -2,7 +2,7 @@
 //!
 //! # Theory
 //! Pure functions over byte slices. Checksums give four 64-bit words as block pointers store them; decompressors fill a
-//! buffer of exactly the logical size and refuse everything else. `lz4` and `gzip` stand on well-kept libraries; `lzjb` and `zle`
+//! buffer of exactly the logical size and refuse everything else. `lz4`, `gzip` and `zstd` stand on well-kept libraries; `lzjb` and `zle`
 //! exist nowhere else and are written here from their format descriptions.
 //!
 //! # Failure
@@ -18,8 +18,8 @@ mod checksum;
 mod compress;
 mod crc64;
 
-pub use checksum::{Words, fletcher2, fletcher4, fletcher4_continue, sha256};
-pub use compress::{Damaged, gzip_decode, gzip_encode, lz4_decode, lz4_encode, lzjb_decode, lzjb_encode, zle_decode, zle_encode};
+pub use checksum::{Words, fletcher2, fletcher4, fletcher4_continue, sha256, sha512};
+pub use compress::{Damaged, gzip_decode, gzip_encode, lz4_decode, lz4_encode, lzjb_decode, lzjb_encode, zle_decode, zle_encode, zstd_decode, zstd_encode};
 pub use crc64::zap_hash;
 
 #[cfg(test)]

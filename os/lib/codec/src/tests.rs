@@ -14,6 +14,28 @@ fn sha256_matches_the_published_vector() {
 }
 
 #[test]
+fn sha512_matches_the_published_vector() {
+    // NIST's examples of SHA-512/256: "abc" begins 53048e2681941ef9.
+    assert_eq!(sha512(b"abc")[0], u64::from_le_bytes([0x53, 0x04, 0x8e, 0x26, 0x81, 0x94, 0x1e, 0xf9]));
+}
+
+#[test]
+fn compressors_do_with_the_stack_of_a_kernel_thread() {
+    let work = || {
+        let data: Vec<u8> = (0..1_u32 << 20).map(|at| (at >> 7).to_le_bytes()[0] ^ (at.wrapping_mul(at) >> 20).to_le_bytes()[0] & 3).collect();
+        let mut out = vec![0; data.len()];
+        let packed = gzip_encode(&data, 9, data.len()).expect("gzip");
+        gzip_decode(&packed, &mut out).expect("gzip");
+        assert_eq!(out, data);
+        out.fill(0);
+        let packed = zstd_encode(&data, data.len()).expect("zstd");
+        zstd_decode(&packed, &mut out).expect("zstd");
+        assert_eq!(out, data);
+    };
+    std::thread::Builder::new().stack_size(200 << 10).spawn(work).expect("a thread").join().expect("the stack was enough");
+}
+
+#[test]
 fn fletcher_sums_follow_their_definition() {
     let data: Vec<u8> = [1_u32, 2, 3, 4].iter().flat_map(|word| word.to_le_bytes()).collect();
     assert_eq!(fletcher4(&data), [10, 20, 35, 56]);
@@ -52,14 +74,32 @@ proptest! {
         out.fill(0xAA);
         zle_decode(&zle_encode(&data, usize::MAX).expect("no limit"), &mut out).expect("zle");
         prop_assert_eq!(&out, &data);
+        out.fill(0xAA);
+        gzip_decode(&gzip_encode(&data, 1 + data.len().to_le_bytes()[0] % 9, 1 << 20).expect("no limit"), &mut out).expect("gzip");
+        prop_assert_eq!(&out, &data);
+        out.fill(0xAA);
+        zstd_decode(&zstd_encode(&data, usize::MAX).expect("no limit"), &mut out).expect("zstd");
+        prop_assert_eq!(&out, &data);
+        prop_assert_eq!(gzip_encode(&data, 6, 3), None);
     }
 
     #[test]
     fn garbage_never_panics(data in prop::collection::vec(any::<u8>(), 0..600), size in 0_usize..2048) {
         let mut out = vec![0; size];
-        for decode in [lz4_decode, lzjb_decode, zle_decode, gzip_decode] {
+        for decode in [lz4_decode, lzjb_decode, zle_decode, gzip_decode, zstd_decode] {
             // Any verdict is fine; reaching the next line is the property.
             std::hint::black_box(decode(&data, &mut out)).ok();
         }
+    }
+
+    #[test]
+    fn spoiled_zstd_never_panics(data in compressible(), spoil in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), size in 0_usize..4096) {
+        let mut packed = zstd_encode(&data, usize::MAX).expect("no limit");
+        for (at, byte) in spoil {
+            // The count in front stays, or little else is reached.
+            let index = 8 + at.index(packed.len() - 8);
+            packed[index] = byte;
+        }
+        std::hint::black_box(zstd_decode(&packed, &mut vec![0; size])).ok();
     }
 }

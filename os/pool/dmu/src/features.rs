@@ -12,7 +12,7 @@ use crate::zap_edit as zap;
 use crate::{Datasets, Error};
 
 /// A feature that we may count up and down.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Feature {
     pub guid: &'static str,
     pub text: &'static str,
@@ -43,41 +43,28 @@ pub(crate) const LIVELIST: Feature = known("com.delphix:livelist", false);
 pub(crate) const BOOKMARK_V2: Feature = known("com.datto:bookmark_v2", true);
 pub(crate) const BOOKMARK_WRITTEN: Feature = known("com.delphix:bookmark_written", true);
 /// Counts the datasets that have blocks above 128 KiB.
-pub(crate) const LARGE_BLOCKS: Feature = known("org.open-zfs:large_blocks", true);
+pub(crate) const LARGE_BLOCKS: Feature = Feature { guid: "org.open-zfs:large_blocks", text: "Support for blocks larger than 128KB.", read: true };
 /// Counts the datasets that have dnodes above 512 bytes. We keep them and make none.
 const LARGE_DNODE: Feature = known("org.zfsonlinux:large_dnode", true);
 /// Count the datasets that account objects by owner, and both by project.
 pub(crate) const USEROBJ_ACCOUNTING: Feature = known("org.zfsonlinux:userobj_accounting", false);
 pub(crate) const PROJECT_QUOTA: Feature = known("org.zfsonlinux:project_quota", false);
 /// Counts the datasets with SHA-512/256 sums.
-pub(crate) const SHA512: Feature = known("org.illumos:sha512", true);
+pub(crate) const SHA512: Feature = Feature { guid: "org.illumos:sha512", text: "SHA-512/256 hash algorithm.", read: true };
 /// Counts the datasets with blocks that zstd packed.
-pub(crate) const ZSTD: Feature = known("org.freebsd:zstd_compress", true);
-/// Counts the directories that limit file systems or snapshots.
-pub(crate) const FILESYSTEM_LIMITS: Feature = known("com.joyent:filesystem_limits", false);
+pub(crate) const ZSTD: Feature = Feature { guid: "org.freebsd:zstd_compress", text: "zstd compression algorithm support.", read: true };
 pub(crate) const HOLE_BIRTH: &str = "com.delphix:hole_birth";
 /// Features that count datasets: each dataset and snapshot that has one says so in an extra field, which clones and snapshots take over.
-const PER_DATASET: [Feature; 6] = [
-    LARGE_BLOCKS,
-    LARGE_DNODE,
-    USEROBJ_ACCOUNTING,
-    PROJECT_QUOTA,
-    SHA512,
-    ZSTD,
-];
+const PER_DATASET: [Feature; 6] = [LARGE_BLOCKS, LARGE_DNODE, USEROBJ_ACCOUNTING, PROJECT_QUOTA, SHA512, ZSTD];
 
 const fn known(guid: &'static str, read: bool) -> Feature {
-    Feature {
-        guid,
-        text: "",
-        read,
-    }
+    Feature { guid, text: "", read }
 }
 
 /// Features of pools we make, with the count they begin with.
-const OURS: [(Feature, u64); 4] = [(LZ4, 1), (ASYNC_DESTROY, 0), (EXTENSIBLE_DATASET, 0), (BOOKMARKS, 0)];
+const OURS: [(Feature, u64); 7] = [(LZ4, 1), (ASYNC_DESTROY, 0), (EXTENSIBLE_DATASET, 0), (BOOKMARKS, 0), (LARGE_BLOCKS, 0), (SHA512, 0), (ZSTD, 0)];
 /// Features that may be active in a pool we write.
-const WRITABLE: [&str; 22] = [
+const WRITABLE: [&str; 21] = [
     LZ4.guid,
     ASYNC_DESTROY.guid,
     EXTENSIBLE_DATASET.guid,
@@ -100,7 +87,6 @@ const WRITABLE: [&str; 22] = [
     PROJECT_QUOTA.guid,
     SHA512.guid,
     ZSTD.guid,
-    FILESYSTEM_LIMITS.guid,
     // Volumes may take a kernel's memory image.
     "com.joyent:multi_vdev_crash_dump",
 ];

@@ -23,6 +23,7 @@ use pool_spa::Event;
 
 use crate::Error;
 use crate::edit::EditError;
+use crate::props::SyncStyle;
 use crate::store::{Head, Store};
 
 /// Longest data of one write record; longer writes become several records.
@@ -110,12 +111,24 @@ impl Store {
         }
     }
 
-    /// Makes everything done to a dataset durable: `fsync`. Writes the intent log where there is one, else commits.
+    /// True if everything done to a dataset is to be made durable at once, asked or not (`sync=always`).
+    #[must_use]
+    pub fn is_always_synced(&self, dataset: u64) -> bool {
+        self.heads.get(&dataset).is_some_and(|head| head.style.always_sync)
+    }
+
+    /// Makes everything done to a dataset durable: `fsync`. Writes the intent log where there is one, else commits; the properties `sync` and `logbias` may
+    /// ask for another way.
     ///
     /// # Errors
     /// As [`Store::commit`].
     pub fn log_sync(&mut self, dataset: u64, now: u64) -> Result<(), EditError> {
         let Some(head) = self.heads.get_mut(&dataset) else { return Ok(()) };
+        match head.style.sync {
+            SyncStyle::Never => return Ok(()),
+            SyncStyle::Commit => return self.commit(now),
+            SyncStyle::Log => {}
+        }
         if head.log.items.is_empty() && !head.log.incomplete && !head.set.is_dirty() {
             return Ok(());
         }

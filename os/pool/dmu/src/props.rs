@@ -18,7 +18,8 @@ use crate::datasets::{DatasetInfo, DatasetKind, Source};
 use crate::dsl::{dir, ds, word};
 use crate::edit::EditError;
 use crate::look::{Look, dataset_name, dir_name};
-use crate::store::Store;
+use crate::features::{LARGE_BLOCKS, SHA512, ZSTD};
+use crate::store::{SMALL_BLOCK_MAX, Store};
 use crate::zap_edit as zap;
 use crate::{Datasets, Error};
 
@@ -88,7 +89,7 @@ const DNODE_SIZE: &[(u64, &str)] = &[(0, "legacy"), (1, "auto"), (1024, "1k"), (
 const TABLE: [Row; 40] = [
     own_size("quota", FILES | VOLUME),
     own_size("reservation", BOTH),
-    Row { name: "recordsize", form: Form::Power(512, 128 << 10), number: 128 << 10, text: "", inherited: true, kinds: FILES },
+    Row { name: "recordsize", form: Form::Power(512, 1 << 20), number: 128 << 10, text: "", inherited: true, kinds: FILES },
     Row { name: "mountpoint", form: Form::Text, number: 0, text: "", inherited: true, kinds: FILES },
     Row { name: "sharenfs", form: Form::Text, number: 0, text: "off", inherited: true, kinds: FILES },
     words("checksum", CHECKSUM, 1, BOTH),
@@ -265,15 +266,31 @@ fn check_value(name: &str, value: &Value) -> Result<(), EditError> {
     }
 }
 
-/// Values that mean something we do not do are refused when they are set by hand; a stream may bring them.
-fn check_supported(name: &str, value: &Value) -> Result<(), EditError> {
-    match (name, value) {
-        ("checksum", Value::Number(10..)) => Err(EditError::Invalid("this checksum cannot be written yet")),
-        ("compression", Value::Number(4 | 16..)) => Err(EditError::Invalid("this compression cannot be written yet")),
-        ("dedup", Value::Number(number)) if *number != 2 => Err(EditError::Invalid("blocks are not shared between files yet")),
-        ("dnodesize", Value::Number(number)) if *number != 0 => Err(EditError::Invalid("large dnodes cannot be written yet")),
-        _ => Ok(()),
-    }
+/// How a head's data is stored and synced: its properties as numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Style {
+    pub compression: Compression,
+    pub copies: usize,
+    /// Of data blocks; metadata has fletcher4.
+    pub checksum: Checksum,
+    /// Largest block of a new file.
+    pub record_size: u64,
+    /// All metadata has one copy more than data, not only that above a lot of data.
+    pub redundant: bool,
+    pub sync: SyncStyle,
+    /// Every change is made durable at once.
+    pub always_sync: bool,
+}
+
+/// What making a dataset durable does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SyncStyle {
+    /// Writes the intent log.
+    Log,
+    /// Commits: data goes to its own place at once (`logbias=throughput`).
+    Commit,
+    /// Nothing (`sync=disabled`).
+    Never,
 }
 
 /// What is set for a property: the entry, and where. `snapshot` is a snapshot's own table, or 0.
@@ -561,31 +578,56 @@ fn mountpoint(info: &DatasetInfo, found: Option<(Entry, Source)>) -> Shown {
 }
 
 impl Store {
-    pub(crate) fn compression_of(&self, directory: u64) -> Result<Compression, EditError> {
-        Ok(match inherited(self, directory, "compression")? {
-            // Gzip is written with another algorithm; any is valid in a block pointer.
-            Some(1 | 15 | 5..=13) => Compression::Lz4,
+    /// How data of a directory's head is stored. Values that the pool has no feature for count as if they were not set.
+    pub(crate) fn style_of(&self, directory: u64) -> Result<Style, EditError> {
+        let number = |name: &str| inherited(self, directory, name);
+        let compression = match number("compression")? {
+            Some(1 | 15) => Compression::Lz4,
             Some(3) => Compression::Lzjb,
+            Some(level @ 5..=13) => Compression::Gzip(u8::try_from(level - 4).unwrap_or(6)),
             Some(14) => Compression::Zle,
+            // The upper bits are the level.
+            Some(zstd) if zstd & 0x7F == 16 => if self.feature(&ZSTD)?.is_some() { Compression::Zstd } else { Compression::Lz4 },
             _ => Compression::Off,
-        })
-    }
-
-    /// What data blocks of a directory's head are checked by.
-    pub(crate) fn checksum_of(&self, directory: u64) -> Result<Checksum, EditError> {
-        Ok(match inherited(self, directory, "checksum")? {
+        };
+        let checksum = match number("checksum")? {
             Some(2) => Checksum::Off,
             Some(6) => Checksum::Fletcher2,
             Some(8) => Checksum::Sha256,
+            Some(11) if self.feature(&SHA512)?.is_some() => Checksum::Sha512,
             _ => Checksum::Fletcher4,
-        })
-    }
-
-    pub(crate) fn copies_of(&self, directory: u64) -> Result<usize, EditError> {
-        Ok(match inherited(self, directory, "copies")? {
+        };
+        let copies = match number("copies")? {
             Some(copies @ 1..=3) => usize::try_from(copies).unwrap_or(1),
             _ => 1,
-        })
+        };
+        let largest = if self.feature(&LARGE_BLOCKS)?.is_some() { 1 << 20 } else { SMALL_BLOCK_MAX };
+        let record_size = number("recordsize")?.filter(|size| size.is_power_of_two() && *size >= 512).unwrap_or(SMALL_BLOCK_MAX).min(largest);
+        let sync = match (number("sync")?, number("logbias")?) {
+            (Some(2), _) => SyncStyle::Never,
+            (_, Some(1)) => SyncStyle::Commit,
+            _ => SyncStyle::Log,
+        };
+        Ok(Style { compression, copies, checksum, record_size, redundant: number("redundant_metadata")? != Some(1), sync, always_sync: number("sync")? == Some(1) })
+    }
+
+    /// Values that mean something we do not do, or the pool cannot have, are refused when they are set by hand; a stream may bring them.
+    fn check_supported(&self, name: &str, value: &Value) -> Result<(), EditError> {
+        let Value::Number(number) = value else { return Ok(()) };
+        let refusal = match (name, number) {
+            ("checksum", 11) if self.feature(&SHA512)?.is_none() => "the pool does not have the feature sha512",
+            ("checksum", 10 | 12..) => "this checksum cannot be written: fletcher2, fletcher4, sha256 and sha512 can",
+            ("compression", 16) if self.feature(&ZSTD)?.is_none() => "the pool does not have the feature zstd_compress",
+            ("compression", 4 | 17..) => "this compression cannot be written: lzjb, gzip, gzip-1 to gzip-9, zle, lz4 and zstd can",
+            ("recordsize", size) if *size > SMALL_BLOCK_MAX && self.feature(&LARGE_BLOCKS)?.is_none() => "records above 128K need the feature large_blocks, which the pool does not have",
+            ("dedup", value) if *value != 2 => "dedup is not supported: blocks are not shared between files",
+            ("dnodesize", size) if *size != 0 => "dnodesize is always legacy: large dnodes are kept, and not made",
+            ("special_small_blocks", size) if *size != 0 => "special_small_blocks needs special vdevs, which are not supported",
+            ("vscan", 1) => "vscan is not supported: there is no scanner to ask",
+            ("nbmand", 1) => "nbmand is not supported: locks are advisory",
+            _ => return Ok(()),
+        };
+        Err(EditError::Invalid(refusal))
     }
 
     /// A numeric property of a dataset (by head) as it counts there: `None` where it is nowhere set.
@@ -612,7 +654,7 @@ impl Store {
         let name = full_name(name);
         check_value(name, value)?;
         if !received {
-            check_supported(name, value)?;
+            self.check_supported(name, value)?;
         }
         let (integer_size, words) = match value {
             Value::Number(number) => (8, vec![*number]),
@@ -674,9 +716,9 @@ impl Store {
         let heads: Vec<u64> = self.heads.keys().copied().collect();
         for head in heads {
             let directory = self.peek(head, ds::DIR)?;
-            let (compression, copies, checksum) = (self.compression_of(directory)?, self.copies_of(directory)?, self.checksum_of(directory)?);
+            let style = self.style_of(directory)?;
             if let Some(head) = self.heads.get_mut(&head) {
-                (head.compression, head.copies, head.checksum) = (compression, copies, checksum);
+                head.style = style;
             }
         }
         Ok(())

@@ -179,7 +179,7 @@ impl Store {
     /// [`EditError::Quota`], [`EditError::NoSpace`] (with changes open, a commit may make room); [`EditError::Suspended`].
     pub fn reserve_in(&mut self, dataset: u64, bytes: u64) -> Result<(), EditError> {
         self.load_limits(dataset)?;
-        let copies = self.heads.get(&dataset).map_or(1, |head| head.copies as u64);
+        let copies = self.heads.get(&dataset).map_or(1, |head| head.style.copies as u64);
         let wanted = bytes.saturating_mul(copies);
         let pool = pool_size(self);
         let pool = pool - (pool / 32).max(4 << 20).min(pool);
@@ -308,5 +308,41 @@ impl Store {
         let table = self.peek(directory, dir::PROPS)?;
         self.remove_name(table, "refreservation$recvd")?;
         self.set_number(table, "refreservation", new)
+    }
+
+    /// Whether the limits on numbers of file systems and snapshots count for who makes changes from now on. Those who administer the whole system are not held
+    /// to them.
+    pub const fn enforce_counts(&mut self, enforced: bool) {
+        self.counts_enforced = enforced;
+    }
+
+    /// Room for so many more file systems and snapshots below a directory.
+    ///
+    /// # Errors
+    /// [`EditError::Quota`].
+    pub(crate) fn check_counts(&self, directory: u64, filesystems: u64, snapshots: u64) -> Result<(), EditError> {
+        if !self.counts_enforced {
+            return Ok(());
+        }
+        for above in ancestors(self, directory)? {
+            let table = self.peek(above, dir::PROPS)?;
+            for (name, more) in [("filesystem_limit", filesystems), ("snapshot_limit", snapshots)] {
+                let Some(limit) = self.number_in(table, name)?.filter(|limit| *limit != u64::MAX && more > 0) else { continue };
+                let tree = self.tree_of(&self.dir_name(above)?)?;
+                let visible = || tree.iter().filter(|(name, _)| !name.contains('%'));
+                let mut count = 0;
+                if name == "filesystem_limit" {
+                    count = visible().count() as u64 - 1;
+                } else {
+                    for (_, below) in visible() {
+                        count += self.entries_of(self.peek(self.peek(*below, dir::HEAD)?, ds::SNAPSHOTS)?)?.len() as u64;
+                    }
+                }
+                if count + more > limit {
+                    return Err(EditError::Quota);
+                }
+            }
+        }
+        Ok(())
     }
 }

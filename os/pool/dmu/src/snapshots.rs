@@ -104,6 +104,9 @@ impl Store {
         if previous_txg >= txg {
             return Err(EditError::Invalid("two snapshots of one dataset at once"));
         }
+        if !name.contains('%') && !dataset.contains('%') {
+            self.check_counts(directory, 0, 1)?;
+        }
         // What the head has used of its refreservation may become the snapshot's, and the head has it reserved once more.
         let again = signed(word(&old, ds::UNIQUE)).min(signed(self.refreservation(directory)?));
         if again > signed(self.available(directory)?) {
@@ -205,6 +208,7 @@ impl Store {
         let snapshot = self.find_snapshot(origin)?;
         let head = self.try_change(|store| {
             let (parent, last) = store.place_for(name)?;
+            store.check_counts(parent, 1, 0)?;
             let directory = store.directory(parent, now)?;
             store.add_child(parent, last, directory)?;
             store.begin_head(directory, snapshot, now)

@@ -36,7 +36,8 @@ use crate::dsl::{
     CLONES, NEXT_CLONES, Part, SNAPSHOT_NAMES, Space, dir, ds, put, shift, signed, word,
 };
 use crate::edit::{About, Accounts, EditError, Owners, Set, Sink};
-use crate::features::{HOLE_BIRTH, PROJECT_QUOTA, USEROBJ_ACCOUNTING};
+use crate::features::{Feature, HOLE_BIRTH, LARGE_BLOCKS, PROJECT_QUOTA, SHA512, USEROBJ_ACCOUNTING, ZSTD};
+use crate::props::Style;
 use crate::log::{OpenLog, PendingLog};
 use crate::quota::Limits;
 use crate::scan::Scan;
@@ -56,16 +57,16 @@ const NVLIST_SIZE: u8 = 4;
 pub(crate) const SPACE_MAP_HEADER: u8 = 7;
 pub(crate) const SPACE_MAP: u8 = 8;
 
+/// Largest block that needs no feature.
+pub(crate) const SMALL_BLOCK_MAX: u64 = 128 << 10;
+
 /// A dataset with changes.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) set: Set,
-    pub(crate) compression: Compression,
+    pub(crate) style: Style,
     /// ZPL sets account space by owner.
     owners: Option<Owners>,
-    pub(crate) copies: usize,
-    /// Of data blocks; metadata has fletcher4.
-    pub(crate) checksum: Checksum,
     /// Bytes accepted for it since the last commit.
     pub(crate) pending: u64,
     /// The intent log of what was done since the last commit.
@@ -95,6 +96,8 @@ pub struct Store {
     suspended: bool,
     /// What may still be written where, as far as it was asked since the last commit.
     pub(crate) limits: Limits,
+    /// Limits on numbers of file systems and snapshots hold.
+    pub(crate) counts_enforced: bool,
     /// Blocks could not be freed in the last txg; their list waits for better times.
     pub(crate) drain_stuck: bool,
     /// Blocks of what was destroyed that are freed with one commit.
@@ -146,6 +149,7 @@ impl Store {
             dirty_bytes: 0,
             suspended: false,
             limits: Limits::default(),
+            counts_enforced: false,
             drain_stuck: false,
             frees_per_txg: crate::drain::FREES_PER_TXG,
             mos_space: Space::default(),
@@ -230,6 +234,7 @@ impl Store {
             dirty_bytes: 0,
             suspended: false,
             limits: Limits::default(),
+            counts_enforced: false,
             drain_stuck: false,
             frees_per_txg: crate::drain::FREES_PER_TXG,
             mos_space: Space::default(),
@@ -371,6 +376,7 @@ impl Store {
                 store.root_dir
             } else {
                 let (parent, last) = store.place_for(name)?;
+                store.check_counts(parent, 1, 0)?;
                 let child = store.directory(parent, now)?;
                 store.add_child(parent, last, child)?;
                 child
@@ -378,7 +384,7 @@ impl Store {
             store.begin_head(directory, origin, now)
         })?;
         let directory = self.peek(dataset, ds::DIR)?;
-        let (compression, copies, checksum) = (self.compression_of(directory)?, self.copies_of(directory)?, self.checksum_of(directory)?);
+        let style = self.style_of(directory)?;
         let mut set = Set::create(os_kind);
         if os_kind == 2 {
             let accounts = self.accounts(None)?;
@@ -392,7 +398,7 @@ impl Store {
                 }
             }
         }
-        self.heads.insert(dataset, Head { set, compression, copies, checksum, pending: 0, owners: None, log: OpenLog::default() });
+        self.heads.insert(dataset, Head { set, style, pending: 0, owners: None, log: OpenLog::default() });
         Ok(dataset)
     }
 
@@ -407,14 +413,19 @@ impl Store {
             if self.pending_logs.contains_key(&dataset) {
                 return Err(EditError::Invalid("the dataset has an intent log to be replayed first"));
             }
-            let compression = self.compression_of(phys.dir)?;
-            let (copies, checksum) = (self.copies_of(phys.dir)?, self.checksum_of(phys.dir)?);
+            let style = self.style_of(phys.dir)?;
             let log = OpenLog::new(set.log_header()?);
-            self.heads.insert(dataset, Head { set, compression, copies, checksum, pending: 0, owners, log });
+            self.heads.insert(dataset, Head { set, style, pending: 0, owners, log });
         }
         let head = self.heads.get_mut(&dataset).ok_or(Error::NotFound)?;
         head.owners = owners.or(head.owners);
         Ok((&mut head.set, &self.pool))
+    }
+
+    /// Largest block of new files of a dataset that is open for changing.
+    #[must_use]
+    pub fn record_size(&self, dataset: u64) -> u64 {
+        self.heads.get(&dataset).map_or(SMALL_BLOCK_MAX, |head| head.style.record_size)
     }
 
     /// How files are accounted in this pool.
@@ -436,9 +447,8 @@ impl Store {
             space: &mut self.space,
             txg: self.txg,
             holes_have_births: self.holes_have_births,
-            compression: head.compression,
-            copies: head.copies,
-            checksum: head.checksum,
+            style: head.style,
+            used: BTreeSet::new(),
             previous_txg: phys.previous_snapshot_txg,
             born: Space::default(),
             referenced: Space::default(),
@@ -448,7 +458,8 @@ impl Store {
         if !phys.root.is_hole() {
             sink.free(&phys.root)?;
         }
-        let DatasetSink { born, referenced, dead, .. } = sink;
+        let DatasetSink { born, referenced, dead, used, .. } = sink;
+        used.into_iter().try_for_each(|feature| self.mark(dataset, feature))?;
         let reserved = signed(self.refreservation(phys.dir)?);
         let bonus = self.bonus(dataset)?;
         referenced.shift(bonus, ds::REFERENCED);
@@ -670,10 +681,9 @@ struct DatasetSink<'a> {
     space: &'a mut Allocator,
     txg: u64,
     holes_have_births: bool,
-    compression: Compression,
-    /// Copies of a data block; metadata has one more.
-    copies: usize,
-    checksum: Checksum,
+    style: Style,
+    /// Features that count datasets and that a block needs.
+    used: BTreeSet<&'static Feature>,
     /// Blocks born at or before belong to a snapshot too.
     previous_txg: u64,
     /// Space born and freed: what the directory's use changes by.
@@ -686,7 +696,7 @@ struct DatasetSink<'a> {
 impl Sink for DatasetSink<'_> {
     fn write(&mut self, data: Vec<u8>, about: About) -> Result<BlockPointer, EditError> {
         let is_data = about.level == 0 && matches!(about.kind, kind::FILE | kind::ZVOL);
-        let wanted = if is_data { self.compression } else { Compression::Lz4 };
+        let wanted = if is_data { self.style.compression } else { Compression::Lz4 };
         let lsize = data.len() as u64;
         // Worth it from one eighth on (format section 7).
         let limit = data.len() - data.len() / 8;
@@ -694,16 +704,23 @@ impl Sink for DatasetSink<'_> {
             Compression::Lz4 => codec::lz4_encode(&data, limit),
             Compression::Lzjb => codec::lzjb_encode(&data, limit),
             Compression::Zle => codec::zle_encode(&data, limit),
-            Compression::Off | Compression::Gzip(_) | Compression::Zstd => None,
+            Compression::Gzip(level) => codec::gzip_encode(&data, level, limit),
+            Compression::Zstd => codec::zstd_encode(&data, limit),
+            Compression::Off => None,
         };
         let packed = packed.filter(|packed| packed.len().next_multiple_of(512) <= limit);
         let (compression, mut stored) = packed.map_or((Compression::Off, data), |packed| (wanted, packed));
         stored.resize(stored.len().next_multiple_of(512), 0);
-        let place = self.space.place(stored.len() as u64, if is_data { self.copies } else { (self.copies + 1).min(3) })?;
+        // Pointers right above data have no further copy where the property says so.
+        let is_plain = is_data || !self.style.redundant && about.level == 1 && matches!(about.kind, kind::FILE | kind::ZVOL);
+        let place = self.space.place(stored.len() as u64, if is_plain { self.style.copies } else { (self.style.copies + 1).min(3) })?;
         let mut pointer = pointer_to(place.dvas(), &stored, lsize, compression, about, self.txg);
         if is_data {
-            (pointer.checksum, pointer.words) = (self.checksum, sum(self.checksum, &stored));
+            (pointer.checksum, pointer.words) = (self.style.checksum, sum(self.style.checksum, &stored));
         }
+        self.used.extend((lsize > SMALL_BLOCK_MAX).then_some(&LARGE_BLOCKS));
+        self.used.extend((pointer.compression == Compression::Zstd).then_some(&ZSTD));
+        self.used.extend((pointer.checksum == Checksum::Sha512).then_some(&SHA512));
         for (dva, data) in place.writes(&stored, self.txg) {
             self.pool.write_block(&dva, &data)?;
         }
@@ -732,7 +749,7 @@ impl Sink for DatasetSink<'_> {
     }
 
     fn makes_holes(&self) -> bool {
-        self.compression != Compression::Off
+        self.style.compression != Compression::Off
     }
 
     fn hole_birth(&self) -> Option<u64> {
@@ -820,6 +837,7 @@ fn sum(checksum: Checksum, data: &[u8]) -> codec::Words {
         Checksum::Off => [0; 4],
         Checksum::Fletcher2 => codec::fletcher2(data),
         Checksum::Sha256 => codec::sha256(data),
+        Checksum::Sha512 => codec::sha512(data),
         _ => codec::fletcher4(data),
     }
 }

@@ -73,7 +73,8 @@ fn checksum_ok(algorithm: Checksum, words: codec::Words, data: &[u8]) -> Result<
         Checksum::Fletcher2 => codec::fletcher2(data) == words,
         Checksum::Fletcher4 => codec::fletcher4(data) == words,
         Checksum::Sha256 => codec::sha256(data) == words,
-        Checksum::Label | Checksum::GangHeader | Checksum::Zilog | Checksum::Zilog2 | Checksum::Sha512 | Checksum::Foreign(_) => {
+        Checksum::Sha512 => codec::sha512(data) == words,
+        Checksum::Label | Checksum::GangHeader | Checksum::Zilog | Checksum::Zilog2 | Checksum::Foreign(_) => {
             return Err(Reason::UnsupportedChecksum);
         }
     })
@@ -82,7 +83,7 @@ fn checksum_ok(algorithm: Checksum, words: codec::Words, data: &[u8]) -> Result<
 /// Unpacks a block as stored; `out` has its logical size.
 ///
 /// # Errors
-/// Damaged, or zstd.
+/// Damaged.
 pub fn decompress(algorithm: Compression, data: &[u8], out: &mut [u8]) -> Result<(), Reason> {
     let result = match algorithm {
         Compression::Off => {
@@ -94,7 +95,7 @@ pub fn decompress(algorithm: Compression, data: &[u8], out: &mut [u8]) -> Result
         Compression::Gzip(_) => codec::gzip_decode(data, out),
         Compression::Zle => codec::zle_decode(data, out),
         Compression::Lz4 => codec::lz4_decode(data, out),
-        Compression::Zstd => return Err(Reason::UnsupportedCompression),
+        Compression::Zstd => codec::zstd_decode(data, out),
     };
     result.map_err(|codec::Damaged| Reason::Damaged)
 }

@@ -47,7 +47,7 @@ impl Token {
             }
         }
         let packed = nvlist::encode(&List { pairs });
-        let deflated = codec::gzip_encode(&packed);
+        let deflated = codec::gzip_encode(&packed, 6, packed.len() * 2 + 64).expect("incompressible bytes grow by less");
         let text: String = deflated.iter().map(|byte| format!("{byte:02x}")).collect();
         format!("1-{:x}-{:x}-{text}", codec::fletcher4(&deflated)[0], packed.len())
     }

@@ -21,7 +21,6 @@ use crate::{MASTER_NODE, OBJECT_MASK, TYPE_MASK};
 pub(crate) const DIRECTORY: u64 = 0o040_000;
 pub(crate) const REGULAR: u64 = 0o100_000;
 const SYMLINK: u64 = 0o120_000;
-const RECORD_SIZE: u64 = 128 << 10;
 /// Bytes a new directory entry may take: its dnode, a block of the directory, a block of its own.
 const ENTRY_COST: u64 = 4 << 10;
 /// Longest file name in bytes.
@@ -165,6 +164,12 @@ pub fn owners(dnode: &Dnode) -> Option<Owner> {
     })
 }
 
+/// How large the block of a file of one block may become. One that is larger than the record size already becomes a power of two: a file of several
+/// blocks has such.
+const fn block_limit(block: u64, record: u64) -> u64 {
+    if block > record { block.next_power_of_two() } else { record }
+}
+
 /// The three access-control entries that say what `mode` says (format section 17.2).
 fn trivial_acl(mode: u64, is_directory: bool) -> Vec<u8> {
     let mut out = Vec::new();
@@ -282,6 +287,14 @@ impl<'s> Writer<'s> {
     pub(crate) fn parts(&mut self) -> Result<(&mut Set, &Pool, &mut Volume), EditError> {
         let (set, pool) = self.store.edit_dataset(self.volume.dataset, Some(owners))?;
         Ok((set, pool, &mut self.volume))
+    }
+
+    /// The same, with the dataset's record size.
+    fn parts_and_record(&mut self) -> Result<(&mut Set, &Pool, &mut Volume, u64), EditError> {
+        self.parts()?;
+        let record = self.store.record_size(self.volume.dataset);
+        let (set, pool, volume) = self.parts()?;
+        Ok((set, pool, volume, record))
     }
 
     /// Object number of the root directory.
@@ -575,11 +588,12 @@ impl<'s> Writer<'s> {
             return Err(EditError::Invalid("not a regular file"));
         }
         self.store.reserve_in(self.volume.dataset, data.len() as u64)?;
-        let (set, pool, _) = self.parts()?;
+        let (set, pool, _, record) = self.parts_and_record()?;
         let edit = set.edit(pool, object)?;
         // A small file is one block as long as it; past the record size all blocks are of that size (format section 17.4).
-        if edit.dnode.last_block == 0 && end > edit.dnode.block_size && edit.dnode.block_size < RECORD_SIZE {
-            let wanted = end.next_multiple_of(512).min(RECORD_SIZE);
+        let most = block_limit(edit.dnode.block_size, record);
+        if edit.dnode.last_block == 0 && end > edit.dnode.block_size && edit.dnode.block_size < most {
+            let wanted = end.next_multiple_of(512).min(most);
             if size == 0 && !edit.has_blocks() { edit.dnode.block_size = wanted } else { edit.resize_block(pool, wanted)? }
         }
         edit.write_at(pool, offset, data)?;
@@ -605,9 +619,10 @@ impl<'s> Writer<'s> {
             return Err(EditError::Invalid("file too large"));
         }
         let old = word(&values, numbers.size);
-        let (set, pool, _) = self.parts()?;
+        let (set, pool, _, record) = self.parts_and_record()?;
         let edit = set.edit(pool, object)?;
         let block = edit.dnode.block_size;
+        let most = block_limit(block, record);
         if size < old {
             // The rest of the last block that stays is cleared: a later write past it must not bring old bytes back.
             let keep = size.div_ceil(block);
@@ -616,9 +631,9 @@ impl<'s> Writer<'s> {
                 edit.write_at(pool, size, &vec![0; usize::try_from(rest).unwrap_or(0)])?;
             }
             edit.cut(keep);
-        } else if edit.dnode.last_block == 0 && size > block && block < RECORD_SIZE {
+        } else if edit.dnode.last_block == 0 && size > block && block < most {
             // A file of one block is no longer than it, a hole or not: OpenZFS panics at one that is.
-            let wanted = size.next_multiple_of(512).min(RECORD_SIZE);
+            let wanted = size.next_multiple_of(512).min(most);
             if edit.has_blocks() { edit.resize_block(pool, wanted)? } else { edit.dnode.block_size = wanted }
         }
         put_word(&mut values, numbers.size, size);
