@@ -19,8 +19,8 @@ use crate::edit::{EditError, Set};
 use crate::dsl::word;
 use crate::lists::list;
 use crate::look::Look;
-use crate::store::{OBJECT_DIRECTORY, Store, load_space};
-use crate::{Datasets, Error, ObjectSet};
+use crate::store::{OBJECT_DIRECTORY, load_space};
+use crate::{Datasets, Error};
 
 /// Longest list of blocks that wait to be freed.
 const LIST_MAX: u64 = 1 << 28;
@@ -242,37 +242,4 @@ pub fn check(pool: &Pool, data: bool) -> Result<Checked, EditError> {
         out.add(Fault::Unallocated { vdev: *id, range: 0..0 });
     }
     Ok(out)
-}
-
-impl Store {
-    /// Lets `spoil` write into a block of a random object of a dataset (0: the MOS), chosen by `pick`, under good checksums: what a hostile writer could
-    /// put into an image. For tests of readers.
-    ///
-    /// # Errors
-    /// Unreadable; the object set has no objects.
-    pub fn damage(&mut self, dataset: u64, mut spoil: impl FnMut(&mut [u8], u64), pick: u64) -> Result<(), EditError> {
-        let root = if dataset == 0 { self.pool.uberblock().root.clone() } else { pool_phys::dsl::Dataset::parse(self.bonus(dataset)?)?.root };
-        let mut numbers = Vec::new();
-        ObjectSet::open(&self.pool, &root)?.for_each(|number, _| {
-            numbers.push(number);
-            Ok(())
-        })?;
-        let index = usize::try_from(pick).unwrap_or(0) % numbers.len().max(1);
-        let number = *numbers.get(index).ok_or(Error::NotFound)?;
-        if dataset != 0 {
-            self.edit_dataset(dataset, None)?;
-        }
-        let Self { mos, pool, heads, .. } = self;
-        let set = if dataset == 0 { mos } else { &mut heads.get_mut(&dataset).ok_or(Error::NotFound)?.set };
-        let edit = set.edit(pool, number)?;
-        if pick >> 32 & 1 == 0 && !edit.dnode.bonus.is_empty() {
-            spoil(&mut edit.dnode.bonus, number);
-            return Ok(());
-        }
-        let block = if edit.dnode.last_block == 0 { 0 } else { (pick >> 40) % (edit.dnode.last_block + 1) };
-        let mut data = edit.block(pool, block)?;
-        spoil(&mut data, number);
-        edit.put_block(block, data);
-        Ok(())
-    }
 }

@@ -24,6 +24,7 @@ use crate::dsl::dir;
 use crate::edit::{EditError, Set};
 use crate::features::{BOOKMARK_V2, BOOKMARK_WRITTEN, LIVELIST, LOG_SPACEMAP, SPACEMAP_HISTOGRAM};
 use crate::store::{OBJECT_DIRECTORY, Store};
+use crate::topology::described_tops;
 use crate::zap_edit as zap;
 
 const LOGS: &str = "com.delphix:log_spacemap_zap";
@@ -73,7 +74,7 @@ fn logs(pool: &Pool, mos: &Set) -> Result<Vec<(u64, u64)>, EditError> {
 /// Per vdev, the object that says from which txg on each metaslab's changes are in the logs only.
 fn unflushed_objects(pool: &Pool, mos: &Set) -> Result<BTreeMap<u32, (u64, u64)>, EditError> {
     let mut out = BTreeMap::new();
-    for tree in pool.trees() {
+    for tree in described_tops(pool)? {
         let Some(table) = tree.number(TOP_ZAP).filter(|table| *table != 0) else {
             continue;
         };

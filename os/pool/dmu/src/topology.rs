@@ -36,21 +36,32 @@ const TOP_KEYS: [&str; 8] =
 const ZAP_MAP: &[u8] = b"com.delphix:vdev_zap_map";
 const LEAF_ZAP: &str = "com.delphix:vdev_zap_leaf";
 
+/// Reads the pool config.
+fn read_config(pool: &Pool) -> Result<List, EditError> {
+    let mos = ObjectSet::mos(pool)?;
+    let mut object = mos.object(mos.lookup_number(OBJECT_DIRECTORY, "config")?)?;
+    let size = crate::dsl::word(&object.dnode().bonus, 0);
+    let length = usize::try_from(size).ok().filter(|_| size <= CONFIG_MAX).ok_or(FormatError::new("pool config", "is too long", size))?;
+    let mut packed = vec![0; length];
+    object.read_at(0, &mut packed)?;
+    Ok(nvlist::parse(&packed)?)
+}
+
+/// The vdev tree as the pool config has it: labels leave out what only the MOS knows.
+fn trees_of(config: &List) -> Result<Vec<VdevConfig>, EditError> {
+    let root = config.list("vdev_tree").ok_or(FormatError::new("pool config", "has no vdev tree", 0))?;
+    Ok(root.lists("children").iter().map(VdevConfig::parse).collect::<Result<Vec<_>, _>>()?)
+}
+
+/// The top-level vdevs as the MOS describes them.
+pub(crate) fn described_tops(pool: &Pool) -> Result<Vec<VdevConfig>, EditError> {
+    trees_of(&read_config(pool)?)
+}
+
 /// Reads the pool config and makes its vdev tree the pool's.
 pub fn load_config(pool: &mut Pool) -> Result<List, EditError> {
-    let packed = {
-        let mos = ObjectSet::mos(pool)?;
-        let mut object = mos.object(mos.lookup_number(OBJECT_DIRECTORY, "config")?)?;
-        let size = crate::dsl::word(&object.dnode().bonus, 0);
-        let length = usize::try_from(size).ok().filter(|_| size <= CONFIG_MAX).ok_or(FormatError::new("pool config", "is too long", size))?;
-        let mut packed = vec![0; length];
-        object.read_at(0, &mut packed)?;
-        packed
-    };
-    let config = nvlist::parse(&packed)?;
-    let root = config.list("vdev_tree").ok_or(FormatError::new("pool config", "has no vdev tree", 0))?;
-    let trees = root.lists("children").iter().map(VdevConfig::parse).collect::<Result<Vec<_>, _>>()?;
-    pool.adopt(&trees)?;
+    let config = read_config(pool)?;
+    pool.adopt(&trees_of(&config)?)?;
     Ok(config)
 }
 

@@ -49,6 +49,45 @@ pub fn entries(edit: &Edit, pool: &Pool, name: Option<&[u8]>) -> Result<Vec<Entr
     Ok(all.into_iter().filter(|entry| name.is_none_or(|name| entry.name == name)).collect())
 }
 
+/// Bits of a hash that no ZAP uses.
+const HASH_UNUSED: u32 = 16;
+
+/// Entries in the order of their hashes, from hash `from` on, at least `want` of them if there are so many, with their hashes; and the hash to go on from
+/// (`None`: that was all). Hashes have 48 bits; entries of one hash come together. A ZAP is not read beyond what it takes.
+///
+/// # Errors
+/// Unreadable, malformed.
+pub fn entries_from(edit: &Edit, pool: &Pool, from: u64, want: usize) -> Result<(Vec<(u64, Entry)>, Option<u64>), EditError> {
+    let mut out: Vec<(u64, Entry)> = Vec::new();
+    let mut take = |header: &Header, entries: Vec<Entry>| {
+        let mut part: Vec<(u64, Entry)> = entries.into_iter().map(|entry| (header.hash(&entry.name) >> HASH_UNUSED, entry)).filter(|(hash, _)| *hash >= from).collect();
+        part.sort_unstable_by(|a, b| (a.0, &a.1.name).cmp(&(b.0, &b.1.name)));
+        out.append(&mut part);
+        out.len()
+    };
+    match root(edit, pool)? {
+        Root::Micro(entries) => {
+            let (salt, normalisation) = zap::micro_header(&edit.block(pool, 0)?)?;
+            take(&Header::new(FAT_SHIFT, salt, normalisation), entries);
+        }
+        Root::Fat(header) => {
+            let shift = header.table_shift;
+            let size = 1_u64.checked_shl(shift).ok_or(FormatError::new("ZAP", "pointer table is too large", u64::from(shift)))?;
+            let mut index = if shift == 0 { 0 } else { (from << HASH_UNUSED) >> (64 - shift) };
+            while index < size {
+                let data = edit.block(pool, leaf_at(edit, pool, &header, index)?)?;
+                let (_, length) = zap::leaf_prefix(&data)?;
+                let span = 1 << shift.checked_sub(length).ok_or(FormatError::new("ZAP", "leaf prefix is longer than the table's", u64::from(length)))?;
+                index = (index / span + 1) * span;
+                if take(&header, zap::parse_leaf(&data, &header)?) >= want && index < size {
+                    return Ok((out, Some(index << (64 - shift) >> HASH_UNUSED)));
+                }
+            }
+        }
+    }
+    Ok((out, None))
+}
+
 /// The number called `name`, if there is one.
 ///
 /// # Errors
@@ -134,7 +173,12 @@ fn external_table(edit: &Edit, pool: &Pool, header: &Header) -> Result<Vec<u64>,
 }
 
 fn leaf_number(edit: &Edit, pool: &Pool, header: &Header, name: &[u8]) -> Result<u64, EditError> {
-    let index = usize::try_from(header.table_index(name)).unwrap_or(usize::MAX);
+    leaf_at(edit, pool, header, header.table_index(name))
+}
+
+/// The leaf that an entry of the pointer table names.
+fn leaf_at(edit: &Edit, pool: &Pool, header: &Header, index: u64) -> Result<u64, EditError> {
+    let index = usize::try_from(index).unwrap_or(usize::MAX);
     let leaf = if header.table_blocks == 0 {
         header.table.get(index).copied()
     } else {

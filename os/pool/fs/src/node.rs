@@ -469,31 +469,33 @@ impl Vnode for Node {
     }
     fn readdir(&self, cookie: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
         self.require_directory()?;
-        let (mut entries, parent) = self.read(|writer| Ok((writer.read_dir(self.object)?, writer.stat(self.object)?.parent)))?;
+        let parent = self.read(|writer| Ok(writer.stat(self.object)?.parent))?;
         if cookie < 1 && !emit(DirEntry { name: b".", ino: self.object, kind: Kind::Directory, next: 1 }) {
             return Ok(());
         }
         if cookie < 2 && !emit(DirEntry { name: b"..", ino: parent, kind: Kind::Directory, next: 2 }) {
             return Ok(());
         }
-        // In order of the names' hashes, which are also the cookies: stable while entries come and go.
-        entries.sort_by_cached_key(|entry| (place(&entry.name), entry.name.clone()));
-        let mut group_end = 0;
-        for (number, entry) in entries.iter().enumerate() {
-            let at = place(&entry.name);
-            if at <= cookie && cookie >= 3 {
-                continue;
+        // In the order of places in the directory's table, which are the cookies, too: stable while entries come and go. A cookie leads behind its place.
+        let mut from = cookie.saturating_sub(FIRST_PLACE - 1);
+        loop {
+            let (entries, next) = self.read(|writer| writer.read_dir_from(self.object, from, READDIR_BATCH))?;
+            let mut group_end = cookie.max(2);
+            for (number, (at, entry)) in entries.iter().enumerate() {
+                // Names that share a place go out together: a cookie leads behind all of them.
+                if entries.get(number + 1).is_none_or(|(next, _)| next != at) {
+                    group_end = at + FIRST_PLACE;
+                }
+                let kind = Kind::from_type_bits((entry.file_type as u32) << 12).unwrap_or(Kind::File);
+                if !emit(DirEntry { name: &entry.name, ino: entry.object, kind, next: group_end }) {
+                    return Ok(());
+                }
             }
-            // Names that share a place go out together: a cookie leads behind all of them.
-            let last = entries.get(number + 1).is_none_or(|next| place(&next.name) != at);
-            let next = if last { at } else { group_end };
-            group_end = if last { at } else { group_end };
-            let kind = Kind::from_type_bits((entry.file_type as u32) << 12).unwrap_or(Kind::File);
-            if !emit(DirEntry { name: &entry.name, ino: entry.object, kind, next: next.max(2) }) {
-                break;
+            match next {
+                Some(next) => from = next,
+                None => return Ok(()),
             }
         }
-        Ok(())
     }
 
     fn readlink(&self) -> Result<Vec<u8>> {
@@ -595,12 +597,10 @@ impl Vnode for Node {
     }
 }
 
-/// A name's place in its directory: 3 and above, below 2^63.
-fn place(name: &[u8]) -> u64 {
-    // FNV-1a, 64 bits.
-    let hash = name.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
-    (hash >> 1).max(3)
-}
+/// The cookie behind the first place of a directory: those before are of `.` and `..`.
+const FIRST_PLACE: u64 = 3;
+/// Entries of a directory that are looked up at once: about what a call of `getdents` takes.
+const READDIR_BATCH: usize = 128;
 
 /// The root of a file system that cannot be read.
 struct Unreadable {

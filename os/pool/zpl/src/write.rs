@@ -384,6 +384,26 @@ impl<'s> Writer<'s> {
         })
     }
 
+    /// Entries of a directory from place `from` on, at least `want` of them if there are so many, each with its place; and the place to go on from
+    /// (`None`: that was all). A place has 48 bits, stays the same while other names come and go, and may have several names, which come together.
+    ///
+    /// # Errors
+    /// Not a directory, unreadable, malformed.
+    pub fn read_dir_from(&mut self, object: u64, from: u64, want: usize) -> Result<(Vec<(u64, crate::Entry)>, Option<u64>), EditError> {
+        let (set, pool, _) = self.parts()?;
+        set.with_view(pool, object, |directory| {
+            if directory.dnode.kind != kind::DIRECTORY {
+                return Err(EditError::Invalid("not a directory"));
+            }
+            let (all, next) = zap::entries_from(directory, pool, from, want)?;
+            let known = all.into_iter().filter_map(|(place, entry)| {
+                let value = entry.number()?;
+                Some((place, crate::Entry { object: value & OBJECT_MASK, file_type: value >> 60, name: entry.name }))
+            });
+            Ok((known.collect(), next))
+        })
+    }
+
     /// Makes an entry in directory `parent`; returns its object.
     ///
     /// # Errors
