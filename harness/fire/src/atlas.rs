@@ -1,5 +1,6 @@
 //! The power-cut atlas: every moment of a workload as the moment the power fails.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use pool_dmu::edit::EditError;
@@ -13,8 +14,13 @@ use crate::work::{Did, Digest, Work, digest};
 pub struct Atlas {
     pub writes: u64,
     pub flushes: u64,
-    /// States of the disks that were opened and checked.
+    /// Operations, and syncs among them that were acknowledged.
+    pub operations: u64,
+    pub syncs: u64,
+    /// Power cuts: places times ways.
     pub cuts: u64,
+    /// Different states of the disks that they left, each opened and checked.
+    pub states: u64,
     /// States whose pool held an older state than the last acknowledged.
     pub lost: u64,
     /// States whose pool held what it never held: an operation in part.
@@ -45,8 +51,8 @@ impl fmt::Display for Atlas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} writes, {} flushes, {} cuts: {} lost, {} torn, {} refused, {} damaged",
-            self.writes, self.flushes, self.cuts, self.lost, self.torn, self.refused, self.damaged
+            "{} writes, {} flushes, {} cuts, {} states: {} lost, {} torn, {} refused, {} damaged",
+            self.writes, self.flushes, self.cuts, self.states, self.lost, self.torn, self.refused, self.damaged
         )
     }
 }
@@ -54,131 +60,124 @@ impl fmt::Display for Atlas {
 /// How much of an atlas to draw.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
-    /// Operations of the workload.
-    pub operations: u64,
+    /// The workload ends when the disks took so many writes.
+    pub writes: u64,
     /// Every n-th write and flush is a cut point.
     pub every: u64,
 }
 
-/// A workload's journal, and which states of the model it went through.
-struct Recording {
-    start: Replay,
-    steps: Vec<Step>,
-    states: Vec<Digest>,
+/// Where the workload is while its writes happen.
+struct Tour<'a> {
+    shape: &'a Shape,
+    seed: u64,
+    every: u64,
+    replay: Replay,
+    /// Marks of the cuts examined since writes were last made safe.
+    seen: HashSet<Vec<(usize, usize, usize)>>,
+    /// States of the model before the last acknowledged sync, and since then with that one; the last may not be reached yet.
+    past: Vec<Digest>,
+    possible: Vec<Digest>,
+    atlas: Atlas,
 }
 
-/// Marks: a state of the model begins (even) or is acknowledged (odd).
-const fn begun(state: u64) -> u64 {
-    state * 2
-}
-
-const fn acknowledged(state: u64) -> u64 {
-    state * 2 + 1
-}
-
-fn record(shape: &Shape, seed: u64, operations: u64) -> Result<Recording, EditError> {
-    let (disks, mut store) = rig::create(shape, seed)?;
-    let journal = Journal::default();
-    for (index, disk) in disks.iter().enumerate() {
-        disk.record(index, &journal);
-    }
-    let start = Replay::new(&disks);
-    let mut work = Work::new(seed);
-    let mut states = vec![digest(&work.model)];
-    journal.mark(acknowledged(0));
-    for _ in 0..operations {
-        // The operation may write before it returns: its state is possible from here on.
-        let did = work.step(&mut store)?;
-        let now = states.len() as u64 - 1;
-        match did {
-            Did::Sync => journal.mark(acknowledged(now)),
-            Did::Change => {
-                states.push(digest(&work.model));
-                journal.mark(begun(now + 1));
-            }
-        }
-    }
-    store.export(rig::NOW.0)?;
-    journal.mark(acknowledged(states.len() as u64 - 1));
-    Ok(Recording { start, steps: journal.take(), states })
-}
-
-/// Draws the atlas of a layout: runs the workload of `seed`, cuts the power at every `scale.every`-th step in four ways, and examines what is left.
-/// `progress` hears how many of how many steps are done.
+/// Draws the atlas of a layout: runs the workload of `seed`, cuts the power at every `scale.every`-th step in four ways, and examines what is left. Nothing is kept
+/// but what the disks hold: the pool under the workload lives on while its past is looked at. `progress` hears how many of how many writes are done.
 ///
 /// # Errors
 /// The workload itself failed, on good disks.
 pub fn draw(shape: &Shape, seed: u64, scale: Scale, progress: &mut dyn FnMut(u64, u64)) -> Result<Atlas, EditError> {
-    let Recording { start, steps, states } = record(shape, seed, scale.operations)?;
-    let mut atlas = Atlas::default();
-    let mut replay = start;
-    let (mut oldest, mut newest) = (0_u64, 0_u64);
-    let total = steps.len() as u64;
-    for (number, step) in (0_u64..).zip(&steps) {
-        match step {
-            Step::Mark(mark) if mark & 1 == 1 => oldest = mark / 2,
-            Step::Mark(mark) => newest = mark / 2,
-            Step::Write { .. } => atlas.writes += 1,
-            Step::Flush { .. } => atlas.flushes += 1,
+    let (disks, mut store) = rig::create(shape, seed)?;
+    let journal = Journal::default();
+    disks.iter().enumerate().for_each(|(index, disk)| disk.record(index, &journal));
+    let mut work = Work::small(seed);
+    let possible = vec![digest(&work.model)];
+    let mut tour = Tour { shape, seed, every: scale.every, replay: Replay::new(&disks), seen: HashSet::new(), past: Vec::new(), possible, atlas: Atlas::default() };
+    loop {
+        let is_end = tour.atlas.writes >= scale.writes;
+        let did = if is_end {
+            store.export(rig::NOW.0)?;
+            Did::Sync
+        } else {
+            work.step(&mut store)?
+        };
+        tour.atlas.operations += 1;
+        // An operation may write before it returns: its state is possible from its first write on.
+        if did == Did::Change {
+            tour.possible.push(digest(&work.model));
         }
-        replay.step(step);
-        if matches!(step, Step::Mark(_)) || !number.is_multiple_of(scale.every) {
-            continue;
+        journal.take().into_iter().for_each(|step| tour.step(step));
+        if did == Did::Sync {
+            tour.atlas.syncs += 1;
+            let last = tour.possible.pop().unwrap_or(digest(&work.model));
+            tour.past.append(&mut tour.possible);
+            tour.possible.push(last);
         }
-        let dice = mix(seed ^ number);
-        for loss in [Loss::Nothing, Loss::Everything, Loss::Some(dice), Loss::Torn(dice)] {
-            examine(shape, &replay, loss, number, (oldest, newest), &states, &mut atlas);
+        progress(tour.atlas.writes, scale.writes);
+        if is_end {
+            return Ok(tour.atlas);
         }
-        progress(number, total);
     }
-    Ok(atlas)
 }
 
-fn examine(shape: &Shape, replay: &Replay, loss: Loss, number: u64, (oldest, newest): (u64, u64), states: &[Digest], atlas: &mut Atlas) {
-    atlas.cuts += 1;
-    let place = format!("{} step {number} {loss:?}", shape.name);
-    let disks = replay.cut(loss);
-    // Opening replays the intent logs and commits: the state after that is what counts, and the state before must be whole too.
-    let store = match rig::open(&disks, 1, None) {
-        Ok(store) => store,
-        Err(error) => {
-            atlas.refused += 1;
-            atlas.note(format!("{place}: {}", match error {
-                OpenError::Import(error) => format!("import: {error}"),
-                OpenError::Open(error) => format!("open: {error}"),
-            }));
+impl Tour<'_> {
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Write { .. } => self.atlas.writes += 1,
+            Step::Flush { .. } => self.atlas.flushes += 1,
+        }
+        let number = self.atlas.writes + self.atlas.flushes;
+        if self.replay.step(step) {
+            self.seen.clear();
+        }
+        if !number.is_multiple_of(self.every) {
             return;
         }
-    };
-    match pool_dmu::check(store.pool(), true) {
-        Ok(found) if found.fault_count == 0 => {}
-        Ok(found) => {
-            atlas.damaged += 1;
-            atlas.note(format!("{place}: {} faults, first {:?}", found.fault_count, found.faults.first()));
-        }
-        Err(error) => {
-            atlas.damaged += 1;
-            atlas.note(format!("{place}: {error}"));
-        }
-    }
-    match rig::read_all(store.pool(), NAME) {
-        Ok(model) => {
-            let found = digest(&model);
-            let at = |state: u64| usize::try_from(state).unwrap_or(0);
-            if states[at(oldest)..=at(newest)].contains(&found) {
-                return;
-            }
-            if states[..at(oldest)].contains(&found) {
-                atlas.lost += 1;
-                atlas.note(format!("{place}: an older state than {oldest}"));
-            } else {
-                atlas.torn += 1;
-                atlas.note(format!("{place}: no state of {oldest}..={newest}"));
+        let dice = mix(self.seed ^ number);
+        for loss in [Loss::Nothing, Loss::Everything, Loss::Some(dice), Loss::Torn(dice)] {
+            self.atlas.cuts += 1;
+            if self.seen.insert(self.replay.mark(loss)) {
+                self.atlas.states += 1;
+                if let Err((kind, what)) = self.examine(loss) {
+                    let count = match kind {
+                        Kind::Lost => &mut self.atlas.lost,
+                        Kind::Torn => &mut self.atlas.torn,
+                        Kind::Refused => &mut self.atlas.refused,
+                        Kind::Damaged => &mut self.atlas.damaged,
+                    };
+                    *count += 1;
+                    self.atlas.note(format!("{} seed {} step {number} {loss:?}: {what}", self.shape.name, self.seed));
+                }
             }
         }
-        Err(error) => {
-            atlas.damaged += 1;
-            atlas.note(format!("{place}: {error}"));
+    }
+
+    /// Opens what a cut leaves. Opening replays the intent logs and commits: what the pool holds after that is what counts.
+    fn examine(&self, loss: Loss) -> Result<(), (Kind, String)> {
+        let disks = self.replay.cut(loss);
+        let store = rig::open(&disks, 1, None).map_err(|error| match error {
+            OpenError::Import(error) => (Kind::Refused, format!("import: {error}")),
+            OpenError::Open(error) => (Kind::Refused, format!("open: {error}")),
+        })?;
+        let found = pool_dmu::check(store.pool(), true).map_err(|error| (Kind::Damaged, error.to_string()))?;
+        if found.fault_count > 0 {
+            return Err((Kind::Damaged, format!("{} faults, first {:?}", found.fault_count, found.faults.first())));
+        }
+        let held = digest(&rig::read_all(store.pool(), NAME).map_err(|error| (Kind::Damaged, error.to_string()))?);
+        if self.possible.contains(&held) {
+            Ok(())
+        } else if self.past.contains(&held) {
+            Err((Kind::Lost, String::from("a state from before the last acknowledged sync")))
+        } else {
+            Err((Kind::Torn, format!("none of the {} states since the last acknowledged sync", self.possible.len())))
         }
     }
+}
+
+/// What may be wrong after a cut.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Lost,
+    Torn,
+    Refused,
+    Damaged,
 }

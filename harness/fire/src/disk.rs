@@ -3,7 +3,6 @@
 //! A [`Disk`] is a handle; clones share one medium. With a [`Journal`] every write and flush of several disks is noted in the order it happened, so that
 //! the state after a power cut at any point can be made again ([`Replay`]).
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kif::{BlockDev, BlockError};
@@ -12,16 +11,28 @@ const PAGE: u64 = 4096;
 
 type Page = Arc<[u8; PAGE as usize]>;
 
-/// Contents of a medium; pages never written are zero. Cloning is cheap: pages are shared until they change.
+/// Pages of one node of the table below.
+const FAN: usize = 64;
+
+type Node = Arc<[Option<Page>; FAN]>;
+
+/// Contents of a medium; pages never written are zero. Cloning is cheap: the table has two levels, and nodes and pages are shared until they change.
 #[derive(Clone, Debug, Default)]
-pub struct Pages(BTreeMap<u64, Page>);
+pub struct Pages(Vec<Option<Node>>);
+
+/// Node and place in it of a page.
+fn place(page: u64) -> (usize, usize) {
+    let page = usize::try_from(page).expect("within memory");
+    (page / FAN, page % FAN)
+}
 
 impl Pages {
     /// Reads at a byte offset.
     pub fn read(&self, offset: u64, out: &mut [u8]) {
         for (index, byte_range) in spans(offset, out.len()) {
             let part = &mut out[byte_range.1.clone()];
-            match self.0.get(&index) {
+            let (node, at) = place(index);
+            match self.0.get(node).and_then(Option::as_ref).and_then(|node| node[at].as_ref()) {
                 Some(page) => part.copy_from_slice(&page[byte_range.0]),
                 None => part.fill(0),
             }
@@ -31,14 +42,20 @@ impl Pages {
     /// Writes at a byte offset.
     pub fn write(&mut self, offset: u64, data: &[u8]) {
         for (index, byte_range) in spans(offset, data.len()) {
-            let page = self.0.entry(index).or_insert_with(|| Arc::new([0; PAGE as usize]));
+            let (node, at) = place(index);
+            if self.0.len() <= node {
+                self.0.resize(node + 1, None);
+            }
+            let node = Arc::make_mut(self.0[node].get_or_insert_with(|| Arc::new([const { None }; FAN])));
+            let page = node[at].get_or_insert_with(|| Arc::new([0; PAGE as usize]));
             Arc::make_mut(page)[byte_range.0].copy_from_slice(&data[byte_range.1]);
         }
     }
 
     /// The pages that were written, by number.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        self.0.iter().map(|(index, page)| (*index, &page[..]))
+        let nodes = self.0.iter().enumerate().filter_map(|(number, node)| Some((number * FAN, node.as_ref()?)));
+        nodes.flat_map(|(first, node)| node.iter().enumerate().filter_map(move |(at, page)| Some(((first + at) as u64, &page.as_ref()?[..]))))
     }
 }
 
@@ -59,8 +76,6 @@ fn spans(offset: u64, length: usize) -> impl Iterator<Item = Span> {
 pub enum Step {
     Write { disk: usize, offset: u64, data: Vec<u8> },
     Flush { disk: usize },
-    /// A mark of the test's own.
-    Mark(u64),
 }
 
 /// Steps of several disks in order.
@@ -72,11 +87,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Journal {
-    /// Notes a mark.
-    pub fn mark(&self, mark: u64) {
-        locked(&self.0).push(Step::Mark(mark));
-    }
-
     /// Takes all steps out.
     #[must_use]
     pub fn take(&self) -> Vec<Step> {
@@ -292,6 +302,9 @@ pub const fn mix(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// How many bytes of each open write of each disk are kept.
+type Kept = Vec<Vec<usize>>;
+
 impl Replay {
     /// Begins with disks as they are now.
     #[must_use]
@@ -300,28 +313,26 @@ impl Replay {
         Self { safe: disks.iter().map(Disk::pages).collect(), open: vec![Vec::new(); disks.len()], size }
     }
 
-    /// Takes one more step.
-    pub fn step(&mut self, step: &Step) {
+    /// Takes one more step; true if it made writes safe.
+    pub fn step(&mut self, step: Step) -> bool {
         match step {
-            Step::Write { disk, offset, data } => self.open[*disk].push((*offset, data.clone())),
+            Step::Write { disk, offset, data } => self.open[disk].push((offset, data)),
             Step::Flush { disk } => {
-                for (offset, data) in self.open[*disk].drain(..) {
-                    self.safe[*disk].write(offset, &data);
+                let is_news = !self.open[disk].is_empty();
+                for (offset, data) in self.open[disk].drain(..) {
+                    self.safe[disk].write(offset, &data);
                 }
+                return is_news;
             }
-            Step::Mark(_) => {}
         }
+        false
     }
 
-    /// The disks after the power failed here.
-    #[must_use]
-    pub fn cut(&self, loss: Loss) -> Vec<Disk> {
-        let mut out = Vec::new();
-        for (index, (safe, open)) in self.safe.iter().zip(&self.open).enumerate() {
-            let mut pages = safe.clone();
-            for (number, (offset, data)) in open.iter().enumerate() {
+    fn kept(&self, loss: Loss) -> Kept {
+        let of_disk = |(index, open): (usize, &Vec<(u64, Vec<u8>)>)| {
+            let of_write = |(number, (_, data)): (usize, &(u64, Vec<u8>))| {
                 let dice = |seed: u64| mix(seed ^ (index as u64) << 32 ^ number as u64);
-                let kept = match loss {
+                match loss {
                     Loss::Nothing => data.len(),
                     Loss::Everything => 0,
                     Loss::Some(seed) => if dice(seed) & 1 == 0 { data.len() } else { 0 },
@@ -330,11 +341,34 @@ impl Replay {
                         usize::try_from(dice(seed) % sectors.max(1)).unwrap_or(0) * 512
                     }
                     Loss::Torn(_) => data.len(),
-                };
-                pages.write(*offset, &data[..kept]);
-            }
-            out.push(Disk::of(pages, self.size));
-        }
-        out
+                }
+            };
+            open.iter().enumerate().map(of_write).collect()
+        };
+        self.open.iter().enumerate().map(of_disk).collect()
+    }
+
+    /// What tells a cut here from others since writes were last made safe: two with the same mark leave the same disks.
+    #[must_use]
+    pub fn mark(&self, loss: Loss) -> Vec<(usize, usize, usize)> {
+        let kept = self.kept(loss);
+        let writes = kept.iter().enumerate().flat_map(|(disk, kept)| kept.iter().enumerate().map(move |(number, kept)| (disk, number, *kept)));
+        writes.filter(|(_, _, kept)| *kept > 0).collect()
+    }
+
+    /// The disks after the power failed here.
+    #[must_use]
+    pub fn cut(&self, loss: Loss) -> Vec<Disk> {
+        let kept = self.kept(loss);
+        let disks = self.safe.iter().zip(&self.open).zip(&kept);
+        disks
+            .map(|((safe, open), kept)| {
+                let mut pages = safe.clone();
+                for ((offset, data), kept) in open.iter().zip(kept) {
+                    pages.write(*offset, &data[..*kept]);
+                }
+                Disk::of(pages, self.size)
+            })
+            .collect()
     }
 }

@@ -7,19 +7,24 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use pool_dmu::edit::EditError;
-use pool_dmu::{DatasetKind, Datasets, Error, Store, check, check_space};
+use pool_dmu::{DatasetKind, Datasets, Error, ScanKind, Store, check, check_space};
 use pool_phys::nvlist::Value;
 use pool_spa::Pool;
-use pool_zpl::{Make, Writer, create_filesystem};
+use pool_stream::SendOptions;
+use pool_zpl::{Make, Writer, Zvol, create_filesystem};
 
-use crate::disk::{Disk, Journal, Loss, Replay, Step, mix};
-use crate::rig::{self, NAME, NEW, NOW, Shape};
+use crate::disk::{Disk, Journal, Loss, Replay, Step, Trouble, mix};
+use crate::rig::{self, NAME, NEW, NOW, Shape, VOLUME};
+use crate::streams;
 use crate::work::{Digest, Model, digest};
 
 /// Datasets at most, and snapshots of each.
 const DATASETS_MAX: usize = 16;
 const SNAPSHOTS_MAX: usize = 6;
 const TAG: &str = "keep";
+/// Bytes of a volume, and of its blocks.
+const VOLUME_BYTES: u64 = 256 << 10;
+const VOLUME_BLOCK: u64 = 8 << 10;
 
 #[derive(Clone, Debug)]
 struct Snapshot {
@@ -38,6 +43,12 @@ struct Member {
     origin: Option<u64>,
 }
 
+impl Member {
+    fn is_volume(&self) -> bool {
+        self.files.contains_key(VOLUME)
+    }
+}
+
 /// What a run did.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Report {
@@ -47,23 +58,28 @@ pub struct Report {
     pub promotions: u64,
     pub rollbacks: u64,
     pub destroyed: u64,
+    pub received: u64,
     pub cuts: u64,
+    pub kills: u64,
+    pub troubles: u64,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { operations, refused, clones, promotions, rollbacks, destroyed, cuts } = self;
-        write!(f, "{operations} operations ({refused} refused as they must be), {clones} clones, {promotions} promotions, {rollbacks} rollbacks, {destroyed} destroyed, {cuts} cuts")
+        let Self { operations, refused, clones, promotions, rollbacks, destroyed, received, cuts, kills, troubles } = self;
+        write!(f, "{operations} operations ({refused} refused as they must be), {clones} clones, {promotions} promotions, {rollbacks} rollbacks, {destroyed} destroyed, {received} received, {cuts} cuts, {kills} kills, {troubles} troubles")
     }
 }
 
 /// A family of datasets and its model.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Family {
     seed: u64,
     count: u64,
     next: u64,
     members: BTreeMap<String, Member>,
+    /// Receive streams, too: an operation of several commits.
+    streams: bool,
     report: Report,
 }
 
@@ -73,9 +89,9 @@ fn sum_up(parts: impl IntoIterator<Item = (String, Digest)>) -> Digest {
 }
 
 impl Family {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, streams: bool) -> Self {
         let members = BTreeMap::from([(NAME.to_owned(), Member::default())]);
-        Self { seed, count: 0, next: 0, members, report: Report::default() }
+        Self { seed, count: 0, next: 0, members, streams, report: Report::default() }
     }
 
     fn dice(&mut self) -> u64 {
@@ -86,6 +102,12 @@ impl Family {
     fn pick(&mut self) -> String {
         let index = usize::try_from(self.dice() >> 8).unwrap_or(0) % self.members.len();
         self.members.keys().nth(index).cloned().unwrap_or_default()
+    }
+
+    /// A file system for a new dataset to be made in.
+    fn parent(&mut self) -> String {
+        let name = self.pick();
+        if self.members[&name].is_volume() { NAME.to_owned() } else { name }
     }
 
     fn fresh(&mut self, letter: char) -> String {
@@ -123,6 +145,15 @@ impl Family {
         let dataset = store.find(name)?;
         for _ in 0..=self.dice() % 3 {
             let pick = self.dice();
+            if let Some(bytes) = self.members.get_mut(name).and_then(|member| member.files.get_mut(VOLUME)) {
+                let (offset, size) = (pick >> 8 & 0x1_FFFF, (pick >> 32) % 60_000 + 1);
+                let data: Vec<u8> = (0..size).map(|at| mix(pick ^ (at / 8)).to_le_bytes()[usize::try_from(at & 7).unwrap_or(0)]).collect();
+                let volume = Zvol::open(store, dataset)?;
+                volume.write(store, offset, &data)?;
+                let from = usize::try_from(offset).unwrap_or(0);
+                bytes[from..from + data.len()].copy_from_slice(&data);
+                continue;
+            }
             let file = format!("f{}", pick & 7);
             let mut writer = Writer::open(store, dataset)?;
             let root = writer.root();
@@ -161,13 +192,30 @@ impl Family {
     #[allow(clippy::too_many_lines, reason = "one arm for each operation")]
     fn step(&mut self, store: &mut Store) -> Result<(), EditError> {
         self.report.operations += 1;
-        let (kind, name, extra) = (self.dice() % 24, self.pick(), self.dice());
+        let (kind, name, extra) = (self.dice() % 27, self.pick(), self.dice());
         let member = self.members[&name].clone();
         let chosen = usize::try_from(extra).unwrap_or(0) % member.snapshots.len().max(1);
         let chosen = member.snapshots.get(chosen).cloned();
         match (kind, chosen) {
+            (24, _) if self.members.len() < DATASETS_MAX => {
+                let child = format!("{}/{}", self.parent(), self.fresh('v'));
+                Zvol::create(store, &child, VOLUME_BYTES, VOLUME_BLOCK, true, NOW.0)?;
+                store.commit(NOW.0)?;
+                let files = Model::from([(VOLUME.to_owned(), vec![0; usize::try_from(VOLUME_BYTES).unwrap_or(0)])]);
+                self.members.insert(child, Member { files, ..Member::default() });
+            }
+            (25 | 26, Some(snapshot)) if self.streams && self.members.len() < DATASETS_MAX => {
+                let target = format!("{}/{}", self.parent(), self.fresh('g'));
+                let options = SendOptions { compressed: extra & 2 == 0, embed: extra & 4 == 0, large_blocks: false };
+                let stream = streams::send(store, &format!("{name}@{}", snapshot.name), None, options).map_err(|_| EditError::Invalid("the stream was not sent"))?;
+                streams::receive(store, &target, &stream).map_err(|_| EditError::Invalid("the stream was not received"))?;
+                self.next += 1;
+                let arrived = Snapshot { id: self.next, held: false, ..snapshot };
+                self.members.insert(target, Member { files: arrived.files.clone(), snapshots: vec![arrived], origin: None });
+                self.report.received += 1;
+            }
             (0, _) if self.members.len() < DATASETS_MAX => {
-                let child = format!("{name}/{}", self.fresh('d'));
+                let child = format!("{}/{}", self.parent(), self.fresh('d'));
                 create_filesystem(store, &child, &NEW)?;
                 store.commit(NOW.0)?;
                 self.members.insert(child, Member::default());
@@ -191,7 +239,7 @@ impl Family {
                 }
             }
             (6 | 7 | 22, Some(snapshot)) if self.members.len() < DATASETS_MAX => {
-                let parent = self.pick();
+                let parent = self.parent();
                 let clone = format!("{parent}/{}", self.fresh('c'));
                 store.clone_dataset(&format!("{name}@{}", snapshot.name), &clone, NOW.0)?;
                 self.members.insert(clone, Member { files: snapshot.files, snapshots: Vec::new(), origin: Some(snapshot.id) });
@@ -261,7 +309,7 @@ impl Family {
                 }
             }
             (17, _) if name != NAME => {
-                let parent = self.pick();
+                let parent = self.parent();
                 let to = format!("{parent}/{}", self.fresh('n'));
                 let result = store.rename(&name, &to, NOW.0);
                 let below = format!("{name}/");
@@ -340,7 +388,7 @@ fn examine(pool: &Pool, states: &[Digest]) -> Result<(), String> {
 /// A finding, with the seed and the operation.
 pub fn run(shape: &Shape, seed: u64, operations: u64) -> Result<(Report, Vec<Disk>), String> {
     let (disks, mut store) = rig::create(shape, seed).map_err(|error| error.to_string())?;
-    let mut family = Family::new(seed);
+    let mut family = Family::new(seed, true);
     // Every other life frees so little at a time that trees are left half walked, at its end too.
     let is_slow = seed & 1 == 1;
     for number in 0..operations {
@@ -372,7 +420,7 @@ pub fn run(shape: &Shape, seed: u64, operations: u64) -> Result<(Report, Vec<Dis
 /// A finding, with the seed, the operation and the write.
 pub fn cuts(shape: &Shape, seed: u64, operations: u64, every: u64) -> Result<Report, String> {
     let (disks, mut store) = rig::create(shape, seed).map_err(|error| error.to_string())?;
-    let mut family = Family::new(seed);
+    let mut family = Family::new(seed, false);
     let journal = Journal::default();
     disks.iter().enumerate().for_each(|(index, disk)| disk.record(index, &journal));
     let mut replay = Replay::new(&disks);
@@ -382,9 +430,10 @@ pub fn cuts(shape: &Shape, seed: u64, operations: u64, every: u64) -> Result<Rep
         family.step(&mut store).map_err(|error| say(error.to_string()))?;
         let after = family.digest();
         for (write, step) in (0_u64..).zip(journal.take()) {
-            replay.step(&step);
+            let is_write = matches!(step, Step::Write { .. });
+            replay.step(step);
             let dice = mix(seed ^ number << 20 ^ write);
-            if !matches!(step, Step::Write { .. }) || !dice.is_multiple_of(every) {
+            if !is_write || !dice.is_multiple_of(every) {
                 continue;
             }
             family.report.cuts += 1;
@@ -395,4 +444,103 @@ pub fn cuts(shape: &Shape, seed: u64, operations: u64, every: u64) -> Result<Rep
         before = after;
     }
     Ok(family.report)
+}
+
+/// What a life meets: at most one broken disk at a time, and no more than the layout bears.
+const TROUBLES: [fn(u64) -> Trouble; 8] = [
+    Trouble::ReadErrors,
+    Trouble::WriteErrors,
+    Trouble::WrongReads,
+    Trouble::BitRot,
+    Trouble::LostWrites,
+    Trouble::MisdirectedWrites,
+    Trouble::TornWrites,
+    |_| Trouble::Dead,
+];
+
+/// Runs `lives` lives of a family on disks that break, each ended by an export or by the power cut in the middle of its last operation; then the pool is opened,
+/// mended, checked in full and compared.
+///
+/// # Errors
+/// A finding, with the seed, the life and the operation.
+pub fn ztest(shape: &Shape, seed: u64, lives: u64) -> Result<Report, String> {
+    let (mut disks, mut store) = rig::create(shape, seed).map_err(|error| error.to_string())?;
+    let mut family = Family::new(seed, true);
+    for life in 0..lives {
+        let journal = Journal::default();
+        disks.iter().enumerate().for_each(|(index, disk)| disk.record(index, &journal));
+        let mut replay = Replay::new(&disks);
+        let operations = 10 + family.dice() % 30;
+        let is_killed = !family.dice().is_multiple_of(3);
+        let mut before = family.clone();
+        for number in 0..operations {
+            let say = |what: String| format!("{} seed {seed} life {life} operation {number}: {what}", shape.name);
+            let is_last = number + 1 == operations;
+            // A receive is several commits: the power goes in the middle of an operation that is one.
+            family.streams = !(is_killed && is_last);
+            let pick = family.dice();
+            if shape.bearable() > 0 && pick.is_multiple_of(12) && disks.iter().all(|disk| !disk.is_broken()) {
+                let trouble = TROUBLES[usize::try_from(pick >> 8).unwrap_or(0) % TROUBLES.len()](pick >> 16 & 7 | 2);
+                disks[usize::try_from(pick >> 32).unwrap_or(0) % shape.disks].break_down(&[trouble]);
+                family.report.troubles += 1;
+            } else if pick.is_multiple_of(7) {
+                mend(&mut store, &disks).map_err(|error| say(error.to_string()))?;
+            }
+            if is_last {
+                for step in journal.take() {
+                    replay.step(step);
+                }
+                before = family.clone();
+            }
+            family.step(&mut store).map_err(|error| say(error.to_string()))?;
+        }
+        let say = |what: String| format!("{} seed {seed} life {life} at its end: {what}", shape.name);
+        let had_trouble = disks.iter().any(Disk::is_broken);
+        if is_killed {
+            family.report.kills += 1;
+            drop(store);
+            let steps = journal.take();
+            let dice = family.dice();
+            let stop = usize::try_from(dice).unwrap_or(0) % (steps.len() + 1);
+            for step in steps.into_iter().take(stop) {
+                replay.step(step);
+            }
+            disks = replay.cut([Loss::Nothing, Loss::Everything, Loss::Some(dice), Loss::Torn(dice)][usize::try_from(dice >> 40).unwrap_or(0) % 4]);
+        } else {
+            mend(&mut store, &disks).map_err(|error| say(error.to_string()))?;
+            store.export(NOW.0).map_err(|error| say(error.to_string()))?;
+            drop(store);
+            disks = disks.iter().map(Disk::fork).collect();
+            before = family.clone();
+        }
+        store = rig::open(&disks, seed ^ life, None).map_err(|error| say(error.to_string()))?;
+        if had_trouble {
+            scrub(&mut store).map_err(|error| say(error.to_string()))?;
+        }
+        let is_after = examine(store.pool(), &[family.digest()]);
+        if is_after.is_err() {
+            examine(store.pool(), &[before.digest()]).map_err(say)?;
+            // The last operation was not; its numbers and names are used up all the same.
+            family.members = before.members;
+        }
+    }
+    Ok(family.report)
+}
+
+fn scrub(store: &mut Store) -> Result<(), EditError> {
+    store.run_scan(ScanKind::Scrub, NOW.0)?;
+    store.run_scan(ScanKind::Resilver, NOW.0)?;
+    Ok(())
+}
+
+/// Ends all trouble: the disks are good again, in service, and scrubbed.
+fn mend(store: &mut Store, disks: &[Disk]) -> Result<(), EditError> {
+    if disks.iter().all(|disk| !disk.is_broken()) {
+        return Ok(());
+    }
+    disks.iter().for_each(|disk| disk.break_down(&[]));
+    for guid in rig::leaves(store.pool()) {
+        store.online(guid, NOW.0)?;
+    }
+    scrub(store)
 }

@@ -1,64 +1,102 @@
 //! Pools that lie: structures damaged under good checksums, as a hostile writer makes them.
 //!
-//! [`liar`] writes random bytes into blocks of a pool's own objects through the library, so that every checksum above them is right, and then does
-//! everything that can be done with such a pool; [`labels`] does the same to configs and uberblocks. Bit rot cannot get this far; an image from a stranger
+//! [`liar`] changes blocks of a pool so that every checksum above them is right ([`crate::lie`]), and then does everything that can be done with such a pool;
+//! [`labels`] does the same to configs and uberblocks. Bit rot cannot get this far; an image from a stranger
 //! can. [`parsers`] feeds mutated structures to each parser.
 //! Whatever happens is an error that names the structure: no panic, no hang, no wrong bytes of other files.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use pool_dmu::edit::EditError;
-use pool_dmu::{Datasets, ScanKind};
+use pool_dmu::{Datasets, ScanKind, Store};
 use pool_phys::{blkptr, dnode, dsl, gpt, intent_log, label, nvlist, nvlist_native, objset, sa, spacemap, zap};
 use pool_spa::Pool;
 
 use crate::disk::{Disk, mix};
+use crate::lie::Tree;
 use crate::rig::{self, NAME, NOW, SHAPES};
 use crate::work::Work;
 
+/// A case that takes longer is a hang: those of good pools take milliseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Of so many lies one is not only read: the pool is opened for writing, worked with, and scrubbed.
+const WRITTEN: u64 = 16;
 /// Size of the disk that damaged partition tables are read from.
 const DISK: u64 = 80 << 20;
 
 /// What a fuzz run saw.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     pub cases: u64,
     /// Cases in which everything went through: the damage hit nothing that matters.
     pub fine: u64,
     /// Cases that ended in errors.
     pub errors: u64,
+    /// Cases by what was changed.
+    pub classes: BTreeMap<&'static str, u64>,
 }
 
-/// Writes garbage into random objects of the MOS or of the file system, then uses the pool. `Err` names the seed of a case that panicked.
+/// Runs a case; what it says of a panic or a hang ends the run.
+fn guarded(say: impl Fn(&str) -> String, case: impl FnOnce() -> bool) -> Result<bool, String> {
+    let started = Instant::now();
+    let found = catch_unwind(AssertUnwindSafe(case)).map_err(|_| say("a panic"))?;
+    if started.elapsed() > PATIENCE { Err(say("a hang")) } else { Ok(found) }
+}
+
+/// A small pool with something of everything: files, directories, a snapshot, a clone, a volume, properties, holds, a bookmark.
+fn everything(store: &mut Store, seed: u64) -> Result<(), EditError> {
+    let mut work = Work::small(seed);
+    for _ in 0..60 {
+        work.step(store)?;
+    }
+    store.snapshot(NAME, "before", NOW.0)?;
+    store.clone_dataset(&format!("{NAME}@before"), &format!("{NAME}/clone"), NOW.0)?;
+    let volume = pool_zpl::Zvol::create(store, &format!("{NAME}/volume"), 1 << 20, 8 << 10, true, NOW.0)?;
+    volume.write(store, 4096, &[7; 100_000])?;
+    store.set_property(&format!("{NAME}/clone"), "quota", &nvlist::Value::Number(20 << 20))?;
+    store.hold(&[&format!("{NAME}@before")], "keep", NOW.0)?;
+    store.bookmark(&format!("{NAME}@before"), &format!("{NAME}#mark"), NOW.0)?;
+    let dataset = store.find(&format!("{NAME}/clone"))?;
+    let mut writer = pool_zpl::Writer::open(store, dataset)?;
+    let root = writer.root();
+    for index in 0..40 {
+        // More names than a micro-table holds with this length.
+        writer.make(root, format!("{index}{}", "n".repeat(60)).as_bytes(), pool_zpl::Make::File, &rig::NEW)?;
+    }
+    for _ in 0..20 {
+        work.step(store)?;
+    }
+    store.commit(NOW.0)
+}
+
+/// Changes blocks under good checksums, then uses the pool. `Err` names the seed of a case that panicked or hung.
 ///
 /// # Errors
 /// A finding.
 pub fn liar(seed: u64, cases: u64) -> Result<Report, String> {
     let shape = &SHAPES[0];
-    let base = (|| -> Result<Vec<Disk>, EditError> {
-        let (disks, mut store) = rig::create(shape, seed)?;
-        let mut work = Work::new(seed);
-        for _ in 0..120 {
-            work.step(&mut store)?;
-        }
-        store.snapshot(NAME, "before", NOW.0)?;
-        for _ in 0..40 {
-            work.step(&mut store)?;
-        }
-        store.commit(NOW.0)?;
-        Ok(disks)
-    })()
-    .map_err(|error| format!("prepare: {error}"))?;
+    // The pool is a small one of its own every few thousand cases; the lies differ in each.
+    let prepare = || -> Result<Tree, String> {
+        let (disks, mut store) = rig::create(shape, seed).map_err(|error| error.to_string())?;
+        everything(&mut store, seed).map_err(|error| error.to_string())?;
+        Tree::grow(store.pool(), &disks[0], shape.ashift).map_err(|error| error.to_string())
+    };
+    let tree = prepare().map_err(|error| format!("prepare: {error}"))?;
     let mut report = Report::default();
     for case in 0..cases {
         let dice = mix(seed ^ case.wrapping_mul(0x1_0001));
-        let disks: Vec<Disk> = base.iter().map(Disk::fork).collect();
+        let (disk, class) = tree.lie(dice);
         report.cases += 1;
-        match catch_unwind(AssertUnwindSafe(|| one(&disks, dice))) {
-            Ok(true) => report.fine += 1,
-            Ok(false) => report.errors += 1,
-            Err(_) => return Err(format!("seed {seed} case {case}: a panic")),
-        }
+        *report.classes.entry(class).or_default() += 1;
+        let disks = [disk];
+        let say = |what: &str| format!("seed {seed} case {case}, {class}: {what}");
+        let is_fine = guarded(say, || {
+            let fine = look_at(&disks);
+            if case % WRITTEN == 0 { fine & work_with(&disks, dice) } else { fine }
+        })?;
+        *(if is_fine { &mut report.fine } else { &mut report.errors }) += 1;
     }
     Ok(report)
 }
@@ -69,97 +107,78 @@ const RING: usize = 128 << 10;
 /// Bytes of a region's checksum trailer.
 const TRAILER: usize = 40;
 
-/// Changes bytes of configs and uberblocks, seals them again, and opens the pool. `Err` names the seed of a case that panicked.
+/// Changes bytes of the config and the newest uberblock of a pool's only label, seals it again, and opens the pool. `Err` names the seed of a case that panicked or
+/// hung.
 ///
 /// # Errors
 /// A finding.
 pub fn labels(seed: u64, cases: u64) -> Result<Report, String> {
-    let shape = &SHAPES[2];
-    let prepare = || -> Result<Vec<Disk>, EditError> {
+    let shape = &SHAPES[0];
+    let prepare = || -> Result<(Disk, u64), EditError> {
         let (disks, mut store) = rig::create(shape, seed)?;
         store.export(NOW.0)?;
-        Ok(disks)
+        Ok((disks[0].clone(), store.pool().uberblock().txg))
     };
-    let base = prepare().map_err(|error| format!("prepare: {error}"))?;
+    let (base, txg) = prepare().map_err(|error| format!("prepare: {error}"))?;
+    // No good label and no good uberblock is left to turn to.
+    let device = base.device();
+    let (slot, slot_size) = label::ring_slot(txg, shape.ashift);
+    let [first, others @ ..] = label::offsets(device.size_bytes());
+    let mut front = vec![0; RING];
+    let mut newest = vec![0; slot_size];
+    (device.read(first, &mut front).and_then(|()| device.read(first + slot, &mut newest))).map_err(|error| format!("prepare: {error:?}"))?;
+    let empty = vec![0; usize::try_from(label::SIZE).unwrap_or(0)];
+    others.iter().for_each(|offset| base.scribble(*offset, &empty));
+    base.scribble(first + RING as u64, &empty[RING..]);
+    base.scribble(first + slot, &newest);
     let mut report = Report::default();
     for case in 0..cases {
         let dice = mix(seed ^ case.wrapping_mul(0x1_0003));
-        let disks: Vec<Disk> = base.iter().map(Disk::fork).collect();
-        disks.iter().for_each(|disk| spoil_label(disk, dice));
-        report.cases += 1;
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            let found = pool_spa::scan(&rig::devices(&disks));
-            found.len() == 1 && rig::open(&disks, 1, None).is_ok()
-        }));
-        match opened {
-            Ok(true) => report.fine += 1,
-            Ok(false) => report.errors += 1,
-            Err(_) => return Err(format!("labels: seed {seed} case {case}: a panic")),
+        let disk = base.fork();
+        let (is_config, class) = if dice & 1 == 0 { (true, "config") } else { (false, "uberblock") };
+        if is_config {
+            let mut region = front[CONFIG.0..].to_vec();
+            spoil(&mut region, 1500, dice);
+            label::seal(&mut region, [first + CONFIG.0 as u64, 0, 0, 0]);
+            disk.scribble(first + CONFIG.0 as u64, &region);
+        } else {
+            let mut region = newest.clone();
+            spoil(&mut region, 216.min(slot_size - TRAILER), dice);
+            label::seal(&mut region, [first + slot, 0, 0, 0]);
+            disk.scribble(first + slot, &region);
         }
+        report.cases += 1;
+        *report.classes.entry(class).or_default() += 1;
+        let disks = [disk];
+        let is_fine = guarded(|what| format!("labels: seed {seed} case {case}, {class}: {what}"), || {
+            pool_spa::scan(&rig::devices(&disks)).len() == 1 && rig::open(&disks, 1, None).is_ok()
+        })?;
+        *(if is_fine { &mut report.fine } else { &mut report.errors }) += 1;
     }
     Ok(report)
 }
 
-/// The same damage in every label of a disk, so that no good one is left to turn to.
-fn spoil_label(disk: &Disk, dice: u64) {
-    let device = disk.device();
-    for offset in label::offsets(device.size_bytes()) {
-        let mut data = vec![0; usize::try_from(label::SIZE).unwrap_or(0)];
-        if device.read(offset, &mut data).is_err() {
-            continue;
-        }
-        let mut spoil = |start: usize, size: usize, used: usize| {
-            for hit in 0..1 + (dice >> 8 & 3) {
-                let place = mix(dice ^ hit << 32);
-                let at = usize::try_from(place >> 16).unwrap_or(usize::MAX) % used;
-                // A flipped bit, or a byte of the kind that makes sizes large.
-                data[start + at] = if place & 1 == 0 { data[start + at] ^ 1 << (place >> 1 & 7) } else { place.to_le_bytes()[1] };
-            }
-            label::seal(&mut data[start..start + size], [offset + start as u64, 0, 0, 0]);
-        };
-        if dice & 1 == 0 {
-            spoil(CONFIG.0, CONFIG.1, 1500);
-        } else {
-            // All slots: the newest is among them.
-            (0..128).for_each(|slot| spoil(RING + slot * 1024, 1024, 216.min(1024 - TRAILER)));
-        }
-        disk.scribble(offset, &data);
+/// A flipped bit, or a byte of the kind that makes sizes large, in the first `used` bytes.
+fn spoil(region: &mut [u8], used: usize, dice: u64) {
+    for hit in 0..1 + (dice >> 8 & 3) {
+        let place = mix(dice ^ hit << 32);
+        let at = usize::try_from(place >> 16).unwrap_or(usize::MAX) % used;
+        region[at] = if place & 1 == 0 { region[at] ^ 1 << (place >> 1 & 7) } else { place.to_le_bytes()[1] };
     }
 }
 
-/// Damages and uses one pool; true if nothing complained.
-fn one(disks: &[Disk], dice: u64) -> bool {
-    let Ok(mut store) = rig::open(disks, 1, None) else { return false };
-    let Ok(dataset) = store.find(NAME) else { return false };
-    let in_mos = dice & 1 == 0;
-    let damaged = store.damage(if in_mos { 0 } else { dataset }, |block, number| {
-        for hit in 0..1 + (dice >> 4 & 7) {
-            let place = mix(dice ^ number ^ hit << 40);
-            let at = usize::try_from(place).unwrap_or(usize::MAX) % block.len().max(1);
-            // Near the start lie the counts and pointers.
-            let at = if place >> 60 & 1 == 0 { at % block.len().clamp(1, 256) } else { at };
-            if let Some(byte) = block.get_mut(at) {
-                *byte = mix(place).to_le_bytes()[0];
-            }
-        }
-    }, dice >> 8);
-    if damaged.is_err() || store.commit(NOW.0).is_err() {
-        return false;
-    }
-    drop(store);
-    use_it(disks, dice)
-}
-
-fn use_it(disks: &[Disk], seed: u64) -> bool {
-    let mut fine = true;
+/// Reads everything that can be read; true if nothing complained.
+fn look_at(disks: &[Disk]) -> bool {
     let Ok(pool) = Pool::import(rig::devices(disks), None) else { return false };
-    fine &= pool_dmu::check(&pool, true).is_ok_and(|found| found.fault_count == 0);
+    // The lie itself lies where nothing is allocated: faults are no complaint here, but their counting must come to an end.
+    let mut fine = pool_dmu::check(&pool, true).is_ok();
+    fine &= pool_dmu::check_space(&pool).is_ok();
     match Datasets::open(&pool) {
         Ok(datasets) => {
             fine &= datasets.features().is_ok();
             match datasets.list(NAME) {
                 Ok(list) => list.iter().for_each(|info| {
-                    fine &= datasets.properties(info).is_ok();
+                    fine &= datasets.properties(info).is_ok() && datasets.space(info).is_ok();
                     fine &= rig::read_all(&pool, &info.name).is_ok();
                 }),
                 Err(_) => fine = false,
@@ -167,15 +186,22 @@ fn use_it(disks: &[Disk], seed: u64) -> bool {
         }
         Err(_) => fine = false,
     }
-    drop(pool);
+    fine
+}
+
+/// Opens the pool for writing and does what its owner would; true if nothing complained.
+fn work_with(disks: &[Disk], seed: u64) -> bool {
     let Ok(mut store) = rig::open(disks, 2, None) else { return false };
-    fine &= store.run_scan(ScanKind::Scrub, NOW.0).is_ok();
+    let mut fine = store.run_scan(ScanKind::Scrub, NOW.0).is_ok();
     let mut work = Work::new(seed);
     for _ in 0..20 {
         // The pool has files of its own: names may be taken.
         drop(work.step(&mut store));
     }
     fine &= store.snapshot(NAME, "after", NOW.0).is_ok();
+    fine &= store.promote(&format!("{NAME}/clone"), NOW.0).is_ok();
+    fine &= store.destroy_tree(&format!("{NAME}/volume"), true, NOW.0).is_ok();
+    fine &= store.rollback(NAME, NOW.0).is_ok();
     fine &= store.export(NOW.0).is_ok();
     fine
 }

@@ -7,7 +7,7 @@
 //! vanish ([`matrix`]), and from random seeds with kills between ([`ztest`]).
 //!
 //! # Structures
-//! [`disk`] (disks and journals), [`rig`] (pools and layouts), [`work`] (the workload and its model), [`atlas`], [`matrix`], [`ztest`], [`fuzz`]; for judges
+//! [`disk`] (disks and journals), [`rig`] (pools and layouts), [`work`] (the workload and its model), [`atlas`], [`matrix`], [`ztest`], [`fuzz`] with [`lie`] and [`streams`]; for judges
 //! from outside (`zdb`, `module`, `grub` beside this crate) [`image`] and [`listing`].
 //!
 //! # Failure
@@ -21,19 +21,21 @@ pub mod disk;
 pub mod family;
 pub mod fuzz;
 pub mod image;
+pub mod lie;
 pub mod listing;
 pub mod matrix;
 pub mod rig;
+pub mod streams;
 pub mod work;
 pub mod ztest;
 
-/// A batch of the power-cut atlas for a campaign: `cases` operations on a layout chosen by the seed, every step a cut.
+/// A batch of the power-cut atlas for a campaign: `cases` writes on a layout chosen by the seed, every write and flush a cut.
 ///
 /// # Errors
 /// The findings.
 pub fn atlas_batch(seed: u64, cases: u64) -> Result<String, String> {
     let shape = &rig::SHAPES[usize::try_from(disk::mix(seed) >> 8).unwrap_or(0) % rig::SHAPES.len()];
-    let atlas = atlas::draw(shape, seed, atlas::Scale { operations: cases, every: 1 }, &mut |_, _| {}).map_err(|error| format!("{}: {error}", shape.name))?;
+    let atlas = atlas::draw(shape, seed, atlas::Scale { writes: cases, every: 1 }, &mut |_, _| {}).map_err(|error| format!("{}: {error}", shape.name))?;
     if atlas.is_clean() { Ok(format!("{}: {atlas}", shape.name)) } else { Err(format!("{}: {atlas}; {}", shape.name, atlas.findings.join("; "))) }
 }
 
@@ -43,7 +45,14 @@ pub fn atlas_batch(seed: u64, cases: u64) -> Result<String, String> {
 /// The finding.
 pub fn ztest_batch(seed: u64, cases: u64) -> Result<String, String> {
     let shape = &rig::SHAPES[usize::try_from(disk::mix(seed) >> 8).unwrap_or(0) % rig::SHAPES.len()];
-    ztest::run(shape, seed, cases).map(|report| format!("{}: {report}", shape.name))
+    let lives = ztest::run(shape, seed, cases)?;
+    let families = family::ztest(shape, seed, cases)?;
+    Ok(format!("{}: {lives}; of datasets: {families}", shape.name))
+}
+
+fn told(what: &str, report: &fuzz::Report) -> String {
+    let classes = report.classes.iter().map(|(class, cases)| format!("{class} {cases}")).collect::<Vec<_>>().join(", ");
+    format!("{} {what} ({classes}): {} fine, {} errors", report.cases, report.fine, report.errors)
 }
 
 /// A batch of pools that lie for a campaign.
@@ -51,8 +60,31 @@ pub fn ztest_batch(seed: u64, cases: u64) -> Result<String, String> {
 /// # Errors
 /// The finding.
 pub fn liar_batch(seed: u64, cases: u64) -> Result<String, String> {
-    fuzz::parsers(seed, cases * 1000);
-    let (blocks, labels) = (fuzz::liar(seed, cases)?, fuzz::labels(seed, cases * 5)?);
-    let sum = |of: fn(&fuzz::Report) -> u64| of(&blocks) + of(&labels);
-    Ok(format!("{} cases, {} fine, {} errors", sum(|report| report.cases), sum(|report| report.fine), sum(|report| report.errors)))
+    fuzz::liar(seed, cases).map(|report| told("lies", &report))
+}
+
+/// A batch of labels that lie for a campaign.
+///
+/// # Errors
+/// The finding.
+pub fn labels_batch(seed: u64, cases: u64) -> Result<String, String> {
+    fuzz::labels(seed, cases).map(|report| told("labels", &report))
+}
+
+/// A batch of structures for the parsers, for a campaign; a panic is its caller's to catch.
+///
+/// # Errors
+/// None.
+pub fn parsers_batch(seed: u64, cases: u64) -> Result<String, String> {
+    fuzz::parsers(seed, cases);
+    Ok(format!("{cases} structures"))
+}
+
+/// A batch of send streams that lie for a campaign.
+///
+/// # Errors
+/// The finding.
+pub fn streams_batch(seed: u64, cases: u64) -> Result<String, String> {
+    let whole = streams::noise(seed, cases);
+    streams::lies(seed, cases).map(|report| format!("{}; {cases} of noise, {whole} of them whole", told("streams", &report)))
 }

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use pool_dmu::ScanKind;
 use pool_dmu::edit::EditError;
 use pool_spa::{Event, VdevState};
+use pool_stream::SendOptions;
 
 use crate::disk::Trouble;
 use crate::rig::{self, Events, NAME, NOW, OpenError, Shape};
+use crate::streams;
 use crate::work::Work;
 
 /// What the pool does while the disk has trouble.
@@ -24,12 +26,14 @@ pub enum State {
     Load,
     Scrub,
     Resilver,
+    /// A snapshot is sent.
+    Send,
     /// It is opened.
     Import,
 }
 
 /// All states.
-pub const STATES: [State; 5] = [State::Idle, State::Load, State::Scrub, State::Resilver, State::Import];
+pub const STATES: [State; 6] = [State::Idle, State::Load, State::Scrub, State::Resilver, State::Send, State::Import];
 
 /// All troubles.
 pub const TROUBLES: [Trouble; 9] = [
@@ -92,6 +96,12 @@ pub fn cell(shape: &Shape, trouble: Trouble, state: State, seed: u64) -> Result<
         store.commit(NOW.0)?;
         disks[1].break_down(&[]);
     }
+    let snapshot = format!("{NAME}@sent");
+    let mut stream = None;
+    if state == State::Send {
+        store.snapshot(NAME, "sent", NOW.0)?;
+        stream = streams::send(&store, &snapshot, None, SendOptions::default()).ok();
+    }
     store.export(NOW.0)?;
     drop(store);
     let events = Arc::new(Events::default());
@@ -105,6 +115,8 @@ pub fn cell(shape: &Shape, trouble: Trouble, state: State, seed: u64) -> Result<
     victim.break_down(&[trouble]);
     let mut refused = false;
     let mut wrong = false;
+    // A stream that was begun and cannot be ended is an error, and says where.
+    let mut unsent = false;
     match state {
         State::Load => {
             for _ in 0..60 {
@@ -117,6 +129,10 @@ pub fn cell(shape: &Shape, trouble: Trouble, state: State, seed: u64) -> Result<
         }
         State::Scrub => refused |= store.run_scan(ScanKind::Scrub, NOW.0).is_err(),
         State::Resilver => refused |= store.run_scan(ScanKind::Resilver, NOW.0).is_err(),
+        State::Send => match streams::send(&store, &snapshot, None, SendOptions::default()) {
+            Ok(sent) => wrong |= stream != Some(sent),
+            Err(_) => unsent = true,
+        },
         State::Idle | State::Import => {}
     }
     // Each file is right or an error.
@@ -135,8 +151,7 @@ pub fn cell(shape: &Shape, trouble: Trouble, state: State, seed: u64) -> Result<
     }
     // The disk is mended and back: whatever the layout can bear must be there again, and nothing wrong left.
     victim.break_down(&[]);
-    let guids: Vec<u64> = guids(&store);
-    for guid in guids {
+    for guid in rig::leaves(store.pool()) {
         if store.pool().leaf_state(guid) == Some(VdevState::Unavail) && !store.return_device(guid, victim.device()) {
             return Ok(Outcome::Refused);
         }
@@ -147,7 +162,7 @@ pub fn cell(shape: &Shape, trouble: Trouble, state: State, seed: u64) -> Result<
     let (first, second) = (store.run_scan(ScanKind::Scrub, NOW.0), store.run_scan(ScanKind::Resilver, NOW.0));
     let (Ok(first), Ok(_)) = (first, second) else { return Ok(Outcome::Refused) };
     let noticed = noticed || first.bad > 0;
-    if first.errors > 0 || read.is_err() {
+    if first.errors > 0 || read.is_err() || unsent {
         return Ok(if noticed { Outcome::Reported } else { Outcome::Silent });
     }
     let clean = store.run_scan(ScanKind::Scrub, NOW.0).is_ok_and(|again| again.bad == 0 && again.errors == 0);
@@ -157,18 +172,6 @@ pub fn cell(shape: &Shape, trouble: Trouble, state: State, seed: u64) -> Result<
         (true, true) => Outcome::Healed,
         (true, false) => Outcome::Untouched,
     })
-}
-
-fn guids(store: &pool_dmu::Store) -> Vec<u64> {
-    fn walk(vdev: &pool_spa::VdevStatus, out: &mut Vec<u64>) {
-        if vdev.leaf.is_some() {
-            out.push(vdev.guid);
-        }
-        vdev.children.iter().for_each(|child| walk(child, out));
-    }
-    let mut out = Vec::new();
-    store.pool().status().iter().for_each(|vdev| walk(vdev, &mut out));
-    out
 }
 
 /// What a cell may end as. A layout that bears a disk's loss must heal whatever one disk does; one that does not must at least say so.

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kif::BlockDev;
 use pool_dmu::edit::EditError;
 use pool_dmu::{Datasets, Error, Store};
-use pool_spa::{Event, EventSink, ImportError, Layout, Pool};
+use pool_phys::FormatError;
+use pool_phys::objset::ObjsetKind;
+use pool_spa::{Event, EventSink, ImportError, Layout, Pool, VdevStatus};
 use pool_zpl::{Filesystem, NewEntry, create_filesystem, replay_logs};
 
 use crate::disk::{Disk, mix};
@@ -17,6 +19,8 @@ pub const NOW: (u64, u64) = (1_700_000_000, 5);
 pub const NEW: NewEntry = NewEntry { mode: 0o755, uid: 0, gid: 0, now: NOW };
 /// Name of all pools here.
 pub const NAME: &str = "tank";
+/// What a volume holds goes by this name.
+pub const VOLUME: &str = "volume";
 const FILE_MAX: u64 = 64 << 20;
 const DISK_BYTES: u64 = 80 << 20;
 
@@ -147,7 +151,21 @@ pub fn open(disks: &[Disk], seed: u64, events: Option<Arc<Events>>) -> Result<St
     Ok(store)
 }
 
-/// Every file of a dataset or snapshot, by path.
+/// Guids of a pool's leaves.
+#[must_use]
+pub fn leaves(pool: &Pool) -> Vec<u64> {
+    fn walk(vdev: &VdevStatus, out: &mut Vec<u64>) {
+        if vdev.leaf.is_some() {
+            out.push(vdev.guid);
+        }
+        vdev.children.iter().for_each(|child| walk(child, out));
+    }
+    let mut out = Vec::new();
+    pool.status().iter().for_each(|vdev| walk(vdev, &mut out));
+    out
+}
+
+/// Every file of a dataset or snapshot, by path; of a volume its bytes, as [`VOLUME`].
 ///
 /// # Errors
 /// The first block that cannot be read.
@@ -158,7 +176,7 @@ pub fn read_all(pool: &Pool, dataset: &str) -> Result<BTreeMap<String, Vec<u8>>,
             match entry.file_type {
                 4 => {
                     if path.len() > 4096 {
-                        return Err(pool_phys::FormatError::new("directory", "nested too deeply", entry.object).into());
+                        return Err(FormatError::new("directory", "nested too deeply", entry.object).into());
                     }
                     out.insert(format!("{name}/"), Vec::new());
                     walk(fs, entry.object, &name, out)?;
@@ -169,12 +187,12 @@ pub fn read_all(pool: &Pool, dataset: &str) -> Result<BTreeMap<String, Vec<u8>>,
                     // A hostile size is a sparse file of it: nothing to read into memory.
                     let size = fs.stat(entry.object)?.size;
                     if size > FILE_MAX {
-                        return Err(pool_phys::FormatError::new("file", "is larger than any the workload makes", entry.object).into());
+                        return Err(FormatError::new("file", "is larger than any the workload makes", entry.object).into());
                     }
                     // OpenZFS's kernel module panics where such a file is read; neither zdb nor our own reading minds.
                     let block = fs.objects().object(entry.object)?.dnode().block_size;
                     if !block.is_power_of_two() && size > block {
-                        return Err(pool_phys::FormatError::new("file", "is longer than its one block", entry.object).into());
+                        return Err(FormatError::new("file", "is longer than its one block", entry.object).into());
                     }
                     fs.read_file::<Error>(entry.object, |block| {
                         data.extend_from_slice(block);
@@ -188,7 +206,15 @@ pub fn read_all(pool: &Pool, dataset: &str) -> Result<BTreeMap<String, Vec<u8>>,
     }
     let datasets = Datasets::open(pool)?;
     let info = datasets.find(dataset)?;
-    let fs = Filesystem::open(datasets.open_dataset(&info)?)?;
+    let set = datasets.open_dataset(&info)?;
+    if set.kind() == ObjsetKind::Zvol {
+        let size = set.lookup_number(2, "size")?;
+        let size = usize::try_from(size).ok().filter(|_| size <= FILE_MAX).ok_or(FormatError::new("volume", "is larger than any the workload makes", size))?;
+        let mut data = vec![0; size];
+        set.object(1)?.read_at(0, &mut data)?;
+        return Ok(BTreeMap::from([(VOLUME.to_owned(), data)]));
+    }
+    let fs = Filesystem::open(set)?;
     let mut out = BTreeMap::new();
     walk(&fs, fs.root(), "", &mut out)?;
     Ok(out)

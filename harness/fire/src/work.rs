@@ -46,6 +46,8 @@ const WRITE_MAX: u64 = 60 << 10;
 pub struct Work {
     seed: u64,
     count: u64,
+    /// How many directories and files in each, at most.
+    room: (u64, u64),
     pub model: Model,
 }
 
@@ -62,13 +64,19 @@ impl Work {
     /// Begins on an empty file system.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
-        Self { seed, count: 0, model: Model::new() }
+        Self { seed, count: 0, room: (4, 16), model: Model::new() }
+    }
+
+    /// The same with a few files only: looking at all of them is cheap.
+    #[must_use]
+    pub const fn small(seed: u64) -> Self {
+        Self { seed, count: 0, room: (2, 6), model: Model::new() }
     }
 
     /// Goes on with a model as it was found.
     #[must_use]
     pub const fn resume(seed: u64, model: Model) -> Self {
-        Self { seed, count: 0, model }
+        Self { seed, count: 0, room: (4, 16), model }
     }
 
     fn dice(&mut self) -> u64 {
@@ -95,7 +103,7 @@ impl Work {
             _ => {}
         }
         let mut writer = Writer::open(store, dataset)?;
-        let directory = format!("/d{}/", pick >> 12 & 3);
+        let directory = format!("/d{}/", (pick >> 12) % self.room.0);
         let root = writer.root();
         let name = directory.trim_matches('/').as_bytes();
         let Some(parent) = writer.lookup(root, name)? else {
@@ -103,7 +111,7 @@ impl Work {
             self.model.insert(directory, Vec::new());
             return Ok(Did::Change);
         };
-        let file = format!("f{}", pick >> 16 & 15);
+        let file = format!("f{}", (pick >> 16) % self.room.1);
         let path = format!("{directory}{file}");
         let exists = self.model.contains_key(&path);
         match pick >> 24 & 15 {
@@ -112,7 +120,7 @@ impl Work {
                 self.model.remove(&path);
             }
             2 if exists => {
-                let other = format!("f{}", pick >> 32 & 15);
+                let other = format!("f{}", (pick >> 32) % self.room.1);
                 if other != file {
                     writer.rename((parent, file.as_bytes()), (parent, other.as_bytes()), false, NOW, false)?;
                     let data = self.model.remove(&path).unwrap_or_default();

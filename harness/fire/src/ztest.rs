@@ -7,7 +7,6 @@ use std::fmt;
 
 use pool_dmu::edit::EditError;
 use pool_dmu::{ScanKind, Store};
-use pool_spa::VdevStatus;
 
 use crate::disk::{Disk, Journal, Loss, Replay, Trouble, mix};
 use crate::rig::{self, NAME, NOW, Shape};
@@ -31,19 +30,6 @@ impl fmt::Display for Report {
         let Self { lives, operations, kills, snapshots, troubles, scans, blocks } = self;
         write!(f, "{lives} lives, {operations} operations, {kills} kills, {snapshots} snapshots, {troubles} troubles, {scans} scans, {blocks} blocks checked")
     }
-}
-
-/// Guids and places of a pool's leaves.
-fn leaves(status: &[VdevStatus]) -> Vec<(u64, String)> {
-    fn walk(vdev: &VdevStatus, out: &mut Vec<(u64, String)>) {
-        if vdev.leaf.is_some() {
-            out.push((vdev.guid, vdev.name.clone()));
-        }
-        vdev.children.iter().for_each(|child| walk(child, out));
-    }
-    let mut out = Vec::new();
-    status.iter().for_each(|vdev| walk(vdev, &mut out));
-    out
 }
 
 struct Life<'a> {
@@ -109,7 +95,7 @@ impl Life<'_> {
             return Ok(());
         }
         disks.iter().for_each(|disk| disk.break_down(&[]));
-        for (guid, _) in leaves(&store.pool().status()) {
+        for guid in rig::leaves(store.pool()) {
             store.online(guid, NOW.0)?;
         }
         store.run_scan(ScanKind::Scrub, NOW.0)?;
@@ -159,7 +145,9 @@ pub fn run(shape: &Shape, seed: u64, lives: u64) -> Result<Report, String> {
             drop(now);
         }
         let had_trouble = disks.iter().any(Disk::is_broken);
-        journal.take().iter().for_each(|step| replay.step(step));
+        for step in journal.take() {
+            replay.step(step);
+        }
         if is_kill {
             let dice = life.dice();
             let loss = [Loss::Nothing, Loss::Everything, Loss::Some(dice), Loss::Torn(dice)][usize::try_from(dice >> 8).unwrap_or(0) % 4];

@@ -5,7 +5,7 @@ use pool_fire::rig::SHAPES;
 
 #[test]
 fn no_cut_loses_tears_or_refuses_anything() {
-    let scale = Scale { operations: 60, every: 17 };
+    let scale = Scale { writes: 600, every: 13 };
     for shape in &SHAPES {
         let atlas = draw(shape, 11, scale, &mut |_, _| {}).expect("the workload runs on good disks");
         eprintln!("{}: {atlas}", shape.name);

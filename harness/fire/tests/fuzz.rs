@@ -1,20 +1,33 @@
 //! A little of each fuzz target; the rest is a campaign.
 
 use pool_fire::fuzz::{labels, liar, parsers};
+use pool_fire::streams::{lies, noise};
 
 #[test]
 fn parsers_take_anything() {
-    parsers(1, 20_000);
+    parsers(1, 5_000);
 }
 
 #[test]
 fn pools_that_lie_are_refused_by_name() {
-    let report = liar(5, 60).expect("no panic");
-    assert!(report.errors > 5 && report.fine + report.errors == 60, "{report:?}");
+    let report = liar(5, 300).expect("no panic");
+    assert!(report.errors > 100 && report.fine + report.errors == 300, "{report:?}");
+    assert!(report.classes.len() >= 5 && report.classes.values().all(|cases| *cases > 20), "every kind of block lies: {report:?}");
 }
 
 #[test]
 fn labels_that_lie_are_refused_by_name() {
-    let report = labels(6, 60).expect("no panic");
-    assert!(report.errors > 5 && report.fine + report.errors == 60, "{report:?}");
+    let report = labels(6, 200).expect("no panic");
+    assert!(report.errors > 20 && report.fine > 5 && report.fine + report.errors == 200, "{report:?}");
+}
+
+#[test]
+fn streams_that_lie_leave_nothing_behind() {
+    let report = lies(12, 100).expect("no finding");
+    assert!(report.errors > 10 && report.fine > 0, "{report:?}");
+}
+
+#[test]
+fn noise_is_hardly_ever_a_stream() {
+    assert!(noise(13, 5_000) < 500);
 }

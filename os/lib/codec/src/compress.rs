@@ -22,10 +22,7 @@ pub fn lz4_decode(data: &[u8], out: &mut [u8]) -> Result<(), Damaged> {
     let (count, rest) = data.split_first_chunk::<4>().ok_or(Damaged)?;
     let count = usize::try_from(u32::from_be_bytes(*count)).map_err(|_| Damaged)?;
     let block = rest.get(..count).ok_or(Damaged)?;
-    match lz4_flex::block::decompress_into(block, out) {
-        Ok(size) if size == out.len() => Ok(()),
-        _ => Err(Damaged),
-    }
+    crate::lz4::decode(block, out)
 }
 
 /// Encodes LZ4 with the ZFS frame. `None` if the result would exceed `limit` bytes.

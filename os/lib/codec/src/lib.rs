@@ -2,8 +2,9 @@
 //!
 //! # Theory
 //! Pure functions over byte slices. Checksums give four 64-bit words as block pointers store them; decompressors fill a
-//! buffer of exactly the logical size and refuse everything else. `lz4`, `gzip` and `zstd` stand on well-kept libraries; `lzjb` and `zle`
-//! exist nowhere else and are written here from their format descriptions.
+//! buffer of exactly the logical size and refuse everything else. `gzip`, `zstd` and the encoder of `lz4` stand on
+//! well-kept libraries; the decoder of `lz4` is here for its speed, `lzjb` and `zle`
+//! because they exist nowhere else; all three from their format descriptions.
 //!
 //! # Failure
 //! Compressed bytes come from disk and mean nothing until they decode: every decoder is total and returns
@@ -17,6 +18,7 @@ extern crate alloc;
 mod checksum;
 mod compress;
 mod crc64;
+mod lz4;
 
 pub use checksum::{Words, fletcher2, fletcher4, fletcher4_continue, sha256, sha512};
 pub use compress::{Damaged, gzip_decode, gzip_encode, lz4_decode, lz4_encode, lzjb_decode, lzjb_encode, zle_decode, zle_encode, zstd_decode, zstd_encode};

@@ -83,6 +83,22 @@ proptest! {
         prop_assert_eq!(gzip_encode(&data, 6, 3), None);
     }
 
+    /// Our decoder against the library's, on good blocks and on spoiled ones.
+    #[test]
+    fn lz4_is_the_librarys(data in compressible(), spoil in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3), longer in 0_usize..3) {
+        let mut packed = lz4_encode(&data, usize::MAX).expect("no limit");
+        for (at, byte) in spoil {
+            let index = 4 + at.index(packed.len() - 4);
+            packed[index] = byte;
+        }
+        let (mut ours, mut theirs) = (vec![0; data.len() + longer], vec![0; data.len() + longer]);
+        let verdict = lz4_flex::block::decompress_into(&packed[4..], &mut theirs).is_ok_and(|size| size == theirs.len());
+        prop_assert_eq!(lz4_decode(&packed, &mut ours).is_ok(), verdict);
+        if verdict {
+            prop_assert_eq!(ours, theirs);
+        }
+    }
+
     #[test]
     fn garbage_never_panics(data in prop::collection::vec(any::<u8>(), 0..600), size in 0_usize..2048) {
         let mut out = vec![0; size];

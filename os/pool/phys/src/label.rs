@@ -164,24 +164,66 @@ pub struct Label {
 /// Parses the label whose first byte lies at `offset` on the device.
 ///
 /// # Errors
-/// Too short; no valid checksum over the config; a config that does not parse. Damaged uberblock slots are left out, as the
-/// ring is made for it.
+/// See [`Parser::parse`].
 pub fn parse(data: &[u8], offset: u64) -> Result<Label, FormatError> {
-    let view = View::new("label", data);
-    let phys = view.slice(PHYS_OFFSET, PHYS_SIZE)?;
-    let at = |region: usize| [offset.wrapping_add(region as u64), 0, 0, 0];
-    if !embedded_checksum_ok(phys, at(PHYS_OFFSET)) {
-        return Err(view.error("checksum of the config does not match", offset));
+    Parser::default().parse(data, offset)
+}
+
+/// Reads labels of one pool. A device's four labels say the same, and the rings of all devices hold the same uberblocks: what was found good once is compared,
+/// not summed, where it is found again.
+#[derive(Debug, Default)]
+pub struct Parser {
+    /// The config region of this device that verified last.
+    config: Option<(Vec<u8>, List)>,
+    /// By ring slot, what verified there last.
+    slots: Vec<Option<(Vec<u8>, Uberblock)>>,
+}
+
+/// What a region holds in front of its checksum, which depends on its place.
+fn body(region: &[u8]) -> &[u8] {
+    &region[..region.len().saturating_sub(ECK_SIZE)]
+}
+
+impl Parser {
+    /// Labels of another device follow, with a config of their own.
+    pub fn next_device(&mut self) {
+        self.config = None;
     }
-    let config = nvlist::parse(&phys[..PHYS_SIZE - ECK_SIZE])?;
-    let ashift = config.list("vdev_tree").and_then(|tree| tree.number("ashift")).unwrap_or(9);
-    let slot_size = 1_usize << index(ashift.clamp(10, 13));
-    let ring = view.slice(RING_OFFSET, RING_SIZE)?;
-    let mut uberblocks = Vec::new();
-    for (slot, data) in ring.chunks_exact(slot_size).enumerate() {
-        if embedded_checksum_ok(data, at(RING_OFFSET + slot * slot_size)) {
-            uberblocks.push(Uberblock::parse(data)?);
+
+    /// Parses the label whose first byte lies at `offset` on the device.
+    ///
+    /// # Errors
+    /// Too short; no valid checksum over the config; a config that does not parse. Damaged uberblock slots are left out, as the
+    /// ring is made for it.
+    pub fn parse(&mut self, data: &[u8], offset: u64) -> Result<Label, FormatError> {
+        let view = View::new("label", data);
+        let phys = view.slice(PHYS_OFFSET, PHYS_SIZE)?;
+        let at = |region: usize| [offset.wrapping_add(region as u64), 0, 0, 0];
+        let config = match &self.config {
+            Some((known, config)) if known == body(phys) => config.clone(),
+            _ if !embedded_checksum_ok(phys, at(PHYS_OFFSET)) => return Err(view.error("checksum of the config does not match", offset)),
+            _ => {
+                let config = nvlist::parse(body(phys))?;
+                self.config = Some((body(phys).to_vec(), config.clone()));
+                config
+            }
+        };
+        let ashift = config.list("vdev_tree").and_then(|tree| tree.number("ashift")).unwrap_or(9);
+        let slot_size = 1_usize << index(ashift.clamp(10, 13));
+        let ring = view.slice(RING_OFFSET, RING_SIZE)?;
+        let mut uberblocks = Vec::new();
+        self.slots.resize(RING_SIZE / slot_size, None);
+        for (slot, (data, known)) in ring.chunks_exact(slot_size).zip(&mut self.slots).enumerate() {
+            match known {
+                Some((known, uberblock)) if known == body(data) => uberblocks.push(uberblock.clone()),
+                _ if embedded_checksum_ok(data, at(RING_OFFSET + slot * slot_size)) => {
+                    let uberblock = Uberblock::parse(data)?;
+                    *known = Some((body(data).to_vec(), uberblock.clone()));
+                    uberblocks.push(uberblock);
+                }
+                _ => {}
+            }
         }
+        Ok(Label { config, uberblocks })
     }
-    Ok(Label { config, uberblocks })
 }

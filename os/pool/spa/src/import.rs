@@ -98,18 +98,19 @@ impl Candidate {
     }
 }
 
-fn read_candidate(device: &dyn BlockDev) -> Option<Candidate> {
+fn read_candidate(device: &dyn BlockDev, parser: &mut label::Parser) -> Option<Candidate> {
     let size = device.size_bytes();
     if size < label::LEAF_MIN {
         return None;
     }
+    parser.next_device();
     let mut out = Candidate { configs: Vec::new(), uberblocks: Vec::new() };
     for offset in label::offsets(size) {
         let mut data = vec![0; usize::try_from(label::SIZE).ok()?];
         if device.read(offset, &mut data).is_err() {
             continue;
         }
-        let Ok(Label { config, uberblocks }) = label::parse(&data, offset) else { continue };
+        let Ok(Label { config, uberblocks }) = parser.parse(&data, offset) else { continue };
         out.configs.push((config.number("txg").unwrap_or(0), config));
         out.uberblocks.extend(uberblocks);
     }
@@ -119,11 +120,15 @@ fn read_candidate(device: &dyn BlockDev) -> Option<Candidate> {
     if out.configs.is_empty() { None } else { Some(out) }
 }
 
+fn read_candidates(devices: &[Box<dyn BlockDev>]) -> Vec<Option<Candidate>> {
+    let mut parser = label::Parser::default();
+    devices.iter().map(|device| read_candidate(&**device, &mut parser)).collect()
+}
+
 /// Lists the pools on `devices`.
 #[must_use]
 pub fn scan(devices: &[Box<dyn BlockDev>]) -> Vec<Found> {
-    let candidates: Vec<Option<Candidate>> = devices.iter().map(|device| read_candidate(&**device)).collect();
-    pools_of(&candidates)
+    pools_of(&read_candidates(devices))
 }
 
 fn pools_of(candidates: &[Option<Candidate>]) -> Vec<Found> {
@@ -190,7 +195,7 @@ impl Pool {
     /// See [`ImportError`].
     pub fn import_with(devices: Vec<Box<dyn BlockDev>>, options: ImportOptions<'_>) -> Result<Self, ImportError> {
         let matches = |found: &Found| options.wanted.is_none_or(|wanted| found.name == wanted || wanted.parse() == Ok(found.guid));
-        let all: Vec<Option<Candidate>> = devices.iter().map(|device| read_candidate(&**device)).collect();
+        let all = read_candidates(&devices);
         let mut found: Vec<Found> = pools_of(&all).into_iter().filter(matches).collect();
         let pool = found.pop().ok_or(ImportError::NoLabel)?;
         if !found.is_empty() {

@@ -1,6 +1,5 @@
 //! Streams from pool to pool: what arrives equals what was sent, and nothing else is taken.
 
-mod fuzz;
 mod packages;
 mod rig;
 mod single;
