@@ -78,6 +78,21 @@ fn uses(pool: &Pool, feature: &str) -> u64 {
     features.iter().find(|(name, ..)| name.ends_with(feature)).expect("the pool has it").1
 }
 
+/// Objects that a file system counts for a project.
+fn objects_of_project(store: &Store, name: &str, project: u64) -> u64 {
+    let datasets = Datasets::open(store.pool()).expect("tree");
+    let root = datasets.find(name).expect("find").dataset.root;
+    let raw = store.pool().read(&root).expect("read");
+    // Format section 8.2: the table of projects is the third of those behind the meta-dnode.
+    let dnode = pool_phys::dnode::Dnode::parse(&raw[2048..]).expect("a dnode").expect("is there");
+    let mut table = Vec::new();
+    for pointer in &dnode.pointers {
+        table.extend(store.pool().read(pointer).expect("read"));
+    }
+    let pool_phys::zap::Root::Micro(entries) = pool_phys::zap::parse_root(&table).expect("a table") else { panic!("a small table") };
+    entries.iter().find(|entry| entry.name == format!("obj-{project:x}").as_bytes()).and_then(|entry| entry.number()).unwrap_or(0)
+}
+
 fn fill(store: &mut Store, dataset: &str, seed: u64) {
     let head = store.find(dataset).expect("find");
     let mut next = rig::random(seed);
@@ -111,6 +126,15 @@ fn a_pool_as_openzfs_leaves_it_is_taken_over() {
     for (seed, name) in (2..).zip(["relic", "relic/clone", "relic/rich", "relic/gzip"]) {
         fill(&mut store, name, seed);
     }
+    // A new file belongs to its directory's project.
+    let head = store.find("relic").expect("find");
+    let mut writer = Writer::open(&mut store, head).expect("open");
+    let root = writer.root();
+    let project = writer.lookup(root, b"project").expect("look up").expect("is there");
+    writer.make(project, b"ours", Make::File, &NEW).expect("make");
+    writer.make(project, b"below", Make::Directory, &NEW).expect("make");
+    store.commit(NOW.0).expect("commit");
+    assert_eq!(objects_of_project(&store, "relic", 42), 4);
     store.snapshot_tree("relic", "ours", NOW.0).expect("snapshot");
     fill(&mut store, "relic/rich", 9);
     store.rollback("relic/rich", NOW.0).expect("roll back");

@@ -25,30 +25,39 @@ use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use pool_spa::Pool;
+use pool_dmu::{Datasets, unreadable};
+use pool_spa::{ImportError, Pool};
 
 const EXAMPLES: &str = "\
-Examples:
-  orrery pool import -d DIR                      what pools are on the images in DIR
-  orrery pool status -d DIR tank                 vdev tree, features, error counts
-  orrery pool zfs-list -d DIR tank               datasets and snapshots
-  orrery pool ls -l -d DIR tank/home@monday /    files of a snapshot
-  orrery pool cat -d DIR tank/home /notes.txt    a file's contents
-  orrery pool cp -r -d DIR tank/home /src OUT    copy files out
-  orrery pool scrub -d DIR tank                  verify every copy of every block (--repair: mend it)
-  orrery pool attach -d a.img tank a.img b.img   make a mirror of a disk
-  orrery pool replace -d DIR tank a.img new.img  put a new file in a disk's place
-  orrery pool create tank mirror a.img b.img --size 256M
-  orrery pool zfs-create -d a.img -d b.img tank/home
-  orrery pool put -r -d a.img -d b.img SRC tank/home /   copy files in
-  orrery pool snapshot -d a.img -d b.img tank/home@monday
-  orrery pool zfs -d DIR list -t all -o name,used,refer,origin tank
+Examples (a session: each works after those before it; DIR is a folder for images, SRC one with files):
+  orrery pool create tank mirror DIR/a.img DIR/b.img --size 128M
+  orrery pool zfs-create -d DIR tank/home
+  orrery pool put -r -d DIR SRC tank/home /        copy files in
+  orrery pool snapshot -d DIR tank/home@sunday
+  orrery pool put -d DIR more.txt tank/home /
+  orrery pool snapshot -d DIR tank/home@monday
+  orrery pool import -d DIR                        what pools are on the images in DIR
+  orrery pool status -d DIR tank                   vdev tree, features, error counts
+  orrery pool status -j -d DIR tank                JSON for programs (also: import, zfs-list, zfs-get)
+  orrery pool zfs-list -d DIR tank                 datasets and snapshots
+  orrery pool ls -l -d DIR tank/home@monday /      files of a snapshot
+  orrery pool cat -d DIR tank/home /notes.txt      a file's contents
+  orrery pool cp -r -d DIR tank/home /deep OUT     copy files out
+  orrery pool zfs -d DIR list -H -p -t all -o name,used,refer,origin tank
+  orrery pool zfs -d DIR set compression=zstd tank/home
   orrery pool zfs -d DIR get -H -o value compression tank/home
   orrery pool zfs -d DIR clone tank/home@monday tank/try
   orrery pool zfs -d DIR destroy -r tank/try
   orrery pool zfs -d DIR send -c -i @sunday tank/home@monday >step.zfs
+  orrery pool stream dump step.zfs
   orrery pool zfs -d DIR receive -s backup/home <step.zfs
-  orrery pool stream dump step.zfs";
+  orrery pool scrub -d DIR tank                    verify every copy of every block (--repair: mend it)
+  orrery pool attach -d DIR tank DIR/a.img DIR/c.img       one more side of a mirror
+  orrery pool replace -d DIR tank DIR/b.img DIR/d.img      put a new file in a disk's place
+  orrery pool offline -d DIR tank DIR/c.img
+  orrery pool online -e -d DIR tank DIR/c.img      back in service; -e: use what the images grew by
+  orrery pool detach -d DIR tank DIR/c.img
+  orrery pool zpool -d DIR iostat tank             what each device did";
 
 /// ZFS pools on image files: look into them, make them, put files in.
 #[derive(Debug, Args)]
@@ -80,6 +89,9 @@ enum Verb {
     Status {
         #[command(flatten)]
         devices: Devices,
+        /// Prints JSON.
+        #[arg(short = 'j', long)]
+        json: bool,
         /// Pool name or guid; may be left out if there is only one.
         pool: Option<String>,
     },
@@ -95,12 +107,21 @@ enum Verb {
         /// Exact numbers of bytes.
         #[arg(short = 'p')]
         parsable: bool,
+        /// Prints JSON, with exact numbers of bytes.
+        #[arg(short = 'j', long)]
+        json: bool,
     },
     /// Shows the properties of a dataset as stored, with their sources.
     ZfsGet {
         #[command(flatten)]
         devices: Devices,
         dataset: String,
+        /// Scripted: no header, tabs between columns.
+        #[arg(short = 'H')]
+        scripted: bool,
+        /// Prints JSON.
+        #[arg(short = 'j', long)]
+        json: bool,
     },
     /// Lists a directory of a file system or snapshot.
     Ls {
@@ -284,6 +305,9 @@ impl fmt::Display for Failure {
             Self::Host(what, error) => write!(f, "{what}: {error}"),
             Self::Import(error) => error.fmt(f),
             Self::Pool(what, error) => write!(f, "{what}: {error}"),
+            Self::Change(what, error @ pool_dmu::edit::EditError::Features(_)) => {
+                write!(f, "{what}: {error} (status, zfs list, ls, cat, cp and zfs send only read)")
+            }
             Self::Change(what, error) => write!(f, "{what}: {error}"),
             Self::Stream(what, error) => write!(f, "{what}: {error}"),
             Self::Create(error) => error.fmt(f),
@@ -310,12 +334,12 @@ impl Failure {
 pub fn run(args: &PoolArgs) -> Result<(), Failure> {
     match &args.verb {
         Verb::Import { devices, json } => list::import(&devices.open()?, *json),
-        Verb::Status { devices, pool } => list::status(&devices.pool(pool.as_deref())?),
-        Verb::ZfsList { devices, dataset, scripted, parsable } => {
+        Verb::Status { devices, pool, json } => list::status(&devices.pool(pool.as_deref())?, *json),
+        Verb::ZfsList { devices, dataset, scripted, parsable, json } => {
             let pool = devices.pool(dataset.as_deref().map(pool_of))?;
-            list::datasets(&pool, dataset.as_deref(), *scripted, *parsable)
+            list::datasets(&pool, dataset.as_deref(), list::Form::new(*scripted, *json), *parsable)
         }
-        Verb::ZfsGet { devices, dataset } => list::properties(&devices.pool(Some(pool_of(dataset)))?, dataset),
+        Verb::ZfsGet { devices, dataset, scripted, json } => list::properties(&devices.pool(Some(pool_of(dataset)))?, dataset, list::Form::new(*scripted, *json)),
         Verb::Ls { devices, dataset, path, long, recursive } => {
             files::ls(&devices.pool(Some(pool_of(dataset)))?, dataset, path, *long, *recursive)
         }
@@ -372,6 +396,9 @@ impl Devices {
         pool_dmu::Store::open(pool, write::random(Some(0))?).map_err(|error| Failure::Change(dataset.into(), error))
     }
     fn pool(&self, wanted: Option<&str>) -> Result<Pool, Failure> {
-        Pool::import(self.open()?, wanted).map_err(Failure::Import)
+        let pool = Pool::import(self.open()?, wanted).map_err(Failure::Import)?;
+        let about = |error| Failure::Pool(pool.name().into(), error);
+        let unknown = Datasets::open(&pool).and_then(|datasets| unreadable(&datasets)).map_err(about)?;
+        if unknown.is_empty() { Ok(pool) } else { Err(Failure::Import(ImportError::Features(unknown))) }
     }
 }

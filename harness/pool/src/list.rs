@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use kif::BlockDev;
-use pool_dmu::{DatasetKind, Datasets, Source, human};
+use pool_dmu::{DatasetKind, Datasets, Source, human, unwritable};
 use pool_spa::{Pool, VdevStatus};
 
 use crate::Failure;
@@ -61,9 +61,56 @@ pub fn vdevs(pool: &Pool) -> String {
     out
 }
 
-pub fn status(pool: &Pool) -> Result<(), Failure> {
+/// How a list is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Table,
+    /// Tabs, no header.
+    Scripted,
+    Json,
+}
+
+impl Form {
+    pub const fn new(scripted: bool, json: bool) -> Self {
+        if json {
+            Self::Json
+        } else if scripted {
+            Self::Scripted
+        } else {
+            Self::Table
+        }
+    }
+}
+
+fn vdev_json(vdev: &VdevStatus) -> serde_json::Value {
+    let mut out = serde_json::json!({ "name": vdev.name, "state": vdev.state.name() });
+    if let Some(leaf) = &vdev.leaf {
+        let counts = &leaf.counts;
+        out["read_errors"] = counts.read_errors.into();
+        out["write_errors"] = counts.write_errors.into();
+        out["checksum_errors"] = counts.checksum_errors.into();
+        out["txgs_to_resilver"] = leaf.missing_txgs.into();
+    }
+    if !vdev.children.is_empty() {
+        out["children"] = vdev.children.iter().map(vdev_json).collect();
+    }
+    out
+}
+
+pub fn status(pool: &Pool, json: bool) -> Result<(), Failure> {
     let about = |error| Failure::Pool(pool.name().into(), error);
     let datasets = Datasets::open(pool).map_err(about)?;
+    let features = datasets.features().map_err(about)?;
+    let unwritable = unwritable(&datasets).map_err(about)?;
+    if json {
+        let features: Vec<_> = features.iter().map(|(name, count, read)| serde_json::json!({ "guid": name, "uses": count, "needed_to_read": read })).collect();
+        let vdevs: Vec<_> = pool.status().iter().map(vdev_json).collect();
+        let whole = serde_json::json!({
+            "name": pool.name(), "guid": pool.guid().to_string(), "state": pool.state(), "txg": pool.uberblock().txg,
+            "vdevs": vdevs, "features": features, "not_writable_for": unwritable,
+        });
+        return print(&format!("{whole}\n"));
+    }
     let mut out = format!(
         "  pool: {}\n    id: {}\n state: {}\n   txg: {}\n",
         pool.name(),
@@ -73,18 +120,21 @@ pub fn status(pool: &Pool) -> Result<(), Failure> {
     );
     out.push_str(&vdevs(pool));
     out.push_str("\nfeatures (active ones with their counts):\n");
-    for (name, count, read) in datasets.features().map_err(about)? {
+    for (name, count, read) in features {
         let state = if count == 0 { String::from("enabled") } else { format!("active ({count})") };
         out.push_str(&format!("\t{name:<40} {state:<12} {}\n", if read { "needed to read" } else { "needed to write" }));
+    }
+    if !unwritable.is_empty() {
+        out.push_str(&format!("\nThe pool can be read, and not be written: we do not write {}.\n", unwritable.join(", ")));
     }
     print(&out)
 }
 
-pub fn datasets(pool: &Pool, start: Option<&str>, scripted: bool, parsable: bool) -> Result<(), Failure> {
+pub fn datasets(pool: &Pool, start: Option<&str>, form: Form, parsable: bool) -> Result<(), Failure> {
     let start = start.unwrap_or(pool.name());
     let about = |error| Failure::Pool(start.into(), error);
     let tree = Datasets::open(pool).map_err(about)?;
-    let size = |bytes: u64| if parsable { bytes.to_string() } else { human(bytes) };
+    let size = |bytes: u64| if parsable || form == Form::Json { bytes.to_string() } else { human(bytes) };
     let mut rows = Vec::new();
     for info in tree.list(start).map_err(about)? {
         let kind = match info.kind {
@@ -96,7 +146,14 @@ pub fn datasets(pool: &Pool, start: Option<&str>, scripted: bool, parsable: bool
         rows.push([info.name, size(info.used_bytes), size(info.dataset.referenced_bytes), kind.into(), origin]);
     }
     let mut out = String::new();
-    if scripted {
+    if form == Form::Json {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|[name, used, refer, kind, origin]| serde_json::json!({ "name": name, "used": used, "referenced": refer, "type": kind, "origin": origin }))
+            .collect();
+        return print(&format!("{}\n", serde_json::Value::from(rows)));
+    }
+    if form == Form::Scripted {
         for row in &rows {
             out.push_str(&format!("{}\n", row.join("\t")));
         }
@@ -110,19 +167,30 @@ pub fn datasets(pool: &Pool, start: Option<&str>, scripted: bool, parsable: bool
     print(&out)
 }
 
-pub fn properties(pool: &Pool, dataset: &str) -> Result<(), Failure> {
+pub fn properties(pool: &Pool, dataset: &str, form: Form) -> Result<(), Failure> {
     let about = |error| Failure::Pool(dataset.into(), error);
     let tree = Datasets::open(pool).map_err(about)?;
     let info = tree.find(dataset).map_err(about)?;
-    let mut out = format!("{:<24} {:<32} SOURCE\n", "PROPERTY", "VALUE (as stored)");
+    let mut rows = Vec::new();
     for property in tree.properties(&info).map_err(about)? {
         let source = match property.source {
             Source::Local => "local".into(),
             Source::Received => "received".into(),
             Source::Inherited(from) => format!("inherited from {from}"),
         };
-        out.push_str(&format!("{:<24} {:<32} {source}\n", property.name, property.value));
+        rows.push([property.name, property.value, source]);
     }
+    let out: String = match form {
+        Form::Json => {
+            let rows: Vec<_> = rows.iter().map(|[name, value, source]| serde_json::json!({ "property": name, "value": value, "source": source })).collect();
+            format!("{}\n", serde_json::Value::from(rows))
+        }
+        Form::Scripted => rows.iter().map(|row| format!("{}\n", row.join("\t"))).collect(),
+        Form::Table => {
+            let header = format!("{:<24} {:<32} SOURCE\n", "PROPERTY", "VALUE (as stored)");
+            core::iter::once(header).chain(rows.iter().map(|[name, value, source]| format!("{name:<24} {value:<32} {source}\n"))).collect()
+        }
+    };
     print(&out)
 }
 

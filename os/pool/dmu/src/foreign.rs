@@ -12,12 +12,13 @@
 //! # Failure
 //! Until the first commit nothing on disk changes; a crash in it leaves the pool as OpenZFS left it.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
 
 use pool_phys::FormatError;
 use pool_phys::spacemap;
+use pool_spa::config::VdevKind;
 use pool_spa::{Allocator, Pool};
 
 use crate::dsl::dir;
@@ -108,8 +109,13 @@ pub(crate) fn replay_logs(pool: &Pool, mos: &Set, space: &mut Allocator) -> Resu
             .collect();
         since.insert(id, (geometry.metaslab_shift, txgs));
     }
+    // What was on a vdev that was removed since is elsewhere now.
+    let removed: BTreeSet<u64> = described_tops(pool)?.iter().filter(|top| top.kind == VdevKind::Hole).map(|top| top.id).collect();
     for (txg, object) in logs {
         for logged in spacemap::parse_log(&map_bytes(pool, mos, object)?.1)? {
+            if removed.contains(&u64::from(logged.vdev)) {
+                continue;
+            }
             let bad = |why| FormatError::new("log space map", why, object);
             let (shift, txgs) = since
                 .get(&logged.vdev)

@@ -4,6 +4,23 @@
 //! A directory's table has what was set there: `name`, or `name$recvd` from a received stream; `name$inherit` hides the received value. What is not set
 //! comes from the directory above, if the property is inherited at all, else it has its default. The properties in [`TABLE`] have a form, in which they are
 //! stored and shown; names with a colon are the user's, and are text.
+//!
+//! # Who obeys what `zfs set` accepts
+//! | property | obeyed by |
+//! |---|---|
+//! | compression: on, off, lz4, lzjb, zle, gzip, gzip-1 to -9, zstd | this crate, for blocks written from then on (zstd at its fastest level; needs the feature) |
+//! | checksum: on, off, fletcher2, fletcher4, sha256, sha512 | this crate, for data; metadata has fletcher4 (sha512 needs the feature) |
+//! | recordsize: 512 to 128K, to 1M with `large_blocks` | `pool-zpl`, for new files |
+//! | copies, `redundant_metadata` | this crate |
+//! | quota, reservation, refquota, refreservation | this crate (`quota.rs`) |
+//! | `filesystem_limit`, `snapshot_limit` | this crate, for callers it is told to hold to them ([`Store::enforce_counts`]) |
+//! | logbias: throughput | this crate: a sync is a commit |
+//! | sync: disabled, always | this crate ([`Store::log_sync`]); for always the file system asks [`Store::is_always_synced`] |
+//! | mountpoint, canmount, readonly, atime, relatime, exec, setuid, devices, zoned, overlay, snapdir | who mounts: `pool-fs` in the kernel, nobody on the host |
+//! | xattr: on, dir, sa | who sets one: both kinds are read everywhere |
+//! | primarycache, secondarycache | whoever caches; there is no second cache |
+//! | acltype, aclmode, aclinherit, mlslabel, sharenfs, sharesmb, volmode, snapdev | stored and shown; the mode is the only access control, nothing is shared |
+//! | dedup, dnodesize, `special_small_blocks` (other than off, legacy, 0), vscan, nbmand (on), other checksums and compressions | refused by name |
 
 use alloc::format;
 use alloc::string::{String, ToString};

@@ -49,15 +49,23 @@ pub fn entries(edit: &Edit, pool: &Pool, name: Option<&[u8]>) -> Result<Vec<Entr
     Ok(all.into_iter().filter(|entry| name.is_none_or(|name| entry.name == name)).collect())
 }
 
+/// A part of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    /// Hashes with what is there.
+    pub entries: Vec<(u64, T)>,
+    /// The hash to go on from; `None`: that was all.
+    pub next: Option<u64>,
+}
+
 /// Bits of a hash that no ZAP uses.
 const HASH_UNUSED: u32 = 16;
 
-/// Entries in the order of their hashes, from hash `from` on, at least `want` of them if there are so many, with their hashes; and the hash to go on from
-/// (`None`: that was all). Hashes have 48 bits; entries of one hash come together. A ZAP is not read beyond what it takes.
+/// Entries in the order of their hashes, from hash `from` on, at least `want` of them if there are so many. Hashes have 48 bits; entries of one hash come together. A ZAP is not read beyond what it takes.
 ///
 /// # Errors
 /// Unreadable, malformed.
-pub fn entries_from(edit: &Edit, pool: &Pool, from: u64, want: usize) -> Result<(Vec<(u64, Entry)>, Option<u64>), EditError> {
+pub fn entries_from(edit: &Edit, pool: &Pool, from: u64, want: usize) -> Result<Page<Entry>, EditError> {
     let mut out: Vec<(u64, Entry)> = Vec::new();
     let mut take = |header: &Header, entries: Vec<Entry>| {
         let mut part: Vec<(u64, Entry)> = entries.into_iter().map(|entry| (header.hash(&entry.name) >> HASH_UNUSED, entry)).filter(|(hash, _)| *hash >= from).collect();
@@ -80,12 +88,12 @@ pub fn entries_from(edit: &Edit, pool: &Pool, from: u64, want: usize) -> Result<
                 let span = 1 << shift.checked_sub(length).ok_or(FormatError::new("ZAP", "leaf prefix is longer than the table's", u64::from(length)))?;
                 index = (index / span + 1) * span;
                 if take(&header, zap::parse_leaf(&data, &header)?) >= want && index < size {
-                    return Ok((out, Some(index << (64 - shift) >> HASH_UNUSED)));
+                    return Ok(Page { entries: out, next: Some(index << (64 - shift) >> HASH_UNUSED) });
                 }
             }
         }
     }
-    Ok((out, None))
+    Ok(Page { entries: out, next: None })
 }
 
 /// The number called `name`, if there is one.

@@ -479,7 +479,8 @@ impl Vnode for Node {
         // In the order of places in the directory's table, which are the cookies, too: stable while entries come and go. A cookie leads behind its place.
         let mut from = cookie.saturating_sub(FIRST_PLACE - 1);
         loop {
-            let (entries, next) = self.read(|writer| writer.read_dir_from(self.object, from, READDIR_BATCH))?;
+            let page = self.read(|writer| writer.read_dir_from(self.object, from, READDIR_BATCH))?;
+            let entries = &page.entries;
             let mut group_end = cookie.max(2);
             for (number, (at, entry)) in entries.iter().enumerate() {
                 // Names that share a place go out together: a cookie leads behind all of them.
@@ -491,7 +492,7 @@ impl Vnode for Node {
                     return Ok(());
                 }
             }
-            match next {
+            match page.next {
                 Some(next) => from = next,
                 None => return Ok(()),
             }

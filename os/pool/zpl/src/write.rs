@@ -40,6 +40,8 @@ const SA_LAYOUTS: u8 = 47;
 
 /// Flag of a file that says which project it belongs to.
 const HAS_PROJECT: u64 = 1 << 47;
+/// Flag of a directory whose new entries belong to its project.
+const INHERIT_PROJECT: u64 = 1 << 46;
 
 /// Attributes as OpenZFS registers them: name, length (0 = variable), byteswap class.
 const ATTRIBUTES: [(&str, u16, u8); 22] = [
@@ -384,23 +386,22 @@ impl<'s> Writer<'s> {
         })
     }
 
-    /// Entries of a directory from place `from` on, at least `want` of them if there are so many, each with its place; and the place to go on from
-    /// (`None`: that was all). A place has 48 bits, stays the same while other names come and go, and may have several names, which come together.
+    /// Entries of a directory from place `from` on, at least `want` of them if there are so many, each with its place. A place has 48 bits, stays the same while other names come and go, and may have several names, which come together.
     ///
     /// # Errors
     /// Not a directory, unreadable, malformed.
-    pub fn read_dir_from(&mut self, object: u64, from: u64, want: usize) -> Result<(Vec<(u64, crate::Entry)>, Option<u64>), EditError> {
+    pub fn read_dir_from(&mut self, object: u64, from: u64, want: usize) -> Result<zap::Page<crate::Entry>, EditError> {
         let (set, pool, _) = self.parts()?;
         set.with_view(pool, object, |directory| {
             if directory.dnode.kind != kind::DIRECTORY {
                 return Err(EditError::Invalid("not a directory"));
             }
-            let (all, next) = zap::entries_from(directory, pool, from, want)?;
-            let known = all.into_iter().filter_map(|(place, entry)| {
+            let page = zap::entries_from(directory, pool, from, want)?;
+            let known = page.entries.into_iter().filter_map(|(place, entry)| {
                 let value = entry.number()?;
                 Some((place, crate::Entry { object: value & OBJECT_MASK, file_type: value >> 60, name: entry.name }))
             });
-            Ok((known.collect(), next))
+            Ok(zap::Page { entries: known.collect(), next: page.next })
         })
     }
 
@@ -431,6 +432,17 @@ impl<'s> Writer<'s> {
         let (set, pool, volume) = self.parts()?;
         let numbers = volume.numbers;
         let mut values = base_values(&numbers, mode, size, links, parent, txg, new);
+        let above = volume.load(set, pool, parent)?;
+        if let Some(project) = volume.registry.number(b"ZPL_PROJID")
+            && word(&above, numbers.flags) & INHERIT_PROJECT != 0
+            && matches!(type_bits, DIRECTORY | REGULAR)
+        {
+            let inherited = if type_bits == DIRECTORY { HAS_PROJECT | INHERIT_PROJECT } else { HAS_PROJECT };
+            put_word(&mut values, numbers.flags, flags_of(mode) | inherited);
+            // Space accounting expects it right behind the links.
+            let at = values.iter().position(|(number, _)| *number == numbers.acl_count).unwrap_or(values.len());
+            values.insert(at, (project, word(&above, project).to_le_bytes().to_vec()));
+        }
         match make {
             Make::Symlink(target) => put(&mut values, numbers.symlink, target.to_vec()),
             Make::Special { rdev, .. } => put_word(&mut values, numbers.rdev, rdev),
