@@ -444,6 +444,9 @@ impl Spawn for Spawner {
     fn spawn_lwp(&self, name: &str, zone: ZoneId, body: Box<dyn FnOnce() + Send>) -> Result<ThreadId, OutOfMemory> {
         Self::start(name, zone, SchedClass::FairShare, body)
     }
+    fn current_zone(&self) -> ZoneId {
+        with_current(|_, thread| ZoneId(thread.zone.load(Relaxed))).unwrap_or(ZoneId::GLOBAL)
+    }
     fn on_large_stack(&self, body: &mut dyn FnMut()) -> Result<(), OutOfMemory> {
         let zone = with_current(|_, thread| ZoneId(thread.zone.load(Relaxed)));
         let charge = |zone| with_current(|_, thread| thread.account.set_zone(zone));

@@ -25,7 +25,7 @@ pub use block::{BlockDev, BlockError};
 pub use frame::{Frame, Frames, PAGE_SHIFT, PAGE_SIZE, Pfn};
 pub use platform::{
     Access, Clock, CopyFault, FaultHandler, Fault, Log, Mmu, OutOfMemory, PageTable, Platform, Reservation, Rng, Spawn, UserMem,
-    clock, frames, install, log, mmu, platform, reserve, rng, spawn, user,
+    clock, frames, grow, install, log, mmu, platform, reserve, rng, spawn, user, vec_with_room,
 };
 pub use regs::{UserContext, UserExit, UserRegs};
 

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 
 use crate::{Frames, Nanos, Pfn, ThreadId, ZoneId};
@@ -54,6 +55,10 @@ pub trait Spawn: Sync {
     fn on_large_stack(&self, body: &mut dyn FnMut()) -> Result<(), OutOfMemory> {
         body();
         Ok(())
+    }
+    /// The zone that the calling thread works for.
+    fn current_zone(&self) -> ZoneId {
+        ZoneId::GLOBAL
     }
     /// From now on the thread runs in the share of `zone` (a process entered it).
     fn move_to_zone(&self, _thread: ThreadId, _zone: ZoneId) {}
@@ -173,6 +178,8 @@ pub trait Platform: Sync {
     fn reserve(&self, zone: ZoneId, bytes: u64) -> Result<(), OutOfMemory>;
     /// Gives back the current thread's reservation.
     fn unreserve(&self, zone: ZoneId, bytes: u64);
+    /// What was set aside has been allocated. A heap whose allocations draw on the reservation themselves has nothing to do.
+    fn spend(&self, _zone: ZoneId, _bytes: u64) {}
 }
 
 static PLATFORM: spin_once::Once = spin_once::Once::new();
@@ -232,6 +239,36 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         platform().unreserve(self.zone, self.bytes);
     }
+}
+
+/// An empty vector with room for `count`, asked of the calling thread's zone and of the machine before it is allocated: for lists whose length a program chooses. (A
+/// plain `try_reserve` fails only when the whole machine is out of memory, emergency reserve included.)
+///
+/// # Errors
+/// The zone's cap, the machine, or the injected failure does not allow it.
+pub fn vec_with_room<T>(count: usize) -> Result<Vec<T>, OutOfMemory> {
+    let mut list = Vec::new();
+    grow(&mut list, count)?;
+    Ok(list)
+}
+
+/// Makes room for `more` in a vector, as [`vec_with_room`] does; it grows by halves at least, so that many small steps cost no more than the longest list.
+///
+/// # Errors
+/// As of [`vec_with_room`]; the vector is as it was.
+pub fn grow<T>(list: &mut Vec<T>, more: usize) -> Result<(), OutOfMemory> {
+    if more <= list.capacity() - list.len() {
+        return Ok(());
+    }
+    let wanted = list.len().checked_add(more.max(list.len() / 2)).ok_or(OutOfMemory)?;
+    let bytes = wanted.checked_mul(size_of::<T>()).and_then(|bytes| u64::try_from(bytes).ok()).ok_or(OutOfMemory)?;
+    let zone = spawn().current_zone();
+    let reserved = reserve(zone, bytes)?;
+    list.try_reserve_exact(wanted - list.len()).map_err(|_| OutOfMemory)?;
+    // The allocation has drawn all of it: dropped, it would take from what the call reserved for the rest of its way.
+    core::mem::forget(reserved);
+    platform().spend(zone, bytes);
+    Ok(())
 }
 
 /// A write-once cell for the platform reference, on `once_cell`'s race module (no lock, no `unsafe` of ours).

@@ -154,6 +154,10 @@ impl Ptr {
             let room = usize::try_from(4096 - at % 4096).map_err(|_| Errno::EFAULT)?.min(chunk.len());
             kif::user().read(at, &mut chunk[..room])?;
             let end = chunk[..room].iter().position(|byte| *byte == 0);
+            // A path fits into what the call has reserved.
+            if text.len() >= vfs::PATH_MAX {
+                kif::grow(&mut text, end.unwrap_or(room)).map_err(|kif::OutOfMemory| Errno::ENOMEM)?;
+            }
             text.extend_from_slice(&chunk[..end.unwrap_or(room)]);
             if text.len() >= limit {
                 return Err(too_long.into());
@@ -168,8 +172,7 @@ impl Ptr {
 
 /// A zeroed kernel buffer; fails instead of growing without bound.
 pub fn buffer(length: usize) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
-    out.try_reserve_exact(length).map_err(|_| Errno::ENOMEM)?;
+    let mut out = kif::vec_with_room(length).map_err(|kif::OutOfMemory| Errno::ENOMEM)?;
     out.resize(length, 0);
     Ok(out)
 }

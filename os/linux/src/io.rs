@@ -490,8 +490,11 @@ pub fn close_range(task: &mut Task, first: u32, last: u32, flags: u32) -> Result
     if first > last || flags & !(UNSHARE | CLOEXEC) != 0 {
         return Err(Errno::EINVAL.into());
     }
-    for file in task.files.take_range(first, last, flags & CLOEXEC != 0) {
-        proc::locks::closed(&task.process, &file);
+    if flags & CLOEXEC != 0 {
+        task.files.mark_range(first, last);
+    } else {
+        let process = &task.process;
+        task.files.take_range(first, last, |file| proc::locks::closed(process, &file));
     }
     Ok(0)
 }

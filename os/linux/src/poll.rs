@@ -55,9 +55,7 @@ fn wait(watched: &[Watched], found: &mut [Ready], deadline: Option<Nanos>) -> Re
 
 /// An empty list with room for `count`, which the caller of the system call chose.
 fn room<T>(count: usize) -> Result<Vec<T>> {
-    let mut list = Vec::new();
-    list.try_reserve_exact(count).map_err(|_| Errno::ENOMEM)?;
-    Ok(list)
+    kif::vec_with_room(count).map_err(|kif::OutOfMemory| Errno::ENOMEM.into())
 }
 
 /// For the length of the call another set of signals is blocked; it stays so if a signal ended the call, until that is

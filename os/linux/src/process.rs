@@ -75,34 +75,52 @@ pub fn unshare(task: &mut Task, flags: u64) -> Result {
 
 // Exec.
 
-fn read_strings(at: Ptr, total: &mut usize) -> Result<Vec<Vec<u8>>> {
-    let mut out = Vec::new();
-    if !at.given() {
-        return Ok(out);
-    }
-    loop {
-        let string = Ptr(at.plus(out.len() as u64 * 8).read_u64()?);
-        if !string.given() {
+/// What `execve` reads, and the kernel memory that is set aside for it.
+struct Strings {
+    zone: kif::ZoneId,
+    /// As the limit counts: bytes, terminators, pointers.
+    total: usize,
+    /// Kernel memory that holds them and will hold their copies, and how much of it is set aside.
+    kept: usize,
+    held: Vec<kif::Reservation>,
+}
+
+impl Strings {
+    /// Set aside at once.
+    const STEP: usize = 128 << 10;
+
+    fn read(&mut self, at: Ptr) -> Result<Vec<Vec<u8>>> {
+        let mut out = Vec::new();
+        if !at.given() {
             return Ok(out);
         }
-        let text = string.read_string(STRING_MAX, Errno::E2BIG)?;
-        // Each string costs its bytes, its terminator, its pointer and its vector here.
-        *total += text.len() + 1 + 8;
-        if *total > STRINGS_MAX {
-            return Err(Errno::E2BIG.into());
+        loop {
+            let string = Ptr(at.plus(out.len() as u64 * 8).read_u64()?);
+            if !string.given() {
+                return Ok(out);
+            }
+            let text = string.read_string(STRING_MAX, Errno::E2BIG)?;
+            self.total += text.len() + 1 + 8;
+            if self.total > STRINGS_MAX {
+                return Err(Errno::E2BIG.into());
+            }
+            // Each is here, in its allocator's size, in a list that doubles as it grows, and in the image of the stack with two pointers on the way there.
+            self.kept += 3 * text.len() + 5 * size_of::<Vec<u8>>();
+            while self.kept > self.held.len() * Self::STEP {
+                self.held.push(kif::reserve(self.zone, Self::STEP as u64).map_err(|kif::OutOfMemory| Errno::ENOMEM)?);
+            }
+            out.push(text);
         }
-        out.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        out.push(text);
     }
 }
 
 fn run(task: &mut Task, at: Option<&vfs::Place>, path: Vec<u8>, argv: Ptr, envp: Ptr) -> Result {
-    let mut total = 0;
-    let mut arguments = read_strings(argv, &mut total)?;
+    let mut strings = Strings { zone: task.zone.id(), total: 0, kept: 0, held: Vec::new() };
+    let mut arguments = strings.read(argv)?;
     if arguments.is_empty() {
         arguments.push(Vec::new());
     }
-    let environment = read_strings(envp, &mut total)?;
+    let environment = strings.read(envp)?;
     proc::exec::exec(task, at, Program { path, arguments, environment })?;
     Err(Fail::RegistersSet)
 }

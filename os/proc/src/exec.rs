@@ -15,7 +15,7 @@ use core::sync::atomic::Ordering;
 use kif::UserRegs;
 use linux_abi::consts::{aux, process as abi};
 use linux_abi::{Bytes, SigStack};
-use vfs::{File, Kind, OpenFlags, Place, VfsError, Want};
+use vfs::{File, Place};
 use vm::{AddressSpace, Backing, Label, MapRequest, Object, Place as At, Protection, USER_END};
 
 use crate::cred::Credentials;
@@ -72,18 +72,7 @@ impl Runner<'_> {
     /// Opens a program file; the caller needs permission to execute, not to read.
     fn open(&self, at: Option<&Place>, path: &[u8]) -> Result<Arc<File>> {
         let cx = vfs::Cx { cred: &self.cred.file, root: &self.directories.root, cwd: &self.directories.cwd };
-        let place = vfs::lookup(&cx, at, path, vfs::Follow::Yes)?;
-        if place.vnode.kind() != Kind::File {
-            return Err(ProcError::File(VfsError::AccessDenied));
-        }
-        vfs::ops::check(&cx, &place, Want::EXEC)?;
-        let root = vfs::Cred::root(self.zone);
-        let cx = vfs::Cx { cred: &root, ..cx };
-        let file = vfs::ops::open(&cx, at, path, OpenFlags::READ | OpenFlags::NONBLOCK, 0)?;
-        if file.vnode().kind() != Kind::File {
-            return Err(ProcError::File(VfsError::AccessDenied));
-        }
-        Ok(file)
+        Ok(vfs::ops::open_program(&cx, at, path)?)
     }
 
     /// Loads `program`, following `#!` lines.
@@ -261,7 +250,13 @@ fn build_stack(
     mut auxv: Vec<u8>,
     executable: bool,
 ) -> Result<Stack> {
-    let mut strings: Vec<u8> = Vec::new();
+    let length_of = |list: &[Vec<u8>]| list.iter().map(|text| text.len() + 1).sum::<usize>();
+    // Two empty strings and, at the end, path, platform and the random bytes.
+    let room = length_of(&program.arguments) + length_of(&program.environment) + 2 + program.path.len() + 1 + 8 + 16;
+    if room > STRINGS_MAX {
+        return Err(ProcError::TooLong);
+    }
+    let mut strings: Vec<u8> = Vec::with_capacity(room);
     let mut put = |text: &[u8]| {
         let at = strings.len();
         strings.extend_from_slice(text);
@@ -342,14 +337,14 @@ pub fn exec(task: &mut Task, at: Option<&Place>, program: Program) -> Result<()>
         keep_privileges: process.no_new_privileges().load(Ordering::Relaxed),
     }
     .load(at, program)?;
+    // Before the others are gone: it may fail. What they open or close meanwhile is lost with them.
+    let files = Arc::new(task.files.duplicate()?);
     become_single(task)?;
 
     // From here on nothing fails.
-    let files = Arc::new(task.files.duplicate());
-    let closed = files.take_close_on_exec();
+    files.close_for_exec();
     drop(process.set_files(Some(Arc::clone(&files))));
     task.files = files;
-    drop(closed);
     {
         let mut state = process.signals.lock();
         state.actions.reset_caught();

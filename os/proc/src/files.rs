@@ -11,6 +11,9 @@ use crate::{ProcError, Result};
 /// Largest descriptor limit anybody can set (`fs.nr_open` is larger on Linux).
 pub const FILES_MAX: u32 = 65_536;
 
+/// Descriptors that are taken or looked at under one lock.
+const BATCH: usize = 64;
+
 #[derive(Clone)]
 struct Entry {
     file: Arc<File>,
@@ -38,9 +41,15 @@ impl FdTable {
         Self { entries: Mutex::new(Class::Files, Vec::new()) }
     }
     /// A copy for a forked child: the same open files.
-    #[must_use]
-    pub fn duplicate(&self) -> Self {
-        Self { entries: Mutex::new(Class::Files, self.entries.lock().clone()) }
+    ///
+    /// # Errors
+    /// [`ProcError::NoMemory`]: a program chooses how long the table is.
+    pub fn duplicate(&self) -> Result<Self> {
+        let entries = self.entries.lock();
+        let mut copy = kif::vec_with_room(entries.len()).map_err(|kif::OutOfMemory| ProcError::NoMemory)?;
+        copy.extend(entries.iter().cloned());
+        drop(entries);
+        Ok(Self { entries: Mutex::new(Class::Files, copy) })
     }
     /// The open file behind `fd`.
     ///
@@ -83,7 +92,7 @@ impl FdTable {
     fn reach(entries: &mut Vec<Option<Entry>>, fd: usize) -> Result<()> {
         if fd >= entries.len() {
             let more = fd + 1 - entries.len();
-            entries.try_reserve(more).map_err(|_| ProcError::NoMemory)?;
+            kif::grow(entries, more).map_err(|kif::OutOfMemory| ProcError::NoMemory)?;
             entries.resize(fd + 1, None);
         }
         Ok(())
@@ -115,36 +124,82 @@ impl FdTable {
         entry.close_on_exec = on;
         Ok(())
     }
-    /// Takes out everything that does not survive exec.
-    #[must_use]
-    pub fn take_close_on_exec(&self) -> Vec<Arc<File>> {
-        let mut entries = self.entries.lock();
-        entries.iter_mut().filter_map(|slot| slot.take_if(|entry| entry.close_on_exec)).map(|entry| entry.file).collect()
+    /// Closes everything that does not survive exec.
+    pub fn close_for_exec(&self) {
+        self.take(0, u32::MAX, |entry| entry.close_on_exec, drop);
     }
-    /// Takes out (or, with `mark`, marks close-on-exec) the descriptors `first..=last`.
-    #[must_use]
-    pub fn take_range(&self, first: u32, last: u32, mark: bool) -> Vec<Arc<File>> {
-        let mut entries = self.entries.lock();
-        let mut taken = Vec::new();
-        let limit = entries.len().min((last as usize).saturating_add(1));
-        for slot in entries.iter_mut().take(limit).skip(first as usize) {
-            if mark {
-                if let Some(entry) = slot {
-                    entry.close_on_exec = true;
+    /// Takes out the descriptors `first..=last`, and gives each file to `each` once the lock is released.
+    pub fn take_range(&self, first: u32, last: u32, each: impl FnMut(Arc<File>)) {
+        self.take(first, last, |_| true, each);
+    }
+    fn take(&self, first: u32, last: u32, wanted: impl Fn(&Entry) -> bool, mut each: impl FnMut(Arc<File>)) {
+        let mut from = first as usize;
+        loop {
+            // In batches: a list of them all could be as long as the table.
+            let mut batch: [Option<Entry>; BATCH] = [const { None }; BATCH];
+            let mut room = batch.iter_mut();
+            {
+                let mut entries = self.entries.lock();
+                let end = entries.len().min((last as usize).saturating_add(1));
+                while from < end && room.len() > 0 {
+                    if let Some(entry) = entries[from].take_if(|entry| wanted(entry))
+                        && let Some(place) = room.next()
+                    {
+                        *place = Some(entry);
+                    }
+                    from += 1;
                 }
-            } else if let Some(entry) = slot.take() {
-                taken.push(entry.file);
+            }
+            let is_full = room.len() == 0;
+            batch.into_iter().flatten().for_each(|entry| each(entry.file));
+            if !is_full {
+                return;
             }
         }
-        taken
     }
-    /// Everything that is open: descriptor, file, close-on-exec.
+    /// Marks the descriptors `first..=last` close-on-exec.
+    pub fn mark_range(&self, first: u32, last: u32) {
+        let mut entries = self.entries.lock();
+        let end = entries.len().min((last as usize).saturating_add(1));
+        entries.iter_mut().take(end).skip(first as usize).flatten().for_each(|entry| entry.close_on_exec = true);
+    }
+    /// Shows every open file to `each`, a batch at a time: what is opened or closed meanwhile may be missed.
+    pub fn for_each(&self, mut each: impl FnMut(&File)) {
+        let mut from = 0;
+        loop {
+            let mut batch: [Option<Arc<File>>; BATCH] = [const { None }; BATCH];
+            {
+                let entries = self.entries.lock();
+                let mut room = batch.iter_mut();
+                while from < entries.len() && room.len() > 0 {
+                    if let Some(entry) = &entries[from]
+                        && let Some(place) = room.next()
+                    {
+                        *place = Some(Arc::clone(&entry.file));
+                    }
+                    from += 1;
+                }
+            }
+            let is_full = batch.iter().all(Option::is_some);
+            batch.iter().flatten().for_each(|file| each(file));
+            if !is_full {
+                return;
+            }
+        }
+    }
+    /// How many are open.
     #[must_use]
-    pub fn list(&self) -> Vec<(u32, Arc<File>, bool)> {
+    pub fn count(&self) -> usize {
+        self.entries.lock().iter().flatten().count()
+    }
+    /// The descriptors that are open.
+    ///
+    /// # Errors
+    /// [`ProcError::NoMemory`]: a program chooses how many there are.
+    pub fn list(&self) -> Result<Vec<u32>> {
         let entries = self.entries.lock();
-        (0..)
-            .zip(entries.iter())
-            .filter_map(|(fd, slot)| slot.as_ref().map(|entry| (fd, Arc::clone(&entry.file), entry.close_on_exec)))
-            .collect()
+        let mut list = kif::vec_with_room(entries.iter().flatten().count()).map_err(|kif::OutOfMemory| ProcError::NoMemory)?;
+        list.extend((0..).zip(entries.iter()).filter(|(_, slot)| slot.is_some()).map(|(fd, _)| fd));
+        Ok(list)
     }
 }

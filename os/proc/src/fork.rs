@@ -57,6 +57,11 @@ impl Clone {
 /// [`ProcError::TryAgain`] at a limit, [`ProcError::NoMemory`], [`ProcError::Invalid`] for flags we do not take.
 pub fn clone(task: &mut Task, args: &Clone) -> Result<u32> {
     args.check()?;
+    let outer = if args.has(abi::CLONE_PARENT) { task.process.parent() } else { None };
+    if outer.as_ref().is_some_and(|outer| outer.zone_id() != task.zone.id()) {
+        // Who came by zlogin has a parent in another zone: it would never wait for children it did not make, and they would pile up beyond any limit.
+        return Err(ProcError::Invalid);
+    }
     let lwp_charge = task.zone.charge(Limit::Lwps).map_err(|_| ProcError::TryAgain)?;
     let mut user = kif::platform().new_user_context(Some(&mut *task.user))?;
     {
@@ -121,7 +126,7 @@ pub fn clone(task: &mut Task, args: &Clone) -> Result<u32> {
         table::lock().fill(tid, Entry::Lwp(Arc::clone(&lwp)));
     } else {
         *process.vfork.lock() = vfork.clone();
-        let parent = if args.has(abi::CLONE_PARENT) { task.process.parent() } else { None };
+        let parent = if args.has(abi::CLONE_PARENT) { outer } else { None };
         let parent = parent.unwrap_or_else(|| Arc::clone(&task.process));
         if args.has(abi::CLONE_PARENT) {
             *process.parent.lock() = Arc::downgrade(&parent);
@@ -196,7 +201,7 @@ type Parts = (Arc<Process>, Arc<crate::FdTable>, Arc<vm::AddressSpace>);
 fn new_process(task: &Task, args: &Clone, pid: u32, charge: zone::Charge) -> Result<Parts> {
     let parent = &task.process;
     let space = if args.has(abi::CLONE_VM) { Arc::clone(&task.space) } else { task.space.fork()? };
-    let files = if args.has(abi::CLONE_FILES) { Arc::clone(&task.files) } else { Arc::new(task.files.duplicate()) };
+    let files = if args.has(abi::CLONE_FILES) { Arc::clone(&task.files) } else { Arc::new(task.files.duplicate()?) };
     let actions = if args.has(abi::CLONE_CLEAR_SIGHAND) {
         let mut actions = parent.signals.lock().actions.clone();
         actions.reset_caught();

@@ -20,7 +20,5 @@ pub fn closed(process: &Process, file: &File) {
 
 /// Drops all of them at the end of the process.
 pub(crate) fn forget(process: &Process, files: &Arc<FdTable>) {
-    for (_, file, _) in files.list() {
-        closed(process, &file);
-    }
+    files.for_each(|file| closed(process, file));
 }

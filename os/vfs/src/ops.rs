@@ -40,6 +40,21 @@ pub fn reopen(cx: &Cx<'_>, place: &Place, flags: OpenFlags) -> Result<Arc<File>>
     open_place(cx, place.clone(), None, flags, false)
 }
 
+/// Opens a program's file for the kernel to read: the caller needs permission to execute it, not to read it. What is checked is what is opened, whatever becomes of the
+/// path meanwhile.
+///
+/// # Errors
+/// See `execve(2)`.
+pub fn open_program(cx: &Cx<'_>, at: Option<&Place>, path: &[u8]) -> Result<Arc<File>> {
+    let (place, link) = walk::lookup_link(cx, at, path, Follow::Yes)?;
+    if place.vnode.kind() != Kind::File {
+        return Err(VfsError::AccessDenied);
+    }
+    check(cx, &place, Want::EXEC)?;
+    let root = crate::Cred::root(cx.cred.zone);
+    open_place(&Cx { cred: &root, ..*cx }, place, link, OpenFlags::READ | OpenFlags::NONBLOCK, false)
+}
+
 fn open_create(cx: &Cx<'_>, at: Option<&Place>, path: &[u8], flags: OpenFlags, mode: u32) -> Result<Arc<File>> {
     let mut start = at.cloned();
     let mut path: Vec<u8> = path.to_vec();

@@ -21,7 +21,8 @@
 //! every check of a directory operation comes before its first change.
 //!
 //! # Limits
-//! Size of one file: 2^63 - 1 bytes. Links to one file: [`LINK_MAX`]. Nodes and pages per file system: [`Options`].
+//! Size of one file: 2^63 - 1 bytes. Links to one file: [`LINK_MAX`]. Nodes and pages per file system: [`Options`]. Where several zones have nodes in one file system
+//! (their roots on the live root), a zone other than the global one gets no more than an equal part of the nodes, one part being left free: see [`Counts`].
 //! A page cut off by `truncate` stays in mappings that already show it.
 
 use alloc::boxed::Box;
@@ -31,7 +32,7 @@ use alloc::vec::Vec;
 use core::any::Any;
 use core::sync::atomic::{AtomicU64, Ordering};
 use kif::{Frame, Nanos, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, ZoneId};
-use sync::{Class, Mutex, MutexGuard};
+use sync::{Class, Mutex, MutexGuard, SpinLock};
 
 use crate::file::{File, OpenFlags};
 use crate::mount::{Filesystem, next_fs_id};
@@ -83,7 +84,7 @@ struct Shared {
     max_pages: u64,
     max_nodes: u64,
     pages: AtomicU64,
-    nodes: AtomicU64,
+    nodes: SpinLock<Counts>,
     next_ino: AtomicU64,
     /// Held by every rename: the tree keeps its shape meanwhile.
     rename: Mutex<()>,
@@ -97,13 +98,13 @@ pub fn new(options: &Options) -> Arc<Tmpfs> {
         max_pages: options.max_pages,
         max_nodes: options.max_nodes,
         pages: AtomicU64::new(0),
-        nodes: AtomicU64::new(1),
+        nodes: SpinLock::new(Class::TmpfsNodes, Counts { all: 1, by_zone: BTreeMap::new() }),
         next_ino: AtomicU64::new(ROOT_INO + 1),
         rename: Mutex::new(Class::Rename, ()),
     });
     let owner = Owner { uid: options.uid, gid: options.gid, zone: ZoneId::GLOBAL };
     let body = Body::Directory(Mutex::new(Class::Directory, Directory::default()));
-    let root = Node::new(&shared, ROOT_INO, Kind::Directory, body, options.mode, owner);
+    let root = Node::new(&shared, ROOT_INO, None, Kind::Directory, body, options.mode, owner);
     root.inner.lock().nlink = 2;
     Arc::new(Tmpfs { shared, root })
 }
@@ -111,9 +112,9 @@ pub fn new(options: &Options) -> Arc<Tmpfs> {
 /// An empty file that no directory names, in a file system of its own (`memfd_create(2)`): goes with its last handle.
 #[must_use]
 pub fn nameless(owner: Owner) -> Arc<File> {
-    let fs = new(&Options { max_nodes: 2, ..Options::default() });
-    fs.shared.nodes.fetch_add(1, Ordering::Relaxed);
-    let node = Node::new(&fs.shared, ROOT_INO + 1, Kind::File, Body::File, 0o777, owner);
+    let fs = new(&Options::default());
+    fs.shared.nodes.lock().all += 1;
+    let node = Node::new(&fs.shared, ROOT_INO + 1, None, Kind::File, Body::File, 0o777, owner);
     node.inner.lock().nlink = 0;
     File::anonymous(node, OpenFlags::READ | OpenFlags::WRITE | OpenFlags::LARGEFILE)
 }
@@ -136,17 +137,45 @@ impl Filesystem for Tmpfs {
             blocks: limit,
             blocks_free: left,
             files: self.shared.max_nodes,
-            files_free: self.shared.max_nodes.saturating_sub(self.shared.nodes.load(Ordering::Relaxed)),
+            files_free: self.shared.max_nodes.saturating_sub(self.shared.nodes.lock().all),
         })
     }
 }
 
-impl Shared {
-    fn take_node(&self) -> Result<u64> {
-        if self.nodes.fetch_add(1, Ordering::Relaxed) >= self.max_nodes {
-            self.nodes.fetch_sub(1, Ordering::Relaxed);
+/// How many nodes there are, and whose.
+struct Counts {
+    all: u64,
+    /// Without the root, which is there for all.
+    by_zone: BTreeMap<ZoneId, u64>,
+}
+
+impl Counts {
+    /// Counts one more for `zone`, if of `max` it may have another: the global zone and a zone alone any that is free, others an equal part of all. One part is
+    /// nobody's, so that the next zone to come finds some free whatever those before it did.
+    fn take(&mut self, zone: ZoneId, max: u64) -> Result<()> {
+        let mine = self.by_zone.get(&zone).copied().unwrap_or(0);
+        let zones = self.by_zone.len() as u64 + u64::from(mine == 0);
+        let part = if zone == ZoneId::GLOBAL || zones == 1 { max } else { max / (zones + 1) };
+        if self.all >= max || mine >= part.max(1) {
             return Err(VfsError::NoSpace);
         }
+        self.all += 1;
+        self.by_zone.insert(zone, mine + 1);
+        Ok(())
+    }
+    fn give_back(&mut self, zone: Option<ZoneId>) {
+        self.all -= 1;
+        let Some(zone) = zone else { return };
+        match self.by_zone.get_mut(&zone) {
+            Some(mine) if *mine > 1 => *mine -= 1,
+            Some(_) | None => drop(self.by_zone.remove(&zone)),
+        }
+    }
+}
+
+impl Shared {
+    fn take_node(&self, zone: ZoneId) -> Result<u64> {
+        self.nodes.lock().take(zone, self.max_nodes)?;
         Ok(self.next_ino.fetch_add(1, Ordering::Relaxed))
     }
     fn take_page(&self) -> Result<()> {
@@ -164,6 +193,8 @@ struct Node {
     me: Weak<Node>,
     ino: u64,
     kind: Kind,
+    /// The zone among whose nodes it counts.
+    counted: Option<ZoneId>,
     body: Body,
     inner: Mutex<Inner>,
 }
@@ -256,7 +287,7 @@ impl Inner {
 }
 
 impl Node {
-    fn new(shared: &Arc<Shared>, ino: u64, kind: Kind, body: Body, mode: u32, owner: Owner) -> Arc<Self> {
+    fn new(shared: &Arc<Shared>, ino: u64, counted: Option<ZoneId>, kind: Kind, body: Body, mode: u32, owner: Owner) -> Arc<Self> {
         let time = now();
         let inner = Inner {
             mode: mode & 0o7777,
@@ -275,6 +306,7 @@ impl Node {
             me: Weak::clone(me),
             ino,
             kind,
+            counted,
             body,
             inner: Mutex::new(Class::Pages, inner),
         })
@@ -301,8 +333,8 @@ impl Node {
         if directory.get(name).is_some() {
             return Err(VfsError::Exists);
         }
-        let ino = self.shared.take_node()?;
-        let node = Self::new(&self.shared, ino, kind, body, mode, owner);
+        let ino = self.shared.take_node(owner.zone)?;
+        let node = Self::new(&self.shared, ino, Some(owner.zone), kind, body, mode, owner);
         let is_directory = kind == Kind::Directory;
         if let Body::Directory(made) = &node.body {
             let mut made = made.lock();
@@ -423,7 +455,7 @@ impl Drop for Node {
                 break;
             }
         }
-        self.shared.nodes.fetch_sub(1, Ordering::Relaxed);
+        self.shared.nodes.lock().give_back(self.counted);
         self.shared.pages.fetch_sub(self.inner.get_mut().pages, Ordering::Relaxed);
     }
 }

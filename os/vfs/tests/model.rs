@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use kif::ZoneId;
 use support::{READ, WRITE, World};
-use vfs::{OpenFlags, VfsError};
+use vfs::{OpenFlags, Owner, VfsError};
 
 type Result<T> = std::result::Result<T, VfsError>;
 
@@ -407,6 +407,28 @@ fn limits_of_a_tmpfs_are_kept_and_given_back() {
     assert_eq!(world.mkdir("/more"), Err(VfsError::NoSpace));
     world.unlink("/0").expect("unlink");
     world.mkdir("/more").expect("room again");
+}
+
+#[test]
+fn a_zone_cannot_use_up_the_nodes_of_a_shared_tmpfs() {
+    let world = World::with(&vfs::tmpfs::Options { max_nodes: 101, ..World::options() });
+    let make = |world: &World, zone: u32, index: usize| {
+        let owner = Owner { uid: 0, gid: 0, zone: ZoneId(zone) };
+        world.root.vnode.mkdir(format!("{zone}-{index}").as_bytes(), 0o755, owner).is_ok()
+    };
+    let made_by = |zone: u32, from: usize| (from..).take_while(|index| make(&world, zone, *index)).count();
+    world.mkdir("/0-0").expect("the global zone's");
+    assert_eq!(made_by(1, 0), 33, "a third: the global zone's, its own, and what stays free");
+    assert_eq!(made_by(2, 0), 25, "whoever comes later still gets an equal part");
+    assert_eq!(made_by(1, 33), 0);
+    assert_eq!(made_by(0, 1), 101 - 2 - 33 - 25, "the operator may have what is left");
+    assert_eq!(made_by(3, 0), 0);
+    for index in 0..33 {
+        world.rmdir(&format!("/1-{index}")).expect("empty");
+    }
+    assert_eq!(made_by(1, 0), 25, "what is removed counts no more");
+    let alone = World::with(&vfs::tmpfs::Options { max_nodes: 11, ..World::options() });
+    assert_eq!((0..).take_while(|index| make(&alone, 7, *index)).count(), 10, "a zone's own file system is all its own");
 }
 
 #[test]

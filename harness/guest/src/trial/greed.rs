@@ -134,6 +134,98 @@ pub fn files(_: &[String]) -> u8 {
     u8::from(!removed)
 }
 
+/// Many processes at once hand the kernel as many arguments as it takes, of two kinds: long ones, and as many as possible.
+pub fn execs(_: &[String]) -> u8 {
+    const PROCESSES: usize = 40;
+    const ROUNDS: usize = 2;
+    let long = vec![b'x'; 100_000].into_iter().chain([0]).collect::<Vec<u8>>();
+    // Made here: the children share them, and need no memory of their own.
+    let mut lists: [Vec<*const libc::c_char>; 2] = [vec![long.as_ptr().cast(); 20], vec![c"x".as_ptr(); 190_000]];
+    lists.iter_mut().for_each(|list| list.push(std::ptr::null()));
+    let mut children = Vec::new();
+    for _ in 0..PROCESSES {
+        match fork() {
+            0 => {
+                for round in 0..ROUNDS {
+                    let arguments = &lists[round % 2];
+                    // SAFETY: a null-terminated list of C strings that outlive the call; there is no such program, so it returns.
+                    unsafe { libc::execve(c"/no/such/program".as_ptr(), arguments.as_ptr(), [std::ptr::null()].as_ptr()) };
+                    let why = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+                    if !matches!(why, libc::ENOENT | libc::ENOMEM | libc::E2BIG) {
+                        // SAFETY: ends this process.
+                        unsafe { libc::_exit(1) };
+                    }
+                }
+                // SAFETY: ends this process.
+                unsafe { libc::_exit(0) };
+            }
+            -1 => break,
+            pid => children.push(pid),
+        }
+    }
+    let well = children.iter().filter(|pid| wait_for(**pid) == 0).count();
+    println!("exec-hog: {}", if well == children.len() && well > 0 { "every one was answered" } else { "some were not" });
+    u8::from(well != children.len())
+}
+
+/// The status of a child that has ended.
+fn wait_for(pid: i32) -> i32 {
+    let mut status = -1;
+    // SAFETY: `status` lives through the call.
+    unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    status
+}
+
+/// Makes the table of descriptors as long as it gets, polls all of it, and forks until refused: each child has a copy.
+pub fn descriptors(_: &[String]) -> u8 {
+    const MOST: libc::rlim_t = 65_536;
+    let limit = libc::rlimit { rlim_cur: MOST, rlim_max: MOST };
+    // SAFETY: `limit` lives through the call.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    // SAFETY: dup2 touches no memory of ours.
+    let copied = unsafe { libc::dup2(0, MOST as i32 - 1) };
+    let mut entries: Vec<libc::pollfd> = (0..MOST as i32).map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+    // SAFETY: `entries` lives through the call and has that many.
+    let ready = unsafe { libc::poll(entries.as_mut_ptr(), MOST, 0) };
+    let mut children = Vec::new();
+    while children.len() < 256 {
+        match fork() {
+            0 => loop {
+                // SAFETY: pause touches no memory of ours.
+                unsafe { libc::pause() };
+            },
+            -1 => break,
+            pid => children.push(pid),
+        }
+    }
+    let refused = children.len() < 256;
+    for pid in children {
+        // SAFETY: kill touches no memory of ours.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+        wait_for(pid);
+    }
+    println!("descriptor-hog: {}, poll {}", if refused { "refused" } else { "never refused" }, if ready >= 0 { "answered" } else { "refused" });
+    u8::from(copied < 0 || !refused)
+}
+
+/// Makes files where the root file system is, and leaves them there.
+pub fn inodes(_: &[String]) -> u8 {
+    for count in 0..1_000_000u32 {
+        if count.is_multiple_of(1000)
+            && let Err(why) = std::fs::create_dir(format!("/hog{}", count / 1000))
+        {
+            println!("inode-hog: refused with errno {}", why.raw_os_error().unwrap_or(0));
+            return 0;
+        }
+        if let Err(why) = std::fs::File::create(format!("/hog{}/{count}", count / 1000)) {
+            println!("inode-hog: refused with errno {}", why.raw_os_error().unwrap_or(0));
+            return 0;
+        }
+    }
+    println!("inode-hog: no end");
+    1
+}
+
 /// Closes all descriptors, opens the console again, changes its settings, takes it as controlling terminal, hangs it up.
 pub fn close_console(_: &[String]) -> u8 {
     // SAFETY: setsid touches no memory of ours.

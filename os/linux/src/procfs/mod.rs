@@ -280,8 +280,8 @@ impl Node {
             }
             What::Process(owner, part @ (Part::Fds | Part::FdInfos)) => {
                 self.check_private()?;
-                let files = owner.process()?.files().map_or_else(Vec::new, |files| files.list());
-                list.extend(files.iter().map(|(fd, ..)| {
+                let files = owner.process()?.files().map_or(Ok(Vec::new()), |files| files.list()).map_err(|_| VfsError::NoMemory)?;
+                list.extend(files.iter().map(|fd| {
                     let entry = if *part == Part::Fds { Part::Fd(*fd) } else { Part::FdInfo(*fd) };
                     (decimal(*fd), What::Process(owner.clone(), entry))
                 }));

@@ -244,7 +244,7 @@ fn status(view: &View, owner: &Owner) -> Result<Vec<u8>> {
         'Z' => "zombie",
         _ => "sleeping",
     };
-    let descriptors = process.files().map_or(0, |files| files.list().len());
+    let descriptors = process.files().map_or(0, |files| files.count());
     let lwps = process.lwps().len().max(1);
     let name = name(owner)?;
     let kib = |pages: u64| pages * (PAGE_SIZE as u64 / 1024);

@@ -42,6 +42,8 @@ pub enum Class {
     Pipe,
     /// Child map and covered place of one mount.
     MountTree,
+    /// How many nodes of one tmpfs each zone has made.
+    TmpfsNodes,
     /// Input ring of a serial line (filled by the interrupt).
     TtyInput,
     /// Tables of a pool's nodes, and what they know of their files.
