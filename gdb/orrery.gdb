@@ -11,6 +11,11 @@ set remotetimeout 60
 # One instruction at a time costs the machine nothing: no need for gdb to guess.
 set step-mode off
 
+# Stepping, also backwards, is of the thread that is shown. (gdb allows the setting only while it is connected.)
+define target hookpost-remote
+  set scheduler-locking step
+end
+
 define kernel-log
   echo what the machine knows:\n
   monitor help
@@ -38,6 +43,40 @@ define frames
 end
 document frames
 Walks the kernel stack by its frame pointers.
+end
+
+# After a jump in time what gdb remembers of registers and stacks is of another time.
+define goto
+  monitor goto $arg0
+  maintenance flush register-cache
+  frame
+end
+document goto
+goto TICK: goes to a point in time, back or forth (monitor ticks says where this is).
+end
+
+define goto-write
+  if $argc > 1
+    monitor goto-write $arg0 $arg1
+  else
+    monitor goto-write $arg0
+  end
+  maintenance flush register-cache
+  frame
+end
+document goto-write
+goto-write NUMBER [DISK]: goes back to a write of a disk (monitor writes lists them).
+end
+
+define last-write
+  if $argc > 1
+    eval "monitor last-write %#lx %ld", (unsigned long)($arg0), (long)($arg1)
+  else
+    eval "monitor last-write %#lx", (unsigned long)($arg0)
+  end
+end
+document last-write
+last-write EXPRESSION [LENGTH]: who wrote there last: point in time, vCPU and stack. Example: last-write &zone::table::COUNT 4
 end
 
 define translate

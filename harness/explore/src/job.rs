@@ -40,6 +40,11 @@ spec:
   parallelism: {shards}
   completionMode: Indexed
   backoffLimitPerIndex: 3
+  # Status 1 is something found and 2 a request that makes no sense: nothing to try again. A node that is lost resumes from its results file.
+  podFailurePolicy:
+    rules:
+      - action: FailIndex
+        onExitCodes: {{ operator: In, values: [1, 2] }}
   template:
     spec:
       restartPolicy: Never
@@ -71,5 +76,6 @@ mod tests {
         assert!(slurm.starts_with("#!/bin/sh\n") && slurm.contains("--array=1-8") && slurm.contains("--shard \"$SLURM_ARRAY_TASK_ID/8\" --jobs \"${SLURM_CPUS_PER_TASK:-1}\"\n"));
         let kubernetes = file(Engine::Kubernetes, "linux/race", 8, " --jobs 2 --chaos");
         assert!(kubernetes.contains("name: explore-linux-race") && kubernetes.contains("completions: 8") && kubernetes.contains("+ 1))/8 --jobs 2 --chaos") && kubernetes.contains("cpu: \"2\""));
+        assert!(kubernetes.contains("onExitCodes: { operator: In, values: [1, 2] }"), "a shard that found something is not tried again");
     }
 }
