@@ -1,7 +1,8 @@
 //! A stranger's kernel as a benchmark: how long Debian's Linux takes to boot, and how fast programs are on it.
 //!
 //! One boot ([`SYSTEM`]) gives the costs of the system: the init script marks the end of the boot with `B` on COM1, and the measuring program marks the
-//! beginning and end of each of its loops. Linux itself is silent there. Another ([`PROGRAMS`]) runs openssl and Python's own tests. All sides see a processor
+//! beginning and end of each of its loops. Linux itself is silent there. Another ([`PROGRAMS`]) runs openssl and Python's own tests, a third ([`PARALLEL`])
+//! keeps four vCPUs busy with turns of different lengths ([`quanta`]). All sides see a processor
 //! with the same features: a program that finds better instructions on one of them would do other work there.
 
 use std::io::Read as _;
@@ -31,6 +32,7 @@ pub struct Workload {
     pub init: &'static str,
     pub packages: &'static [&'static str],
     ram: u64,
+    vcpus: u32,
     spans: &'static [Span],
 }
 
@@ -46,6 +48,7 @@ poweroff -f
 ",
     packages: &[],
     ram: 256 << 20,
+    vcpus: 1,
     spans: &[
         Span { name: "linux-boot", what: "Debian's Linux from power-on to its first program", from: None, until: b'B', target: Some(1.0 / 3.0) },
         Span { name: "linux-call", what: "null system calls of a Linux program", from: Some(b'S'), until: b'E', target: None },
@@ -76,13 +79,72 @@ poweroff -f
 ",
     packages: &["openssl", "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib", "libpython3.11-testsuite"],
     ram: 512 << 20,
+    vcpus: 1,
     spans: &[
         Span { name: "openssl", what: "sums, ciphers and keys of openssl on Linux", from: Some(b'O'), until: b'Q', target: None },
         Span { name: "python-test", what: "eight modules of `python3 -m test` on Linux", from: Some(b'T'), until: b'U', target: None },
     ],
 };
 
-/// All of them.
+/// Four loops of a shell on four vCPUs: what turns of different lengths cost.
+pub const PARALLEL: Workload = Workload {
+    name: "parallel",
+    init: "#!/bin/sh
+mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+printf S >/dev/ttyS0
+for job in 1 2 3 4; do (i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done) & done
+wait
+printf E >/dev/ttyS0
+poweroff -f
+",
+    packages: &[],
+    ram: 256 << 20,
+    vcpus: 4,
+    spans: &[],
+};
+
+/// Lengths of a turn that [`quanta`] compares, in ticks.
+const QUANTA: [(u64, Span); 5] = [
+    (1_000, turns("smp-1000", "four shells on four vCPUs, turns of 1,000 ticks")),
+    (3_000, turns("smp-3000", "the same, turns of 3,000 ticks")),
+    (10_000, turns("smp-10000", "the same, turns of 10,000 ticks")),
+    (30_000, turns("smp-30000", "the same, turns of 30,000 ticks")),
+    (100_000, turns("smp-100000", "the same, turns of 100,000 ticks")),
+];
+
+const fn turns(name: &'static str, what: &'static str) -> Span {
+    Span { name, what, from: Some(b'S'), until: b'E', target: None }
+}
+
+/// Names of the rows of [`quanta`].
+pub fn quanta_names() -> impl Iterator<Item = &'static str> {
+    QUANTA.iter().map(|(_, span)| span.name)
+}
+
+/// [`PARALLEL`] with turns of each length, beside one and the same QEMU.
+///
+/// # Errors
+/// See [`BenchError`].
+pub fn quanta(guest: &LinuxGuest, rounds: usize, with_qemu: bool, mut progress: impl FnMut(&str)) -> Result<Vec<Row>, BenchError> {
+    let (mut tcg, mut icount) = (Vec::new(), Vec::new());
+    if with_qemu {
+        for round in 0..rounds.max(1) {
+            progress(&format!("{} on QEMU, round {}", PARALLEL.name, round + 1));
+            tcg.push(qemu(&PARALLEL, guest, false)?);
+            icount.push(qemu(&PARALLEL, guest, true)?);
+        }
+    }
+    let mut rows = Vec::new();
+    for (quantum, span) in QUANTA {
+        progress(span.name);
+        let ours = (0..rounds.max(1)).map(|_| simulate(&PARALLEL, guest, Some(quantum))).collect::<Result<Vec<_>, _>>()?;
+        rows.push(row(&span, &ours, &tcg, &icount)?);
+    }
+    Ok(rows)
+}
+
+/// All of one vCPU.
 pub const WORKLOADS: &[Workload] = &[SYSTEM, PROGRAMS];
 
 /// Linux keeps its own words off COM1, where the marks go. It guards itself against some processors and not others (page-table isolation on QEMU's
@@ -135,33 +197,35 @@ pub fn run(load: &Workload, guest: &LinuxGuest, rounds: usize, with_qemu: bool, 
     let (mut ours, mut tcg, mut icount) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds.max(1) {
         progress(&format!("{}, round {}", load.name, round + 1));
-        ours.push(simulate(load, guest)?);
+        ours.push(simulate(load, guest, None)?);
         if with_qemu {
             tcg.push(qemu(load, guest, false)?);
             icount.push(qemu(load, guest, true)?);
         }
     }
-    load.spans
-        .iter()
-        .map(|&Span { name, what, from, until, target }| {
-            let sides = |all: &[Marks]| -> Result<Option<Side>, BenchError> {
-                let mut sides = all.iter().map(|marks| Ok(Side { time: marks.between(from, until)?.0, peak_kib: marks.peak_kib })).collect::<Result<Vec<_>, _>>()?;
-                Ok(median(&mut sides))
-            };
-            let instructions = ours.iter().map(|marks| marks.between(from, until).map(|(_, ticks)| ticks)).collect::<Result<Vec<_>, _>>()?;
-            let first = instructions.first().copied().unwrap_or(0);
-            if let Some(other) = instructions.iter().find(|count| **count != first) {
-                return Err(BenchError::Guest { name: name.to_owned(), how: format!("{other} instructions, before that {first}") });
-            }
-            let ours = sides(&ours)?.unwrap_or(Side { time: Duration::ZERO, peak_kib: 0 });
-            Ok(Row { name, what, target, instructions: first, ours, tcg: sides(&tcg)?, icount: sides(&icount)? })
-        })
-        .collect()
+    load.spans.iter().map(|span| row(span, &ours, &tcg, &icount)).collect()
 }
 
-fn simulate(load: &Workload, guest: &LinuxGuest) -> Result<Marks, BenchError> {
+/// One span on all sides.
+fn row(span: &Span, ours: &[Marks], tcg: &[Marks], icount: &[Marks]) -> Result<Row, BenchError> {
+    let &Span { name, what, from, until, target } = span;
+    let sides = |all: &[Marks]| -> Result<Option<Side>, BenchError> {
+        let mut sides = all.iter().map(|marks| Ok(Side { time: marks.between(from, until)?.0, peak_kib: marks.peak_kib })).collect::<Result<Vec<_>, _>>()?;
+        Ok(median(&mut sides))
+    };
+    let instructions = ours.iter().map(|marks| marks.between(from, until).map(|(_, ticks)| ticks)).collect::<Result<Vec<_>, _>>()?;
+    let first = instructions.first().copied().unwrap_or(0);
+    if let Some(other) = instructions.iter().find(|count| **count != first) {
+        return Err(BenchError::Guest { name: name.to_owned(), how: format!("{other} instructions, before that {first}") });
+    }
+    let ours = sides(ours)?.unwrap_or(Side { time: Duration::ZERO, peak_kib: 0 });
+    Ok(Row { name, what, target, instructions: first, ours, tcg: sides(tcg)?, icount: sides(icount)? })
+}
+
+fn simulate(load: &Workload, guest: &LinuxGuest, quantum: Option<u64>) -> Result<Marks, BenchError> {
     reset_peak();
-    let board = Board { ram: load.ram, ..Board::default() };
+    let board = Board { ram: load.ram, vcpus: load.vcpus, ..Board::default() };
+    let board = Board { quantum: quantum.map_or(board.quantum, |ticks| [ticks; 2]), ..board };
     let mut machine = Machine::new(&board, &Boot::new(&guest.kernel, Some(&guest.initrd), APPEND)).map_err(|error| BenchError::Machine(error.to_string()))?;
     let begun = Instant::now();
     let mut at = Vec::new();
@@ -184,7 +248,7 @@ fn qemu(load: &Workload, guest: &LinuxGuest, icount: bool) -> Result<Marks, Benc
     let mut command = Command::new("timeout");
     command.arg((QEMU_SECONDS_MAX * 3).to_string()).arg("qemu-system-x86_64");
     command.args(["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none", "-accel", "tcg", "-cpu", "Nehalem", "-serial", "stdio"]);
-    command.arg("-m").arg((load.ram >> 20).to_string());
+    command.arg("-m").arg((load.ram >> 20).to_string()).arg("-smp").arg(load.vcpus.to_string());
     command.arg("-kernel").arg(&guest.kernel_path).arg("-initrd").arg(&guest.initrd_path).args(["-append", APPEND]);
     if icount {
         command.args(["-icount", "shift=0,sleep=off"]);

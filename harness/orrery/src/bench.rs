@@ -77,11 +77,19 @@ pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let programs = context.programs()?;
     let options = speed::Options { only: args.only.clone(), rounds, qemu, scratch: scratch.clone() };
     let progress = |what: &str| eprintln!("bench: {what}");
+    if sim_cpu::chosen_engine() == sim_cpu::Engine::Both {
+        // In turn, they would give figures of neither.
+        sim_cpu::choose_engine(sim_cpu::Engine::Translate).map_err(|why| Failure::Host(why.to_string()))?;
+    }
     let mut rows = speed::run(&options, progress)?;
     // What needs packages beyond the system's is long, and runs where it is named.
     for load in linux::WORKLOADS.iter().filter(|load| (all && load.packages.is_empty()) || load.names().any(|name| args.only.iter().any(|wanted| wanted == name))) {
         let guest = linux_guest(&context, load, &programs, &scratch)?;
         rows.extend(linux::run(load, &guest, rounds, qemu, progress)?);
+    }
+    if all || linux::quanta_names().any(|name| args.only.iter().any(|wanted| wanted == name)) {
+        let guest = linux_guest(&context, &linux::PARALLEL, &programs, &scratch)?;
+        rows.extend(linux::quanta(&guest, rounds, qemu, progress)?);
     }
     // Each engine has figures of its own.
     let translated = sim_cpu::chosen_engine() == sim_cpu::Engine::Translate;
@@ -100,7 +108,7 @@ pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
     print!("{}", report::costs(&costs, &known));
     if args.bless {
         std::fs::create_dir_all(&perf).map_err(Failure::file(&perf))?;
-        let command = if translated { "cargo orrery --engine translate bench --against qemu --bless" } else { "cargo orrery bench --against qemu --bless" };
+        let command = if translated { "cargo orrery bench --against qemu --bless" } else { "cargo orrery --engine interpret bench --against qemu --bless" };
         baseline::write(&speeds, &format!("Simulator speed beside QEMU: ratios of one run ({command})."), &report::sim_baseline(&rows))?;
         baseline::write(&perf.join("os.toml"), "What the OS costs, in ticks, exact (cargo orrery bench --bless).", &report::os_baseline(&costs))?;
     }

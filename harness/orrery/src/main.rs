@@ -36,8 +36,9 @@ const STATUSES: &str = "Exit status: 0 all that was judged holds; 1 something do
 #[command(name = "orrery", bin_name = "cargo orrery", version, after_help = STATUSES, max_term_width = 110)]
 struct Cli {
     /// How vCPUs run: translating hot code to the host's is faster and gives the same receipts; `both` makes a scenario's runs do one and the other in turn.
-    #[arg(long, global = true, value_enum, default_value_t = Engine::Interpret)]
-    engine: Engine,
+    /// Default: `translate` where the host can (x86-64 with BMI2), else `interpret`.
+    #[arg(long, global = true, value_enum)]
+    engine: Option<Engine>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -157,7 +158,9 @@ impl Failure {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(why) = sim_cpu::choose_engine(cli.engine.into()) {
+    let chosen = sim_cpu::choose_engine(cli.engine.unwrap_or(Engine::Translate).into());
+    // Without a wish a host that cannot translate interprets: the receipts are the same.
+    if let (Err(why), Some(_)) = (chosen, cli.engine) {
         eprintln!("orrery: --engine: {why}");
         return ExitCode::from(3);
     }

@@ -7,7 +7,7 @@
 //!
 //! The run is compared ([`Pair::compare`]) between the interpreter in one piece and the translator, in one piece or cut, from the first run of a block or a later
 //! one: registers, flags, SSE state, memory, TLB, what the bus saw, and ticks. Machines are not made anew for each program: pages written by the last one
-//! are put back, so that thousands a second are compared.
+//! are put back, and several programs share their code, so that thousands a second are compared.
 //!
 //! # Structures
 //! [`Difference`] names the seed, the cut and the first field. [`narrow`] finds the last tick at which both agree and shows the block there, guest and host.
@@ -24,7 +24,7 @@ mod program;
 
 pub use bus::EchoBus;
 pub use narrow::narrow;
-pub use program::{Image, Program, Rng};
+pub use program::{Image, Pieces, Program, Rng};
 
 use sim_cpu::{Cpu, Stop};
 use sim_mem::{GuestMemory, PAGE_SIZE};
@@ -48,7 +48,15 @@ pub struct Bench {
     pub ended: bool,
     /// Memory with the tables alone.
     tables: Arc<[u8]>,
+    /// Whose code is there, and its pages.
+    group: Option<u64>,
+    code: Vec<(u32, Box<[u8]>)>,
+    /// Groups loaded.
+    groups: u32,
 }
+
+/// Groups after which decoded code that none of their programs wrote over (the handlers') is forgotten.
+const FORGET: u32 = 32;
 
 impl Bench {
     /// A bench without a program.
@@ -60,7 +68,7 @@ impl Bench {
         cpu.set_translating(hot)?;
         memory.clear_dirty();
         let tables = memory.ram().into();
-        Ok(Bench { cpu, memory, bus: EchoBus::new(None), ended: false, tables })
+        Ok(Bench { cpu, memory, bus: EchoBus::new(None), ended: false, tables, group: None, code: Vec::new(), groups: 0 })
     }
 
     /// A bench at the start of a program.
@@ -73,14 +81,31 @@ impl Bench {
         Ok(bench)
     }
 
-    /// Goes to the start of a program. Nothing of the one before is left.
+    /// Goes to the start of a program. Of the ones before nothing is left but what they had decoded of code that is still there, which none can see.
     pub fn load(&mut self, program: &Image) {
+        let same = self.group == Some(program.pieces.group);
+        if !same {
+            // Pages that hold code become dirty, and so the tables' again.
+            for (page, _) in self.code.drain(..) {
+                self.memory.open_for_write(page as usize * PAGE_SIZE as usize);
+            }
+        }
         for page in self.memory.dirty_pages().to_vec() {
             let at = page as usize * PAGE_SIZE as usize;
-            self.memory.restore_page(page, &self.tables[at..at + PAGE_SIZE as usize]);
+            let code = self.code.iter().find(|(other, _)| *other == page);
+            self.memory.restore_page(page, code.map_or(&self.tables[at..at + PAGE_SIZE as usize], |(_, bytes)| bytes));
         }
         self.memory.clear_dirty();
-        self.cpu.flush_blocks();
+        if !same {
+            program.load_code(&mut self.memory);
+            self.code = self.memory.dirty_pages().iter().map(|&page| (page, self.memory.page(page).into())).collect();
+            self.memory.clear_dirty();
+            self.group = Some(program.pieces.group);
+            if self.groups.is_multiple_of(FORGET) {
+                self.cpu.flush_blocks();
+            }
+            self.groups += 1;
+        }
         program.load(&mut self.cpu, &mut self.memory);
         self.cpu.flush_tlb();
         self.memory.trim_code_log(self.cpu.code_log_position());
@@ -169,13 +194,15 @@ pub fn plan(seed: u64) -> Plan {
 pub struct Pair {
     interpreter: Bench,
     translator: Bench,
+    /// The code of the last program.
+    pieces: Option<Pieces>,
 }
 
 impl Pair {
     /// # Errors
     /// The host cannot translate.
     pub fn new() -> Result<Pair, sim_translate::Unavailable> {
-        Ok(Pair { interpreter: Bench::new(None)?, translator: Bench::new(Some(1))? })
+        Ok(Pair { interpreter: Bench::new(None)?, translator: Bench::new(Some(1))?, pieces: None })
     }
 
     /// Runs the program of `seed` on both.
@@ -184,10 +211,12 @@ impl Pair {
     /// The host cannot translate.
     pub fn compare(&mut self, seed: u64) -> Result<Option<Difference>, sim_translate::Unavailable> {
         let (program, plan) = (Program::new(seed), plan(seed));
-        let image = program.image();
+        let pieces = self.pieces.take().filter(|pieces| pieces.group == program.group()).unwrap_or_else(|| program.pieces());
+        let image = program.image_with(&pieces);
+        self.pieces = Some(pieces);
         self.interpreter.load(&image);
         self.interpreter.run_to(program.ticks, u64::MAX);
-        self.translator.cpu.set_translating(plan.hot)?;
+        self.translator.cpu.set_heat(plan.hot.unwrap_or(1));
         self.translator.load(&image);
         self.translator.run_to(program.ticks, plan.cut);
         let what = differences(&self.interpreter, &self.translator);

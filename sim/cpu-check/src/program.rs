@@ -4,6 +4,7 @@ use iced_x86::code_asm::{CodeAssembler, byte_ptr, qword_ptr, r8, r9, r10, r11, r
 use iced_x86::{Decoder, DecoderOptions, FlowControl, IcedError, Instruction, Mnemonic as M, OpKind};
 use sim_cpu::{Config, Cpu, CpuModel, CpuState, Segment, TableRegister, cr0, cr4, rflags};
 use sim_mem::GuestMemory;
+use std::sync::Arc;
 
 const RAM: u64 = 8 << 20;
 const PML4: u64 = 0x1000;
@@ -78,10 +79,16 @@ const TWO: &[u8] = &[
     0xfe, 0xae, 0x31, 0x38, 0x3a,
 ];
 
+/// Programs that share their code: each has data, registers, ring, interrupt and cuts of its own. So code that was decoded and translated once is run with many
+/// states, which finds more than many translations that run once, and costs less.
+pub const SHARE: u64 = 8;
+
 /// A program by its seed.
 #[derive(Clone, Debug)]
 pub struct Program {
     seed: u64,
+    /// What its code is made from.
+    group: u64,
     /// When an interrupt comes.
     interrupt: Option<u64>,
     /// Ticks it runs.
@@ -95,15 +102,16 @@ pub struct Program {
 impl Program {
     /// Most are short, so that many can be tried; some are long, so that what takes time to go wrong is tried as well.
     pub fn new(seed: u64) -> Program {
-        let (ticks, pieces, piece_bytes) = match seed % 512 {
+        let group = seed / SHARE;
+        let (ticks, pieces, piece_bytes) = match group % 512 {
             0 => (12_000, 16, PIECE_BYTES as usize - 80),
             64 | 128 | 192 | 256 | 320 | 384 | 448 => (2_000, 4, 150),
             _ => (1_000, 2, 80),
         };
         let interrupt = seed.is_multiple_of(3).then_some(50 + seed.wrapping_mul(13) % (ticks / 2));
         // All pieces lie about the end of a page.
-        let code = CODE + 0xe00 - 0xc0 * pieces / 2 + seed.wrapping_mul(0x9e37_79b9) % 0x180;
-        Program { seed, interrupt, ticks, pieces, piece_bytes, code }
+        let code = CODE + 0xe00 - 0xc0 * pieces / 2 + group.wrapping_mul(0x9e37_79b9) % 0x180;
+        Program { seed, group, interrupt, ticks, pieces, piece_bytes, code }
     }
 
     /// What all programs share: page tables, descriptor tables, handlers.
@@ -122,8 +130,26 @@ impl Program {
 
     /// What a machine with the tables is loaded with.
     pub fn image(&self) -> Image {
+        self.image_with(&self.pieces())
+    }
+
+    /// Programs of one group have the same code.
+    pub fn group(&self) -> u64 {
+        self.group
+    }
+
+    /// The code of this program's group: addresses and bytes.
+    pub fn pieces(&self) -> Pieces {
+        let mut rng = Rng::new(!self.group);
+        let starts: Vec<u64> = (0..self.pieces).map(|piece| self.code + piece * PIECE_BYTES + rng.below(16)).collect();
+        Pieces { group: self.group, code: starts.iter().map(|&at| (at, self.piece(&mut rng, at))).collect() }
+    }
+
+    /// As [`Program::image`], with the code of its group.
+    pub fn image_with(&self, pieces: &Pieces) -> Image {
+        let starts: Vec<u64> = pieces.code.iter().map(|(at, _)| *at).collect();
         let mut rng = Rng::new(self.seed);
-        let mut parts = Vec::with_capacity(8);
+        let mut parts = Vec::with_capacity(12);
         let mut sets = Vec::with_capacity(16 * 128);
         for _ in 0..16 {
             for register in 0..16 {
@@ -132,12 +158,8 @@ impl Program {
             }
         }
         parts.push((SETS, sets));
-        let starts: Vec<u64> = (0..self.pieces).map(|piece| self.code + piece * PIECE_BYTES + rng.below(16)).collect();
         let table: Vec<u8> = starts.iter().cycle().take(PIECE_COUNT as usize).flat_map(|at| at.to_le_bytes()).collect();
         parts.push((PIECES, table));
-        for &at in &starts {
-            parts.push((at, self.piece(&mut rng, at)));
-        }
         // Noise at the ends of the pages, where accesses cross.
         for page in 0..DATA_PAGES {
             let noise: Vec<u8> = (0..32).flat_map(|_| rng.value().to_le_bytes()).collect();
@@ -148,7 +170,7 @@ impl Program {
             parts.push((DATA_ENTRIES + 8 * 4, ((CODE + 0x1000 * rng.below(2)) | 7).to_le_bytes().to_vec()));
         }
         let state = self.state(&mut rng, starts[0]);
-        Image { parts, state, interrupt: self.interrupt }
+        Image { pieces: pieces.clone(), parts, state, interrupt: self.interrupt }
     }
 
     fn state(&self, rng: &mut Rng, start: u64) -> CpuState {
@@ -156,13 +178,20 @@ impl Program {
         state.rip = start;
         state.sys.cr0 |= cr0::WP | cr0::NE;
         state.sys.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::PGE;
-        if self.seed % 8 == 3 {
+        if self.group % 8 == 3 {
             state.sys.cr4 |= cr4::PCIDE;
         }
-        if self.seed % 8 > 1 {
+        if self.group % 8 > 1 {
             state.sys.cr4 |= cr4::OSXSAVE;
             state.sys.xcr0 = 7;
         }
+        if self.group % 7 == 2 {
+            state.sys.cr0 |= cr0::AM;
+        }
+        state.sys.efer |= sim_cpu::efer::SCE;
+        state.sys.star = 0x0033_0010 << 32;
+        state.sys.lstar = start;
+        state.sys.sfmask = if self.seed.is_multiple_of(2) { rflags::IF } else { 0 };
         state.sys.idtr = TableRegister { base: IDT, limit: 0xfff };
         state.sys.seg[sim_cpu::TR] = Segment { base: TSS, limit: 0x67, attr: 0x8b, selector: 0x20 };
         for index in [sim_cpu::FS, sim_cpu::GS] {
@@ -236,6 +265,8 @@ impl Program {
                     }
                 }
                 9 if rng.below(3) == 0 => code.extend(mapping(rng)),
+                10 if rng.below(2) == 0 => code.extend(system(rng)),
+                11 if rng.below(3) == 0 => code.extend(string(rng)),
                 _ => code.extend(instruction(rng)),
             }
         }
@@ -266,10 +297,17 @@ impl Program {
     }
 }
 
+/// The code that the programs of a group share.
+#[derive(Clone, Debug)]
+pub struct Pieces {
+    pub group: u64,
+    code: Arc<[(u64, Vec<u8>)]>,
+}
+
 /// A program as it is loaded.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// Addresses and bytes.
+    pub pieces: Pieces,
     parts: Vec<(u64, Vec<u8>)>,
     state: CpuState,
     /// When an interrupt comes.
@@ -277,7 +315,14 @@ pub struct Image {
 }
 
 impl Image {
-    /// Puts the program into memory that holds the tables, and the vCPU at its start.
+    /// Puts the code into memory that holds the tables.
+    pub fn load_code(&self, memory: &mut GuestMemory) {
+        for (gpa, bytes) in self.pieces.code.iter() {
+            memory.write(*gpa, bytes).expect("it is in RAM");
+        }
+    }
+
+    /// Puts the rest into memory that holds tables and code, and the vCPU at the start.
     pub fn load(&self, cpu: &mut Cpu, memory: &mut GuestMemory) {
         for (gpa, bytes) in &self.parts {
             memory.write(*gpa, bytes).expect("it is in RAM");
@@ -319,6 +364,65 @@ fn mapping(rng: &mut Rng) -> Vec<u8> {
     code
 }
 
+/// What kernels do between other things: interrupts off and on, flags, segment bases, control registers, system calls. Outside ring 0 most of it faults.
+fn system(rng: &mut Rng) -> Vec<u8> {
+    match rng.below(13) {
+        // cli; sti; clac; stac; swapgs; rdtsc; syscall; sysretq.
+        0 => vec![0xfa],
+        1 => vec![0xfb],
+        2 => vec![0x0f, 0x01, 0xca],
+        3 => vec![0x0f, 0x01, 0xcb],
+        4 => vec![0x0f, 0x01, 0xf8],
+        5 => vec![0x0f, 0x31],
+        6 => vec![0x0f, 0x05],
+        7 => vec![0x48, 0x0f, 0x07],
+        // pushfq; xor dword [rsp], flags; popfq.
+        8 | 9 => {
+            let mut code = vec![0x9c, 0x81, 0x34, 0x24];
+            code.extend(rng.pick(&[0u32, 0x200, 0x200, 0x400, 0x8d5, 0x100, 0x4_0000, 0x4_0200]).to_le_bytes());
+            code.push(0x9d);
+            code
+        }
+        // mov rax, cr0; mov cr0, rax.
+        10 => vec![0x0f, 0x20, 0xc0, 0x0f, 0x22, 0xc0],
+        // mov rax, cr4; xor al, PGE; mov cr4, rax.
+        11 => vec![0x0f, 0x20, 0xe0, 0x34, 0x80, 0x0f, 0x22, 0xe0],
+        // mov ecx, FS.base or GS.base; mov eax, address; xor edx, edx; wrmsr.
+        _ => {
+            let mut code = vec![0xb9, rng.below(2) as u8, 0x01, 0x00, 0xc0, 0xb8];
+            code.extend((DATA as u32 + rng.below(0x2000) as u32).to_le_bytes());
+            code.extend([0x31, 0xd2, 0x0f, 0x30]);
+            code
+        }
+    }
+}
+
+/// A string instruction that may well end: `mov esi, edi, ecx`, then MOVS, STOS, LODS, SCAS or CMPS of any size, repeated or not, either way.
+fn string(rng: &mut Rng) -> Vec<u8> {
+    let mut code = Vec::with_capacity(24);
+    for opcode in [0xbe, 0xbf] {
+        code.push(opcode);
+        code.extend((DATA as u32 + rng.below(DATA_PAGES * 0x1000) as u32).to_le_bytes());
+    }
+    code.push(0xb9);
+    code.extend((rng.below(80) as u32).to_le_bytes());
+    if rng.below(4) == 0 {
+        code.push(0xfd);
+    }
+    match rng.below(4) {
+        0 => {}
+        1 => code.push(0xf2),
+        _ => code.push(0xf3),
+    }
+    match rng.below(4) {
+        0 => code.push(0x48),
+        1 => code.push(0x66),
+        _ => {}
+    }
+    code.extend([rng.pick(&[0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf]), 0xfc]);
+    code
+}
+
 fn tables(memory: &mut GuestMemory) {
     let mut put = |gpa: u64, value: u64| memory.write_u64(gpa, 8, value).expect("tables are in RAM");
     put(PML4, 0x2007);
@@ -344,6 +448,8 @@ fn tables(memory: &mut GuestMemory) {
     put(GDT + 0x28, 0);
     put(GDT + 0x30, 0x00af_fb00_0000_ffff);
     put(GDT + 0x38, 0x00cf_f300_0000_ffff);
+    // SYSRET's code segment.
+    put(GDT + 0x40, 0x00af_fb00_0000_ffff);
     for vector in 0..256u64 {
         let handler = HANDLERS + 16 * vector;
         // Interrupt gates on the first stack of the IST, so that a lost stack pointer does no harm.
@@ -405,6 +511,8 @@ fn common_handler() -> Result<Vec<u8>, IcedError> {
     a.cmp(rax, 0x10)?;
     a.je(plain)?;
     a.cmp(rax, 0x30)?;
+    a.je(plain)?;
+    a.cmp(rax, 0x40)?;
     a.je(plain)?;
     a.add(rdi, 8)?;
     a.jmp(ready)?;

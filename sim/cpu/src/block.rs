@@ -15,8 +15,9 @@ pub(crate) const BLOCK_INSNS_MAX: usize = 64;
 pub(crate) const BLOCK_BYTES_MAX: usize = 240;
 /// Operations held before the cache starts over (32 bytes each).
 const OPS_MAX: usize = 2 << 20;
-const BUCKETS: usize = 1 << 16;
-const JUMPS: usize = 1 << 12;
+/// Whole systems have some hundred thousand blocks; each step along a chain is a cache miss.
+const BUCKETS: usize = 1 << 18;
+const JUMPS: usize = 1 << 15;
 
 /// One cache line, since running from block to block reads one of these each time.
 #[derive(Clone)]
@@ -63,7 +64,7 @@ pub(crate) struct Cache {
 #[inline(always)]
 fn bucket(linear: u64, page: u32) -> usize {
     let mixed = (linear ^ u64::from(page) << 12).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> 48) as usize & (BUCKETS - 1)
+    (mixed >> 46) as usize & (BUCKETS - 1)
 }
 
 #[inline(always)]
@@ -85,11 +86,17 @@ impl Cache {
         } else {
             self.buckets.fill(NONE);
         }
+        if self.blocks.len() < JUMPS / 64 {
+            for block in &self.blocks {
+                self.jumps[jump_slot(block.linear)] = NONE;
+            }
+        } else {
+            self.jumps.fill(NONE);
+        }
         self.blocks.clear();
         self.ops.clear();
         self.pages.fill(NONE);
         self.next_in_page.clear();
-        self.jumps.fill(NONE);
         self.crossing.clear();
         self.killed.clear();
         self.generation += 1;

@@ -7,19 +7,18 @@
 //!
 //! Which translation is used, and when, cannot be seen: a unit leaves before an instruction it cannot do, and the interpreter does that one.
 //!
-//! # What keeps the indirect-branch cache honest
-//! Going to another page fetches through the TLB, which is state. A unit enters the cache only when its page's translation is in the TLB and permits the
-//! fetch, and is found there only while that entry (and every other that a unit entered the cache by) is in the TLB and mode, privilege and control registers are the same
-//! ([`sim_translate::Translator::set_context`]): then the interpreter's fetch would hit too, and change nothing.
+//! # Pages
+//! Going to another page fetches through the TLB, which is state. [`Cpu::code_page`] leaves a fetch word in the fast tags when a fetch succeeded; units compare it
+//! and come back ([`Left::Fetch`]) where it is not theirs. While it is there, the interpreter's fetch would hit, and change nothing.
 
 use crate::block::{Block, Cache, TRANSLATED};
 use crate::core::mode;
 use crate::cpuid::CpuidTable;
 use crate::op::Flow;
 use crate::run::Cpu;
-use crate::state::{FS, GS};
+use crate::state::{FS, GS, rflags};
 use crate::tlb::ENTRIES;
-use sim_mem::{GuestMemory, PAGE_SIZE};
+use sim_mem::GuestMemory;
 use sim_translate::{Counts, Guest, How, Translator, Unavailable, UnitId};
 
 /// Runs of a block before it is translated, where nothing else is asked for.
@@ -47,8 +46,12 @@ pub(crate) struct Hot {
 pub(crate) enum Left {
     /// Block `at` ended, by this flow.
     End { at: u32, flow: Flow, way: (UnitId, usize) },
+    /// RIP is set; its page must be fetched.
+    Fetch,
     /// RIP is set; the instruction there is for the interpreter.
     Interpret,
+    /// As before, because the code of block `at` was written over; its unit may lead on to a new one.
+    Stale { at: u32 },
     /// Nothing ran.
     Refused,
 }
@@ -63,6 +66,7 @@ impl Hot {
     }
 
     /// Forgets all units if the block cache has started over.
+    #[inline]
     fn keep_up(&mut self, cache: &Cache) {
         if self.generation != cache.generation {
             self.generation = cache.generation;
@@ -74,17 +78,18 @@ impl Hot {
 
     /// Counts a run of block `at`. Returns whether it has just become hot.
     #[inline]
-    pub fn count(&mut self, at: u32) -> bool {
+    pub fn count(&mut self, cache: &Cache, at: u32) -> bool {
+        self.keep_up(cache);
         let at = at as usize;
         if self.blocks.len() <= at {
             self.blocks.resize(at + 64, (0, None));
         }
         let heat = &mut self.blocks[at].0;
-        if *heat >= self.after {
+        if *heat == NEVER {
             return false;
         }
         *heat += 1;
-        *heat == self.after
+        *heat >= self.after
     }
 
     /// The unit of a block.
@@ -97,6 +102,13 @@ impl Hot {
         if let Some(to) = self.unit(to) {
             self.jit.link(from, way, to);
         }
+    }
+
+    /// Leads on from `dead`, which was written over, to block `to`, which has the same code. Returns whether there is a unit.
+    pub fn forward(&mut self, dead: u32, to: u32) -> bool {
+        let (Some(dead), Some(to)) = (self.unit(dead), self.unit(to)) else { return false };
+        self.jit.forward(dead, to);
+        true
     }
 
     /// A block's code was written over.
@@ -120,6 +132,13 @@ impl Cpu {
             (None, hot) => *hot = None,
         }
         Ok(())
+    }
+
+    /// As [`Cpu::set_translating`] of one that translates, but what was decoded and translated stays.
+    pub fn set_heat(&mut self, after: u16) {
+        if let Some(hot) = &mut self.hot {
+            hot.after = after.clamp(1, NEVER - 1);
+        }
     }
 
     /// Makes the translator wrong, for tests of what should notice.
@@ -152,7 +171,7 @@ impl Cpu {
         let fit = bits & mode::SIZE == mode::CODE64 && bits & (mode::ALIGN | mode::SINGLE) == 0 && block.flags == 0 && block.valid && block.linear == block.rip;
         let sse = bits & (mode::EM | mode::TS | mode::NO_SSE) == 0;
         let start = (block.linear & 0xfff) as usize;
-        let unit = if fit { hot.jit.translate(block.rip, &m.page(block.page)[start..start + usize::from(block.bytes)], usize::from(block.ticks), sse, hot.counts) } else { None };
+        let unit = if fit { hot.jit.translate(block.rip, block.page, &m.page(block.page)[start..start + usize::from(block.bytes)], usize::from(block.ticks), sse, hot.counts) } else { None };
         if hot.blocks.len() <= at as usize {
             hot.blocks.resize(at as usize + 64, (0, None));
         }
@@ -163,8 +182,8 @@ impl Cpu {
         }
     }
 
-    /// Runs block `at` and what follows it in translated code.
-    pub(crate) fn run_translated(&mut self, m: &mut GuestMemory, at: u32) -> Left {
+    /// Runs block `at` and what follows it in translated code. `by_address`: an indirect branch led to it, and is to find it from now on.
+    pub(crate) fn run_translated(&mut self, m: &mut GuestMemory, at: u32, by_address: bool) -> Left {
         let Some(hot) = &mut self.hot else { return Left::Refused };
         hot.keep_up(&self.cache);
         let core = &mut self.core;
@@ -173,43 +192,49 @@ impl Cpu {
             return Left::Refused;
         }
         let view = core.view / ENTRIES;
-        let first = u64::from(core.mode) | (view as u64) << 32 | u64::from(core.pcid) << 40 | u64::from(core.sys.svm.guest) << 60;
-        hot.jit.set_context(core.tlb.generation, [first, core.sys.cr4, core.sys.efer]);
-        if !hot.jit.knows(unit) {
-            let block = &self.cache.blocks[at as usize];
-            let there = core.cached_fetch(block.linear).and_then(|frame| m.offset_of(frame));
-            if there == Some(block.page as usize * PAGE_SIZE as usize) {
-                hot.jit.remember(unit);
-                core.tlb.watch(block.linear);
-            }
+        hot.jit.set_context([u64::from(core.mode), core.sys.cr4, core.sys.efer]);
+        if by_address {
+            hot.jit.remember(unit);
         }
         let mut flags = core.arith();
-        let exit = hot.jit.run(
-            &mut Guest {
-                gpr: &mut core.r,
-                xmm: &mut core.xmm,
-                mxcsr: &mut core.mxcsr,
-                flags: &mut flags,
-                budget: &mut core.budget,
-                ram: m.ram_mut(),
-                tags: &core.tlb.fast,
-                view,
-                fs_base: core.sys.seg[FS].base,
-                gs_base: core.sys.seg[GS].base,
-            },
-            unit,
-        );
+        let (kernel, may_cli) = (core.sys.cpl == 0, core.sys.cpl <= core.iopl());
+        let mut guest = Guest {
+            gpr: &mut core.r,
+            xmm: &mut core.xmm,
+            mxcsr: &mut core.mxcsr,
+            flags: &mut flags,
+            budget: &mut core.budget,
+            ram: m.ram_mut(),
+            tags: &core.tlb.fast,
+            view,
+            fs_base: core.sys.seg[FS].base,
+            gs_base: &mut core.sys.seg[GS].base,
+            kernel_gs_base: &mut core.sys.kernel_gs_base,
+            kernel,
+            may_cli,
+            cli_done: false,
+        };
+        let exit = hot.jit.run(&mut guest, unit);
+        let cli_done = guest.cli_done;
         let Some(exit) = exit else { return Left::Refused };
         core.set_arith(flags);
-        let at = hot.units[exit.unit.index()];
+        if cli_done {
+            core.flags_rest &= !rflags::IF;
+        }
+        let last = if let How::Fetch { from, .. } = exit.how { from } else { exit.unit };
+        let at = hot.units[last.index()];
         let block = &self.cache.blocks[at as usize];
         core.code_vpage = block.linear & !0xfff | 1;
         core.code_page = block.page;
         match exit.how {
             How::Way { way, .. } => Left::End { at, flow: if way == 1 { Flow::Taken } else { Flow::Fall }, way: (exit.unit, way) },
-            How::Before { rip, .. } => {
+            How::Fetch { rip, .. } => {
                 core.rip = rip;
-                Left::Interpret
+                Left::Fetch
+            }
+            How::Before { rip, done } => {
+                core.rip = rip;
+                if done == 0 && !block.valid { Left::Stale { at } } else { Left::Interpret }
             }
         }
     }

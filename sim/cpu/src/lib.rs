@@ -93,3 +93,4 @@ impl Default for Config {
         Config { vcpu: 0, cpuid: CpuidTable::v2(0, 1), physical_bits: 40, pause_ends_turn: false }
     }
 }
+

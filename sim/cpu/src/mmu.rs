@@ -134,13 +134,6 @@ impl Core {
         self.walk_and_fill(m, address, access, view)
     }
 
-    /// The frame of `address` if a fetch would hit the TLB and be permitted.
-    pub fn cached_fetch(&self, address: u64) -> Option<u64> {
-        let view = self.view / ENTRIES;
-        let leaf = self.tlb.find(address, self.pcid)?;
-        self.permits(leaf, Access::Fetch, view).then_some(leaf & LEAF_FRAME)
-    }
-
     /// With paging off: the identity, filled so that fast tags work.
     fn unpaged_leaf(&mut self, m: &GuestMemory, address: u64) -> u64 {
         let page = address & 0xffff_f000;

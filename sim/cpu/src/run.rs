@@ -8,6 +8,7 @@ use crate::lower;
 use crate::op::{Flow, Op};
 use crate::svm::{Due, Exit};
 use crate::state::{Activity, CS, CpuState, rflags};
+use crate::tlb::ENTRIES;
 use iced_x86::{Decoder, DecoderError, FlowControl, Instruction};
 use sim_bus::{Attention, CpuBus, DebugStop, Stop};
 use sim_mem::{GuestMemory, PAGE_SIZE};
@@ -411,6 +412,10 @@ impl Cpu {
         let page = m.offset_of(frame).map_or(NONE, |offset| (offset as u64 / PAGE_SIZE) as u32);
         self.core.code_vpage = linear & !0xfff | 1;
         self.core.code_page = page;
+        if self.hot.is_some() && page != NONE {
+            let view = self.core.view / ENTRIES;
+            self.core.tlb.fast.allow_fetch(view, linear, page);
+        }
         Ok(page)
     }
 
@@ -666,6 +671,8 @@ impl Cpu {
         // After translated code gave an instruction back, and the way it left by.
         let mut interpret = false;
         let mut left_by = None;
+        // An indirect branch led here.
+        let mut by_address = false;
         loop {
             let core = &mut self.core;
             let block = &self.cache.blocks[at as usize];
@@ -677,31 +684,43 @@ impl Cpu {
                 }
                 if !interpret {
                     if let (Some((way, from, page)), Some(hot)) = (left_by.take(), &mut self.hot)
-                        && from == block.linear >> 12
-                        && page == block.page
+                        && (from != block.linear >> 12 || page == block.page)
                     {
                         hot.link(way, at);
                     }
-                    match self.run_translated(m, at) {
+                    match self.run_translated(m, at, std::mem::take(&mut by_address)) {
                         Left::End { at: last, flow, way } => {
                             at = last;
                             let block = &self.cache.blocks[at as usize];
                             left_by = Some((way, block.linear >> 12, block.page));
                             ended = Some(flow);
                         }
-                        Left::Interpret => {
-                            interpret = true;
+                        left @ (Left::Interpret | Left::Fetch) => {
+                            interpret = matches!(left, Left::Interpret);
                             at = match self.next_block(m) {
                                 Ok(next) => next,
                                 Err(Fault) => return self.fault(m, b),
                             };
                             continue;
                         }
+                        Left::Stale { at: dead } => {
+                            let generation = self.cache.generation;
+                            at = match self.next_block(m) {
+                                Ok(next) => next,
+                                Err(Fault) => return self.fault(m, b),
+                            };
+                            let same = generation == self.cache.generation && dead != at && {
+                                let (old, new) = (&self.cache.blocks[dead as usize], &self.cache.blocks[at as usize]);
+                                new.valid && (old.linear, old.rip, old.page, old.mode) == (new.linear, new.rip, new.page, new.mode)
+                            };
+                            interpret = !(same && self.hot.as_mut().is_some_and(|hot| hot.forward(dead, at)));
+                            continue;
+                        }
                         Left::Refused => {}
                     }
                 }
             } else if let Some(hot) = &mut self.hot
-                && hot.count(at)
+                && hot.count(&self.cache, at)
             {
                 let generation = self.cache.generation;
                 self.core.rip = block.rip;
@@ -735,6 +754,7 @@ impl Cpu {
                 core.brk = Flow::Next;
                 return None;
             }
+            by_address = flow == Flow::Indirect;
             if flow == Flow::Indirect {
                 // Guess by address. Both blocks in one page need no look at the translation.
                 let rip = core.rip;

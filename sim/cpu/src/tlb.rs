@@ -13,7 +13,6 @@
 
 pub(crate) use sim_translate::ENTRIES;
 use sim_translate::FastTags;
-use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) use sim_translate::index;
 
 pub(crate) const KERNEL: usize = 0;
@@ -45,19 +44,11 @@ pub(crate) struct Tlb {
     pub pcid: Box<[u16; ENTRIES]>,
     filled: Vec<u16>,
     large: u32,
-    /// Entries that somebody relies on ([`Tlb::watch`]).
-    watched: Box<[bool; ENTRIES]>,
-    watching: Vec<u16>,
-    /// Changes when an entry goes that was watched: while it does not, what was found through those once is found again.
-    pub generation: u64,
 }
 
 fn boxed<T: Copy + std::fmt::Debug, const N: usize>(value: T) -> Box<[T; N]> {
     vec![value; N].into_boxed_slice().try_into().expect("the length is N")
 }
-
-/// TLBs made so far, above bit 40. Only equality matters, so this is no state.
-static TLBS: AtomicU64 = AtomicU64::new(0);
 
 impl Tlb {
     pub fn new() -> Tlb {
@@ -68,10 +59,6 @@ impl Tlb {
             pcid: boxed(0),
             filled: Vec::new(),
             large: 0,
-            watched: boxed(false),
-            watching: Vec::new(),
-            // Of no other TLB, since two of them may take turns.
-            generation: TLBS.fetch_add(1 << 40, Ordering::Relaxed),
         }
     }
 
@@ -89,10 +76,6 @@ impl Tlb {
         if self.tag[index] == 0 {
             self.filled.push(index as u16);
         } else {
-            let same = self.tag[index] == address & !0xfff | 1 && self.pcid[index] == pcid && (self.leaf[index] ^ leaf) & !LEAF_DIRTY == 0;
-            if !same {
-                self.went(index);
-            }
             self.large -= u32::from(self.leaf[index] & LEAF_LARGE != 0);
         }
         self.large += u32::from(leaf & LEAF_LARGE != 0);
@@ -106,28 +89,7 @@ impl Tlb {
         self.large -= u32::from(self.leaf[index] & LEAF_LARGE != 0);
         self.tag[index] = 0;
         self.leaf[index] = 0;
-        self.went(index);
         self.fast.drop_tags(index);
-    }
-
-    /// Has the generation change when the entry for `address` goes.
-    pub fn watch(&mut self, address: u64) {
-        let index = index(address);
-        if !self.watched[index] {
-            self.watched[index] = true;
-            self.watching.push(index as u16);
-        }
-    }
-
-    /// An entry goes.
-    #[inline]
-    fn went(&mut self, index: usize) {
-        if self.watched[index] {
-            self.generation += 1;
-            for slot in self.watching.drain(..) {
-                self.watched[usize::from(slot)] = false;
-            }
-        }
     }
 
     /// Drops the entries for which `goes(tag, leaf, pcid)` holds.

@@ -1,11 +1,12 @@
 //! One guest block to host code.
 
 use crate::decode::{DECODER_OPTIONS, condition, does_nothing, is_unaligned};
-use crate::emit::{BUDGET, Emit, Kind, Later, S1, S2, at, at_index, field, resolve};
+use crate::emit::{BUDGET, Emit, Kind, Later, S1, S2, TAGS, at, at_index, field, resolve};
 use crate::frame;
 use crate::quirks::Quirks;
 use crate::Counts;
 use crate::registers::{host, is_high, number, sized};
+use crate::tlb::{ENTRIES, FETCH as FETCH_KIND};
 use iced_x86::{Code, Decoder, FlowControl, IcedError, Instruction, InstructionInfoFactory, MemoryOperand, Mnemonic as M, OpAccess, OpKind, Register, RflagsBits};
 
 /// What cannot be translated.
@@ -26,17 +27,20 @@ pub(crate) struct Can {
     /// Of the guest's processor.
     pub counts: Counts,
     pub quirks: Quirks,
+    /// The fetch word of its code.
+    pub fetch: u64,
     /// ADC forgets its carry: the bug an alarm must find.
     pub spoiled: bool,
 }
 
-/// Exit codes beside instruction numbers.
+/// Exit codes beside instruction numbers: a way, and a page whose fetch does not hit.
 pub(crate) const WAY: u32 = 0xf0;
+pub(crate) const FETCH: u32 = 0xf8;
 
 /// A translated block before it has a place.
 pub(crate) struct Body {
     pub code: Vec<u8>,
-    /// Where it is entered, and where a dead one is entered.
+    /// Where it is entered from its own page, and where a dead one is entered; from other pages it is entered at its beginning.
     pub entry: usize,
     pub dead: usize,
     pub ticks: u8,
@@ -70,6 +74,8 @@ pub(crate) struct Builder<'a> {
     can: Can,
     /// Jumps to the common exit.
     exits: Vec<Later>,
+    dead: usize,
+    entry: usize,
     /// Instructions that must be in the unit, counted from its first: one of them writes flags that were left wrong.
     relies: usize,
 }
@@ -103,12 +109,8 @@ pub(crate) fn translate(info: &mut InstructionInfoFactory, unit: u32, rip: u64, 
     builder.finish(&instructions[good - 1], whole && good == count, offsets)
 }
 
-/// `lea r13, [r13+ticks]; pext rcx, r13, [rsp+sign]; jrcxz`.
-const ENTRY_BYTES: usize = LEA_BYTES + 10 + 2;
 /// `lea r13, [r13+ticks]`; the number is the last byte.
 const LEA_BYTES: usize = 4;
-/// `mov ecx, code; jmp exit`.
-const DEAD_BYTES: usize = 10;
 
 /// Instructions translated as they are, operands replaced.
 fn is_plain(instruction: &Instruction) -> bool {
@@ -188,7 +190,7 @@ fn flags_die(rest: &[Instruction]) -> Option<usize> {
 
 impl<'a> Builder<'a> {
     fn new(info: &'a mut InstructionInfoFactory, unit: u32, rip: u64, can: Can) -> Builder<'a> {
-        Builder { emit: Emit::new(), info, unit, ticks: 0, leaves: Vec::new(), to_way: [Vec::new(), Vec::new()], targets: [0; 2], rip, can, exits: Vec::new(), relies: 0 }
+        Builder { emit: Emit::new(), info, unit, ticks: 0, leaves: Vec::new(), to_way: [Vec::new(), Vec::new()], targets: [0; 2], rip, can, exits: Vec::new(), dead: 0, entry: 0, relies: 0 }
     }
 
     /// The entry, and as many instructions as can be translated. Their number is known only then: [`Builder::finish`] puts it into the entry.
@@ -217,20 +219,40 @@ impl<'a> Builder<'a> {
         self.unit << 8 | what
     }
 
-    /// Dead code's place, the exit for a budget that does not suffice, and the entry: `r13 += ticks`, out unless still negative.
+    /// The entry for control from other pages, the place of dead code, and the entry: `r13 += ticks`, out unless still negative.
     fn entry(&mut self) -> Result<(), Unsupported> {
+        // The fetch word as it is now, and this unit's.
+        let slot = crate::tlb::index(self.rip) * 8;
+        self.emit.load(S1, at(TAGS, (FETCH_KIND * ENTRIES * 8 + slot) as i64))?;
+        self.emit.constant(S2, self.can.fetch.wrapping_neg())?;
+        self.emit.lea(S1, at_index(S1, S2, 1, 0))?;
+        let good = self.emit.jrcxz();
+        self.out(FETCH)?;
         // Stands for a number of its size.
         let ticks = 1;
+        let back = self.emit.position();
         self.emit.lea(BUDGET, at(BUDGET, -ticks))?;
-        self.emit.put(&Instruction::with2(Code::Mov_r32_imm32, Register::ECX, self.code(0))?)?;
-        let exit = self.emit.jmp();
-        self.exits.push(exit);
-        let entry = self.emit.position();
+        self.dead = self.emit.position();
+        self.out(0)?;
+        self.entry = self.emit.position();
+        self.emit.land(&good);
         self.emit.lea(BUDGET, at(BUDGET, ticks))?;
         self.emit.put(&Instruction::with3(Code::VEX_Pext_r64_r64_rm64, S1, BUDGET, field(frame::SIGN))?)?;
-        let back = 0 - (self.emit.position() as i64 + 2);
-        self.emit.bytes(&[0xe3, back as i8 as u8]);
-        debug_assert_eq!((entry, self.emit.position() - entry), (LEA_BYTES + DEAD_BYTES, ENTRY_BYTES));
+        self.emit.jrcxz_back(back);
+        Ok(())
+    }
+
+    /// Leaves translated code.
+    fn out(&mut self, what: u32) -> Result<(), Unsupported> {
+        self.emit.constant(S1, u64::from(self.code(what)))?;
+        let exit = self.emit.jmp();
+        self.exits.push(exit);
+        Ok(())
+    }
+
+    /// Notes that this unit is left for what may be another page: then the one before is still the page that code is fetched from.
+    fn going(&mut self) -> Result<(), Unsupported> {
+        self.emit.put(&Instruction::with2(Code::Mov_rm32_imm32, field(frame::FROM), self.code(0))?)?;
         Ok(())
     }
 
@@ -315,6 +337,13 @@ impl<'a> Builder<'a> {
             M::Call => return self.call(insn, index),
             M::Jmp => return self.jump(insn, index),
             M::Ret => return self.ret(insn, index),
+            M::Swapgs | M::Cli if insn.has_lock_prefix() => return Err(Unsupported),
+            M::Swapgs => return self.swap_gs(index),
+            M::Cli => {
+                self.allowed(frame::NO_CLI, index)?;
+                self.emit.put(&Instruction::with2(Code::Mov_rm32_imm32, field(frame::CLI_DONE), 1)?)?;
+                return Ok(());
+            }
             _ => {}
         }
         if insn.is_jcc_short_or_near() {
@@ -333,6 +362,23 @@ impl<'a> Builder<'a> {
             return self.plain(insn, index, rest);
         }
         Err(Unsupported)
+    }
+
+    /// Goes on if a field of the frame is 0.
+    fn allowed(&mut self, offset: i64, index: u8) -> Result<(), Unsupported> {
+        self.emit.load(S1, field(offset))?;
+        let refused = self.emit.jmp_unless_zero();
+        self.leave(refused, index);
+        Ok(())
+    }
+
+    fn swap_gs(&mut self, index: u8) -> Result<(), Unsupported> {
+        self.allowed(frame::NOT_KERNEL, index)?;
+        self.emit.load(S1, field(frame::GS_BASE))?;
+        self.emit.load(S2, field(frame::KERNEL_GS_BASE))?;
+        self.emit.store(field(frame::GS_BASE), S2)?;
+        self.emit.store(field(frame::KERNEL_GS_BASE), S1)?;
+        Ok(())
     }
 
     /// An instruction with its operands replaced.
@@ -656,6 +702,7 @@ impl<'a> Builder<'a> {
     }
 
     fn put_jump(&mut self, to: MemoryOperand) -> Result<(), Unsupported> {
+        self.going()?;
         self.emit.put(&Instruction::with1(Code::Jmp_rm64, to)?)?;
         Ok(())
     }
@@ -671,6 +718,7 @@ impl<'a> Builder<'a> {
             return Err(Unsupported);
         }
         self.indirect(insn, index)?;
+        self.going()?;
         self.emit.put(&Instruction::with1(Code::Jmp_rm64, S2)?)?;
         Ok(())
     }
@@ -687,6 +735,7 @@ impl<'a> Builder<'a> {
         let miss = self.emit.look_up()?;
         self.leave(miss, index);
         self.emit.lea(sp, at(sp, 8 + more))?;
+        self.going()?;
         self.emit.put(&Instruction::with1(Code::Jmp_rm64, S2)?)?;
         Ok(())
     }
@@ -717,14 +766,14 @@ impl<'a> Builder<'a> {
             let near = self.targets[way] >> 12 == self.rip >> 12;
             let stub = self.emit.position();
             if !near {
-                // Another page may be mapped elsewhere by now: by address, in this context.
-                self.emit.constant(S2, self.targets[way])?;
-                let miss = self.emit.look_up()?;
-                self.emit.put(&Instruction::with1(Code::Jmp_rm64, S2)?)?;
-                resolved.push((miss, self.emit.position()));
+                // The unit there looks whether the page is still what it was; one jump is patched for all that come here.
+                self.going()?;
+                let on = self.emit.jmp();
+                *link = Some(on.field());
+                resolved.push((on, self.emit.position()));
             }
             let code = self.code(WAY + way as u32);
-            self.emit.put(&Instruction::with2(Code::Mov_r32_imm32, Register::ECX, code)?)?;
+            self.emit.constant(S1, u64::from(code))?;
             exits.push(self.emit.jmp());
             for source in sources {
                 if near {
@@ -748,7 +797,7 @@ impl<'a> Builder<'a> {
                         self.emit.lea(BUDGET, at(BUDGET, -back))?;
                     }
                     let code = self.code(u32::from(instruction));
-                    self.emit.put(&Instruction::with2(Code::Mov_r32_imm32, Register::ECX, code)?)?;
+                    self.emit.constant(S1, u64::from(code))?;
                     exits.push(self.emit.jmp());
                     stub
                 }
@@ -757,7 +806,7 @@ impl<'a> Builder<'a> {
             resolved.push((from, stub));
         }
         let mut code = self.emit.take();
-        let (dead, entry) = (LEA_BYTES, LEA_BYTES + DEAD_BYTES);
+        let (dead, entry) = (self.dead, self.entry);
         code[dead - 1] = self.ticks.wrapping_neg();
         code[entry + LEA_BYTES - 1] = self.ticks;
         for (later, target) in &resolved {

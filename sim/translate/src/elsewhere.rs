@@ -20,7 +20,7 @@ impl Translator {
     pub fn clear(&mut self) {
         match self.never {}
     }
-    pub fn translate(&mut self, _rip: u64, _bytes: &[u8], _count: usize, _sse: bool, _counts: Counts) -> Option<UnitId> {
+    pub fn translate(&mut self, _rip: u64, _page: u32, _bytes: &[u8], _count: usize, _sse: bool, _counts: Counts) -> Option<UnitId> {
         match self.never {}
     }
     pub fn is_full(&self) -> bool {
@@ -29,13 +29,13 @@ impl Translator {
     pub fn kill(&mut self, _unit: UnitId) {
         match self.never {}
     }
+    pub fn forward(&mut self, _dead: UnitId, _unit: UnitId) {
+        match self.never {}
+    }
     pub fn link(&mut self, _from: UnitId, _way: usize, _to: UnitId) {
         match self.never {}
     }
-    pub fn set_context(&mut self, _generation: u64, _context: [u64; 3]) {
-        match self.never {}
-    }
-    pub fn knows(&mut self, _unit: UnitId) -> bool {
+    pub fn set_context(&mut self, _context: [u64; 3]) {
         match self.never {}
     }
     pub fn remember(&mut self, _unit: UnitId) {

@@ -1,7 +1,7 @@
 //! The translator proper: units, their links, and the way in and out.
 
 use crate::arena::Arena;
-use crate::block::{self, Can, WAY};
+use crate::block::{self, Can, FETCH, WAY};
 use crate::emit::{BUDGET, Emit, TAGS, at, field, resolve};
 use crate::frame::{self, Frame, FrameBox, JUMPS};
 use crate::registers::{host, sized};
@@ -17,6 +17,7 @@ struct Unit {
     offsets: Vec<u8>,
     ticks: u8,
     entry: usize,
+    checked: usize,
     dead: usize,
     end: usize,
     ways: [Option<usize>; 2],
@@ -28,6 +29,8 @@ static QUIRKS: OnceLock<Quirks> = OnceLock::new();
 
 /// What must be as it was for an entry of the indirect-branch cache to hold.
 pub(crate) type Context = [u64; 3];
+/// Contexts remembered; more of them start over.
+const CONTEXTS: usize = 16;
 
 /// See the crate.
 pub struct Translator {
@@ -42,9 +45,8 @@ pub struct Translator {
     leave: usize,
     first: usize,
     context: Context,
-    /// Salts of the contexts seen since the last change of generation.
+    /// Salts of the contexts seen.
     salts: Vec<(Context, u64)>,
-    generation: u64,
     salt: u64,
 }
 
@@ -77,7 +79,6 @@ impl Translator {
             first,
             context: [0; 3],
             salts: Vec::new(),
-            generation: 0,
             salt: 1,
         })
     }
@@ -105,14 +106,15 @@ impl Translator {
         self.context = [u64::MAX; 3];
     }
 
-    /// Translates the block of `count` instructions at `rip`. `None`: its first instruction is not for the translator, or there is no room
+    /// Translates the block of `count` instructions at `rip`, which lies in page `page` of memory. `None`: its first instruction is not for the translator, or there is no room
     /// ([`Translator::is_full`]).
-    pub fn translate(&mut self, rip: u64, bytes: &[u8], count: usize, sse: bool, counts: Counts) -> Option<UnitId> {
+    pub fn translate(&mut self, rip: u64, page: u32, bytes: &[u8], count: usize, sse: bool, counts: Counts) -> Option<UnitId> {
         if self.is_full() {
             return None;
         }
         let id = self.units.len() as u32;
-        let mut body = block::translate(&mut self.info, id, rip, bytes, count, Can { sse, counts, quirks: self.quirks, spoiled: self.spoiled }).ok()?;
+        let fetch = crate::tlb::fetch_word(rip, page)?;
+        let mut body = block::translate(&mut self.info, id, rip, bytes, count, Can { sse, counts, quirks: self.quirks, fetch, spoiled: self.spoiled }).ok()?;
         let start = self.arena.next();
         for exit in &body.exits {
             resolve(&mut body.code, exit, self.leave as i64 - start as i64);
@@ -123,6 +125,7 @@ impl Translator {
             offsets: body.offsets,
             ticks: body.ticks,
             entry: at + body.entry,
+            checked: at,
             dead: at + body.dead,
             end: at + body.code.len(),
             ways: body.ways.map(|way| way.map(|field| at + field)),
@@ -139,30 +142,39 @@ impl Translator {
     /// Makes whoever enters `unit` leave at once: its code was written over.
     pub fn kill(&mut self, unit: UnitId) {
         if let Some(Unit { entry, dead, .. }) = self.units.get(unit.0 as usize) {
-            // jmp rel8, back to the dead entry just before.
+            // jmp rel8, back to the dead entry just before; who comes from another page gets there, too.
             let back = *dead as i64 - (*entry as i64 + 2);
             let entry = *entry;
             self.arena.put(entry, &[0xeb, back as i8 as u8]);
         }
     }
 
-    /// Lets `from` go straight to `to` by `way`. Both are on one page, mapped once.
+    /// Lets whoever enters `dead`, which was killed, go on to `unit`, made for the same code anew.
+    pub fn forward(&mut self, dead: UnitId, unit: UnitId) {
+        let (Some(source), Some(target)) = (self.units.get(dead.0 as usize), self.units.get(unit.0 as usize)) else { return };
+        if source.rip == target.rip && dead != unit {
+            // jmp rel32 over the entry's first instructions, which are longer.
+            let (from, to) = (source.entry, target.entry);
+            self.arena.put(from, &[0xe9]);
+            self.arena.patch(from + 1, to);
+        }
+    }
+
+    /// Lets `from` go straight to `to` by `way`. If both are on one page of addresses, they must be on one page of memory.
     pub fn link(&mut self, from: UnitId, way: usize, to: UnitId) {
         let (Some(source), Some(target)) = (self.units.get(from.0 as usize), self.units.get(to.0 as usize)) else { return };
         if let Some(field) = source.ways[way & 1]
             && source.targets[way & 1] == target.rip
         {
-            let entry = target.entry;
-            self.arena.patch(field, entry);
+            let near = source.rip >> 12 == target.rip >> 12;
+            let to = if near { target.entry } else { target.checked };
+            self.arena.patch(field, to);
         }
     }
 
-    /// Chooses the context that entries of the indirect-branch cache are made and found in. `generation` changes when entries of the TLB go.
-    pub fn set_context(&mut self, generation: u64, context: Context) {
-        if self.generation != generation {
-            self.generation = generation;
-            self.salts.clear();
-        } else if self.context == context {
+    /// Chooses the context that entries of the indirect-branch cache are made and found in.
+    pub fn set_context(&mut self, context: Context) {
+        if self.context == context {
             return;
         }
         self.context = context;
@@ -171,9 +183,11 @@ impl Translator {
             self.salt += 1;
             if self.salt > 0xffff {
                 self.forget_jumps();
-                self.generation = generation;
                 self.context = context;
                 self.salt = 2;
+            }
+            if self.salts.len() >= CONTEXTS {
+                self.salts.clear();
             }
             self.salts.push((context, self.salt));
             self.salt
@@ -181,20 +195,10 @@ impl Translator {
         self.frame.get().salt = salt << 48;
     }
 
-    /// Whether indirect branches of the current context find `unit`.
-    pub fn knows(&mut self, unit: UnitId) -> bool {
-        let Some(found) = self.units.get(unit.0 as usize) else { return false };
-        let (host, rip) = (self.arena.address(found.entry), found.rip);
-        let frame = self.frame.get();
-        let key = rip.wrapping_add(frame.salt);
-        let slot = key as usize & (JUMPS - 1);
-        frame.jump_keys[slot] == key.wrapping_neg() && frame.jump_hosts[slot] == host
-    }
-
     /// Lets indirect branches of the current context find `unit`.
     pub fn remember(&mut self, unit: UnitId) {
         let Some(found) = self.units.get(unit.0 as usize) else { return };
-        let host = self.arena.address(found.entry);
+        let host = self.arena.address(found.checked);
         let rip = found.rip;
         let frame = self.frame.get();
         let key = rip.wrapping_add(frame.salt);
@@ -219,7 +223,11 @@ impl Translator {
         frame.xmm = guest.xmm.as_mut_ptr() as u64;
         frame.mxcsr = *guest.mxcsr;
         frame.fs_base = guest.fs_base;
-        frame.gs_base = guest.gs_base;
+        frame.gs_base = *guest.gs_base;
+        frame.kernel_gs_base = *guest.kernel_gs_base;
+        frame.not_kernel = u64::from(!guest.kernel);
+        frame.no_cli = u64::from(!guest.may_cli);
+        frame.cli_done = 0;
         // SAFETY: `enter` is the way in, written by `new` and never again; it keeps the calling convention, takes the frame and the address of a unit's entry.
         // Units read and write the frame, guest registers through `frame.xmm` (borrowed in `guest`), the tags of one view (borrowed; `TAGS` points to VIEW_WORDS
         // words and indices are cut to 16 bits), and guest memory only where a tag admits it, which is inside `tags.limit() <= ram.len()` by the invariant of
@@ -233,10 +241,14 @@ impl Translator {
         *guest.flags = from_ax(frame.flags);
         *guest.budget = frame.budget;
         *guest.mxcsr = frame.mxcsr;
+        *guest.gs_base = frame.gs_base;
+        *guest.kernel_gs_base = frame.kernel_gs_base;
+        guest.cli_done = frame.cli_done != 0;
         let code = frame.exit as u32;
         let id = code >> 8;
         let unit = &self.units[id as usize];
         let how = match code & 0xff {
+            FETCH => How::Fetch { rip: unit.rip, from: UnitId(frame.from as u32 >> 8) },
             what @ (WAY..) => {
                 let way = (what - WAY) as usize & 1;
                 How::Way { way, rip: unit.targets[way] }
@@ -252,9 +264,9 @@ impl Translator {
     /// Guest address of a unit, its instructions, and a listing of its host code.
     pub fn listing(&self, unit: UnitId) -> Option<String> {
         let unit = self.units.get(unit.0 as usize)?;
-        let code = self.arena.bytes(unit.dead, unit.end - unit.dead);
+        let code = self.arena.bytes(unit.checked, unit.end - unit.checked);
         let mut text = format!("host code of {:#x}, {} ticks:\n", unit.rip, unit.ticks);
-        text.push_str(&disassemble(code, unit.dead as u64));
+        text.push_str(&disassemble(code, unit.checked as u64));
         Some(text)
     }
 }

@@ -21,6 +21,8 @@ pub(crate) struct Frame {
     pub native_rsp: u64,
     pub target: u64,
     pub exit: u64,
+    /// Exit code of the unit that control last left for another page by.
+    pub from: u64,
     /// Masks for PEXT: bits above a page offset; those and the low four; the sign.
     pub beyond_page: u64,
     pub beyond_aligned: u64,
@@ -29,6 +31,11 @@ pub(crate) struct Frame {
     pub salt: u64,
     pub fs_base: u64,
     pub gs_base: u64,
+    pub kernel_gs_base: u64,
+    /// 0 in ring 0; 0 where CLI is allowed; not 0 once CLI was done.
+    pub not_kernel: u64,
+    pub no_cli: u64,
+    pub cli_done: u64,
     pub value: u64,
     /// Negated keys (address + salt) and host addresses.
     pub jump_keys: [u64; JUMPS],
@@ -44,6 +51,7 @@ pub(crate) const MXCSR: i64 = offset_of!(Frame, mxcsr) as i64;
 pub(crate) const HOST_MXCSR: i64 = offset_of!(Frame, host_mxcsr) as i64;
 pub(crate) const NATIVE_RSP: i64 = offset_of!(Frame, native_rsp) as i64;
 pub(crate) const TARGET: i64 = offset_of!(Frame, target) as i64;
+pub(crate) const FROM: i64 = offset_of!(Frame, from) as i64;
 pub(crate) const EXIT: i64 = offset_of!(Frame, exit) as i64;
 pub(crate) const BEYOND_PAGE: i64 = offset_of!(Frame, beyond_page) as i64;
 pub(crate) const BEYOND_ALIGNED: i64 = offset_of!(Frame, beyond_aligned) as i64;
@@ -51,6 +59,10 @@ pub(crate) const SIGN: i64 = offset_of!(Frame, sign) as i64;
 pub(crate) const SALT: i64 = offset_of!(Frame, salt) as i64;
 pub(crate) const FS_BASE: i64 = offset_of!(Frame, fs_base) as i64;
 pub(crate) const GS_BASE: i64 = offset_of!(Frame, gs_base) as i64;
+pub(crate) const KERNEL_GS_BASE: i64 = offset_of!(Frame, kernel_gs_base) as i64;
+pub(crate) const NOT_KERNEL: i64 = offset_of!(Frame, not_kernel) as i64;
+pub(crate) const NO_CLI: i64 = offset_of!(Frame, no_cli) as i64;
+pub(crate) const CLI_DONE: i64 = offset_of!(Frame, cli_done) as i64;
 pub(crate) const VALUE: i64 = offset_of!(Frame, value) as i64;
 pub(crate) const JUMP_KEYS: i64 = offset_of!(Frame, jump_keys) as i64;
 pub(crate) const JUMP_HOSTS: i64 = offset_of!(Frame, jump_hosts) as i64;

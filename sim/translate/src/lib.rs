@@ -29,13 +29,17 @@
 //! | access: `rorx` `movzx` (index), tag + address + size - 1, `pext` of the bits beyond a page, `jrcxz hit`, else out; addend, RAM base | hit test and page crossing in one (alignment of 16-byte SSE operands too: low four bits in the mask) | kept | ticks from this instruction on |
 //! | push, call: address and access first, then the value's store, then RSP | restartable: memory is checked before RSP changes | kept | as access |
 //! | indirect branch: key = target + salt, compared by sum with the negated key | finds the unit at an address in this context; a miss leaves before the branch | kept | as access |
+//! | entry from another page: fetch word + negated own word, `jrcxz` | the page is what it was, and its fetch hits | kept | nothing: the unit before is done, this one has not begun |
 //! | product: SETC, TEST of the low half, LAHF, OF through AL + 0x7f, SAHF | SF ZF PF of the low half, AF 0 | made | cannot leave |
+//! | SWAPGS, CLI: `mov rcx, [not allowed]`, `jrcxz`; the bases change places, CLI is noted | out where it would fault | kept | as access |
 //! | registers of the frame: MOV to scratch, the instruction, MOV back | R11 to R15 | kept | cannot leave |
 //!
 //! # Between units
-//! Ways to the same page are patched to jump straight. Ways to other pages and indirect branches go by address through a cache whose entries hold in one
-//! *context*: mode, privilege, control registers, and no entry of the TLB gone since. The caller enters a unit into it only if a fetch would hit the TLB then; so
-//! a hit does what the interpreter's fetch would: nothing to the TLB.
+//! Ways are patched to jump straight. Indirect branches go by address through a cache whose entries hold in one *context*: the mode bits that units depend on, and
+//! control registers. Going to another page fetches through the TLB, which is state. So each unit has an entry for control from elsewhere that looks at the page's
+//! *fetch word* (`tlb.rs`): set by a fetch that the interpreter did, gone with its TLB entry and with any change of permissions. If it is the unit's own, the
+//! fetch would hit and change nothing; else the unit is left before it began, the page of the unit before being the one that code comes from. So neither
+//! a change of address space nor a lost entry of the TLB costs more than one fetch by the interpreter for each page.
 //!
 //! *Self-modifying code.* Stores go directly only to pages whose write tag is set, which no page with decoded code has. So a store to code leaves, the
 //! interpreter does it and drops the page's blocks, and [`Translator::kill`] makes their entries leave at once: whoever jumps there, by link or by cache,
@@ -88,7 +92,7 @@ pub use engine::Translator;
 mod elsewhere;
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 pub use elsewhere::Translator;
-pub use tlb::{ENTRIES, FastTags, VIEWS, index};
+pub use tlb::{ENTRIES, FastTags, VIEWS, fetch_word, index};
 
 /// A translated block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +151,12 @@ pub struct Guest<'a> {
     pub tags: &'a FastTags,
     pub view: usize,
     pub fs_base: u64,
-    pub gs_base: u64,
+    pub gs_base: &'a mut u64,
+    pub kernel_gs_base: &'a mut u64,
+    /// SWAPGS is allowed; CLI is; CLI was done.
+    pub kernel: bool,
+    pub may_cli: bool,
+    pub cli_done: bool,
 }
 
 /// Where and how translated code was left.
@@ -162,6 +171,8 @@ pub struct Exit {
 pub enum How {
     /// Its end was reached: `way` 0 falls through, 1 takes the branch, to `rip`.
     Way { way: usize, rip: u64 },
+    /// Unit `from` ended by going to `rip`, on what may be another page, and no fetch from there hits.
+    Fetch { rip: u64, from: UnitId },
     /// The instruction at `rip`, after `done` others, is for the interpreter. Nothing of it happened.
     Before { rip: u64, done: usize },
 }

@@ -5,8 +5,13 @@
 //! [`FastTags::allow_read`] and [`FastTags::allow_write`] refuse what would lie outside [`FastTags::limit`]. A tag is the negated page address, so that
 //! `address + tag <= 4096 - size` tests hit and page crossing at once.
 //!
+//! A *fetch* word says the same of code: which page of memory it comes from, and that fetching it may go on ([`fetch_word`]). Units compare it with the one they
+//! were made for when control comes from another page.
+//!
+//! Most slots admit little, and few views have any: what a slot admits is kept in one place, so that dropping it touches only that.
+//!
 //! # Invariant
-//! If `read` or `write` of a slot is the negated address of page `p` with that index, then `p + addend` is a page inside `0..limit`. A tag that admits
+//! If `read` or `write` of a slot is the negated address of page `p` with that index, then `p + addend` of that view is a page inside `0..limit`. A tag that admits
 //! nothing is zero, or for the first and last index something else.
 
 /// Entries of each view: one per virtual page number modulo this.
@@ -16,6 +21,7 @@ pub const VIEWS: usize = 4;
 pub(crate) const READ: usize = 0;
 pub(crate) const WRITE: usize = 1;
 pub(crate) const ADDEND: usize = 2;
+pub(crate) const FETCH: usize = 3;
 const KINDS: usize = 4;
 /// Words of one view.
 pub(crate) const VIEW_WORDS: usize = KINDS * ENTRIES;
@@ -26,7 +32,26 @@ const WORDS: usize = VIEWS * VIEW_WORDS;
 pub struct FastTags {
     /// By view, kind and index.
     words: Box<[u64; WORDS]>,
+    /// By index: flat memory offset minus address.
+    places: Box<[u64; ENTRIES]>,
+    /// By index: a bit for each word that admits something, by view and kind.
+    admitted: Box<[u16; ENTRIES]>,
     limit: u64,
+}
+
+/// The fetch word of code at `address` that is in page `page` of memory; `None` beyond a tebibyte of it. The slot has the middle of the address.
+pub fn fetch_word(address: u64, page: u32) -> Option<u64> {
+    const PAGES: u64 = 1 << 28;
+    let number = u64::from(page) + 1;
+    (number < PAGES).then_some(address & !((ENTRIES as u64) * 4096 - 1) | number)
+}
+
+fn bit(view: usize, kind: usize) -> u16 {
+    1 << ((view & (VIEWS - 1)) * KINDS + kind)
+}
+
+fn boxed<T: Copy + std::fmt::Debug, const N: usize>(value: T) -> Box<[T; N]> {
+    vec![value; N].into_boxed_slice().try_into().expect("the length is N")
 }
 
 impl std::fmt::Debug for FastTags {
@@ -67,8 +92,7 @@ impl Default for FastTags {
 impl FastTags {
     /// Tags that admit nothing.
     pub fn new() -> FastTags {
-        let words: Box<[u64; WORDS]> = vec![0u64; WORDS].into_boxed_slice().try_into().unwrap_or_else(|_| unreachable!("the length is WORDS"));
-        let mut tags = FastTags { words, limit: 0 };
+        let mut tags = FastTags { words: boxed(0), places: boxed(0), admitted: boxed(0), limit: 0 };
         for view in 0..VIEWS {
             for index in [0, LAST] {
                 tags.words[word(view, READ, index)] = never(index);
@@ -98,15 +122,13 @@ impl FastTags {
     /// Flat memory offset minus address, of a slot's page.
     #[inline(always)]
     pub fn addend(&self, index: usize) -> u64 {
-        self.words[word(0, ADDEND, index)]
+        self.places[index & (ENTRIES - 1)]
     }
 
     /// Says where the page of `index` is, and drops its tags.
     pub fn place(&mut self, index: usize, addend: u64) {
         self.drop_tags(index);
-        for view in 0..VIEWS {
-            self.words[word(view, ADDEND, index)] = addend;
-        }
+        self.places[index & (ENTRIES - 1)] = addend;
     }
 
     /// Whether the page of `address` lies in memory of `len` bytes, as its slot is placed.
@@ -119,33 +141,57 @@ impl FastTags {
         true
     }
 
+    /// Sets a tag.
+    fn admit(&mut self, view: usize, kind: usize, address: u64, len: u64) {
+        if self.backed(address, len) {
+            let index = index(address);
+            self.words[word(view, ADDEND, index)] = self.places[index];
+            self.words[word(view, kind, index)] = (address & !0xfff).wrapping_neg();
+            self.admitted[index] |= bit(view, kind);
+        }
+    }
+
     /// Admits reads of the page of `address`, if it lies in memory of `len` bytes.
     pub fn allow_read(&mut self, view: usize, address: u64, len: u64) {
-        if self.backed(address, len) {
-            self.words[word(view, READ, index(address))] = (address & !0xfff).wrapping_neg();
-        }
+        self.admit(view, READ, address, len);
     }
 
     /// Admits writes to the page of `address`, if it lies in memory of `len` bytes.
     pub fn allow_write(&mut self, view: usize, address: u64, len: u64) {
-        if self.backed(address, len) {
-            self.words[word(view, WRITE, index(address))] = (address & !0xfff).wrapping_neg();
+        self.admit(view, WRITE, address, len);
+    }
+
+    /// Says that code at `address` may be fetched, from page `page` of memory.
+    pub fn allow_fetch(&mut self, view: usize, address: u64, page: u32) {
+        if let Some(fetch) = fetch_word(address, page) {
+            let index = index(address);
+            self.words[word(view, FETCH, index)] = fetch;
+            self.admitted[index] |= bit(view, FETCH);
+        }
+    }
+
+    /// Drops those tags of a slot whose bits are in `which`.
+    fn drop_bits(&mut self, index: usize, which: u16) {
+        let index = index & (ENTRIES - 1);
+        let mut bits = self.admitted[index] & which;
+        self.admitted[index] &= !which;
+        while bits != 0 {
+            let next = bits.trailing_zeros() as usize;
+            let (view, kind) = (next / KINDS, next % KINDS);
+            self.words[word(view, kind, index)] = if kind == FETCH { 0 } else { never(index) };
+            bits &= bits - 1;
         }
     }
 
     /// Drops the tags of a slot.
     pub fn drop_tags(&mut self, index: usize) {
-        for view in 0..VIEWS {
-            self.words[word(view, READ, index)] = never(index);
-            self.words[word(view, WRITE, index)] = never(index);
-        }
+        self.drop_bits(index, u16::MAX);
     }
 
     /// Drops the write tags of a slot.
     pub fn drop_write(&mut self, index: usize) {
-        for view in 0..VIEWS {
-            self.words[word(view, WRITE, index)] = never(index);
-        }
+        const WRITES: u16 = 1 << WRITE | 1 << (KINDS + WRITE) | 1 << (2 * KINDS + WRITE) | 1 << (3 * KINDS + WRITE);
+        self.drop_bits(index, WRITES);
     }
 
     /// The words of one view.
@@ -170,6 +216,25 @@ mod tests {
         assert_eq!(tags.limit(), 0x4000);
         tags.place(5, 0);
         assert_eq!(tags.read(0, 5), 0);
+    }
+
+    #[test]
+    fn what_was_admitted_is_dropped_in_every_view() {
+        let mut tags = FastTags::new();
+        tags.place(5, 0);
+        for view in 0..VIEWS {
+            tags.allow_read(view, 0x5000, 0x10000);
+            tags.allow_write(view, 0x5000, 0x10000);
+            tags.allow_fetch(view, 0x5000, 5);
+            assert_eq!(Some(tags.words[word(view, FETCH, 5)]), fetch_word(0x5fff, 5));
+        }
+        tags.drop_write(5);
+        assert!((0..VIEWS).all(|view| tags.write(view, 5) == 0 && tags.read(view, 5) != 0));
+        tags.drop_tags(5);
+        assert!((0..VIEWS).all(|view| tags.read(view, 5) == 0 && tags.words[word(view, FETCH, 5)] == 0));
+        // Pages that share a slot, and the first page of memory, have words of their own.
+        assert_ne!(fetch_word(0x5000, 5), fetch_word(0x1000_5000, 5));
+        assert_ne!(fetch_word(0, 0), Some(0));
     }
 
     #[test]

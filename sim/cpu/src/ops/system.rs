@@ -42,7 +42,7 @@ impl Core {
         if self.sys.cpl != 0 { Err(self.gp0()) } else { Ok(()) }
     }
 
-    fn iopl(&self) -> u8 {
+    pub(crate) fn iopl(&self) -> u8 {
         (self.flags_rest >> 12 & 3) as u8
     }
 
