@@ -117,6 +117,8 @@ impl Program {
     /// What all programs share: page tables, descriptor tables, handlers.
     pub fn tables(memory: &mut GuestMemory) {
         tables(memory);
+        // Who jumps to a small number comes back: zeros would be code that writes over itself.
+        memory.write(0, &[0xcc; PML4 as usize]).expect("it is in RAM");
         memory.write(HANDLERS, &handlers()).expect("it is in RAM");
     }
 
@@ -131,6 +133,11 @@ impl Program {
     /// What a machine with the tables is loaded with.
     pub fn image(&self) -> Image {
         self.image_with(&self.pieces())
+    }
+
+    /// Whether the code writes over itself. It is decoded anew each time, so few do.
+    fn writes_code(&self) -> bool {
+        self.group % 8 == 5
     }
 
     /// Programs of one group have the same code.
@@ -165,7 +172,7 @@ impl Program {
             let noise: Vec<u8> = (0..32).flat_map(|_| rng.value().to_le_bytes()).collect();
             parts.push((DATA + page * 0x1000 + 0xf80, noise));
         }
-        if self.seed % 4 == 1 {
+        if self.seed % 16 == 1 {
             // Code that can be written through a page of data.
             parts.push((DATA_ENTRIES + 8 * 4, ((CODE + 0x1000 * rng.below(2)) | 7).to_le_bytes().to_vec()));
         }
@@ -249,7 +256,7 @@ impl Program {
                     code.push(0xc3);
                 }
                 // A store into code: of this piece or another.
-                5 if rng.below(4) == 0 => {
+                5 if self.writes_code() && rng.below(3) == 0 => {
                     let target = self.code + rng.below(self.pieces * PIECE_BYTES);
                     code.extend([0x88, 0x04 | (rng.below(4) as u8) << 3, 0x25]);
                     code.extend((target as u32).to_le_bytes());
