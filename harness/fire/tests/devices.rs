@@ -182,6 +182,35 @@ fn attach_replace_detach_and_offline_keep_everything() {
 }
 
 #[test]
+fn a_mirror_is_filled_in_the_order_of_places_and_then_scrubbed() {
+    let (mut disks, mut store) = rig::create(shape("mirror"), 4).expect("create");
+    let mut files = Work::new(9);
+    work(&mut store, &mut files, 100);
+    let (first, _) = leaves(&store.pool().status())[0];
+    disks.push(Disk::new(DISK));
+    store.attach(first, "d2", disks[2].device(), true, NOW.0).expect("replace");
+    store.start_rebuild().expect("a mirror");
+    let mut steps = 0;
+    while !store.rebuild_step(1, NOW.0).expect("step").done {
+        // What is written meanwhile is everywhere.
+        work(&mut store, &mut files, 2);
+        steps += 1;
+    }
+    assert!(steps > 3, "{steps} steps");
+    assert_eq!(store.pool().health(), VdevState::Online);
+    let scrub = store.run_scan(ScanKind::Scrub, NOW.0).expect("scrub");
+    assert_eq!((scrub.bad, scrub.errors), (0, 0), "the copy is complete: {scrub:?}");
+    assert!(leaves(&store.pool().status()).iter().all(|(guid, _)| *guid != first), "the old side went with the scrub");
+    holds(&store, &files);
+    store.export(NOW.0).expect("export");
+    judge("rebuild", &disks[1..]);
+    let (_raidz, mut store) = rig::create(shape("raidz1"), 4).expect("create");
+    let (first, _) = leaves(&store.pool().status())[0];
+    store.attach(first, "new", Disk::new(DISK).device(), true, NOW.0).expect("replace");
+    store.start_rebuild().expect_err("a raidz is refused by name");
+}
+
+#[test]
 fn a_raidz_disk_is_replaced_under_load() {
     let (mut disks, mut store) = rig::create(shape("raidz1"), 4).expect("create");
     let mut files = Work::new(8);

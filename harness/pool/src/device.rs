@@ -16,6 +16,8 @@ use crate::{Failure, image};
 
 /// Blocks between two looks at the progress.
 const STEP: u64 = 1000;
+/// Bytes between two looks at it.
+const STEP_BYTES: u64 = 16 << 20;
 
 fn about(name: &str) -> impl Fn(EditError) -> Failure {
     move |error| Failure::Change(name.into(), error)
@@ -44,6 +46,24 @@ fn run(store: &mut Store, kind: ScanKind) -> Result<(), Failure> {
     let what = if kind == ScanKind::Scrub { "scrubbed" } else { "resilvered" };
     print(&format!("{what} {} blocks, {}: {} mended, {} errors\n", report.blocks, human(report.bytes), report.repaired, report.errors))?;
     if report.errors == 0 { Ok(()) } else { Err(Failure::Damaged) }
+}
+
+/// Copies what mirrors' sides lack in the order of places, then scrubs.
+fn rebuild(store: &mut Store) -> Result<(), Failure> {
+    let name = store.name();
+    let progress = ProgressBar::new_spinner();
+    store.start_rebuild().map_err(about(&name))?;
+    let report = loop {
+        let report = store.rebuild_step(STEP_BYTES, now()).map_err(about(&name))?;
+        progress.set_message(format!("{} copied", human(report.bytes)));
+        progress.tick();
+        if report.done {
+            break report;
+        }
+    };
+    progress.finish_and_clear();
+    print(&format!("copied {}: {} errors\n", human(report.bytes), report.errors))?;
+    run(store, if report.errors == 0 { ScanKind::Scrub } else { ScanKind::Resilver })
 }
 
 /// Brings back what leaves in service lack.
@@ -77,13 +97,13 @@ pub fn new_device(path: &Path, size: Option<u64>) -> Result<(String, Box<dyn Blo
     Ok((std::fs::canonicalize(path).map_err(host)?.display().to_string(), device))
 }
 
-pub fn attach(mut store: Store, disk: &str, file: &Path, replace: bool) -> Result<(), Failure> {
+pub fn attach(mut store: Store, disk: &str, file: &Path, replace: bool, sequential: bool) -> Result<(), Failure> {
     let at = leaf(&store, disk)?;
     let like = Some(store.pool().leaf_size(at)).filter(|size| *size > 0);
     let (path, device) = new_device(file, like)?;
     let name = store.name();
     store.attach(at, &path, device, replace, now()).map_err(about(&name))?;
-    let found = resilver(&mut store);
+    let found = if sequential { rebuild(&mut store) } else { resilver(&mut store) };
     finish(store)?;
     found
 }

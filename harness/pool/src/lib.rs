@@ -53,7 +53,7 @@ Examples (a session: each works after those before it; DIR is a folder for image
   orrery pool zfs -d DIR receive -s backup/home <step.zfs
   orrery pool scrub -d DIR tank                    verify every copy of every block (--repair: mend it)
   orrery pool attach -d DIR tank DIR/a.img DIR/c.img       one more side of a mirror
-  orrery pool replace -d DIR tank DIR/b.img DIR/d.img      put a new file in a disk's place
+  orrery pool replace -s -d DIR tank DIR/b.img DIR/d.img   put a new file in a disk's place (-s: copy first, then scrub)
   orrery pool offline -d DIR tank DIR/c.img
   orrery pool online -e -d DIR tank DIR/c.img      back in service; -e: use what the images grew by
   orrery pool detach -d DIR tank DIR/c.img
@@ -232,6 +232,9 @@ enum Verb {
         /// The disk: its path as `status` shows it, or its guid.
         disk: String,
         file: PathBuf,
+        /// Sequentially: copies what is in use in the order of places, then scrubs. For mirrors.
+        #[arg(short = 's')]
+        sequential: bool,
     },
     /// Puts a file in a disk's place: resilvers it, then lets the disk go.
     Replace {
@@ -240,6 +243,9 @@ enum Verb {
         pool: String,
         disk: String,
         file: PathBuf,
+        /// Sequentially: copies what is in use in the order of places, then scrubs. For mirrors.
+        #[arg(short = 's')]
+        sequential: bool,
     },
     /// Takes a side out of a mirror.
     Detach {
@@ -359,8 +365,8 @@ pub fn run(args: &PoolArgs) -> Result<(), Failure> {
             let name = devices.pool(pool.as_deref())?.name().to_owned();
             device::scrub(devices.store(&name)?)
         }
-        Verb::Attach { devices, pool, disk, file } => device::attach(devices.store(pool)?, disk, file, false),
-        Verb::Replace { devices, pool, disk, file } => device::attach(devices.store(pool)?, disk, file, true),
+        Verb::Attach { devices, pool, disk, file, sequential } => device::attach(devices.store(pool)?, disk, file, false, *sequential),
+        Verb::Replace { devices, pool, disk, file, sequential } => device::attach(devices.store(pool)?, disk, file, true, *sequential),
         Verb::Detach { devices, pool, disk } => device::detach(devices.store(pool)?, disk),
         Verb::Offline { devices, pool, disk } => device::offline(devices.store(pool)?, disk),
         Verb::Online { devices, pool, disk, expand } => device::online(devices.store(pool)?, disk, *expand),

@@ -8,7 +8,8 @@
 //!
 //! The dataset layer makes and moves datasets without touching a block of theirs: `snapshots.rs` (snapshots, clones, rollback, rename), `promote.rs`,
 //! `destroy.rs` with `drain.rs` (what dies is listed at once and freed with later commits), `lists.rs` (deadlists), `quota.rs`, `props.rs`, `holds.rs`.
-//! Each operation checks, changes the MOS, and is one commit: a crash shows what was before or after. [`check`] and [`check_space`] count everything anew.
+//! Each operation checks, changes the MOS, and is one commit: a crash shows what was before or after. Devices are filled by `scan.rs`
+//! (block by block, checked) or `rebuild.rs` (place by place, then scrubbed). [`check`] and [`check_space`] count everything anew.
 //!
 //! # Structures
 //! [`Datasets`] and its readers borrow the pool ([`pool_spa::Pool`]); nothing is shared or cached between calls but the path of indirect blocks that an
@@ -22,8 +23,8 @@
 //! file with an unreadable block gives an error for that block, not zeros.
 //!
 //! # Limits
-//! A ZAP of at most 2^20 leaves; dataset trees 64 deep; 16,384 blocks of what was destroyed are freed with one commit. No limits on numbers of file systems and
-//! snapshots (`filesystem_limit`). What cannot be written yet: see [`Store`].
+//! A ZAP of at most 2^20 leaves; dataset trees 64 deep; 16,384 blocks of what was destroyed are freed with one commit. `features.rs` lists the
+//! features that may be in use in a pool we write, `foreign.rs` what of OpenZFS's bookkeeping ends when we take a pool over, `props.rs` who obeys which property.
 #![no_std]
 extern crate alloc;
 
@@ -45,6 +46,7 @@ mod object;
 mod promote;
 mod props;
 mod quota;
+mod rebuild;
 mod scan;
 mod snapshots;
 mod spares;

@@ -40,6 +40,7 @@ use crate::features::{Feature, HOLE_BIRTH, LARGE_BLOCKS, PROJECT_QUOTA, SHA512, 
 use crate::props::Style;
 use crate::log::{OpenLog, PendingLog};
 use crate::quota::Limits;
+use crate::rebuild::Rebuild;
 use crate::scan::Scan;
 use crate::zap_edit as zap;
 use crate::{Datasets, Error};
@@ -90,6 +91,8 @@ pub struct Store {
     pub(crate) pending_logs: BTreeMap<u64, PendingLog>,
     /// A scrub or resilver under way.
     pub(crate) scan: Option<Scan>,
+    /// A sequential resilver under way.
+    pub(crate) rebuild: Option<Rebuild>,
     /// Bytes written into memory since the last commit.
     pub(crate) dirty_bytes: u64,
     /// A commit failed.
@@ -146,6 +149,7 @@ impl Store {
             config_dirty: false,
             pending_logs: BTreeMap::new(),
             scan: None,
+            rebuild: None,
             dirty_bytes: 0,
             suspended: false,
             limits: Limits::default(),
@@ -231,6 +235,7 @@ impl Store {
             config_dirty: false,
             pending_logs: BTreeMap::new(),
             scan: None,
+            rebuild: None,
             dirty_bytes: 0,
             suspended: false,
             limits: Limits::default(),

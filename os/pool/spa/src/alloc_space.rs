@@ -509,6 +509,22 @@ impl Metaslab {
         used
     }
 
+    /// The first allocated range that ends behind `from`, from there on.
+    #[must_use]
+    pub fn used_from(&self, from: u64) -> Option<Range<u64>> {
+        let mut at = from.max(self.range.start);
+        for gap in self.free.iter().chain(core::iter::once(self.range.end..self.range.end)) {
+            if gap.end <= at && gap.end < self.range.end {
+                continue;
+            }
+            if at < gap.start {
+                return Some(at..gap.start);
+            }
+            at = at.max(gap.end);
+        }
+        None
+    }
+
     /// Log entries of what this txg changed.
     #[must_use]
     pub fn changes(&self, shift: u32) -> Vec<Entry> {

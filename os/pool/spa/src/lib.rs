@@ -24,7 +24,7 @@
 //! written afresh. More: a typed error names the block. Labels are outside input: damaged ones are skipped, contradictory ones refused by name.
 //!
 //! # Limits
-//! Salted checksums and zstd are refused by name. Gang blocks nest up to 8 deep. At most 255 children per vdev. Cache devices are labelled and
+//! Salted checksums (skein, edonr) are refused by name. Gang blocks nest up to 8 deep. At most 255 children per vdev. Cache devices are labelled and
 //! listed, and hold nothing. No removal of top-level vdevs.
 //!
 //! # Reading order

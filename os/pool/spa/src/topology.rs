@@ -19,7 +19,7 @@ use pool_phys::label;
 use crate::config::{VdevConfig, VdevKind};
 use crate::event::{Event, EventSink};
 use crate::leaf::{Leaf, VdevState};
-use crate::vdev::{Vdev, leaf_of};
+use crate::vdev::{Scrubbed, Vdev, leaf_of};
 use crate::{Pool, WriteError};
 
 impl Pool {
@@ -247,6 +247,19 @@ impl Pool {
                 }
             });
         }
+    }
+
+    /// Top-level vdevs below which a leaf in service lacks anything, and whether all their leaves hold the same.
+    #[must_use]
+    pub fn lacking_tops(&self) -> Vec<(u32, bool)> {
+        let lacking = self.tops().iter().filter(|(_, top)| top.lacks_any());
+        lacking.map(|(id, top)| (u32::try_from(*id).unwrap_or(u32::MAX), top.is_mirrored())).collect()
+    }
+
+    /// Copies a range of a mirror's space from a whole side to those that lack anything, without looking at what it is.
+    #[must_use]
+    pub fn copy_over(&self, vdev: u32, offset: u64, size: usize) -> Scrubbed {
+        self.top(vdev).map_or(Scrubbed { good: false, bad: 1, repaired: 0 }, |top| top.copy_over(offset, size, self.context()))
     }
 
     /// True if the leaf lacks nothing.

@@ -294,6 +294,41 @@ impl Vdev {
         }
     }
 
+    /// The leaves of a vdev that all hold the same; `None` where they do not.
+    fn sides(&self) -> Option<Vec<&Leaf>> {
+        match &self.body {
+            Body::Leaf(leaf) => Some(vec![leaf]),
+            Body::Mirror(sides) => sides.iter().map(Self::sides).try_fold(Vec::new(), |mut all, leaves| {
+                all.extend(leaves?);
+                Some(all)
+            }),
+            Body::Raidz { .. } | Body::Absent => None,
+        }
+    }
+
+    /// Some leaf in service lacks anything.
+    pub fn lacks_any(&self) -> bool {
+        match &self.body {
+            Body::Leaf(leaf) => leaf.is_usable() && !leaf.lacking().is_empty(),
+            Body::Mirror(children) | Body::Raidz { children, .. } => children.iter().any(Self::lacks_any),
+            Body::Absent => false,
+        }
+    }
+
+    /// All sides hold the same, so that one can be copied to another.
+    pub fn is_mirrored(&self) -> bool {
+        self.sides().is_some()
+    }
+
+    /// Copies what a whole side has at `offset` to the sides that lack anything, whatever it is.
+    pub fn copy_over(&self, offset: u64, size: usize, context: &Context) -> Scrubbed {
+        let sides = self.sides().unwrap_or_default();
+        let (whole, lacking): (Vec<&Leaf>, Vec<&Leaf>) = sides.into_iter().filter(|leaf| leaf.is_usable() && !leaf.has_missed()).partition(|leaf| leaf.lacking().is_empty());
+        let Some(data) = whole.iter().find_map(|leaf| leaf.read(offset, size, self.unit(), context)) else { return Scrubbed { good: false, bad: 1, repaired: 0 } };
+        let repaired = lacking.iter().filter(|leaf| leaf.repair(offset, &data, self.unit(), context)).count();
+        Scrubbed { good: true, bad: u32::try_from(lacking.len()).unwrap_or(u32::MAX), repaired: u32::try_from(repaired).unwrap_or(u32::MAX) }
+    }
+
     /// Writes a stored block (a multiple of 512 bytes, padded here to the allocation unit) to every place that holds it. Failures up to the redundancy
     /// are survived: the leaves concerned note that they missed the open txg.
     pub fn write(&self, offset: u64, data: &[u8], context: &Context) -> Result<(), WriteError> {
