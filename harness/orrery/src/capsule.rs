@@ -29,7 +29,7 @@ pub struct ReplayArgs {
 pub struct OpenArgs {
     /// The capsule, or a snapshot.
     capsule: PathBuf,
-    /// For a snapshot: the kernel's ELF file, for names.
+    /// For a snapshot: the kernel's ELF file, for names. Default: our kernel as it was built last, if that is what runs there.
     #[arg(long)]
     symbols: Option<PathBuf>,
     /// TCP port on this host; 0 takes a free one.
@@ -117,13 +117,17 @@ pub fn open(args: &OpenArgs) -> Result<(), Failure> {
 fn open_snapshot(args: &OpenArgs, bytes: &[u8]) -> Result<(), Failure> {
     let mut machine = sim_snap::saved::resume(bytes).map_err(|error| Failure::Request(format!("{}: {error}", args.capsule.display())))?;
     let mut session = Session::new(&mut machine);
-    if let Some(symbols) = &args.symbols {
+    // Our own kernel's names are at hand, if it is the one that runs there.
+    let ours = Context::find().ok().map(|context| context.root.join("target/kernel/orrery-kernel"));
+    let ours = ours.filter(|path| args.symbols.is_none() && std::fs::read(path).is_ok_and(|image| session.runs(&image)));
+    let symbols = args.symbols.clone().or(ours);
+    if let Some(symbols) = &symbols {
         session.read_symbols(&std::fs::read(symbols).map_err(Failure::named(symbols))?);
     }
     if let Some(text) = &args.at {
         session.run_to(&place(text)?);
     }
-    wait(session, args.port, args.symbols.as_deref())
+    wait(session, args.port, symbols.as_deref())
 }
 
 /// A session of gdb at a point of a capsule's run. Where its power cut lost writes, those are marked.
@@ -153,9 +157,18 @@ fn wait(session: Session<'_>, port: u16, symbols: Option<&Path>) -> Result<(), F
     let symbols = symbols.map(|path| format!("{} ", path.display())).unwrap_or_default();
     println!("    gdb -x gdb/orrery.gdb {symbols}-ex 'target remote :{port}'\n");
     println!("then for example: backtrace, frames, reverse-continue, reverse-stepi, monitor last-write ADDRESS, monitor help.");
-    let ended = sim_gdb::serve_session(session, &listener).map_err(|error| Failure::Host(error.to_string()))?;
+    let ended = sim_gdb::serve_session(session, &listener, again).map_err(|error| Failure::Host(error.to_string()))?;
     println!("{ended:?}");
     Ok(())
+}
+
+/// gdb is gone without a word of ending: the next one finds the machine as it was left.
+pub fn again(session: &Session<'_>, error: Option<&sim_gdb::GdbError>) -> bool {
+    if let Some(error) = error {
+        println!("{error}");
+    }
+    println!("gdb is gone; the machine stands at tick {} and waits for the next (`kill` or `monitor quit` in gdb ends it, or Ctrl-C here)", session.position().0);
+    true
 }
 
 /// A capsule of a run that has just ended.

@@ -69,7 +69,7 @@ pub fn gdb(args: &GdbArgs) -> Result<(), Failure> {
     println!("    gdb -x gdb/orrery.gdb {shown}-ex 'target remote :{port}'\n");
     let first = if symbols { "hbreak zone::boot, continue, backtrace, frames" } else { "continue, Ctrl-C, x/5i $pc" };
     println!("then for example: {first}, info registers, monitor help.");
-    let ended = sim_gdb::serve_session(session, &listener).map_err(|error| Failure::Host(error.to_string()))?;
+    let ended = sim_gdb::serve_session(session, &listener, capsule::again).map_err(|error| Failure::Host(error.to_string()))?;
     println!("{ended:?} after {} instructions; receipt {}", machine.ticks(), machine.receipt());
     Ok(())
 }
@@ -166,7 +166,7 @@ fn replay(context: &Context, path: &Path, args: &GdbArgs) -> Result<(), Failure>
             }
         }
     });
-    let served = sim_gdb::serve_session(session_of_gdb, &listener);
+    let served = sim_gdb::serve_session(session_of_gdb, &listener, |_, _| false);
     drop(listener);
     let in_time = watchdog.join().unwrap_or(false);
     served.map_err(|error| Failure::Host(error.to_string()))?;

@@ -87,26 +87,33 @@ pub enum Ended {
 
 /// Waits for one gdb on `listener` and serves it.
 pub fn serve(machine: &mut Machine, listener: &TcpListener) -> Result<Ended, GdbError> {
-    serve_session(Session::new(machine), listener)
+    serve_session(Session::new(machine), listener, |_, _| false)
 }
 
-/// The same for a session that was prepared: brought to its place, given symbols.
-pub fn serve_session(session: Session<'_>, listener: &TcpListener) -> Result<Ended, GdbError> {
-    let (stream, _) = listener.accept()?;
-    stream.set_nodelay(true)?;
-    let ended = serve_on(session, stream.try_clone()?, stream.try_clone()?);
-    // The thread that reads still holds the connection, and a gdb that said `kill` waits for its end. It may be gone already.
-    drop(stream.shutdown(Shutdown::Both));
-    ended
+/// The same for a session that was prepared: brought to its place, given symbols. When gdb has detached, hung up or lost its connection, `again` is asked whether to wait for
+/// another: it finds the machine as it was left, with its past.
+pub fn serve_session(mut session: Session<'_>, listener: &TcpListener, mut again: impl FnMut(&Session<'_>, Option<&GdbError>) -> bool) -> Result<Ended, GdbError> {
+    loop {
+        let (stream, _) = listener.accept()?;
+        stream.set_nodelay(true)?;
+        let ended = serve_on(&mut session, stream.try_clone()?, stream.try_clone()?);
+        // The thread that reads still holds the connection, and a gdb that said `kill` waits for its end. It may be gone already.
+        drop(stream.shutdown(Shutdown::Both));
+        match &ended {
+            Ok(Ended::Detached) if again(&session, None) => {}
+            Err(error) if again(&session, Some(error)) => session.release(),
+            _ => return ended,
+        }
+    }
 }
 
 /// Serves a gdb that started us (`target remote | orrery gdb ...`): commands on standard input, answers on standard output.
 pub fn serve_stdio(machine: &mut Machine) -> Result<Ended, GdbError> {
-    serve_on(Session::new(machine), io::stdin(), io::stdout())
+    serve_on(&mut Session::new(machine), io::stdin(), io::stdout())
 }
 
 /// Serves a gdb on any pair of byte streams.
-pub fn serve_on(mut session: Session<'_>, reader: impl Read + Send + 'static, writer: impl Write) -> Result<Ended, GdbError> {
+pub fn serve_on(session: &mut Session<'_>, reader: impl Read + Send + 'static, writer: impl Write) -> Result<Ended, GdbError> {
     let mut link = Link::new(reader);
     let stub = GdbStub::new(link::Out::new(writer));
     let failed = |error: GdbStubError<GdbError, io::Error>| {
@@ -119,20 +126,20 @@ pub fn serve_on(mut session: Session<'_>, reader: impl Read + Send + 'static, wr
             GdbError::Protocol(error.to_string())
         }
     };
-    let mut state = stub.run_state_machine(&mut session).map_err(failed)?;
+    let mut state = stub.run_state_machine(session).map_err(failed)?;
     loop {
         state = match state {
             GdbStubStateMachine::Idle(idle) => match link.wait() {
-                Some(byte) => idle.incoming_data(&mut session, byte).map_err(failed)?,
+                Some(byte) => idle.incoming_data(session, byte).map_err(failed)?,
                 None => return Ok(session.ended()),
             },
             GdbStubStateMachine::Running(running) => {
                 if let Some(byte) = link.poll() {
-                    running.incoming_data(&mut session, byte).map_err(failed)?
+                    running.incoming_data(session, byte).map_err(failed)?
                 } else if link.is_closed() {
                     return Ok(session.ended());
                 } else if let Some(reason) = session.advance() {
-                    running.report_stop(&mut session, reason).map_err(failed)?
+                    running.report_stop(session, reason).map_err(failed)?
                 } else {
                     if session.waits_for_gdb() {
                         link.rest();
@@ -142,7 +149,7 @@ pub fn serve_on(mut session: Session<'_>, reader: impl Read + Send + 'static, wr
             }
             GdbStubStateMachine::CtrlCInterrupt(interrupt) => {
                 let reason = session.interrupted();
-                interrupt.interrupt_handled(&mut session, Some::<MultiThreadStopReason<u64>>(reason)).map_err(failed)?
+                interrupt.interrupt_handled(session, Some::<MultiThreadStopReason<u64>>(reason)).map_err(failed)?
             }
             GdbStubStateMachine::Disconnected(gone) => {
                 session.disconnected(gone.get_reason());

@@ -1,6 +1,6 @@
 //! `monitor` commands: one row each.
 
-use sim_board::Port;
+use sim_board::{InputKind, Port};
 
 use crate::session::{DiskWrite, Mark, Session};
 use crate::{symbols, zones};
@@ -17,7 +17,7 @@ const COMMANDS: &[(&str, &str, &str, Command)] = &[
     ("unimplemented", "", "accesses that no device defines", unimplemented),
     ("inputs", "", "what entered from outside, and when", inputs),
     ("console", "[1|2]", "what serial line 1 or 2 printed since the last time", console),
-    ("goto", "TICK", "goes to a tick, back or forth", go_to),
+    ("goto", "TICK|+N|-N", "goes to a tick, or N ticks on or back", go_to),
     ("goto-write", "NUMBER [DISK]", "goes back to the tick of a disk's write (journal: the board's disk_journal)", go_to_write),
     ("writes", "[N] [DISK]", "the last N writes of a disk (20), with their ticks", writes),
     ("stop-at-write", "NUMBER [DISK]", "marks the tick of a disk's write: continue and reverse-continue stop there", stop_at_write),
@@ -79,9 +79,18 @@ fn unimplemented(session: &mut Session<'_>, _arguments: &[&str]) -> String {
 }
 
 fn inputs(session: &mut Session<'_>, _arguments: &[&str]) -> String {
-    let lines: String =
-        session.machine.inputs().iter().map(|input| format!("{:>16} {:>16}  {:?}\n", input.ticks, input.ns, input.what)).collect();
+    let lines: String = session.machine.inputs().iter().map(|input| format!("{:>16} {:>16}  {}\n", input.ticks, input.ns, input_text(&input.what))).collect();
     if lines.is_empty() { "none\n".to_owned() } else { lines }
+}
+
+fn input_text(what: &InputKind) -> String {
+    match what {
+        InputKind::Serial { port, bytes } => format!("{port:?}: \"{}\"", bytes.escape_ascii()),
+        InputKind::PowerButton => "the power button".to_owned(),
+        InputKind::Nmi => "an NMI".to_owned(),
+        InputKind::Turns { chaos, seed } => format!("turns by seed {seed}{}", if *chaos { ", adversarial" } else { "" }),
+        InputKind::Checkpoint => "a checkpoint".to_owned(),
+    }
 }
 
 fn console(session: &mut Session<'_>, arguments: &[&str]) -> String {
@@ -103,7 +112,13 @@ fn type_text(session: &mut Session<'_>, arguments: &[&str]) -> String {
 }
 
 fn go_to(session: &mut Session<'_>, arguments: &[&str]) -> String {
-    let Some(target) = arguments.first().and_then(|word| number(word)) else { return "usage: monitor goto TICK\n".to_owned() };
+    let here = session.machine.ticks();
+    let target = arguments.first().and_then(|word| match (word.strip_prefix('+'), word.strip_prefix('-')) {
+        (Some(on), _) => number(on).map(|on| here.saturating_add(on)),
+        (_, Some(back)) => number(back).map(|back| here.saturating_sub(back)),
+        (None, None) => number(word),
+    });
+    let Some(target) = target else { return "usage: monitor goto TICK|+N|-N\n".to_owned() };
     stand(session, target)
 }
 
@@ -113,7 +128,13 @@ fn stand(session: &mut Session<'_>, target: u64) -> String {
     }
     let reached = session.history.go_to(session.machine, target);
     let at = session.machine.ticks();
-    if reached { format!("at tick {at}; `maintenance flush register-cache` shows its registers\n") } else { format!("not reached: at tick {at}\n") }
+    if reached {
+        return format!("at tick {at}; `maintenance flush register-cache` shows its registers (gdb/orrery.gdb: `goto` does)\n");
+    }
+    match session.history.first().filter(|first| target < *first) {
+        Some(first) => format!("the past begins at tick {first}: still at tick {at}\n"),
+        None => format!("the run ends before that: at tick {at}\n"),
+    }
 }
 
 /// The disk that is meant: the first if none is named; one that nobody has if the number is none.

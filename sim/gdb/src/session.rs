@@ -129,6 +129,11 @@ impl<'a> Session<'a> {
         self.symbols = Symbols::read(image);
     }
 
+    /// Whether the code of this ELF file is what the machine has in memory where the file says: for a snapshot, which does not hold its kernel's file.
+    pub fn runs(&mut self, image: &[u8]) -> bool {
+        (0..self.machine.vcpus()).any(|vcpu| symbols::is_loaded(self.machine, vcpu, image))
+    }
+
     /// Where the machine stands: ticks and virtual time.
     pub fn position(&self) -> (u64, u64) {
         (self.machine.ticks(), self.machine.now_ns())
@@ -371,7 +376,7 @@ impl<'a> Session<'a> {
     }
 
     /// Takes all breakpoints out of the machine.
-    fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         for address in self.software.drain(..).chain(self.hardware.drain(..)) {
             self.machine.remove_breakpoint(address);
         }

@@ -1,6 +1,7 @@
 //! Names and addresses, from the symbol table of the kernel's ELF file, and stacks walked by frame pointers.
 
 use goblin::elf::Elf;
+use goblin::elf::program_header::PT_LOAD;
 use goblin::elf::sym::{STT_FUNC, STT_OBJECT};
 use sim_board::Machine;
 use sim_cpu::RBP;
@@ -58,6 +59,25 @@ impl Symbols {
             Some(_) | None => format!("{address:#x}"),
         }
     }
+}
+
+/// Whether the functions of an ELF file are in memory at their addresses: most of a sample, for a kernel may change some of its own code.
+pub(crate) fn is_loaded(machine: &mut Machine, vcpu: usize, image: &[u8]) -> bool {
+    const SAMPLES: usize = 64;
+    let Ok(elf) = Elf::parse(image) else { return false };
+    let functions: Vec<_> = elf.syms.iter().filter(|symbol| symbol.st_type() == STT_FUNC && symbol.st_size >= 16).collect();
+    let mut same = 0;
+    let sample = functions.iter().step_by((functions.len() / SAMPLES).max(1)).take(SAMPLES);
+    let tried = sample.clone().count();
+    for symbol in sample {
+        let load = elf.program_headers.iter().find(|load| load.p_type == PT_LOAD && load.vm_range().contains(&(symbol.st_value as usize)));
+        let Some(load) = load else { continue };
+        let at = (symbol.st_value - load.p_vaddr).saturating_add(load.p_offset) as usize;
+        let mut bytes = [0; 16];
+        let read = machine.read_linear(vcpu, symbol.st_value, &mut bytes);
+        same += usize::from(read == bytes.len() && image.get(at..at + bytes.len()) == Some(&bytes[..]));
+    }
+    tried > 0 && 2 * same > tried
 }
 
 /// The return addresses of a vCPU's stack, innermost first, by frame pointers: complete where code keeps them, as our kernel does.

@@ -490,3 +490,42 @@ fn reverse_crosses_interrupts_processors_and_the_border_to_user_mode() {
     });
     assert_eq!(machine.receipt(), plain.receipt());
 }
+
+#[test]
+fn the_next_gdb_finds_the_machine_as_the_last_one_left_it() {
+    let mut machine = counter();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("bound");
+    let mut gone = 0;
+    let ended = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let connect = || {
+                let stream = TcpStream::connect(address).expect("server listens");
+                stream.set_nodelay(true).expect("a TCP option");
+                Client(stream)
+            };
+            let mut gdb = connect();
+            gdb.ask("qSupported:multiprocess+;swbreak+;hwbreak+;vContSupported+");
+            assert!(gdb.monitor("goto 20000").contains("at tick 20000"));
+            assert_eq!(gdb.ask(&format!("Z0,{:x},1", BASE + 5)), "OK");
+            assert_eq!(gdb.ask("D;1"), "OK");
+            // One that only knocks, and one that ends it.
+            drop(connect());
+            let mut gdb = connect();
+            gdb.ask("qSupported:multiprocess+;swbreak+;hwbreak+;vContSupported+");
+            assert!(gdb.monitor("ticks").starts_with("tick 20000 "));
+            assert!(gdb.monitor("goto -5000").contains("at tick 15000"), "the past is still there");
+            assert!(gdb.monitor("goto +5").contains("at tick 15005"));
+            assert!(gdb.monitor("goto 10x").starts_with("usage"));
+            assert!(gdb.ask("vCont;c").starts_with("T0f"), "the breakpoints of the one before are not");
+            gdb.send("vKill;1");
+        });
+        let session = sim_gdb::Session::new(&mut machine);
+        sim_gdb::serve_session(session, &listener, |_, _| {
+            gone += 1;
+            true
+        })
+        .expect("the dialogues are well-formed")
+    });
+    assert_eq!((ended, gone), (Ended::Killed, 2));
+}
