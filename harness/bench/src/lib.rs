@@ -8,7 +8,7 @@
 //! Debian's Linux ([`linux`]) gives three more rows: its boot, and a program's system calls and page faults.
 //!
 //! *Costs of the OS* are ticks, the same on every host ([`os`]): a change of one is a change. A guest program measures them with the TSC, which the default
-//! board advances by one per tick.
+//! board advances by one per tick. What the pool costs ([`pool`]) is counted from outside, between marks on the console.
 //!
 //! # Structures
 //! [`baseline`] keeps both in `perf/*.toml`; [`report`] prints them with change and target.
@@ -24,6 +24,7 @@ pub mod guests;
 mod image;
 pub mod linux;
 pub mod os;
+pub mod pool;
 pub mod report;
 pub mod speed;
 pub mod travel;

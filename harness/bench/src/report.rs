@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::baseline::{Os, Sim, SimRow, Travel};
 use crate::os::{Cost, TARGETS};
+use crate::pool::ROWS as POOL_ROWS;
 use crate::speed::{Row, Side};
 use crate::travel::{Figures, ROWS};
 
@@ -57,6 +58,25 @@ pub fn costs(costs: &[Cost], base: &Os) -> String {
             }
             Err(why) => line(&mut out, format_args!("{:<18} {:>14} ({why})", cost.name, "-")),
         }
+    }
+    out
+}
+
+/// What the pool costs: exact ticks, the change against the baseline, the target; and how much more ten times the data costs.
+pub fn pool(costs: &[Cost], base: &Os) -> String {
+    let mut out = String::new();
+    line(&mut out, format_args!("{:<20} {:>13} {:>13} {:>9} {:>11}  what", "pool", "ticks", "baseline", "change", "target"));
+    let value = |name: &str| costs.iter().find(|cost| cost.name == name).and_then(|cost| cost.value.clone().ok());
+    for (name, what, target) in POOL_ROWS {
+        let Some(ticks) = value(name) else { continue };
+        let old = base.ticks.get(*name).copied();
+        let target = target.map_or_else(String::new, |target| format!("{target}{}", if ticks <= target { " +" } else { " !" }));
+        let grown = name.strip_suffix("_10x").and_then(|stem| value(&format!("{stem}_1x"))).map_or_else(String::new, |once| format!("{:.2} times", ticks as f64 / once.max(1) as f64));
+        line(&mut out, format_args!(
+            "{name:<20} {ticks:>13} {:>13} {:>9} {target:>11}  {what}{grown}",
+            old.map_or_else(|| "-".to_string(), |old| old.to_string()),
+            old.map_or_else(String::new, |old| percent(old as f64, ticks as f64)),
+        ));
     }
     out
 }

@@ -5,7 +5,7 @@ use crate::build::Profile;
 use crate::context::Context;
 use ::bench::baseline::{Os, Sim, Travel};
 use ::bench::linux::{self, LinuxGuest};
-use ::bench::{BenchError, baseline, os, report, speed, travel};
+use ::bench::{BenchError, baseline, os, pool, report, speed, travel};
 use runner::{debian::Store, live};
 use std::path::Path;
 
@@ -20,6 +20,9 @@ pub struct BenchArgs {
     /// Only what time travel costs: snapshots, forks, steps back, recordings.
     #[arg(long)]
     travel: bool,
+    /// Only what the pool costs in the kernel, in guest instructions.
+    #[arg(long)]
+    pool: bool,
     /// How often each guest runs on each machine; the median counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=99))]
     rounds: u64,
@@ -62,6 +65,21 @@ fn time_travel(args: &BenchArgs, perf: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What the pool costs.
+fn pool_costs(args: &BenchArgs, context: &Context, perf: &Path) -> Result<(), Failure> {
+    let programs = context.programs()?;
+    let ours = context.ours(Profile::Ship, &programs)?;
+    let kernel = std::fs::read(&ours.kernel).map_err(Failure::file(&ours.kernel))?;
+    let costs = pool::run(&kernel, &ours.live.to_cpio(), "console=ttyS0 agent=ttyS1")?;
+    let path = perf.join("pool.toml");
+    let known: Os = baseline::read(&path)?;
+    print!("{}", report::pool(&costs, &known));
+    if args.bless {
+        baseline::write(&path, "What the pool costs in the kernel, in ticks, exact (cargo orrery bench --pool --bless).", &report::os_baseline(&costs))?;
+    }
+    Ok(())
+}
+
 /// Measures and prints.
 pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let context = Context::find()?;
@@ -70,6 +88,9 @@ pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
     std::fs::create_dir_all(&scratch).map_err(Failure::file(&scratch))?;
     if args.travel {
         return time_travel(args, &perf);
+    }
+    if args.pool {
+        return pool_costs(args, &context, &perf);
     }
     let all = args.only.is_empty();
     let rounds = usize::try_from(args.rounds).unwrap_or(1);
@@ -101,6 +122,7 @@ pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
     }
     // After the guests: its snapshots stay in the process's heap, and would count as theirs.
     time_travel(args, &perf)?;
+    pool_costs(args, &context, &perf)?;
     let ours = context.ours(Profile::Ship, &programs)?;
     let kernel = std::fs::read(&ours.kernel).map_err(Failure::file(&ours.kernel))?;
     let costs = os::run(&kernel, &ours.live.to_cpio(), "console=ttyS0 agent=ttyS1")?;

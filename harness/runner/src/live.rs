@@ -50,6 +50,8 @@ const TOOLS: &[&str] = &[
     "usr/sbin/kstat",
     "usr/sbin/failnth",
     "usr/sbin/zpool",
+    "usr/bin/vfsstat",
+    "usr/bin/ziostat",
     "usr/sbin/zfs",
     "usr/bin/zonename",
 ];

@@ -22,6 +22,8 @@ pub const CRATES: &[Row] = &[
     Row("os/mach/heap", "heap", 3),
     Row("os/mach/hal", "hal", 3),
     Row("os/trace/probe", "probe", 3),
+    Row("os/pool/arc", "pool-arc", 0),
+    Row("os/pool/fair", "pool-fair", 0),
     Row("os/pool/phys", "pool-phys", 1),
     Row("os/pool/judge", "pool-judge", 2),
     Row("os/pool/spa", "pool-spa", 4),

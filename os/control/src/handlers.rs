@@ -53,6 +53,7 @@ pub(crate) fn run(operation: Operation, request: &NvList, viewer: ZoneId) -> Ans
         | Operation::PoolExport
         | Operation::PoolDevice
         | Operation::PoolScrub
+        | Operation::PoolHistory
         | Operation::DatasetList
         | Operation::DatasetMake
         | Operation::DatasetSnap

@@ -10,7 +10,7 @@ use kif::ZoneId;
 use nv::NvList;
 use pool_dmu::DatasetKind;
 use pool_fs::manage::{self, DeviceChange, Extent, Refused, Status};
-use pool_fs::streams::{Receiving, Sending};
+use pool_fs::streams::{Receiving, Sending, abort_receive};
 use pool_spa::VdevStatus;
 use pool_stream::{Naming, PackageOptions};
 use vfs::{Cred, Cx};
@@ -58,6 +58,10 @@ fn step(operation: Operation, request: &NvList, slot: &mut Option<Stream>) -> An
     let cx = Cx { cred: &cred, root: &root, cwd: &root };
     let none = || Refusal::new(Code::State, "no such stream is open on this descriptor");
     if operation == Operation::StreamSend {
+        if let Some(token) = request.opt_string("token")? {
+            *slot = Some(Stream::Out(Box::new(Sending::resume(token)?)));
+            return Ok(NvList::new());
+        }
         if let Some(to) = request.opt_string("to")? {
             let [replicate, intermediate, properties] = [flag(request, "replicate")?, flag(request, "intermediate")?, flag(request, "properties")?];
             let options = PackageOptions { replicate, intermediate, properties, ..PackageOptions::default() };
@@ -74,7 +78,7 @@ fn step(operation: Operation, request: &NvList, slot: &mut Option<Stream>) -> An
             Some("last-part") => Naming::LastPart,
             Some(other) => return Err(Refusal::new(Code::Invalid, format!("'{other}' is no way to name what is received"))),
         };
-        *slot = Some(Stream::In(Box::new(Receiving::start(&cx, target, naming, flag(request, "force")?)?)));
+        *slot = Some(Stream::In(Box::new(Receiving::start(&cx, target, naming, flag(request, "force")?, flag(request, "resumable")?)?)));
         return Ok(NvList::new());
     }
     let Some(Stream::In(receiving)) = slot else { return Err(none()) };
@@ -97,7 +101,21 @@ pub(crate) fn run(operation: Operation, request: &NvList) -> Answer {
     }
 }
 
+/// The pool or dataset that a request is about.
+fn subject(request: &NvList) -> Option<&str> {
+    let named = ["pool", "name"].into_iter().find_map(|field| request.string(field).ok());
+    named.or_else(|| request.strings("names").ok()?.first().map(String::as_str))
+}
+
 fn dispatch(operation: Operation, request: &NvList) -> Answer {
+    let answer = carry_out(operation, request)?;
+    if let (Some(command), Some(name)) = (request.opt_string("command")?, subject(request)) {
+        manage::note_history(name, command);
+    }
+    Ok(answer)
+}
+
+fn carry_out(operation: Operation, request: &NvList) -> Answer {
     let root = system().global_root();
     let cred = Cred::root(ZoneId::GLOBAL);
     let cx = Cx { cred: &cred, root: &root, cwd: &root };
@@ -140,6 +158,10 @@ fn dispatch(operation: Operation, request: &NvList) -> Answer {
                     manage::add(pool, request.strings("vdevs")?)?;
                     return nothing();
                 }
+                "remove" => {
+                    manage::remove(pool, request.string("device")?)?;
+                    return nothing();
+                }
                 "attach" => DeviceChange::Attach,
                 "replace" => DeviceChange::Replace,
                 "detach" => DeviceChange::Detach,
@@ -154,6 +176,11 @@ fn dispatch(operation: Operation, request: &NvList) -> Answer {
         Operation::PoolScrub => {
             manage::scrub(request.string("pool")?, flag(request, "stop")?)?;
             nothing()
+        }
+        Operation::PoolHistory => {
+            let lines = manage::history(request.string("pool")?)?.into_iter();
+            let lines = lines.map(|line| NvList::new().with("time", line.time).with("text", line.text).with("internal", u64::from(line.internal)));
+            Ok(NvList::new().with("lines", lines.collect::<Vec<_>>()))
         }
         Operation::DatasetList => dataset_list(request),
         Operation::DatasetMake => {
@@ -217,6 +244,7 @@ fn change(cx: &Cx<'_>, request: &NvList) -> Answer {
         "rename" => manage::rename(cx, name, request.string("to")?, recursive)?,
         "hold" => manage::hold(&one, request.string("to")?, false)?,
         "release" => manage::hold(&one, request.string("to")?, true)?,
+        "abort-receive" => abort_receive(name)?,
         "bookmark" => manage::bookmark(name, request.string("to")?)?,
         other => return Err(Refusal::new(Code::Invalid, format!("'{other}' is not a change of a dataset"))),
     }
@@ -269,6 +297,8 @@ fn describe(status: &Status) -> NvList {
         .with("allocated", status.allocated)
         .with("scan", status.scan.as_str())
         .with("suspended", u64::from(status.suspended))
+        .with("age", status.age.0)
+        .with("aside", status.aside.iter().map(|(kind, name, state)| format!("{kind} {} {state}", name.trim_start_matches("/dev/"))).collect::<Vec<_>>())
         .with("vdevs", vdevs)
 }
 
@@ -283,7 +313,11 @@ fn walk(vdev: &VdevStatus, depth: u64, out: &mut Vec<NvList>) {
             .with("log", u64::from(vdev.is_log))
             .with("read", counts.read_errors)
             .with("write", counts.write_errors)
-            .with("checksum", counts.checksum_errors),
+            .with("checksum", counts.checksum_errors)
+            .with("reads", counts.reads)
+            .with("writes", counts.writes)
+            .with("bytes_read", counts.bytes_read)
+            .with("bytes_written", counts.bytes_written),
     );
     for child in &vdev.children {
         walk(child, depth + 1, out);

@@ -575,6 +575,9 @@ impl zone::Scheduler for ZoneShares {
         with_dispatcher(|dispatcher| if dispatcher.set_cap(zone, percent, now()).is_err() {});
         hal::percpu::request_switch();
     }
+    fn set_io_weight(&self, zone: ZoneId, weight: u64) {
+        pool_fs::set_weight(zone, weight);
+    }
     fn usage(&self, zone: ZoneId) -> zone::Usage {
         with_dispatcher(|dispatcher| {
             charge(dispatcher, now());

@@ -47,7 +47,7 @@ pub trait Spawn: Sync {
     fn spawn_lwp(&self, name: &str, zone: ZoneId, body: Box<dyn FnOnce() + Send>) -> Result<ThreadId, OutOfMemory> {
         self.spawn(name, zone, body)
     }
-    /// Calls `body`, on the calling thread, with a stack of at least 200 KiB, and with what the kernel allocates meanwhile charged to the global zone.
+    /// Calls `body`, on the calling thread, with a stack of at least 320 KiB, and with what the kernel allocates meanwhile charged to the global zone.
     /// It may block.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use crate::locks::{self, LockKind};
 use crate::poll::{Pollee, Ready};
 use crate::vnode::{Attr, DirEntry, Io, Jump, Kind, VnodeRef};
 use crate::walk::{self, Link};
-use crate::{Place, Result, VfsError, text};
+use crate::{Place, Result, VfsError, text, zoneio};
 
 bitflags! {
     /// How to open, and how an open file behaves. All but `READ` and `WRITE` have the values of `open(2)` on x86-64, so
@@ -179,7 +179,7 @@ impl File {
             return Err(VfsError::IsDirectory);
         }
         let mut offset = self.offset.lock();
-        let count = object.read_at(*offset, out, self.io(zone))?;
+        let count = zoneio::transfer(zone, true, || object.read_at(*offset, out, self.io(zone)))?;
         *offset += count as u64;
         Ok(count)
     }
@@ -201,11 +201,13 @@ impl File {
         let object = self.object();
         let mut offset = self.offset.lock();
         if self.flags().contains(OpenFlags::APPEND) {
-            let (end, count) = object.append(data, self.io(zone))?;
-            *offset = end;
-            return Ok(count);
+            return zoneio::transfer(zone, false, || {
+                let (end, count) = object.append(data, self.io(zone))?;
+                *offset = end;
+                Ok(count)
+            });
         }
-        let count = object.write_at(*offset, data, self.io(zone))?;
+        let count = zoneio::transfer(zone, false, || object.write_at(*offset, data, self.io(zone)))?;
         *offset += count as u64;
         Ok(count)
     }
@@ -222,7 +224,7 @@ impl File {
         if !self.is_seekable {
             return Err(VfsError::IllegalSeek);
         }
-        object.read_at(offset, out, self.io(zone))
+        zoneio::transfer(zone, true, || object.read_at(offset, out, self.io(zone)))
     }
     /// Writes at `offset` (at the end in append mode, as on Linux), leaving the file's own alone.
     ///
@@ -235,9 +237,9 @@ impl File {
             return Err(VfsError::IllegalSeek);
         }
         if self.flags().contains(OpenFlags::APPEND) {
-            return object.append(data, self.io(zone)).map(|(_, count)| count);
+            return zoneio::transfer(zone, false, || object.append(data, self.io(zone)).map(|(_, count)| count));
         }
-        object.write_at(offset, data, self.io(zone))
+        zoneio::transfer(zone, false, || object.write_at(offset, data, self.io(zone)))
     }
     /// Moves the offset; returns the new one.
     ///

@@ -27,10 +27,11 @@ pub enum Rctl {
     MaxProcesses,
     MaxLwps,
     MaxPhysicalMemory,
+    ZfsIoPriority,
 }
 
 /// Number of controls.
-pub const COUNT: usize = 5;
+pub const COUNT: usize = 6;
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +57,7 @@ pub const TABLE: [Row; COUNT] = [
     Row { rctl: Rctl::MaxProcesses, name: "zone.max-processes", unit: Unit::Count, least: 1, most: i32::MAX as u64, unlimited: Some(i32::MAX as u64), denies: true, measured: true },
     Row { rctl: Rctl::MaxLwps, name: "zone.max-lwps", unit: Unit::Count, least: 1, most: i32::MAX as u64, unlimited: Some(i32::MAX as u64), denies: true, measured: true },
     Row { rctl: Rctl::MaxPhysicalMemory, name: "zone.max-physical-memory", unit: Unit::Bytes, least: 1 << 20, most: u64::MAX, unlimited: Some(u64::MAX), denies: true, measured: true },
+    Row { rctl: Rctl::ZfsIoPriority, name: "zone.zfs-io-priority", unit: Unit::Shares, least: 0, most: 16_384, unlimited: None, denies: false, measured: false },
 ];
 
 impl Rctl {
@@ -88,6 +90,7 @@ impl Defaults {
             Rctl::MaxProcesses => 2048,
             Rctl::MaxLwps => 4096,
             Rctl::MaxPhysicalMemory => memory_bytes / 2,
+            Rctl::ZfsIoPriority => 100,
         }
     }
     /// Default for the global zone: limits would only lock the operator out; many shares, because an operator who looks
@@ -99,6 +102,7 @@ impl Defaults {
             Rctl::CpuCap => u32::MAX as u64,
             Rctl::MaxProcesses | Rctl::MaxLwps => i32::MAX as u64,
             Rctl::MaxPhysicalMemory => u64::MAX,
+            Rctl::ZfsIoPriority => 16_384,
         }
     }
 }
@@ -176,7 +180,7 @@ impl Zone {
     #[must_use]
     pub fn rctl_usage(&self, rctl: Rctl) -> Option<u64> {
         match rctl {
-            Rctl::CpuShares | Rctl::CpuCap => None,
+            Rctl::CpuShares | Rctl::CpuCap | Rctl::ZfsIoPriority => None,
             Rctl::MaxProcesses | Rctl::MaxLwps => Some(self.rctls.used[rctl as usize].load(Ordering::Relaxed)),
             Rctl::MaxPhysicalMemory => Some(kif::frames().charged_bytes(self.id())),
         }
@@ -241,6 +245,7 @@ pub(crate) fn apply(zone: &Zone, rctl: Rctl, value: u64) {
             sched::get().set_cap(zone.id(), (percent != u32::MAX).then_some(percent));
         }
         Rctl::MaxProcesses | Rctl::MaxLwps => {}
+        Rctl::ZfsIoPriority => sched::get().set_io_weight(zone.id(), value),
         Rctl::MaxPhysicalMemory => kif::frames().set_cap_bytes(zone.id(), value),
     }
 }

@@ -28,6 +28,8 @@ pub trait Scheduler: Sync {
     fn set_shares(&self, zone: ZoneId, shares: u32);
     /// Caps the zone to `percent` of one CPU (`None`: no cap).
     fn set_cap(&self, zone: ZoneId, percent: Option<u32>);
+    /// Changes the weight of the zone's disk operations (`zone.zfs-io-priority`).
+    fn set_io_weight(&self, _zone: ZoneId, _weight: u64) {}
     /// What the zone used since it was attached.
     fn usage(&self, zone: ZoneId) -> Usage;
 }

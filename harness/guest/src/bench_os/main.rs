@@ -7,6 +7,9 @@
 //! # Structures
 //! One line each on standard output, `bench_os NAME TICKS`, and `bench_os done` at the end; `harness/bench` reads them. A measurement that cannot be made
 //! prints `bench_os NAME - REASON`. `bench_os --marks DEVICE` is for whoever measures from outside: it writes a letter to DEVICE before and after each loop.
+//! `bench_os --pool` does the same for the pool (module `pool`), with marks on the console.
+
+mod pool;
 
 use std::arch::asm;
 use std::io::{Read, Write};
@@ -205,6 +208,13 @@ fn main() {
             eprintln!("bench_os: {why}");
             std::process::exit(1);
         }
+        return;
+    }
+    if arguments.iter().any(|argument| argument == "--pool") {
+        if let Err(why) = pool::run() {
+            println!("@F {why}");
+        }
+        println!("bench_os done");
         return;
     }
     report("memory_kib", memory_kib());

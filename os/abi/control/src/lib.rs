@@ -143,21 +143,22 @@ operations! {
     11 KstatRead   "kstat.read"   Own    "module?, instance?, name?, class? -> chain, kstats: [{module, instance, name, class, created, taken, data}]";
     12 CpuInfo     "cpu.info"     Own    "-> cpus: [{id, state, since, brand, mhz}]";
     13 HeapFailNth "heap.failnth" Global "n -> (nothing): the n-th fallible allocation from now fails, once";
-    14 PoolList    "pool.list"    Global "pool? -> pools: [{name, guid, health, size, allocated, scan, suspended, vdevs: [{name, guid, depth, state, log, read, write, checksum}]}]";
+    14 PoolList    "pool.list"    Global "pool? -> pools: [{name, guid, health, size, allocated, scan, suspended, age, aside: strings KIND NAME STATE, vdevs: [{name, guid, depth, state, log, read, write, checksum, reads, writes, bytes_read, bytes_written}]}]";
     15 PoolCreate  "pool.create"  Global "name, vdevs: strings, ashift?, force? -> guid";
     16 PoolImport  "pool.import"  Global "pool? -> importable: [{name, guid, exported, disks: strings}]; with a pool (name or guid): imports it";
     17 PoolExport  "pool.export"  Global "pool -> (nothing)";
-    18 PoolDevice  "pool.device"  Global "pool, change: attach | replace | detach | offline | online | clear | add, device?, new?, vdevs?: strings -> (nothing)";
+    18 PoolDevice  "pool.device"  Global "pool, change: attach | replace | detach | offline | online | clear | add | remove, device?, new?, vdevs?: strings -> (nothing)";
     19 PoolScrub   "pool.scrub"   Global "pool, stop? -> (nothing): starts it";
     20 DatasetList "dataset.list" Global "name? -> datasets: [{name, kind, used, referenced, created, origin?, mountpoint?}]";
     21 DatasetMake "dataset.make" Global "name, origin?: DATASET@NAME to clone, properties?: strings NAME=VALUE -> (nothing): makes a file system and mounts it";
     22 DatasetSnap "dataset.snapshot" Global "names: strings DATASET@NAME, recursive? -> (nothing)";
     23 DatasetMount "dataset.mount" Global "name, unmount? -> (nothing)";
-    24 DatasetChange "dataset.change" Global "change: destroy | rollback | promote | rename | hold | release | bookmark, name, to? (new name, tag, bookmark), recursive?, clones?, defer? -> (nothing)";
+    24 DatasetChange "dataset.change" Global "change: destroy | rollback | promote | rename | hold | release | bookmark | abort-receive, name, to? (new name, tag, bookmark), recursive?, clones?, defer? -> (nothing)";
     25 DatasetSet "dataset.set" Global "name, property, value? -> (nothing): without a value it is inherited";
     26 DatasetGet "dataset.get" Global "name, properties?: strings, recursive? -> values: [{dataset, property, value, exact, source}]";
-    27 StreamSend "stream.send" Global "to?, from?, replicate?, intermediate?, properties? -> (nothing): with a snapshot opens a stream on this descriptor; without -> data: bytes, empty at the end";
-    28 StreamReceive "stream.receive" Global "target?, force?, naming?: drop-pool | last-part, data?: bytes, end? -> received?: strings: with a target opens a stream on this descriptor";
+    27 StreamSend "stream.send" Global "to?, token?, from?, replicate?, intermediate?, properties? -> (nothing): with a snapshot opens a stream on this descriptor; without -> data: bytes, empty at the end";
+    28 StreamReceive "stream.receive" Global "target?, force?, resumable?, naming?: drop-pool | last-part, data?: bytes, end? -> received?: strings: with a target opens a stream on this descriptor";
+    29 PoolHistory "pool.history" Global "pool -> lines: [{time, text, internal}]. What changes a pool takes command?: the line that asked for it, for the history";
 }
 
 impl Operation {

@@ -18,7 +18,7 @@ const MOST: u32 = 65_536;
 /// Large stacks: behind the others, the same with larger numbers.
 const LARGE_BASE: u64 = paging::STACKS + MOST as u64 * SLOT;
 const LARGE_SLOT: u64 = 512 * 1024;
-const LARGE_BYTES: u64 = 256 * 1024;
+const LARGE_BYTES: u64 = 384 * 1024;
 const LARGE_MOST: u32 = 64;
 
 struct LargeStacks {

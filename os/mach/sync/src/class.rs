@@ -46,8 +46,12 @@ pub enum Class {
     TmpfsNodes,
     /// Input ring of a serial line (filled by the interrupt).
     TtyInput,
+    /// Who waits for a pool.
+    PoolQueue,
     /// Tables of a pool's nodes, and what they know of their files.
     PoolNodes,
+    /// Which pages of pools' files stay in memory.
+    PoolCache,
     /// A disk's queue and requests.
     Disk,
     /// Epoll objects that hear of an object's events.

@@ -9,6 +9,12 @@
 //! store and to the frame if there is one, so reads, writes and mappings see the same bytes. A page handed out for writing is copied back to the
 //! store at each sync as long as anybody maps it.
 //!
+//! Which runs of files stay is decided by one adaptive cache for all pools (module `cache`, policy in `pool_arc`), which gives up when little memory is free. A file
+//! that is read in order is read ahead by a thread of the pool. A writer waits the longer the more the open group has, and stands still while it is full.
+//!
+//! Who goes first is decided by class and by the zone's weight (module `gate`, policy in `pool_fair`); a zone that uses more than its part of overused disks waits
+//! some microseconds before each operation.
+//!
 //! # Structures
 //! ```text
 //! Storage { inner: Store + tables of open file systems }      registry of all pools: module `registry`
@@ -19,7 +25,8 @@
 //! back, destroyed or received into, and mounted again. [`streams`] are sends and receives, held by an open descriptor between two pieces.
 //!
 //! # Locking
-//! `Pages` (a node's pages) -> `Pool` (the store; held across disk I/O) -> `PoolNodes` (spin: node tables, attributes). A node is never dropped under a spin
+//! `Pages` (a node's pages) -> the gate's turn -> `Pool` (the store; held across disk I/O) -> `PoolQueue` (spin: who waits) -> `PoolNodes` (spin: node tables,
+//! attributes, tenants) -> `PoolCache` (spin). Room is made, and the throttle waited for, with none of them held. A node is never dropped under a spin
 //! lock. One tenant's transfer therefore waits for another's on the same pool; transaction groups that overlap are the next step.
 //!
 //! # Failure
@@ -29,11 +36,13 @@
 //!
 //! # Limits
 //! No access-control lists, no extended attributes on write. Access times are kept in memory only. The cache of file pages holds at most a quarter of
-//! memory per pool.
+//! memory. A receive or send counts as the operator's.
 #![no_std]
 extern crate alloc;
 
+mod cache;
 mod error;
+mod gate;
 pub mod manage;
 mod node;
 mod registry;
@@ -42,6 +51,9 @@ pub mod streams;
 #[cfg(test)]
 mod tests;
 
+pub use cache::{owned as cached_by, stats as cache_stats};
+pub use gate::{ZoneReads, forget_zone, set_weight, zone_reads};
+pub use pool_arc::Stats as CacheStats;
 pub use registry::{add, all, find, remove};
 pub use storage::{COMMIT_INTERVAL, Mounted, Storage};
 

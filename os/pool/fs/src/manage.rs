@@ -9,16 +9,16 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use kif::{BlockDev, BlockError, ZoneId};
+use kif::{BlockDev, BlockError, Nanos, ZoneId};
 use pool_dmu::edit::EditError;
-use pool_dmu::{DatasetInfo, DatasetKind, Datasets, ScanKind, Store};
+use pool_dmu::{Auxiliary, DatasetInfo, DatasetKind, Datasets, Line as HistoryLine, ObjectSet, ScanKind, Store};
 use pool_spa::{Event, EventSink, ImportOptions, Layout, Pool, VdevStatus};
 use pool_zpl::{NewEntry, create_filesystem};
 use sync::{Class, SpinLock};
 use vfs::{Cx, MountFlags, VfsError};
 
 use crate::storage::now;
-use crate::{Storage, registry};
+use crate::{Storage, gate, registry};
 
 /// Why an operation was refused, in words that say what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,10 +87,10 @@ impl BlockDev for Held {
         self.0.device().sector_bytes()
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> core::result::Result<(), BlockError> {
-        self.0.device().read(offset, out)
+        gate::metered(true, || self.0.device().read(offset, out))
     }
     fn write(&self, offset: u64, data: &[u8]) -> core::result::Result<(), BlockError> {
-        self.0.device().write(offset, data)
+        gate::metered(false, || self.0.device().write(offset, data))
     }
     fn flush(&self) -> core::result::Result<(), BlockError> {
         self.0.device().flush()
@@ -209,13 +209,21 @@ pub fn import(wanted: &str) -> Result<Arc<Storage>> {
     start(store)
 }
 
-/// A vdev as asked for: kind (parity; 0 = mirror; `None` = disk), names of its disks, whether it is a log.
-type Wanted = (Option<usize>, Vec<String>, bool);
+/// What a vdev is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Data,
+    Log,
+    Aside(Auxiliary),
+}
 
-/// Splits `mirror a b raidz c d e log f` into vdevs.
+/// A vdev as asked for: kind (parity; 0 = mirror; `None` = disk), names of its disks, what it is for.
+type Wanted = (Option<usize>, Vec<String>, Role);
+
+/// Splits `mirror a b raidz c d e log f spare g cache h` into vdevs.
 fn parse_layout(words: &[String]) -> Result<Vec<Wanted>> {
     let mut out: Vec<Wanted> = Vec::new();
-    let mut is_log = false;
+    let mut role = Role::Data;
     let mut open = false;
     for word in words {
         let kind = match word.as_str() {
@@ -223,20 +231,26 @@ fn parse_layout(words: &[String]) -> Result<Vec<Wanted>> {
             "raidz" | "raidz1" => Some(1),
             "raidz2" => Some(2),
             "raidz3" => Some(3),
-            "log" => {
-                (is_log, open) = (true, false);
+            "log" | "spare" | "cache" => {
+                role = match word.as_str() {
+                    "log" => Role::Log,
+                    "spare" => Role::Aside(Auxiliary::Spare),
+                    _ => Role::Aside(Auxiliary::Cache),
+                };
+                open = false;
                 continue;
             }
-            "spare" | "cache" | "special" | "dedup" => return Err(Refused::Invalid(format!("{word} devices are not supported yet"))),
+            "special" | "dedup" => return Err(Refused::Invalid(format!("{word} devices are not supported yet"))),
             _ => None,
         };
         match (kind, open) {
+            (Some(_), _) if matches!(role, Role::Aside(_)) => return Err(Refused::Invalid(format!("{word}: spares and cache devices are single disks"))),
             (Some(_), _) => {
-                out.push((kind, Vec::new(), is_log));
+                out.push((kind, Vec::new(), role));
                 open = true;
             }
             (None, true) => out.last_mut().expect("a kind opened one").1.push(word.clone()),
-            (None, false) => out.push((None, [word.clone()].into(), is_log)),
+            (None, false) => out.push((None, [word.clone()].into(), role)),
         }
     }
     if out.is_empty() {
@@ -245,12 +259,12 @@ fn parse_layout(words: &[String]) -> Result<Vec<Wanted>> {
     Ok(out)
 }
 
-fn layouts(words: &[String]) -> Result<Vec<(Layout, bool)>> {
+fn layouts(words: &[String]) -> Result<Vec<(Layout, Role)>> {
     parse_layout(words)?
         .into_iter()
-        .map(|(redundancy, names, is_log)| {
+        .map(|(redundancy, names, role)| {
             let devices = names.iter().map(|name| Ok((format!("/dev/{}", name.trim_start_matches("/dev/")), take(name)?))).collect::<Result<_>>()?;
-            Ok((Layout { redundancy, devices }, is_log))
+            Ok((Layout { redundancy, devices }, role))
         })
         .collect()
 }
@@ -277,9 +291,12 @@ pub fn create(name: &str, words: &[String], ashift: Option<u32>, force: bool) ->
         }
     }
     let mut data = Vec::new();
-    let mut logs = Vec::new();
-    for (layout, is_log) in layouts(words)? {
-        if is_log { logs.push(layout) } else { data.push(layout) }
+    let mut others = Vec::new();
+    for (layout, role) in layouts(words)? {
+        if role == Role::Data { data.push(layout) } else { others.push((layout, role)) }
+    }
+    if data.is_empty() {
+        return Err(Refused::Invalid(String::from("no disks for data given")));
     }
     let sectors = data.iter().flat_map(|layout| &layout.devices).map(|(_, device)| device.sector_bytes().trailing_zeros());
     let ashift = ashift.or_else(|| sectors.max()).unwrap_or(12).clamp(9, 16);
@@ -289,8 +306,8 @@ pub fn create(name: &str, words: &[String], ashift: Option<u32>, force: bool) ->
         let mut store = Store::create(watch(pool), config, seconds, random())?;
         create_filesystem(&mut store, name, &NewEntry { mode: 0o755, uid: 0, gid: 0, now: (seconds, rest) })?;
         store.commit(seconds)?;
-        for log in logs {
-            store.add(log, true, seconds)?;
+        for (layout, role) in others {
+            add_one(&mut store, layout, role, seconds)?;
         }
         Ok(store)
     };
@@ -384,14 +401,55 @@ pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Opti
     error.map_or(Ok(()), |error| Err(edit_failed(old, &error)))
 }
 
+fn add_one(store: &mut Store, layout: Layout, role: Role, seconds: u64) -> core::result::Result<(), EditError> {
+    let Role::Aside(kind) = role else { return store.add(layout, role == Role::Log, seconds) };
+    layout.devices.into_iter().try_for_each(|(path, device)| store.add_auxiliary(kind, &path, device, seconds).map(drop))
+}
+
+/// Takes a spare or a cache device out of a pool.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn remove(pool_name: &str, device: &str) -> Result<()> {
+    let pool = pool(pool_name)?;
+    let path = format!("/dev/{}", device.trim_start_matches("/dev/"));
+    edit(&pool, device, |store| {
+        let mut all = store.auxiliaries(Auxiliary::Spare)?;
+        all.extend(store.auxiliaries(Auxiliary::Cache)?);
+        let known = all.iter().find(|known| known.path == path || known.path == device || device.parse() == Ok(known.guid));
+        let guid = known.map(|known| known.guid).ok_or(EditError::Invalid("not a spare or cache device of the pool; only these can be removed"))?;
+        store.remove_auxiliary(guid, now().0)
+    })
+}
+
+/// Notes a command in the history of the pool that `name` is in, as far as there is one and it can be written.
+pub fn note_history(name: &str, command: &str) {
+    let Some(pool) = registry::find(name) else { return };
+    let noted = edit(&pool, name, |store| store.note_history(command, now().0));
+    if let Err(error) = noted {
+        kif::log().line(format_args!("pool {}: the history does not have '{command}': {error}", pool.name()));
+    }
+    pool.changed();
+}
+
+/// The history of a pool.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn history(pool_name: &str) -> Result<Vec<HistoryLine>> {
+    let pool = pool(pool_name)?;
+    settle(&pool)?;
+    edit(&pool, pool_name, |store| pool_dmu::history(&ObjectSet::mos(store.pool())?))
+}
+
 /// Adds vdevs to a pool.
 ///
 /// # Errors
 /// See [`Refused`].
 pub fn add(pool_name: &str, words: &[String]) -> Result<()> {
     let pool = pool(pool_name)?;
-    for (layout, is_log) in layouts(words)? {
-        edit(&pool, pool_name, |store| store.add(layout, is_log, now().0))?;
+    for (layout, role) in layouts(words)? {
+        edit(&pool, pool_name, |store| add_one(store, layout, role, now().0))?;
     }
     Ok(())
 }
@@ -419,8 +477,28 @@ pub struct Status {
     pub size: u64,
     pub allocated: u64,
     pub vdevs: Vec<VdevStatus>,
+    /// Spares and cache devices: what for, name, state.
+    pub aside: Vec<(&'static str, String, &'static str)>,
     pub scan: String,
     pub suspended: bool,
+    /// How long it has been imported.
+    pub age: Nanos,
+}
+
+fn aside(store: &Store) -> core::result::Result<Vec<(&'static str, String, &'static str)>, EditError> {
+    let mut out = Vec::new();
+    for (kind, title) in [(Auxiliary::Cache, "cache"), (Auxiliary::Spare, "spares")] {
+        for device in store.auxiliaries(kind)? {
+            let state = match (kind, device.present, device.in_use) {
+                (_, false, _) => "UNAVAIL",
+                (Auxiliary::Cache, ..) => "ONLINE",
+                (Auxiliary::Spare, _, true) => "INUSE",
+                (Auxiliary::Spare, ..) => "AVAIL",
+            };
+            out.push((title, device.path, state));
+        }
+    }
+    Ok(out)
 }
 
 /// Looks at a pool.
@@ -438,8 +516,10 @@ pub fn status(pool: &Storage) -> Result<Status> {
             size: total,
             allocated: total - free,
             vdevs: inner.status(),
+            aside: aside(store)?,
             scan: String::new(),
             suspended: false,
+            age: kif::clock().monotonic().since(pool.started()),
         })
     });
     let mut status = look.map_err(|error| failed(pool.name(), error))?;
@@ -552,6 +632,7 @@ pub fn rollback(cx: &Cx<'_>, name: &str, destroy_newer: bool) -> Result<()> {
     if !newer.is_empty() && !destroy_newer {
         return Err(Refused::Busy(format!("{name}: there are newer snapshots ({}); -r destroys them", newer.join(" "))));
     }
+    refuse_sent(&pool, &newer)?;
     without_mounts(cx, &pool, &[dataset.to_string()], |pool| {
         edit(pool, name, |store| {
             if !newer.is_empty() {
@@ -610,6 +691,11 @@ pub enum Extent {
     Clones,
 }
 
+/// What is being sent stays.
+fn refuse_sent(pool: &Storage, names: &[String]) -> Result<()> {
+    pool.being_sent(names).map_or(Ok(()), |name| Err(Refused::Busy(format!("{name}: it is being sent; wait for that, or end it"))))
+}
+
 /// Destroys a dataset, a snapshot (`defer`: when nothing needs it any more), snapshots `dataset@first%last`, or a bookmark.
 ///
 /// # Errors
@@ -622,11 +708,14 @@ pub fn destroy(cx: &Cx<'_>, name: &str, extent: Extent, defer: bool) -> Result<(
     if let Some((dataset, short)) = name.split_once('@')
         && extent == Extent::One
     {
+        let names: Vec<String> = match short.split_once('%') {
+            Some((first, last)) => edit(&pool, name, |store| store.snapshot_range(dataset, first, last))?,
+            None => [name.to_string()].into(),
+        };
+        if !defer {
+            refuse_sent(&pool, &names)?;
+        }
         return edit(&pool, name, |store| {
-            let names = match short.split_once('%') {
-                Some((first, last)) => store.snapshot_range(dataset, first, last)?,
-                None => [name.to_string()].into(),
-            };
             store.destroy_snapshots(&names.iter().map(String::as_str).collect::<Vec<_>>(), defer, now().0)
         });
     }
@@ -634,6 +723,7 @@ pub fn destroy(cx: &Cx<'_>, name: &str, extent: Extent, defer: bool) -> Result<(
         Extent::One => [name.to_string()].into(),
         Extent::Below | Extent::Clones => edit(&pool, name, |store| store.dependents(name, extent == Extent::Clones))?,
     };
+    refuse_sent(&pool, &inside)?;
     let doomed: Vec<u64> = edit(&pool, name, |store| inside.iter().filter(|name| !name.contains('@')).map(|name| store.find(name)).collect())?;
     let mounted = unmount_list(cx, &pool, &inside)?;
     let result = edit(&pool, name, |store| match extent {
@@ -690,6 +780,11 @@ pub fn get(name: &str, properties: &[String], recursive: bool) -> Result<Vec<Val
     let pool = pool_of(name)?;
     pool.sync().map_err(|error| failed(name, error))?;
     let mut out = Vec::new();
+    // Of a receive that was broken off: the dataset's own list does not have it.
+    if properties == ["receive_resume_token"] {
+        let token = crate::streams::token_of(name)?.unwrap_or_else(|| String::from("-"));
+        return Ok([Value { dataset: name.to_string(), property: properties[0].clone(), value: token.clone(), exact: token, source: String::from("-") }].into());
+    }
     edit(&pool, name, |store| {
         let datasets = Datasets::open(store.pool())?;
         let infos = if recursive { datasets.list(name)? } else { [datasets.find(name)?].into() };

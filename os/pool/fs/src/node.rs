@@ -9,24 +9,45 @@ use core::any::Any;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use kif::{Frame, Nanos, PAGE_SHIFT, PAGE_SIZE, ZoneId};
+use pool_arc::Want;
 use pool_dmu::edit::EditError;
+use pool_fair::queue::IoClass;
+use pool_fair::throttle::Op;
 use pool_phys::sa::Znode;
 use pool_zpl::{Change, Make, NewEntry, Writer};
 use sync::{Class, Mutex, SpinLock};
 use vfs::pipe::Pipe;
 use vfs::{Attr, DevNo, DirEntry, Io, Kind, NodeId, OpenFlags, Owner, RenameFlags, Result, SetAttr, VfsError, Vnode, VnodeRef};
 
+use crate::cache::{self, Key, RUN};
+use crate::gate;
 use crate::storage::{Shared, now};
 
 type Pool<R> = core::result::Result<R, EditError>;
 
-/// Bytes read at once for one page that is missing: neighbours are wanted next, and a block has to be read as a whole anyway.
-const READ_AHEAD: u64 = 128 << 10;
+/// Pages of a run.
+const RUN_PAGES: u64 = RUN / PAGE_SIZE as u64;
+/// Runs read ahead of one that reads in order, at most.
+const AHEAD_MAX: u64 = 4;
 
+#[derive(Default)]
 struct Pages {
     frames: BTreeMap<u64, Frame>,
     /// Handed out for writing: perhaps newer than the store.
     writable: BTreeSet<u64>,
+    /// The run used last, and when the cache was told.
+    used: Option<(u64, Nanos)>,
+    /// Runs asked for ahead: up to this one.
+    ahead: u64,
+    /// How many runs were used in order.
+    in_order: u64,
+}
+
+impl Pages {
+    /// Bytes in memory of a run.
+    fn run_bytes(&self, run: u64) -> u64 {
+        self.frames.range(run * RUN_PAGES..(run + 1) * RUN_PAGES).count() as u64 * PAGE_SIZE as u64
+    }
 }
 
 /// One object in use.
@@ -83,7 +104,7 @@ impl Node {
                 object,
                 kind,
                 attributes: SpinLock::new(Class::PoolNodes, attributes),
-                pages: Mutex::new(Class::Pages, Pages { frames: BTreeMap::new(), writable: BTreeSet::new() }),
+                pages: Mutex::new(Class::Pages, Pages::default()),
                 unlinked: AtomicBool::new(false),
                 fifo: (kind == Kind::Fifo).then(Pipe::new),
             })
@@ -182,31 +203,109 @@ impl Node {
 
     // ---- contents ----
 
+    fn key(&self, run: u64) -> Key {
+        Key { fs: self.shared.id, object: self.object, run }
+    }
+
     /// The frame at `index`, read with its neighbours if it is not there.
     fn frame<'a>(&self, pages: &'a mut Pages, index: u64, size: u64, zone: ZoneId) -> Result<&'a Frame> {
-        if !pages.frames.contains_key(&index) {
-            self.fill(pages, index, size, zone)?;
+        let run = index / RUN_PAGES;
+        if pages.frames.contains_key(&index) {
+            self.note_use(pages, run, size, zone);
+        } else {
+            self.fill(pages, run, Some(index), size, zone)?;
+            self.look_ahead(pages, run, size, zone);
         }
         Ok(pages.frames.get(&index).expect("just filled"))
     }
 
-    fn fill(&self, pages: &mut Pages, index: u64, size: u64, zone: ZoneId) -> Result<()> {
-        self.make_room();
+    /// A page of `run` that is in memory is used.
+    fn note_use(&self, pages: &mut Pages, run: u64, size: u64, zone: ZoneId) {
+        let now = kif::clock().monotonic();
+        if let Some((known, told)) = pages.used
+            && known == run
+            && now.since(told).0 <= pool_arc::SECOND_CHANCE_NS
+        {
+            cache::repeat();
+            return;
+        }
+        if !cache::touch(&self.key(run), Want::Demand, now) {
+            // Given up meanwhile by whoever looked for room, but still here.
+            cache::insert(self.key(run), Weak::clone(&self.me), pages.run_bytes(run), zone, Want::Demand, now);
+        }
+        self.look_ahead(pages, run, size, zone);
+        pages.used = Some((run, now));
+    }
+
+    /// Asks for the runs after `run` if the file is read in order: the more, the longer it was.
+    fn look_ahead(&self, pages: &mut Pages, run: u64, size: u64, zone: ZoneId) {
+        match pages.used {
+            Some((last, _)) if last == run => return,
+            Some((last, _)) if last + 1 == run => pages.in_order += 1,
+            None if run == 0 => pages.in_order = 1,
+            _ => (pages.in_order, pages.ahead) = (0, 0),
+        }
+        pages.used = Some((run, kif::clock().monotonic()));
+        if pages.in_order == 0 {
+            return;
+        }
+        let last = size.div_ceil(RUN).saturating_sub(1).min(run + pages.in_order.min(AHEAD_MAX));
+        for wanted in (run + 1).max(pages.ahead + 1)..=last {
+            if pages.run_bytes(wanted) == 0 && self.shared.storage.read_ahead(&self.me, wanted, zone) {
+                pages.ahead = wanted;
+            }
+        }
+    }
+
+    /// Reads a run that may be wanted soon.
+    pub fn prefetch(&self, run: u64, zone: ZoneId) {
+        let mut pages = self.pages.lock();
+        let size = self.size();
+        if run * RUN < size && pages.run_bytes(run) == 0 {
+            // What cannot be read is an error for whoever asks for it.
+            if self.fill(&mut pages, run, None, size, zone).is_ok() {}
+        }
+        drop(pages);
+        cache::balance();
+    }
+
+    /// Gives up the pages of a run that nobody maps; returns the bytes that stay.
+    pub fn give_up(&self, run: u64) -> u64 {
+        let mut gone = Vec::new();
+        let mut pages = self.pages.lock();
+        for index in run * RUN_PAGES..(run + 1) * RUN_PAGES {
+            if pages.frames.get(&index).is_some_and(Frame::is_exclusive) && !pages.writable.contains(&index) {
+                gone.extend(pages.frames.remove(&index));
+            }
+        }
+        let left = pages.run_bytes(run);
+        drop(pages);
+        drop(gone);
+        left
+    }
+
+    /// Reads a run, for page `wanted` or ahead of its use.
+    fn fill(&self, pages: &mut Pages, run: u64, wanted: Option<u64>, size: u64, zone: ZoneId) -> Result<()> {
         let page = PAGE_SIZE as u64;
-        let start = index * page / READ_AHEAD * READ_AHEAD;
-        let end = (start + READ_AHEAD).min(size.next_multiple_of(page)).max((index + 1) * page);
+        let start = run * RUN;
+        let least = wanted.map_or(start, |index| (index + 1) * page);
+        let end = (start + RUN).min(size.next_multiple_of(page)).max(least);
         let len = usize::try_from(end - start).unwrap_or(PAGE_SIZE);
         let mut data = Vec::new();
         data.try_reserve_exact(len).map_err(|_| VfsError::NoMemory)?;
         data.resize(len, 0);
-        self.read(|writer| writer.read_blocks(self.object, start, &mut data))?;
+        let storage = &self.shared.storage;
+        let class = if wanted.is_some() { IoClass::SyncRead } else { IoClass::AsyncRead };
+        gate::note_read(zone, None);
+        let result = storage.read_as(class, zone, self.shared.dataset, |writer| writer.read_blocks(self.object, start, &mut data));
+        gate::note_read(zone, Some(if result.is_ok() { end - start } else { 0 }));
+        result?;
         // The file ends inside the last page: behind it there are zeros, whatever the block holds.
         if end > size {
             let from = usize::try_from(size.saturating_sub(start)).unwrap_or(len).min(len);
             data[from..].fill(0);
         }
-        for (number, chunk) in data.chunks(PAGE_SIZE).enumerate() {
-            let at = (start >> PAGE_SHIFT) + number as u64;
+        for (at, chunk) in (start >> PAGE_SHIFT..).zip(data.chunks(PAGE_SIZE)) {
             if pages.frames.contains_key(&at) {
                 continue;
             }
@@ -214,23 +313,19 @@ impl Node {
                 Ok(frame) => {
                     frame.write(0, chunk);
                     pages.frames.insert(at, frame);
-                    self.shared.storage.pages.fetch_add(1, Relaxed);
                 }
-                Err(_) if at == index => return Err(VfsError::NoMemory),
+                Err(_) if wanted == Some(at) => return Err(VfsError::NoMemory),
                 // Neighbours only if there is room for them.
                 Err(_) => {}
             }
         }
-        Ok(())
-    }
-
-    /// Keeps the cache of file pages within a quarter of memory.
-    fn make_room(&self) {
-        let storage = &self.shared.storage;
-        let limit = kif::frames().free_total().1 / 4;
-        if storage.pages.load(Relaxed) > limit {
-            self.shared.shrink(&|| storage.pages.load(Relaxed) <= limit);
+        let want = if wanted.is_some() { Want::Demand } else { Want::Prefetch };
+        let now = kif::clock().monotonic();
+        // The miss is counted, and what the ghosts know is used.
+        if !cache::touch(&self.key(run), want, now) {
+            cache::insert(self.key(run), Weak::clone(&self.me), pages.run_bytes(run), zone, want, now);
         }
+        Ok(())
     }
 
     /// Copies pages handed out for writing to the store; those nobody maps any more are then as old as the store.
@@ -318,8 +413,13 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let pages = self.pages.get_mut().frames.len() as u64;
-        self.shared.storage.pages.fetch_sub(pages, Relaxed);
+        let mut last = None;
+        for index in core::mem::take(&mut self.pages.get_mut().frames).into_keys() {
+            let run = index / RUN_PAGES;
+            if last.replace(run) != Some(run) {
+                cache::resize(&Key { fs: self.shared.id, object: self.object, run }, 0);
+            }
+        }
         self.shared.ended(self.object, self.unlinked.load(Relaxed));
     }
 }
@@ -518,6 +618,14 @@ impl Vnode for Node {
         let mut pages = self.pages.lock();
         let size = self.size();
         let total = usize::try_from(size.saturating_sub(offset)).map_or(out.len(), |left| left.min(out.len()));
+        let is_missing = !pages.frames.contains_key(&(offset >> PAGE_SHIFT)) && total > 0;
+        if is_missing {
+            // It goes to the disks: with no lock, the zone waits as long as it has to, and room is made.
+            drop(pages);
+            gate::throttle(io.zone, Op::Read);
+            cache::make_room(RUN);
+            pages = self.pages.lock();
+        }
         let mut done = 0;
         while done < total {
             let at = offset + done as u64;
@@ -533,13 +641,19 @@ impl Vnode for Node {
             }
             done += count;
         }
+        drop(pages);
+        if is_missing {
+            cache::balance();
+        }
         Ok(done)
     }
-    fn write_at(&self, offset: u64, data: &[u8], _io: Io) -> Result<usize> {
+    fn write_at(&self, offset: u64, data: &[u8], io: Io) -> Result<usize> {
+        self.shared.storage.throttle_write(io.zone, data.len() as u64)?;
         let mut pages = self.pages.lock();
         self.write_locked(&mut pages, offset, data)
     }
-    fn append(&self, data: &[u8], _io: Io) -> Result<(u64, usize)> {
+    fn append(&self, data: &[u8], io: Io) -> Result<(u64, usize)> {
+        self.shared.storage.throttle_write(io.zone, data.len() as u64)?;
         let mut pages = self.pages.lock();
         let end = self.size();
         let count = self.write_locked(&mut pages, end, data)?;
@@ -563,7 +677,11 @@ impl Vnode for Node {
         if pages.writable.is_empty() {
             self.shared.is_clean(self.object);
         }
-        self.shared.storage.pages.fetch_sub(gone.len() as u64, Relaxed);
+        let mut runs: Vec<u64> = gone.keys().map(|index| index / RUN_PAGES).collect();
+        runs.dedup();
+        for run in runs {
+            cache::resize(&self.key(run), pages.run_bytes(run));
+        }
         let tail = (size % PAGE_SIZE as u64) as usize;
         if tail != 0
             && let Some(frame) = pages.frames.get(&(size >> PAGE_SHIFT))
@@ -587,9 +705,12 @@ impl Vnode for Node {
         if write && pages.writable.insert(index) && pages.writable.len() == 1 {
             self.shared.keep(self.arc());
         }
+        drop(pages);
+        cache::balance();
         Ok(frame)
     }
     fn sync(&self) -> Result<()> {
+        gate::throttle(kif::spawn().current_zone(), Op::PhysicalWrite);
         self.write_back()?;
         self.shared.storage.log(self.shared.dataset)
     }

@@ -11,18 +11,31 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use kif::{Nanos, PAGE_SIZE, ZoneId};
 use pool_dmu::{ScanKind, ScanReport, Store};
 use pool_dmu::edit::EditError;
+use pool_fair::queue::IoClass;
+use pool_fair::throttle::Op;
 use pool_zpl::{Volume, Writer};
 use sync::{Class, Mutex, SpinLock, WaitQueue};
 use vfs::mount::{Filesystem, next_fs_id};
 use vfs::{Result, StatFs, VfsError, VnodeRef};
 
 use crate::error::convert;
+use crate::gate::{self, Gate};
 use crate::node::Node;
+use crate::cache;
 
 /// How long a change waits for its commit at most.
 pub const COMMIT_INTERVAL: Nanos = Nanos(5_000_000_000);
-/// Changed bytes after which a writer commits at once: what bounds the memory of an open group.
-const DIRTY_MAX: u64 = 16 << 20;
+/// Changed bytes that an open group may have, as a part of memory, and their least and most: what bounds its memory.
+const DIRTY_PART: u64 = 10;
+const DIRTY_LEAST: u64 = 16 << 20;
+const DIRTY_MOST: u64 = 4 << 30;
+/// How long a writer waits for a full group at a time, and one whose zone uses more than its part.
+const FULL_US: u64 = 10_000;
+const FULL_ABOVE_US: u64 = 20_000;
+/// Longest delay of one write by the throttle.
+const DELAY_MAX_US: u64 = 100_000;
+/// Runs of files that wait for being read ahead.
+const AHEAD_MAX: usize = 64;
 /// Free memory below which changes are refused.
 const MEMORY_MIN: u64 = 8 << 20;
 /// Blocks of a scan between two looks at what else is to be done.
@@ -43,11 +56,20 @@ pub(crate) struct Inner {
 #[allow(missing_debug_implementations, reason = "printing would take the lock")]
 pub struct Storage {
     name: String,
+    gate: Gate,
     inner: Mutex<Option<Inner>>,
+    /// `Inner::dirty`, for those who have to wait.
+    dirty: AtomicU64,
+    dirty_max: u64,
+    is_full: AtomicBool,
     suspended: AtomicBool,
     mounted: SpinLock<Vec<Weak<Shared>>>,
-    /// Pages of files kept in memory.
-    pub(crate) pages: AtomicU64,
+    /// Runs of files to be read ahead, for whom.
+    ahead: SpinLock<VecDeque<(Weak<Node>, u64, ZoneId)>>,
+    reader: WaitQueue,
+    started: Nanos,
+    /// Snapshots being sent, once for each stream.
+    sent: SpinLock<Vec<String>>,
     stop: AtomicBool,
     is_scanning: AtomicBool,
     last_scan: SpinLock<Option<(ScanKind, ScanReport)>>,
@@ -70,9 +92,16 @@ impl Storage {
         let storage = Arc::new(Self {
             name,
             inner: Mutex::new(Class::Pool, Some(Inner { store, volumes: BTreeMap::new(), dirty: 1 })),
+            gate: Gate::new(),
+            dirty: AtomicU64::new(0),
+            dirty_max: (kif::frames().free_total().1 * PAGE_SIZE as u64 / DIRTY_PART).clamp(DIRTY_LEAST, DIRTY_MOST),
+            is_full: AtomicBool::new(false),
             suspended: AtomicBool::new(false),
             mounted: SpinLock::new(Class::PoolNodes, Vec::new()),
-            pages: AtomicU64::new(0),
+            ahead: SpinLock::new(Class::PoolNodes, VecDeque::new()),
+            reader: WaitQueue::new(),
+            started: kif::clock().monotonic(),
+            sent: SpinLock::new(Class::PoolNodes, Vec::new()),
             stop: AtomicBool::new(false),
             is_scanning: AtomicBool::new(false),
             last_scan: SpinLock::new(Class::PoolNodes, None),
@@ -80,6 +109,12 @@ impl Storage {
         });
         let committer = Arc::clone(&storage);
         kif::spawn().spawn("txg", ZoneId::GLOBAL, Box::new(move || committer.run()))?;
+        let reader = Arc::clone(&storage);
+        let spawned = kif::spawn().spawn("zfetch", ZoneId::GLOBAL, Box::new(move || reader.read_wanted()));
+        if let Err(error) = spawned {
+            storage.abandon();
+            return Err(error);
+        }
         Ok(storage)
     }
 
@@ -95,28 +130,153 @@ impl Storage {
         self.suspended.load(Relaxed)
     }
 
+    /// When it was imported.
+    #[must_use]
+    pub const fn started(&self) -> Nanos {
+        self.started
+    }
+
+    /// A stream of snapshot `name` is open.
+    pub(crate) fn hold_for_send(&self, name: &str) {
+        let name = String::from(name);
+        self.sent.lock().push(name);
+    }
+
+    /// A stream of snapshot `name` is closed.
+    pub(crate) fn release_from_send(&self, name: &str) {
+        let gone = {
+            let mut sent = self.sent.lock();
+            let at = sent.iter().position(|known| known == name);
+            at.map(|at| sent.swap_remove(at))
+        };
+        drop(gone);
+    }
+
+    /// One of `names`, file systems or snapshots, that a stream is being made of.
+    pub(crate) fn being_sent(&self, names: &[String]) -> Option<String> {
+        let sent = self.sent.lock().clone();
+        sent.into_iter().find(|sent| names.iter().any(|name| name == sent || sent.split('@').next() == Some(name)))
+    }
+
+    /// Something was changed by other means than files: the next commit has something to do.
+    pub(crate) fn changed(&self) {
+        if let Some(inner) = self.inner.lock().as_mut() {
+            inner.dirty = inner.dirty.max(1);
+        }
+    }
+
+    /// Lets spares stand in for devices that failed.
+    fn engage_spares(&self) {
+        let engaged = self.with_inner(IoClass::SyncWrite, |inner| {
+            let engaged = inner.store.engage_spares(now().0)?;
+            if !engaged.is_empty() {
+                inner.store.start_scan(ScanKind::Resilver);
+            }
+            Ok(engaged)
+        });
+        match engaged {
+            Ok(engaged) if engaged.is_empty() => {}
+            Ok(engaged) => {
+                engaged.iter().for_each(|(leaf, spare)| kif::log().line(format_args!("pool {}: spare {spare} stands in for {leaf}", self.name)));
+                self.wake();
+            }
+            Err(error) => kif::log().line(format_args!("pool {}: no spare could stand in: {error:?}", self.name)),
+        }
+    }
+
+    /// Asks for a run of a file to be read ahead. False if too many are waiting.
+    pub(crate) fn read_ahead(&self, node: &Weak<Node>, run: u64, zone: ZoneId) -> bool {
+        {
+            let mut ahead = self.ahead.lock();
+            if ahead.len() >= AHEAD_MAX {
+                return false;
+            }
+            ahead.push_back((Weak::clone(node), run, zone));
+        }
+        self.reader.wake_all();
+        true
+    }
+
+    /// Reads what was asked for ahead, until the pool is exported.
+    fn read_wanted(&self) {
+        loop {
+            let wanted = self.reader.wait(|| {
+                let next = self.ahead.lock().pop_front();
+                if next.is_none() && self.stop.load(Relaxed) { Some(None) } else { next.map(Some) }
+            });
+            let Some((node, run, zone)) = wanted else { return };
+            if let Some(node) = node.upgrade() {
+                node.prefetch(run, zone);
+            }
+        }
+    }
+
+    /// Ends its threads.
+    fn end(&self) {
+        self.stop.store(true, Relaxed);
+        self.ticker.wake_all();
+        self.reader.wake_all();
+    }
+
+    /// What a zone has to wait for before it writes: its part of the disks, and room in the open group. No lock may be held.
+    ///
+    /// # Errors
+    /// The pool is suspended: there will be no room.
+    pub(crate) fn throttle_write(&self, zone: ZoneId, bytes: u64) -> Result<()> {
+        gate::throttle(zone, Op::LogicalWrite);
+        let limit = self.dirty_max;
+        let low = limit / 10 * 6;
+        let dirty = self.dirty.load(Relaxed);
+        if dirty > low && dirty < limit {
+            gate::pause(zone, (500 * (dirty - low) / (limit - dirty)).min(DELAY_MAX_US));
+        }
+        while self.dirty.load(Relaxed).saturating_add(bytes) > limit.max(bytes) {
+            if self.is_suspended() {
+                return Err(VfsError::Io);
+            }
+            self.commit_soon();
+            gate::pause(zone, if gate::is_above(zone) { FULL_ABOVE_US } else { FULL_US });
+        }
+        Ok(())
+    }
+
+    /// The open group has much: its commit is due.
+    fn commit_soon(&self) {
+        if !self.is_full.swap(true, Relaxed) {
+            self.ticker.wake_all();
+        }
+    }
+
     /// Commits what is open until the pool is exported.
     fn run(&self) {
         while !self.stop.load(Relaxed) {
             let deadline = kif::clock().monotonic().plus(COMMIT_INTERVAL);
-            // Nobody but `export` wakes it: the usual end is the deadline.
-            let woken = || (self.stop.load(Relaxed) || self.is_scanning.load(Relaxed)).then_some(());
+            // The usual end is the deadline.
+            let woken = || (self.stop.load(Relaxed) || self.is_scanning.load(Relaxed) || self.is_full.load(Relaxed)).then_some(());
             if self.ticker.wait_until(deadline, woken).is_ok() && self.stop.load(Relaxed) {
                 return;
             }
             if self.is_scanning.load(Relaxed) {
                 self.scan();
-                continue;
+                if !self.is_full.load(Relaxed) {
+                    continue;
+                }
             }
-            if let Err(error) = self.sync() {
+            let result = self.sync();
+            self.is_full.store(false, Relaxed);
+            if let Err(error) = result {
                 kif::log().line(format_args!("pool {}: commit failed: {error:?}", self.name));
             }
+            if !self.is_suspended() {
+                self.engage_spares();
+            }
+            cache::make_room(0);
         }
     }
 
     /// Takes the next steps of a scrub or resilver, letting others in between.
     fn scan(&self) {
-        let step = self.with_inner(|inner| {
+        let step = self.with_inner(IoClass::Scrub, |inner| {
             let kind = inner.store.scan().map(|(kind, _)| kind);
             Ok((kind, inner.store.scan_step(SCAN_BLOCKS, now().0)?))
         });
@@ -136,7 +296,7 @@ impl Storage {
 
     /// Looks whether there is a scan to be done.
     pub(crate) fn wake(&self) {
-        let scan = self.with_inner(|inner| Ok(inner.store.scan())).unwrap_or(None);
+        let scan = self.with_inner(IoClass::SyncRead, |inner| Ok(inner.store.scan())).unwrap_or(None);
         if scan.is_some() {
             *self.last_scan.lock() = scan;
         }
@@ -179,8 +339,7 @@ impl Storage {
     /// Lets go of the devices without a commit.
     pub(crate) fn abandon(&self) {
         drop(self.inner.lock().take());
-        self.stop.store(true, Relaxed);
-        self.ticker.wake_all();
+        self.end();
     }
 
     /// Calls `body` with the store.
@@ -188,7 +347,7 @@ impl Storage {
     /// # Errors
     /// The pool was exported ([`VfsError::NoDevice`]), is suspended, or what `body` says.
     pub fn with<R>(&self, body: impl FnOnce(&mut Store) -> core::result::Result<R, EditError>) -> Result<R> {
-        self.with_inner(|inner| body(&mut inner.store))
+        self.with_inner(IoClass::SyncWrite, |inner| body(&mut inner.store))
     }
 
     /// Calls `body` with the store, for callers that say in words why it was refused: its own error comes back.
@@ -196,11 +355,15 @@ impl Storage {
     /// # Errors
     /// The pool was exported or is suspended, or there is no memory for its work: `body` was not called.
     pub(crate) fn edit<R>(&self, body: impl FnOnce(&mut Store) -> core::result::Result<R, EditError>) -> Result<core::result::Result<R, EditError>> {
-        self.run_on(|inner| body(&mut inner.store))
+        self.run_on(IoClass::SyncWrite, kif::spawn().current_zone(), |inner| body(&mut inner.store))
     }
 
-    fn with_inner<R>(&self, body: impl FnOnce(&mut Inner) -> core::result::Result<R, EditError>) -> Result<R> {
-        let result = self.run_on(body)?;
+    fn with_inner<R>(&self, class: IoClass, body: impl FnOnce(&mut Inner) -> core::result::Result<R, EditError>) -> Result<R> {
+        self.with_inner_for(class, kif::spawn().current_zone(), body)
+    }
+
+    fn with_inner_for<R>(&self, class: IoClass, zone: ZoneId, body: impl FnOnce(&mut Inner) -> core::result::Result<R, EditError>) -> Result<R> {
+        let result = self.run_on(class, zone, body)?;
         if let Err(EditError::Write(error)) = &result
             && !self.suspended.swap(true, Relaxed)
         {
@@ -209,7 +372,8 @@ impl Storage {
         result.map_err(|error| convert(&error))
     }
 
-    fn run_on<R>(&self, body: impl FnOnce(&mut Inner) -> core::result::Result<R, EditError>) -> Result<core::result::Result<R, EditError>> {
+    fn run_on<R>(&self, class: IoClass, zone: ZoneId, body: impl FnOnce(&mut Inner) -> core::result::Result<R, EditError>) -> Result<core::result::Result<R, EditError>> {
+        let _pass = self.gate.enter(class, zone);
         let mut inner = self.inner.lock();
         let inner = inner.as_mut().ok_or(VfsError::NoDevice)?;
         if self.is_suspended() {
@@ -227,23 +391,38 @@ impl Storage {
 
     /// Calls `body` for reading file system `dataset`.
     pub(crate) fn read<R>(&self, dataset: u64, body: impl FnOnce(&mut Writer<'_>) -> core::result::Result<R, EditError>) -> Result<R> {
-        self.with_inner(|inner| inner.on(dataset, body))
+        self.with_inner(IoClass::SyncRead, |inner| inner.on(dataset, body))
     }
 
-    /// Calls `body` for changing file system `dataset` by about `bytes`, then commits if much is open.
+    /// The same in a class, for a zone.
+    pub(crate) fn read_as<R>(&self, class: IoClass, zone: ZoneId, dataset: u64, body: impl FnOnce(&mut Writer<'_>) -> core::result::Result<R, EditError>) -> Result<R> {
+        self.with_inner_for(class, zone, |inner| inner.on(dataset, body))
+    }
+
+    /// Calls `body` for changing file system `dataset` by about `bytes`; commits if more is open than should be.
     pub(crate) fn change<R>(&self, dataset: u64, bytes: u64, body: impl FnOnce(&mut Writer<'_>) -> core::result::Result<R, EditError>) -> Result<R> {
         if kif::frames().free_total().0 * (PAGE_SIZE as u64) < MEMORY_MIN + bytes {
             return Err(VfsError::NoMemory);
         }
-        self.with_inner(|inner| {
+        let result = self.with_inner(IoClass::SyncWrite, |inner| {
             inner.check_space(bytes)?;
             let result = inner.on(dataset, body);
             inner.dirty += bytes + 512;
-            if inner.dirty > DIRTY_MAX {
+            if result.is_ok() && inner.store.is_always_synced(dataset) {
+                inner.store.log_sync(dataset, now().0)?;
+            }
+            // Writers wait before it comes to that; what is not a write of a file does not.
+            if inner.dirty > 2 * self.dirty_max {
                 inner.commit()?;
             }
+            self.dirty.store(inner.dirty, Relaxed);
             result
-        })
+        });
+        // A fifth of what may be open is worth a commit.
+        if self.dirty.load(Relaxed) > self.dirty_max / 5 {
+            self.commit_soon();
+        }
+        result
     }
 
     /// Commits everything that was changed so far.
@@ -257,7 +436,13 @@ impl Storage {
         for shared in self.shared() {
             shared.write_back()?;
         }
-        self.with_inner(|inner| if inner.dirty > 0 { inner.commit() } else { Ok(()) })
+        self.with_inner(IoClass::AsyncWrite, |inner| {
+            if inner.dirty > 0 {
+                inner.commit()?;
+                self.dirty.store(0, Relaxed);
+            }
+            Ok(())
+        })
     }
 
     /// Makes all changes of file system `dataset` durable: by the intent log where that is enough, else by a commit.
@@ -265,7 +450,7 @@ impl Storage {
     /// # Errors
     /// A device failed.
     pub(crate) fn log(&self, dataset: u64) -> Result<()> {
-        self.with_inner(|inner| inner.store.log_sync(dataset, now().0))
+        self.with_inner(IoClass::SyncWrite, |inner| inner.store.log_sync(dataset, now().0))
     }
 
     /// True if file systems of the pool are mounted.
@@ -286,8 +471,7 @@ impl Storage {
         let mut inner = self.inner.lock();
         let mut open = inner.take().ok_or(VfsError::NoDevice)?;
         open.store.export(now().0).map_err(|error| convert(&error))?;
-        self.stop.store(true, Relaxed);
-        self.ticker.wake_all();
+        self.end();
         Ok(())
     }
 
@@ -450,15 +634,10 @@ impl Shared {
         self.reap()
     }
 
-    /// Gives pages of nodes nobody else uses back, oldest first, until `enough` says so.
-    pub fn shrink(&self, enough: &dyn Fn() -> bool) {
-        for _ in 0..RECENT_MAX {
-            if enough() {
-                return;
-            }
-            let Some(oldest) = self.recent.lock().pop_front() else { return };
-            drop(oldest);
-        }
+    /// Lets go of nodes nobody else uses.
+    fn forget_recent(&self) {
+        let recent = core::mem::take(&mut *self.recent.lock());
+        drop(recent);
     }
 }
 
@@ -502,7 +681,7 @@ impl Drop for Mounted {
         }
         let written = core::mem::take(&mut *self.shared.written.lock());
         drop(written);
-        self.shared.shrink(&|| false);
+        self.shared.forget_recent();
         self.shared.is_mounted.store(false, Relaxed);
     }
 }

@@ -1,14 +1,16 @@
 //! Send streams out of a pool and into one, piece by piece: who asks is a program, and takes its time between two pieces.
 //!
-//! A snapshot that is destroyed while it is sent ends the send with an error. A receive whose program goes away is undone when its descriptor is closed.
+//! What is being sent is held: it cannot be destroyed until the descriptor is closed. A receive whose program goes away is undone then, or, if it was asked to be
+//! resumable, kept with its place, for a stream that goes on from there (`zfs send -t`, with the token that the property `receive_resume_token` shows).
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use pool_dmu::Datasets;
-use pool_stream::{Naming, Package, PackageOptions, ReceiveOptions, StreamError, Unpacker};
+use pool_stream::{Naming, Package, PackageOptions, ReceiveOptions, Sender, StreamError, Token, Unpacker, resume_token};
 use vfs::Cx;
 
 use crate::Storage;
@@ -26,7 +28,13 @@ fn broken(what: &str, error: &StreamError) -> Refused {
 pub struct Sending {
     pool: Arc<Storage>,
     name: String,
-    package: Package,
+    source: Source,
+}
+
+enum Source {
+    Package(Box<Package>),
+    /// The rest of a stream that was broken off.
+    Rest(Box<Sender>),
 }
 
 impl Sending {
@@ -38,7 +46,24 @@ impl Sending {
         let pool = manage::pool_of(to)?;
         manage::settle(&pool)?;
         let package = manage::edit(&pool, to, |store| Ok(Package::new(&Datasets::open(store.pool())?, to, from, options)))?;
-        Ok(Self { package: package.map_err(|error| broken(to, &error))?, name: to.to_string(), pool })
+        let package = Box::new(package.map_err(|error| broken(to, &error))?);
+        pool.hold_for_send(to);
+        Ok(Self { source: Source::Package(package), name: to.to_string(), pool })
+    }
+
+    /// The rest of a stream that was received in part, from the place that `token` names.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub fn resume(token: &str) -> Result<Self> {
+        let token = Token::decode(token).ok_or_else(|| Refused::Invalid(String::from("that is no resume token: take it from 'zfs get receive_resume_token'")))?;
+        let name = token.name.clone();
+        let pool = manage::pool_of(&name)?;
+        manage::settle(&pool)?;
+        let sender = manage::edit(&pool, &name, |store| Ok(Sender::resume(&Datasets::open(store.pool())?, &token)))?;
+        let sender = Box::new(sender.map_err(|error| broken(&name, &error))?);
+        pool.hold_for_send(&name);
+        Ok(Self { source: Source::Rest(sender), name, pool })
     }
 
     /// The next piece, about a mebibyte; empty: that was all.
@@ -47,14 +72,49 @@ impl Sending {
     /// See [`Refused`].
     pub fn piece(&mut self) -> Result<Vec<u8>> {
         let mut out = Vec::new();
-        let package = &mut self.package;
+        let source = &mut self.source;
         loop {
-            let more = manage::edit(&self.pool, &self.name, |store| Ok(package.next(store.pool(), &mut out)))?;
+            let more = manage::edit(&self.pool, &self.name, |store| {
+                Ok(match source {
+                    Source::Package(package) => package.next(store.pool(), &mut out),
+                    Source::Rest(sender) => sender.next(store.pool(), &mut out),
+                })
+            })?;
             // A step that only opens the next snapshot writes nothing yet.
             if !more.map_err(|error| broken(&self.name, &error))? || !out.is_empty() {
                 return Ok(out);
             }
         }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.pool.release_from_send(&self.name);
+    }
+}
+
+/// The token from which a receive that was broken off can go on.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn token_of(name: &str) -> Result<Option<String>> {
+    let pool = manage::pool_of(name)?;
+    let token = manage::edit(&pool, name, |store| Ok(resume_token(store, name).map(|token| token.map(|token| token.encode()))))?;
+    token.map_err(|why| Refused::Failed(format!("{name}: {why}")))
+}
+
+/// Removes what was received in part (`zfs receive -A`).
+///
+/// # Errors
+/// See [`Refused`].
+pub fn abort_receive(name: &str) -> Result<()> {
+    let pool = manage::pool_of(name)?;
+    let aborted = manage::edit(&pool, name, |store| Ok(pool_stream::abort(store, name, now().0)))?;
+    match aborted {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Refused::NotFound(format!("{name}: nothing was received in part"))),
+        Err(why) => Err(Refused::Failed(format!("{name}: {why}"))),
     }
 }
 
@@ -70,17 +130,18 @@ pub struct Receiving {
 
 impl Receiving {
     /// Will receive into `target`, which is not mounted until the end. `force`: it is rolled back to the base of the stream first.
+    /// `resumable`: what came is kept if the stream breaks off.
     ///
     /// # Errors
     /// See [`Refused`].
-    pub fn start(cx: &Cx<'_>, target: &str, naming: Naming, force: bool) -> Result<Self> {
+    pub fn start(cx: &Cx<'_>, target: &str, naming: Naming, force: bool, resumable: bool) -> Result<Self> {
         manage::check_name(target)?;
         let pool = manage::pool_of(target)?;
         manage::settle(&pool)?;
         let head = target.split('@').next().unwrap_or(target);
         let inside = if naming == Naming::Exact { manage::at_and_below(&pool, head)? } else { Vec::new() };
         let mounted = manage::unmount_list(cx, &pool, &inside)?;
-        let options = ReceiveOptions { force, resumable: false, owners: Some(pool_zpl::owners) };
+        let options = ReceiveOptions { force, resumable, owners: Some(pool_zpl::owners) };
         Ok(Self { unpacker: Some(Unpacker::new(target, naming, options)), target: target.to_string(), pool, mounted })
     }
 

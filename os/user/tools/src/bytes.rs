@@ -18,6 +18,26 @@ pub fn size(bytes: u64, exact: bool) -> String {
     format!("{value:.digits$}{unit}")
 }
 
+/// A number as pools show it: three significant digits and a letter, no unit.
+pub fn number(value: u64, exact: bool) -> String {
+    let text = size(value, exact);
+    text.strip_suffix('B').map_or(text.clone(), str::to_owned)
+}
+
+/// `2026-01-01.12:34:56`, UTC, from seconds since 1970 (days to a date as in Hinnant's `civil_from_days`).
+pub fn date(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}.{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
 /// Rows under a heading, as wide as they need to be: the first column to the left, the others to the right. With `script`, tabs and no heading.
 pub fn table(heading: &[&str], rows: &[Vec<String>], script: bool) -> String {
     let mut out = String::new();
@@ -52,6 +72,13 @@ mod tests {
         let shown: Vec<String> = [0, 1023, 1024, 1536, 98_304, 104_857_600, u64::MAX].map(|bytes| size(bytes, false)).to_vec();
         assert_eq!(shown, ["0B", "1023B", "1.00K", "1.50K", "96.0K", "100M", "16.0E"]);
         assert_eq!(size(98_304, true), "98304");
+    }
+
+    #[test]
+    fn dates() {
+        assert_eq!(date(0), "1970-01-01.00:00:00");
+        assert_eq!(date(951_827_696), "2000-02-29.12:34:56");
+        assert_eq!(date(1_767_225_599), "2025-12-31.23:59:59");
     }
 
     #[test]

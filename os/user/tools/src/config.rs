@@ -46,7 +46,13 @@ pub const RCTLS: &[(&str, &str, Scale)] = &[
     ("zone.max-processes", "max-processes", Scale::Count),
     ("zone.max-lwps", "max-lwps", Scale::Count),
     ("zone.max-physical-memory", "max-physical-memory", Scale::Bytes),
+    ("zone.zfs-io-priority", "zfs-io-priority", Scale::Count),
 ];
+
+/// What a control does at its value: shares only weigh.
+fn action(rctl: &str) -> &'static str {
+    if matches!(rctl, "zone.cpu-shares" | "zone.zfs-io-priority") { "none" } else { "deny" }
+}
 
 /// Checks a zone name; the message says the rule.
 ///
@@ -146,7 +152,7 @@ impl ZoneConfig {
         }
         out.push_str(">\n");
         for rctl in &self.rctls {
-            let action = if rctl.name == "zone.cpu-shares" { "none" } else { "deny" };
+            let action = action(&rctl.name);
             writeln!(
                 out,
                 "  <rctl name=\"{}\">\n    <rctl-value priv=\"privileged\" limit=\"{}\" action=\"{action}\"/>\n  </rctl>",
@@ -229,7 +235,7 @@ impl ZoneConfig {
             }
         }
         for rctl in &self.rctls {
-            let action = if rctl.name == "zone.cpu-shares" { "none" } else { "deny" };
+            let action = action(&rctl.name);
             line(format_args!("add rctl\nset name={}\nadd value (priv=privileged,limit={},action={action})\nend", rctl.name, rctl.limit));
         }
         for attr in &self.attrs {
@@ -255,7 +261,7 @@ impl ZoneConfig {
         line(format_args!("debugid: {}", self.did));
         for rctl in &self.rctls {
             let scale = RCTLS.iter().find(|(name, _, _)| *name == rctl.name).map_or(Scale::Count, |(_, _, scale)| *scale);
-            let action = if rctl.name == "zone.cpu-shares" { "none" } else { "deny" };
+            let action = action(&rctl.name);
             line(format_args!("rctl:\n\tname: {}", rctl.name));
             line(format_args!("\tvalue: (priv=privileged,limit={},action={action})", rctl_value::format(rctl.limit, scale)));
         }

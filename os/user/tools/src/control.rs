@@ -37,7 +37,7 @@ pub fn call(operation: Operation, request: &NvList) -> Result<NvList, Refused> {
         (Scope::Global, Err(error)) => return Err(cannot_open(DEVICE, &error)),
     };
     let failed = |error: &io::Error| Refused { code: None, message: format!("{}: {error}", row.name) };
-    let request = request.encode();
+    let request = if is_kept(operation) { request.clone().with("command", command_line()).encode() } else { request.encode() };
     let mut room = 16 << 10;
     let reply = loop {
         let mut reply = Vec::with_capacity(room);
@@ -49,6 +49,22 @@ pub fn call(operation: Operation, request: &NvList) -> Result<NvList, Refused> {
         }
     };
     open(&reply)
+}
+
+/// Whether the pool's history keeps the command that asks for this.
+fn is_kept(operation: Operation) -> bool {
+    use Operation as O;
+    matches!(
+        operation,
+        O::PoolCreate | O::PoolImport | O::PoolDevice | O::PoolScrub | O::DatasetMake | O::DatasetSnap | O::DatasetChange | O::DatasetSet
+    )
+}
+
+/// This command, as it was typed.
+fn command_line() -> String {
+    let words: Vec<String> = std::env::args().collect();
+    let (first, rest) = words.split_first().map_or(("", &[][..]), |(first, rest)| (first.rsplit('/').next().unwrap_or(first), rest));
+    std::iter::once(first).chain(rest.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
 }
 
 /// A descriptor that carries a stream, from call to call.

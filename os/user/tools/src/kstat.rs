@@ -337,21 +337,8 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
             Step::Flag(_) | Step::Value(..) => {}
         }
     }
-    let mut numbers: Vec<u64> = Vec::new();
-    while numbers.len() < 2
-        && let Some(number) = operands.last().and_then(|last| last.parse().ok())
-    {
-        numbers.insert(0, number);
-        operands.pop();
-    }
-    let (interval, count) = match numbers[..] {
-        [] => (0, 1),
-        [interval] => (interval, u64::MAX),
-        [interval, count, ..] => (interval, count),
-    };
-    if !numbers.is_empty() && (interval == 0 || count == 0) {
-        return Err(Failure::usage("interval and count must be at least 1"));
-    }
+    let numbers = usage::trailing_numbers(&mut operands);
+    let (interval, count) = usage::interval(&numbers)?;
     let mut patterns: Vec<Pattern> = operands.iter().map(|operand| Pattern::parse(operand)).collect();
     if patterns.is_empty() {
         patterns.push(options);

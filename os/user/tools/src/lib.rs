@@ -25,6 +25,7 @@ mod copy;
 mod failnth;
 pub mod index;
 mod init;
+mod iostat;
 pub mod kstat;
 mod power;
 pub mod prctl;
@@ -34,6 +35,7 @@ pub mod rctl_value;
 mod relay;
 mod session;
 pub mod usage;
+mod vfsstat;
 mod zfs;
 mod zlogin;
 mod zoneadm;
@@ -68,6 +70,8 @@ const TOOLS: &[Tool] = &[
     Tool { name: "kstat", help: kstat::HELP, run: kstat::run },
     Tool { name: "failnth", help: failnth::HELP, run: failnth::run },
     Tool { name: "zpool", help: zpool::HELP, run: zpool::run },
+    Tool { name: "vfsstat", help: vfsstat::VFS_HELP, run: vfsstat::vfs },
+    Tool { name: "ziostat", help: vfsstat::ZIO_HELP, run: vfsstat::zio },
     Tool { name: "zfs", help: zfs::HELP, run: zfs::run },
     Tool { name: "poweroff", help: power::HELP, run: power::poweroff },
     Tool { name: "halt", help: power::HELP, run: power::poweroff },

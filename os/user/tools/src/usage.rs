@@ -74,6 +74,31 @@ pub fn options(arguments: &[String], spec: &str) -> Result<(Vec<Step>, Vec<Strin
     Ok((steps, arguments.get(index..).unwrap_or(&[]).to_vec()))
 }
 
+/// Takes INTERVAL and COUNT off the end of the operands: at most two numbers.
+pub fn trailing_numbers(operands: &mut Vec<String>) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    while numbers.len() < 2
+        && let Some(number) = operands.last().and_then(|last| last.parse().ok())
+    {
+        numbers.insert(0, number);
+        operands.pop();
+    }
+    numbers
+}
+
+/// Seconds between reports and how many: one report without numbers, no end with one.
+///
+/// # Errors
+/// One of them is 0.
+pub fn interval(numbers: &[u64]) -> Result<(u64, u64), Failure> {
+    match numbers {
+        [] => Ok((0, 1)),
+        numbers if numbers.contains(&0) => Err(Failure::usage("interval and count must be at least 1")),
+        [interval] => Ok((*interval, u64::MAX)),
+        [interval, count, ..] => Ok((*interval, *count)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

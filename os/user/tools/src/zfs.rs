@@ -24,7 +24,10 @@ usage: zfs list [-Hp] [-o PROPERTY,...] [-t filesystem|snapshot|all] [DATASET]
        zfs hold|release TAG DATASET@NAME...
        zfs bookmark DATASET@NAME DATASET#MARK
        zfs send [-Rp] [-i|-I FROM] DATASET@NAME         a stream on standard output
-       zfs receive [-F] [-d|-e] DATASET                 a stream from standard input
+       zfs send -t TOKEN                                the rest of one that was broken off
+       zfs receive [-Fs] [-d|-e] DATASET                a stream from standard input; -s keeps what came if it breaks off:
+                                                        zfs get receive_resume_token DATASET, then zfs send -t
+       zfs receive -A DATASET                           forgets what was kept
        zfs mount [DATASET]                              without a name: what is there and where it belongs
        zfs unmount DATASET
 
@@ -132,12 +135,16 @@ fn destroy(arguments: &[String]) -> Result<u8, Failure> {
 }
 
 fn send(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, operands) = usage::options(arguments, "Rpi:I:")?;
-    let [to] = operands.as_slice() else { return Err(Failure::usage("zfs send [-Rp] [-i|-I FROM] DATASET@NAME")) };
+    let (steps, operands) = usage::options(arguments, "Rpi:I:t:")?;
     let flag = |letter| u64::from(steps.contains(&Step::Flag(letter)));
-    let mut request = NvList::new().with("to", to.as_str()).with("replicate", flag('R')).with("properties", flag('p'));
+    let token = steps.iter().find_map(|step| if let Step::Value('t', token) = step { Some(token) } else { None });
+    let mut request = match (operands.as_slice(), token) {
+        ([], Some(token)) => NvList::new().with("token", token.as_str()),
+        ([to], None) => NvList::new().with("to", to.as_str()).with("replicate", flag('R')).with("properties", flag('p')),
+        _ => return Err(Failure::usage("zfs send [-Rp] [-i|-I FROM] DATASET@NAME, or zfs send -t TOKEN")),
+    };
     for step in &steps {
-        let Step::Value(letter, from) = step else { continue };
+        let Step::Value(letter @ ('i' | 'I'), from) = step else { continue };
         request.set("from", from.trim_start_matches('@'));
         request.set("intermediate", u64::from(*letter == 'I'));
     }
@@ -161,10 +168,14 @@ fn send(arguments: &[String]) -> Result<u8, Failure> {
 const PIECE: usize = 60 << 10;
 
 fn receive(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, operands) = usage::options(arguments, "Fdeuv")?;
-    let [target] = operands.as_slice() else { return Err(Failure::usage("zfs receive [-F] [-d|-e] DATASET")) };
+    let (steps, operands) = usage::options(arguments, "AFdesuv")?;
+    let [target] = operands.as_slice() else { return Err(Failure::usage("zfs receive [-Fs] [-d|-e] DATASET, or zfs receive -A DATASET")) };
     let flag = |letter| steps.contains(&Step::Flag(letter));
-    let mut request = NvList::new().with("target", target.as_str()).with("force", u64::from(flag('F')));
+    if flag('A') {
+        call(Operation::DatasetChange, &NvList::new().with("change", "abort-receive").with("name", target.as_str()))?;
+        return Ok(0);
+    }
+    let mut request = NvList::new().with("target", target.as_str()).with("force", u64::from(flag('F'))).with("resumable", u64::from(flag('s')));
     if flag('d') || flag('e') {
         request.set("naming", if flag('d') { "drop-pool" } else { "last-part" });
     }

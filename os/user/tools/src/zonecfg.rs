@@ -16,7 +16,7 @@ changed is stored by 'commit', or at the end if every command worked; a failing 
 
   create [-b]                     start a new configuration
   set PROPERTY=VALUE              zonepath autoboot bootargs brand hostname init tree
-                                  cpu-shares cpu-cap max-processes max-lwps max-physical-memory
+                                  cpu-shares cpu-cap max-processes max-lwps max-physical-memory zfs-io-priority
   clear PROPERTY                  back to its default
   add rctl | attr | capped-memory | capped-cpu   then: set ..., add value (...), end | cancel
   remove rctl name=NAME | remove attr name=NAME

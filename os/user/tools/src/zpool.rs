@@ -9,6 +9,7 @@ use crate::usage::{self, Failure, Step};
 
 pub const HELP: &str = "\
 usage: zpool create [-f] [-o ashift=N] POOL [mirror|raidz|raidz2|raidz3] DISK... [log [mirror] DISK...]
+                    [spare DISK...] [cache DISK...]
        zpool list [-Hp] [POOL]         size, use and health
        zpool status [POOL]             devices, errors, scrub
        zpool import [-a] [POOL|GUID]   without a name: what could be imported
@@ -18,13 +19,19 @@ usage: zpool create [-f] [-o ashift=N] POOL [mirror|raidz|raidz2|raidz3] DISK...
        zpool replace POOL OLD NEW      copy OLD's contents to NEW and let go of OLD
        zpool detach POOL DISK
        zpool offline|online|clear POOL DISK
-       zpool add POOL [KIND] DISK...   another vdev
+       zpool add POOL [KIND] DISK...   another vdev, log, spare or cache device
+       zpool remove POOL DISK          takes a spare or cache device out
+       zpool iostat [-Hnpvy] [POOL] [INTERVAL [COUNT]]
+                                       operations and bytes a second; first since the import (not with -y)
+       zpool history [-il] [POOL]      commands that changed it; -i events of its own, too
 
 Disks are named as under /dev: vda, vdb, ...
 
 examples:
   zpool create tank mirror vda vdb
   zpool replace tank vda vdc && zpool status tank
+  zpool add tank spare vdd
+  zpool iostat -v tank 5
 ";
 
 pub fn run(arguments: &[String]) -> Result<u8, Failure> {
@@ -51,6 +58,13 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
             call(Operation::PoolDevice, &request)?;
             Ok(0)
         }
+        "remove" => {
+            let [pool, disk] = rest else { return Err(Failure::usage("zpool remove POOL DISK")) };
+            call(Operation::PoolDevice, &NvList::new().with("pool", pool.as_str()).with("change", "remove").with("device", disk.as_str()))?;
+            Ok(0)
+        }
+        "iostat" => crate::iostat::run(rest),
+        "history" => history(rest),
         other => Err(Failure::usage(format!("'{other}' is no subcommand; see zpool --help"))),
     }
 }
@@ -92,7 +106,27 @@ fn device(verb: &str, arguments: &[String]) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn pools(operands: &[String]) -> Result<Vec<NvList>, Failure> {
+fn history(arguments: &[String]) -> Result<u8, Failure> {
+    let (steps, operands) = usage::options(arguments, "il")?;
+    let (internal, long) = (steps.contains(&Step::Flag('i')), steps.contains(&Step::Flag('l')));
+    for pool in pools(&operands)? {
+        let name = pool.string("name").map_err(Failure::new)?;
+        let reply = call(Operation::PoolHistory, &NvList::new().with("pool", name))?;
+        let mut out = format!("History for '{name}':\n");
+        for line in reply.lists("lines").map_err(Failure::new)? {
+            if line.number("internal").map_err(Failure::new)? != 0 && !internal {
+                continue;
+            }
+            let (time, text) = (line.number("time").map_err(Failure::new)?, line.string("text").map_err(Failure::new)?);
+            out.push_str(&format!("{} {text}{}\n", crate::bytes::date(time), if long { " [user 0 (root) on orrery:global]" } else { "" }));
+        }
+        out.push('\n');
+        usage::print(&out);
+    }
+    Ok(0)
+}
+
+pub(crate) fn pools(operands: &[String]) -> Result<Vec<NvList>, Failure> {
     let mut request = NvList::new();
     if !operands.is_empty() {
         request.set("pool", one(operands, "POOL")?);
@@ -152,6 +186,15 @@ fn status(arguments: &[String]) -> Result<u8, Failure> {
             let mut row = vec![format!("{indent}{}{mark}", vdev.string("name").map_err(Failure::new)?), vdev.string("state").map_err(Failure::new)?.to_owned()];
             row.extend(counts.iter().map(u64::to_string));
             rows.push(row);
+        }
+        let mut title = "";
+        for device in pool.strings("aside").map_err(Failure::new)? {
+            let [kind, name, state] = device.splitn(3, ' ').collect::<Vec<_>>()[..] else { continue };
+            if title != kind {
+                rows.push(vec![kind.to_owned(), String::new(), String::new(), String::new(), String::new()]);
+                title = kind;
+            }
+            rows.push(vec![format!("  {name}"), state.to_owned(), String::new(), String::new(), String::new()]);
         }
         for line in table(&["NAME", "STATE", "READ", "WRITE", "CKSUM"], &rows, false).lines() {
             out.push_str(&format!("\t{line}\n"));

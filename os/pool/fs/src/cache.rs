@@ -1,0 +1,115 @@
+//! Pages of files in memory, of all pools: what stays is decided by one adaptive cache (`pool_arc`).
+//!
+//! The frames are in their nodes; the cache knows runs of [`RUN`] bytes of files, and asks a node to give one up. Pages that are mapped somewhere stay, and their
+//! run is tried again later. What a zone read is charged to it (its frames are), and is told apart in the kstats; nobody has a part of the cache
+//! to itself (pool reference, section 6).
+
+use alloc::sync::Weak;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use kif::{Nanos, PAGE_SIZE, ZoneId};
+use pool_arc::{Cache, Stats, Want};
+use sync::{Class, SpinLock};
+
+use crate::node::Node;
+
+/// Bytes of a file that are read, kept and given up together: neighbours are wanted next, and a block has to be read as a whole anyway.
+pub(crate) const RUN: u64 = 128 << 10;
+/// Runs tried before giving up on finding one that nobody maps.
+const TRIES: usize = 64;
+
+/// File system, object, number of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub fs: u64,
+    pub object: u64,
+    pub run: u64,
+}
+
+static CACHE: SpinLock<Option<Cache<Key, Weak<Node>>>> = SpinLock::new(Class::PoolCache, None);
+/// Uses within a run that was used just before, not told to the cache one by one.
+static REPEATED_HITS: AtomicU64 = AtomicU64::new(0);
+
+fn with<R>(body: impl FnOnce(&mut Cache<Key, Weak<Node>>) -> R) -> R {
+    let mut cache = CACHE.lock();
+    body(cache.get_or_insert_with(|| {
+        let memory = kif::frames().free_total().1 * PAGE_SIZE as u64;
+        // The reference keeps up to three quarters; here nothing takes frames back from the cache at the moment they are needed, so a quarter is the most.
+        Cache::new((memory / 32).max(1 << 20), (memory / 4).max(4 << 20))
+    }))
+}
+
+/// A run was used. False if the cache does not know it (any more).
+pub(crate) fn touch(key: &Key, want: Want, now: Nanos) -> bool {
+    with(|cache| cache.get(key, want, now.0).is_some())
+}
+
+/// A run was used again, at once.
+pub(crate) fn repeat() {
+    REPEATED_HITS.fetch_add(1, Relaxed);
+}
+
+/// A run is in memory now.
+pub(crate) fn insert(key: Key, node: Weak<Node>, bytes: u64, zone: ZoneId, want: Want, now: Nanos) {
+    let replaced = with(|cache| cache.insert(key, node, bytes, zone.0, want, now.0));
+    drop(replaced);
+}
+
+/// A run has other pages than before, or none.
+pub(crate) fn resize(key: &Key, bytes: u64) {
+    with(|cache| cache.resize(key, bytes));
+}
+
+/// Gives up runs until the cache is within its target. The caller holds no node's pages.
+pub(crate) fn balance() {
+    for _ in 0..TRIES {
+        loop {
+            let Some(victim) = with(Cache::evict) else { return };
+            let left = victim.value.upgrade().map_or(0, |node| node.give_up(victim.key.run));
+            if left > 0 {
+                let key = victim.key;
+                with(|cache| {
+                    cache.refuse(victim);
+                    cache.resize(&key, left);
+                });
+                break;
+            }
+        }
+    }
+}
+
+/// Memory is short by `bytes`: the cache becomes smaller. The caller holds no node's pages.
+pub(crate) fn shrink(bytes: u64) {
+    if with(|cache| cache.shrink(bytes)) {
+        balance();
+    }
+}
+
+/// Bytes of memory that should stay free: below, the cache gives up.
+pub(crate) fn low_water() -> u64 {
+    kif::frames().free_total().1 * PAGE_SIZE as u64 / 32
+}
+
+/// Gives up pages if little memory is free beside `wanted` bytes.
+pub(crate) fn make_room(wanted: u64) {
+    let free = kif::frames().free_total().0 * PAGE_SIZE as u64;
+    let needed = low_water() + wanted;
+    if free < needed {
+        shrink(needed - free);
+    }
+}
+
+/// Counters: the kstat `arcstats`.
+#[must_use]
+pub fn stats() -> Stats {
+    let mut stats = with(|cache| cache.stats());
+    let repeated = REPEATED_HITS.load(Relaxed);
+    stats.hits += repeated;
+    stats
+}
+
+/// Bytes that a zone has in the cache.
+#[must_use]
+pub fn owned(zone: ZoneId) -> u64 {
+    with(|cache| cache.owned(zone.0))
+}
