@@ -4,8 +4,7 @@ use pool_dmu::{Datasets, Store};
 use pool_phys::nvlist::Value;
 use pool_stream::{Package, PackageOptions, Why};
 
-use crate::fuzz::seal;
-use crate::rig::{NOW, contents, judge, live, make_fs, names, pool, random, receive, zstream};
+use crate::rig::{NOW, contents, judge, live, make_fs, names, pool, random, receive, seal, zstream};
 
 fn pack(store: &Store, to: &str, from: Option<&str>, options: PackageOptions) -> Vec<u8> {
     let tree = Datasets::open(store.pool()).expect("tree");
