@@ -5,7 +5,7 @@
 //! short by a kill is dropped and its plan tried again. Files of shards have the same head and are merged by [`merge`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::sync::Mutex;
@@ -206,13 +206,13 @@ impl Campaign {
     }
 }
 
-/// Cut points are after every write and at the end; what the cache may lose only where it holds something.
+/// Cut points are after every write of the command and at the end; what the cache may lose only where it holds something.
 fn cut_plans(guest: &Guest, reference: &mut Reference, plans: &mut Vec<Plan>) {
     let writes = reference.cuts.journal().writes();
     if guest.spec.cuts.is_empty() {
         return;
     }
-    for write in 1..=writes + 1 {
+    for write in reference.before + 1..=writes + 1 {
         let unflushed = reference.cuts.unflushed(write);
         for kind in &guest.spec.cuts {
             let seeds = 0..guest.spec.subsets;
@@ -277,16 +277,22 @@ fn open(path: &Path, head: &Head, fresh: bool) -> std::io::Result<(File, Vec<Out
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    if !fresh && path.is_file() {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    // Two at once would write into each other's lines. The lock goes with the file, also if we are killed.
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(std::io::Error::other("another `explore` writes these results at this moment")),
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    if !fresh {
         let (found, outcomes, good) = read(path)?;
         if found.as_ref() == Some(head) {
-            let mut file = OpenOptions::new().write(true).open(path)?;
             file.set_len(good)?;
             file.seek(SeekFrom::End(0))?;
             return Ok((file, outcomes));
         }
     }
-    let mut file = File::create(path)?;
+    file.set_len(0)?;
     file.write_all((serde_json::to_string(head).map_err(std::io::Error::other)? + "\n").as_bytes())?;
     Ok((file, Vec::new()))
 }
@@ -343,6 +349,8 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("explore-results-{}", std::process::id()));
         let path = folder.join("a.jsonl");
         let (file, known) = open(&path, &head(), false).expect("a folder of our own");
+        let second = open(&path, &head(), true).expect_err("it is in use");
+        assert!(second.to_string().contains("another `explore`"), "{second}");
         assert_eq!(known, []);
         let file = Mutex::new(file);
         append(&file, &outcome(1, None)).expect("writes");

@@ -89,7 +89,9 @@ pub struct Reference {
     pub ticks: u64,
     pub ns: u64,
     pub receipt: String,
-    /// Requests of the disk that each fault could strike.
+    /// Writes there were when the command was typed: none of them is a cut point.
+    pub before: u64,
+    /// Requests of the disk since then that each fault could strike.
     pub requests: BTreeMap<FaultKind, u64>,
 }
 
@@ -114,7 +116,7 @@ impl Guest {
         if !spec.cuts.is_empty() || !spec.faults.is_empty() {
             base.board.disk_journal = Keep::Data;
         }
-        let boot = Boot { kernel: &base.kernel, initrd: base.initrd.as_deref(), append: &base.append, disks: &base.images };
+        let boot = Boot { kernel: &base.kernel, initrd: base.initrd.as_deref(), append: &base.append, disks: &base.images, modules: &[] };
         let mut machine = Machine::new(&base.board, &boot).map_err(machine_error)?;
         let outcome = machine.run(&Until::ns(spec.boot_s * SECOND).or_output(Port::Com1, spec.ready.as_bytes()));
         let console = machine.serial_take(Port::Com1);
@@ -159,6 +161,8 @@ impl Guest {
     pub fn reference(&self) -> Result<Reference, ExploreError> {
         let mut machine = Machine::fork(&self.snapshot).map_err(machine_error)?;
         let disk = self.spec.disk;
+        let seen = machine.fault_disk(disk).ok_or(ExploreError::Disk(disk))?.journal();
+        let (before, earlier) = (seen.writes(), seen.records().count());
         let mut promises = Vec::new();
         let ran = command(&mut machine, &self.spec.run, self.spec.patience_s, |machine, line| {
             if let Some(promise) = self.promise(line) {
@@ -172,13 +176,13 @@ impl Guest {
         let around = machine.fault_disk(disk).ok_or(ExploreError::Disk(disk))?;
         let base = around.base().ok_or(ExploreError::Disk(disk))?;
         let journal = around.journal().clone();
-        let count = |wanted: &[sim_fault::Op]| journal.records().filter(|record| wanted.contains(&record.op)).count() as u64;
+        let count = |wanted: &[sim_fault::Op]| journal.records().skip(earlier).filter(|record| wanted.contains(&record.op)).count() as u64;
         let requests = BTreeMap::from([
             (FaultKind::ReadError, count(&[sim_fault::Op::Read])),
             (FaultKind::WriteError, count(&[sim_fault::Op::Write, sim_fault::Op::WriteDurable, sim_fault::Op::Discard])),
         ]);
         let (ticks, ns, receipt) = (machine.ticks(), machine.now_ns(), machine.receipt());
-        Ok(Reference { promises, cuts: Cuts::new(base, journal), inputs: machine.inputs().to_vec(), ticks, ns, receipt, requests })
+        Ok(Reference { promises, cuts: Cuts::new(base, journal), inputs: machine.inputs().to_vec(), ticks, ns, receipt, before, requests })
     }
 
     fn promise<'l>(&self, line: &'l str) -> Option<&'l str> {
@@ -248,7 +252,7 @@ impl Guest {
         let mut board = self.base.board.clone();
         board.faults.push(self.fault(operation, fault)?);
         let base = &self.base;
-        let boot = Boot { kernel: &base.kernel, initrd: base.initrd.as_deref(), append: &base.append, disks: &base.images };
+        let boot = Boot { kernel: &base.kernel, initrd: base.initrd.as_deref(), append: &base.append, disks: &base.images, modules: &[] };
         let mut machine = Machine::new(&board, &boot).map_err(machine_error)?;
         machine.replay(self.snapshot.inputs().to_vec());
         let (ticks, ns) = (self.snapshot.ticks(), self.snapshot.ns());

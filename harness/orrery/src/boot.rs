@@ -13,10 +13,10 @@ use crate::build::Profile;
 use crate::context::Context;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use runner::sim::Cuts;
-use sim_board::{Board, Boot, Disk, DiskModel, Machine, NicModel, NicSpec, Outcome, Port, Until};
+use sim_board::{Board, Boot, Disk, DiskModel, Machine, Module, NicModel, NicSpec, Outcome, Port, Until};
 use sim_snap::FileKind;
 use std::io::{IsTerminal as _, Read as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,9 @@ pub struct BootArgs {
     /// Initial RAM disk.
     #[arg(long)]
     initrd: Option<PathBuf>,
+    /// A module beside it, `FILE` or `FILE WORDS` with a command line of its own; may be given several times.
+    #[arg(long)]
+    module: Vec<String>,
     /// Kernel command line. Ours gets `console=ttyS0` in any case.
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     append: String,
@@ -200,7 +203,13 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
         board.disks.push(Disk { model: *model, size: bytes.len() as u64, read_only: false });
         disks.push(bytes);
     }
-    let boot = Boot { disks: &disks, ..Boot::new(&image, initrd.as_deref(), &append) };
+    let mut files = Vec::new();
+    for module in &args.module {
+        let (file, append) = module.split_once(' ').unwrap_or((module, ""));
+        files.push((std::fs::read(file).map_err(Failure::named(Path::new(file)))?, append));
+    }
+    let modules: Vec<Module<'_>> = files.iter().map(|(content, append)| Module { content, append }).collect();
+    let boot = Boot { disks: &disks, modules: &modules, ..Boot::new(&image, initrd.as_deref(), &append) };
     let mut machine = if sim_snap::file::kind_of(&image) == Some(FileKind::Snapshot) {
         sim_snap::saved::resume(&image).map_err(|error| Failure::Request(format!("{}: {error}", kernel.display())))?
     } else {

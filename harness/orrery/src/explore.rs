@@ -121,7 +121,7 @@ pub fn explore(args: &ExploreArgs) -> Result<(), Failure> {
     let guest = Guest::boot(base, spec).map_err(failure)?;
     let campaign = Campaign::new(&scenario.name, guest, args.limit).map_err(failure)?;
     if let Some(reference) = &campaign.reference {
-        let writes = reference.cuts.journal().writes();
+        let writes = reference.cuts.journal().writes() - reference.before;
         eprintln!("{} promises, {writes} writes to cut after; {} plans; ready after {:.1} s", reference.promises.len(), campaign.plans.len(), begun.elapsed().as_secs_f64());
     } else {
         eprintln!("{} plans; ready after {:.1} s", campaign.plans.len(), begun.elapsed().as_secs_f64());
@@ -135,7 +135,7 @@ pub fn explore(args: &ExploreArgs) -> Result<(), Failure> {
     let processor = processor_seconds() - before;
     show(&scenario.name, &summary, processor);
     if args.record {
-        let writes = campaign.reference.as_ref().map(|reference| reference.cuts.journal().writes());
+        let writes = campaign.reference.as_ref().map(|reference| reference.cuts.journal().writes() - reference.before);
         table::record(&context.root, &scenario.name, writes, &summary, processor)?;
     }
     for (kind, failing) in summary.kinds().into_iter().take(CAPSULES_MAX) {

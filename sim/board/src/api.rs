@@ -11,11 +11,20 @@ pub struct Boot<'a> {
     pub append: &'a str,
     /// Images of the board's disks, by position; an absent one leaves the board's empty disk.
     pub disks: &'a [Vec<u8>],
+    /// What follows the initial RAM disk, for kernels that take more than one module (Multiboot, PVH).
+    pub modules: &'a [Module<'a>],
+}
+
+/// A file in memory with a command line of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Module<'a> {
+    pub content: &'a [u8],
+    pub append: &'a str,
 }
 
 impl<'a> Boot<'a> {
     pub fn new(kernel: &'a [u8], initrd: Option<&'a [u8]>, append: &'a str) -> Self {
-        Self { kernel, initrd, append, disks: &[] }
+        Self { kernel, initrd, append, disks: &[], modules: &[] }
     }
 }
 

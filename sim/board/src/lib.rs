@@ -39,6 +39,7 @@ mod config;
 mod debug;
 mod fabric;
 mod faults;
+mod gzip;
 mod loader;
 mod machine;
 mod map;
@@ -49,7 +50,7 @@ mod smp_tests;
 #[cfg(test)]
 mod tests;
 
-pub use api::{Boot, Input, InputKind, Outcome, Port, Until};
+pub use api::{Boot, Input, InputKind, Module, Outcome, Port, Until};
 pub use config::{Board, ConfigError, Disk, DiskModel, TraceKind, parse_size};
 pub use debug::Watchpoint;
 pub use sim_net::{NicModel, NicSpec};

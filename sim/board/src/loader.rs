@@ -3,12 +3,15 @@
 //! # Theory
 //! The image is foreign bytes: everything is read through checked slices, and what does not fit is an error that names what is wrong. Nothing is
 //! guessed: an image with none of the entry notes is refused with a list of what was looked for. If an image offers several ways, the order is
-//! PVH, Multiboot 2, Multiboot 1 (an ELF), then bzImage.
+//! PVH, Multiboot 2, Multiboot 1 (an ELF), then bzImage; but a kernel with a Multiboot 1 header is not entered by PVH (nor is it by QEMU): Xen's own
+//! PVH entry is for a guest of Xen, not for a machine.
+//!
+//! An image that gzip packed is unpacked first, as GRUB does.
 //!
 //! PVH: Xen `docs/misc/pvh.pandoc`, `start_info.h`. Multiboot: specifications 0.6.96 and 2.0. Linux: `Documentation/arch/x86/boot.rst`.
 //!
 //! # Structures
-//! Boot information lies in conventional memory from [`INFO`] up; the initial RAM disk at the top of low RAM, page-aligned.
+//! Boot information lies in conventional memory from [`INFO`] up; the initial RAM disk and other modules at the top of low RAM, page-aligned.
 
 use std::fmt;
 
@@ -18,11 +21,14 @@ use sim_cpu::{CpuState, TableRegister};
 use sim_mem::GuestMemory;
 
 use crate::api::Boot;
-use crate::map;
+use crate::{gzip, map};
 
 /// Boot information: from here to the end of conventional memory.
 const INFO: u64 = 0x9_0000;
 const INFO_END: u64 = map::CONVENTIONAL_END;
+
+/// The services of [`bios`], in the extended BIOS data area.
+const BIOS: u64 = map::CONVENTIONAL_END + 0x100;
 
 /// What is wrong with an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,13 +98,22 @@ pub(crate) struct Firmware {
 
 /// Loads the image and everything it is handed. The result is the state of the bootstrap vCPU.
 pub(crate) fn load(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware) -> Result<CpuState, ImageError> {
-    let image = Bytes(boot.kernel);
     if boot.kernel.is_empty() {
         return Err(ImageError::Empty);
     }
+    match gzip::body(boot.kernel) {
+        // What does not fit into RAM is no kernel for this board.
+        Some(packed) => load_unpacked(memory, &Boot { kernel: &gzip::unpack(packed?, firmware.low_end)?, ..*boot }, firmware),
+        None => load_unpacked(memory, boot, firmware),
+    }
+}
+
+fn load_unpacked(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware) -> Result<CpuState, ImageError> {
+    let image = Bytes(boot.kernel);
     if boot.kernel.starts_with(b"\x7fELF") {
         let elf = Elf::parse(image)?;
-        if let Some(entry) = elf.pvh_entry(image)? {
+        let plain = Multiboot1::find(image);
+        if !matches!(plain, Ok(Some(_))) && let Some(entry) = elf.pvh_entry(image)? {
             let loaded = elf.load(image, memory)?;
             return pvh(memory, boot, firmware, entry, loaded);
         }
@@ -110,7 +125,7 @@ pub(crate) fn load(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmwar
             };
             return multiboot2(memory, boot, firmware, entry, loaded);
         }
-        if let Some(header) = Multiboot1::find(image)? {
+        if let Some(header) = plain? {
             let loaded = if header.has_addresses() { header.load(image, memory)? } else { elf.load(image, memory)? };
             let entry = if header.has_addresses() { header.entry } else { elf.physical_entry()? };
             return multiboot1(memory, boot, firmware, entry, loaded);
@@ -321,22 +336,35 @@ impl Layout {
     }
 }
 
-/// Places the initial RAM disk below the top of low RAM (and below `limit`), above the image.
-fn place_initrd(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, loaded: Loaded, limit: u64) -> Result<Option<(u64, u64)>, ImageError> {
-    let Some(initrd) = boot.initrd else { return Ok(None) };
-    let length = initrd.len() as u64;
-    let no_room = ImageError::NoRoom { what: "initial RAM disk", length };
-    let top = firmware.low_end.min(limit);
-    let at = top.checked_sub(length).ok_or(no_room.clone())? & !0xfff;
-    if at < loaded.end.max(map::FIRMWARE_END) {
-        return Err(no_room);
+/// A module in memory.
+#[derive(Clone, Copy, Debug)]
+struct Placed<'a> {
+    at: u64,
+    length: u64,
+    append: &'a str,
+}
+
+/// Places the initial RAM disk and the modules after it, from the top of low RAM (and from `limit`) downwards, above the image.
+fn place_modules<'a>(memory: &mut GuestMemory, boot: &Boot<'a>, firmware: &Firmware, loaded: Loaded, limit: u64) -> Result<Vec<Placed<'a>>, ImageError> {
+    let initrd = boot.initrd.iter().map(|&content| ("initial RAM disk", content, ""));
+    let mut top = firmware.low_end.min(limit);
+    let mut placed = Vec::new();
+    for (what, content, append) in initrd.chain(boot.modules.iter().map(|module| ("module", module.content, module.append))) {
+        let length = content.len() as u64;
+        let no_room = ImageError::NoRoom { what, length };
+        let at = top.checked_sub(length).ok_or(no_room.clone())? & !0xfff;
+        if at < loaded.end.max(map::FIRMWARE_END) {
+            return Err(no_room);
+        }
+        put(memory, what, at, content)?;
+        placed.push(Placed { at, length, append });
+        top = at;
     }
-    put(memory, "initial RAM disk", at, initrd)?;
-    Ok(Some((at, length)))
+    Ok(placed)
 }
 
 fn pvh(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, entry: u32, loaded: Loaded) -> Result<CpuState, ImageError> {
-    let initrd = place_initrd(memory, boot, firmware, loaded, u64::MAX)?;
+    let placed = place_modules(memory, boot, firmware, loaded, u64::MAX)?;
     let mut layout = Layout::new();
     let info = layout.reserve(56, "start info")?;
     let command_line = layout.text(memory, boot.append, "command line")?;
@@ -348,18 +376,17 @@ fn pvh(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, entry: u3
         entries.extend_from_slice(&[0; 4]);
     }
     let map_at = layout.put(memory, &entries, "memory map")?;
-    let modules = match initrd {
-        None => 0,
-        Some((at, length)) => {
-            let module: Vec<u8> = [at, length, 0, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
-            layout.put(memory, &module, "module list")?
-        }
-    };
+    let mut list = Vec::new();
+    for module in &placed {
+        let append = if module.append.is_empty() { 0 } else { layout.text(memory, module.append, "module's command line")? };
+        list.extend([module.at, module.length, append, 0].iter().flat_map(|word| word.to_le_bytes()));
+    }
+    let modules = if list.is_empty() { 0 } else { layout.put(memory, &list, "module list")? };
     let mut start = Vec::new();
     start.extend_from_slice(&0x336e_c578u32.to_le_bytes());
     start.extend_from_slice(&1u32.to_le_bytes()); // version
     start.extend_from_slice(&0u32.to_le_bytes()); // flags
-    start.extend_from_slice(&u32::from(initrd.is_some()).to_le_bytes());
+    start.extend_from_slice(&(placed.len() as u32).to_le_bytes());
     for word in [modules, command_line, firmware.rsdp, map_at] {
         start.extend_from_slice(&word.to_le_bytes());
     }
@@ -367,6 +394,32 @@ fn pvh(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, entry: u3
     start.extend_from_slice(&[0; 4]);
     put(memory, "start info", info, &start)?;
     Ok(CpuState::pvh(entry, info as u32))
+}
+
+/// What is left of a BIOS: enough for kernels that were written for one to see that it has nothing to say. A kernel entered by PVH or as Linux asks its
+/// loader instead.
+///
+/// * The data area: serial ports, the segment of the extended area and the size of conventional memory (Xen puts its real-mode code below the
+///   smaller of the two).
+/// * Interrupt vectors for real mode: every service says "not supported" (carry set, AH 0x86), interrupts of devices return.
+fn bios(memory: &mut GuestMemory) -> Result<(), ImageError> {
+    let what = "BIOS data area";
+    put(memory, what, 0x400, &[map::COM1, map::COM2].map(u16::to_le_bytes).concat())?;
+    put(memory, what, 0x40e, &((map::CONVENTIONAL_END >> 4) as u16).to_le_bytes())?;
+    put(memory, what, 0x413, &((map::CONVENTIONAL_END >> 10) as u16).to_le_bytes())?;
+    // The extended area begins with its size in KiB.
+    put(memory, what, map::CONVENTIONAL_END, &[((map::VIDEO - map::CONVENTIONAL_END) >> 10) as u8])?;
+    // PUSH BP; MOV BP, SP; OR BYTE [BP + 6], 1; POP BP; MOV AH, 0x86; IRET.
+    const SERVICE: [u8; 11] = [0x55, 0x89, 0xe5, 0x80, 0x4e, 6, 1, 0x5d, 0xb4, 0x86, 0xcf];
+    put(memory, what, BIOS, &SERVICE)?;
+    let vectors: Vec<u8> = (0..256u64)
+        .flat_map(|vector| {
+            let device = matches!(vector, 8..=0xf | 0x70..=0x77);
+            let target = BIOS + if device { SERVICE.len() as u64 - 1 } else { 0 };
+            [(target & 0xf) as u16, (target >> 4) as u16].map(u16::to_le_bytes).concat()
+        })
+        .collect();
+    put(memory, what, 0, &vectors)
 }
 
 /// A Multiboot 1 header.
@@ -393,9 +446,10 @@ impl Multiboot1 {
             if Self::MAGIC.wrapping_add(flags).wrapping_add(checksum) != 0 {
                 continue;
             }
-            // Bits 0 to 15 must be understood: page alignment and memory map are given anyway; a video mode is not.
-            if flags & 0xfffc != 0 {
-                return Err(ImageError::Unsupported { what: format!("Multiboot features {:#x}", flags & 0xfffc) });
+            // Bits 0 to 15 must be understood: page alignment and memory map are given anyway. A video mode (bit 2) is not, and the flags of the
+            // information say so: kernels that would like one run with the console they have, as they do on QEMU.
+            if flags & 0xfff8 != 0 {
+                return Err(ImageError::Unsupported { what: format!("Multiboot features {:#x}", flags & 0xfff8) });
             }
             let field = |index: usize| image.u32(at + 12 + 4 * index).unwrap_or(0);
             let header = Self {
@@ -439,7 +493,8 @@ impl Multiboot1 {
 }
 
 fn multiboot1(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, entry: u32, loaded: Loaded) -> Result<CpuState, ImageError> {
-    let initrd = place_initrd(memory, boot, firmware, loaded, u64::MAX)?;
+    bios(memory)?;
+    let placed = place_modules(memory, boot, firmware, loaded, u64::MAX)?;
     let mut layout = Layout::new();
     let info_at = layout.reserve(120, "Multiboot information")?;
     let command_line = layout.text(memory, boot.append, "command line")?;
@@ -459,10 +514,14 @@ fn multiboot1(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, en
     set(4, map::CONVENTIONAL_END >> 10);
     set(8, firmware.low_end.saturating_sub(1 << 20) >> 10);
     set(16, command_line);
-    if let Some((at, length)) = initrd {
-        let module: Vec<u8> = [at as u32, (at + length) as u32, 0, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
-        let modules = layout.put(memory, &module, "module list")?;
-        set(20, 1);
+    let mut list = Vec::new();
+    for module in &placed {
+        let append = if module.append.is_empty() { 0 } else { layout.text(memory, module.append, "module's command line")? };
+        list.extend([module.at, module.at + module.length, append, 0].iter().flat_map(|word| (*word as u32).to_le_bytes()));
+    }
+    if !list.is_empty() {
+        let modules = layout.put(memory, &list, "module list")?;
+        set(20, placed.len() as u64);
         set(24, modules);
     }
     set(44, entries.len() as u64);
@@ -527,7 +586,8 @@ impl Multiboot2 {
 }
 
 fn multiboot2(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, entry: u32, loaded: Loaded) -> Result<CpuState, ImageError> {
-    let initrd = place_initrd(memory, boot, firmware, loaded, u64::MAX)?;
+    bios(memory)?;
+    let placed = place_modules(memory, boot, firmware, loaded, u64::MAX)?;
     let mut info = vec![0u8; 8];
     let mut tag = |kind: u32, content: &[u8]| {
         info.resize(info.len().next_multiple_of(8), 0);
@@ -537,8 +597,8 @@ fn multiboot2(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, en
     };
     tag(1, &[boot.append.as_bytes(), &[0]].concat());
     tag(2, b"orrery\0");
-    if let Some((at, length)) = initrd {
-        tag(3, &[&(at as u32).to_le_bytes()[..], &((at + length) as u32).to_le_bytes(), &[0]].concat());
+    for module in &placed {
+        tag(3, &[&(module.at as u32).to_le_bytes()[..], &((module.at + module.length) as u32).to_le_bytes(), module.append.as_bytes(), &[0]].concat());
     }
     let upper = (firmware.low_end.saturating_sub(1 << 20) >> 10) as u32;
     tag(4, &[((map::CONVENTIONAL_END >> 10) as u32).to_le_bytes(), upper.to_le_bytes()].concat());
@@ -591,7 +651,10 @@ fn linux(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, image: 
     }
     put(memory, "Linux kernel", preferred, kernel)?;
     let loaded = Loaded { end: preferred + init_size.max(kernel.len() as u64) };
-    let initrd = place_initrd(memory, boot, firmware, loaded, limit.saturating_add(1))?;
+    if !boot.modules.is_empty() {
+        return Err(ImageError::Unsupported { what: "modules beside the initial RAM disk, which Linux does not take,".to_owned() });
+    }
+    let initrd = place_modules(memory, boot, firmware, loaded, limit.saturating_add(1))?;
 
     let mut layout = Layout::new();
     let tables = 0x9_1000u64.max(layout.next);
@@ -626,9 +689,9 @@ fn linux(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, image: 
     set(0x210, &[0xff]); // type_of_loader: undefined
     set(0x1fa, &0xffffu16.to_le_bytes()); // vid_mode: normal
     set(0x228, &(command_line as u32).to_le_bytes());
-    if let Some((at, length)) = initrd {
-        set(0x218, &(at as u32).to_le_bytes());
-        set(0x21c, &(length as u32).to_le_bytes());
+    if let Some(Placed { at, length, .. }) = initrd.first() {
+        set(0x218, &(*at as u32).to_le_bytes());
+        set(0x21c, &(*length as u32).to_le_bytes());
     }
     set(0x070, &firmware.rsdp.to_le_bytes());
     set(0x1e8, &[firmware.map.len() as u8]);

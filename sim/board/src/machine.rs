@@ -178,6 +178,7 @@ impl Machine {
     fn begin_receipt(&mut self, boot: &Boot<'_>) {
         let board = format!("{:?}", self.board);
         let mut parts = vec![board.as_bytes(), boot.kernel, boot.initrd.unwrap_or(&[]), boot.append.as_bytes()];
+        parts.extend(boot.modules.iter().flat_map(|module| [module.content, module.append.as_bytes()]));
         parts.extend(boot.disks.iter().map(Vec::as_slice));
         self.receipt.extend("boot", 0, &parts);
     }

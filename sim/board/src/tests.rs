@@ -421,30 +421,58 @@ fn bad_images_are_refused_with_a_reason() {
     assert_eq!(refused, crate::BuildError::Image(ImageError::NoRoom { what: "initial RAM disk", length: 300 << 20 }));
 }
 
+/// A header, then code that does something and exits with EAX's low half; the entry is given in the header or is the ELF's.
+fn with_header(header: &[u32], write: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>) -> Vec<u8> {
+    let mut bytes: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+    bytes.resize(64, 0x90);
+    bytes.extend(assemble(|a| {
+        write(a)?;
+        a.and(eax, 0xffff)?;
+        exit(a)
+    }));
+    let mut image = elf(&bytes);
+    image[24..32].copy_from_slice(&(BASE + 64).to_le_bytes());
+    image
+}
+
+/// Of Multiboot 1: page alignment, memory information, and a video mode, which is not given.
+const MULTIBOOT_1: [u32; 3] = [0x1bad_b002, 7, 0u32.wrapping_sub(0x1bad_b002 + 7)];
+
+#[test]
+fn a_multiboot_kernel_finds_what_a_bios_and_a_boot_loader_leave() {
+    let end = |image: &[u8], modules: &[crate::Module<'_>]| {
+        let mut machine = Machine::new(&Board::default(), &Boot { modules, ..Boot::new(image, Some(b"first"), "") }).expect("loads");
+        machine.run(&Until::ticks(100))
+    };
+    let exits = |value: u32| Outcome::DebugExit(value << 1 | 1);
+    // The segment of the extended BIOS data area; a PVH note changes nothing.
+    let area = with_header(&MULTIBOOT_1, |a| a.mov(eax, dword_ptr(0x40e)));
+    assert_eq!(end(&area, &[]), exits(0x9fc0));
+    // INT 15 in real mode is answered; INT 8 returns.
+    let vector = |number: u32| with_header(&MULTIBOOT_1, |a| a.mov(eax, dword_ptr(4 * number)));
+    assert_ne!(end(&vector(0x15), &[]), end(&vector(8), &[]));
+    // The third module's command line.
+    let modules = [crate::Module { content: b"second", append: "" }, crate::Module { content: b"third", append: "ok" }];
+    let third = with_header(&MULTIBOOT_1, |a| {
+        a.mov(ecx, dword_ptr(ebx + 24))?;
+        a.mov(ecx, dword_ptr(ecx + 40))?;
+        a.mov(eax, dword_ptr(ecx))
+    });
+    assert_eq!(end(&third, &modules), exits(u32::from(u16::from_le_bytes(*b"ok"))));
+    // Packed by gzip: one stored block (RFC 1951 §3.2.4), and a file name.
+    let length = u16::try_from(area.len()).expect("a few KiB");
+    let mut packed = b"\x1f\x8b\x08\x08\0\0\0\0\0\x03kernel\0\x01".to_vec();
+    packed.extend([length.to_le_bytes(), (!length).to_le_bytes()].concat());
+    packed.extend(&area);
+    assert_eq!(end(&packed, &[]), exits(0x9fc0));
+    let cut = Machine::new(&Board::default(), &Boot::new(&packed[..100], None, "")).expect_err("is cut off");
+    assert_eq!(cut.to_string(), "kernel image is malformed: gzip data");
+}
+
 #[test]
 fn multiboot_1_and_2_hand_over_as_specified() {
     // The guest exits with EAX's low half, which is the magic's.
-    let code = |header: &[u32]| {
-        let mut a = CodeAssembler::new(32).expect("32 is a bitness");
-        let mut body = a.create_label();
-        a.jmp(body).expect("fits");
-        while a.instructions().len() < 2 {
-            a.nop().expect("fits");
-        }
-        a.zero_bytes().expect("fits");
-        a.set_label(&mut body).expect("fits");
-        a.and(eax, 0xffff).expect("fits");
-        exit(&mut a).expect("fits");
-        let body = a.assemble(BASE).expect("assembles");
-        // Header first, then the code; the entry is given in the header or is the ELF's.
-        let mut bytes: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
-        bytes.resize(64, 0x90);
-        bytes.extend(body);
-        bytes
-    };
-    let mut one = elf(&code(&[0x1bad_b002, 3, 0u32.wrapping_sub(0x1bad_b002 + 3)]));
-    one[0x200..0x214].fill(0);
-    one[24..32].copy_from_slice(&(BASE + 64).to_le_bytes());
+    let one = with_header(&MULTIBOOT_1, |_| Ok(()));
     let mut machine = Machine::new(&Board::default(), &Boot::new(&one, None, "a b")).expect("loads");
     assert_eq!(machine.run(&Until::ticks(100)), Outcome::DebugExit(0xb002 << 1 | 1));
 
@@ -452,7 +480,7 @@ fn multiboot_1_and_2_hand_over_as_specified() {
     let length = 16 + 4 * tags.len() as u32;
     let magic = 0xe852_50d6u32;
     let header: Vec<u32> = [magic, 0, length, 0u32.wrapping_sub(magic).wrapping_sub(length)].into_iter().chain(tags).collect();
-    let mut two = elf(&code(&header));
+    let mut two = with_header(&header, |_| Ok(()));
     two[0x200..0x214].fill(0);
     let mut machine = Machine::new(&Board::default(), &Boot::new(&two, Some(b"module"), "a b")).expect("loads");
     assert_eq!(machine.run(&Until::ticks(100)), Outcome::DebugExit(0x6289 << 1 | 1));

@@ -116,7 +116,7 @@ impl Capsule {
 
     /// The machine at its first instruction, with the inputs waiting.
     pub fn machine(&self) -> Result<Machine, FileError> {
-        let boot = Boot { kernel: &self.kernel, initrd: self.initrd.as_deref(), append: &self.append, disks: &self.images };
+        let boot = Boot { kernel: &self.kernel, initrd: self.initrd.as_deref(), append: &self.append, disks: &self.images, modules: &[] };
         let mut machine = Machine::new(&self.board, &boot).map_err(|error| FileError::content("board", error))?;
         machine.replay(self.inputs.clone());
         Ok(machine)
