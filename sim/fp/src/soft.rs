@@ -471,10 +471,7 @@ impl Env {
             if [a, b, c].iter().any(|n| n.class == Class::Signalling) {
                 self.raise(IE);
             }
-            if bad_product {
-                self.raise(IE);
-                return Num::indefinite().class_or(c);
-            }
+            // An infinity times zero is not invalid where a quiet NaN is added: SDM vol. 1 table 14-17.
             return if a.is_nan() { a.quieted() } else if b.is_nan() { b.quieted() } else { c.quieted() };
         }
         let sign = a.sign ^ b.sign ^ negate_product;
@@ -628,12 +625,5 @@ impl Env {
             std::cmp::Ordering::Equal => key(b).cmp(&key(a)),
             other => other,
         })
-    }
-}
-
-impl Num {
-    /// Infinity times zero plus a NaN: the NaN wins when it is quiet or signalling (AMD and Intel agree), else the indefinite.
-    fn class_or(self, addend: Num) -> Num {
-        if addend.is_nan() { addend.quieted() } else { self }
     }
 }
