@@ -18,7 +18,7 @@ const FILE_BYTES: usize = 8 << 20;
 const SMALL: usize = 4 << 10;
 const LARGE: usize = 128 << 10;
 /// Files of the smaller of the two pools that are compared, and bytes of each.
-const FILES: usize = 100;
+const FILES: usize = 40;
 const EACH: usize = 16 << 10;
 
 fn io<R>(what: &str, result: std::io::Result<R>) -> Result<R, String> {

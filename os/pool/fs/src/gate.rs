@@ -70,7 +70,7 @@ pub(crate) fn throttle(zone: ZoneId, op: Op) {
 pub(crate) fn pause(zone: ZoneId, microseconds: u64) {
     if microseconds > 0 {
         // A signal that ends the wait early is somebody in a hurry to end.
-        if sync::sleep_until(kif::clock().monotonic().plus(Nanos(microseconds * 1000))).is_ok() {}
+        let _early = sync::sleep_until(kif::clock().monotonic().plus(Nanos(microseconds * 1000)));
         zoneio::delayed(zone, microseconds);
     }
 }
