@@ -356,6 +356,7 @@ mod tests {
         append(&file, &outcome(1, None)).expect("writes");
         append(&file, &outcome(2, Some("bug: x"))).expect("writes");
         file.lock().expect("one thread").write_all(b"{\"plan\":{\"kind\":\"turns\",\"ch").expect("writes");
+        drop(file);
         let (file, known) = open(&path, &head(), false).expect("is there");
         assert_eq!(known, [outcome(1, None), outcome(2, Some("bug: x"))]);
         append(&Mutex::new(file), &outcome(3, None)).expect("writes");
