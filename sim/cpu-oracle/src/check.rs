@@ -22,8 +22,11 @@ pub fn comparable(case: &Case, code: &Assembled, ours: &Outcome, expected: &Outc
     let masked = apart && (ended_at(ours, &[17], &masked) || ended_at(expected, &[17], &masked));
     // XRSTOR refuses components that XCR0 has not (SDM vol. 1 §13.8.1); the host's may have more of them.
     let restored = apart && ended_at(ours, &[13], &[M::Xrstor, M::Xrstor64]);
+    // What XSAVE calls in use of registers that VZEROALL cleared (see `in_use`) decides whether XRSTOR reads an image that was changed in between.
+    let among = |names: &[M]| case.insns.iter().any(|insn| names.contains(&insn.mnemonic()));
+    let initial = among(&[M::Vzeroall]) && among(&[M::Xsave, M::Xsave64]) && among(&[M::Xrstor, M::Xrstor64]);
     // MXCSR bit 17 (misaligned exception mask) exists on AMD's processors, not on ours: LDMXCSR went another way.
-    ours.end != End::Unknown && expected.end != End::Unknown && expected.mxcsr & 1 << 17 == 0 && !masked && !restored
+    ours.end != End::Unknown && expected.end != End::Unknown && expected.mxcsr & 1 << 17 == 0 && !masked && !restored && !initial
 }
 
 /// What differs, a line each; empty if nothing does. `expected` is the oracle.
