@@ -102,6 +102,12 @@ impl Cache {
         self.generation += 1;
     }
 
+    /// Whether block `at` is still there.
+    #[inline(always)]
+    pub fn is_valid(&self, at: u32) -> bool {
+        self.blocks.get(at as usize).is_some_and(|block| block.valid)
+    }
+
     /// Whether the next block may not fit.
     pub fn full(&self) -> bool {
         self.ops.len() + BLOCK_INSNS_MAX > OPS_MAX

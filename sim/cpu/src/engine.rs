@@ -26,6 +26,8 @@ thread_local! {
     static THIS: Cell<bool> = const { Cell::new(false) };
     /// Inside [`on_engine`]: blocks are translated after so many runs, or never.
     static HERE: Cell<Option<Option<u16>>> = const { Cell::new(None) };
+    /// Inside [`on_spoiled_engine`].
+    static SPOILED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Chooses the engine of vCPUs made from now on.
@@ -60,6 +62,24 @@ pub fn on_engine<T>(after: Option<u16>, work: impl FnOnce() -> T) -> T {
     }
     let _back = Back(HERE.replace(Some(after)));
     work()
+}
+
+/// Machines that `work` makes on this thread translate wrongly ([`sim_translate::Translator::spoil`]), for tests of what should notice.
+pub fn on_spoiled_engine<T>(work: impl FnOnce() -> T) -> T {
+    /// Puts back what was there, also when `work` panics.
+    struct Back(bool);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            SPOILED.set(self.0);
+        }
+    }
+    let _back = Back(SPOILED.replace(true));
+    on_engine(Some(1), work)
+}
+
+/// Whether the vCPU being made is to translate wrongly.
+pub(crate) fn spoiled() -> bool {
+    SPOILED.get()
 }
 
 /// Runs before a block is translated, for vCPU `vcpu` of the machine being made; `None`: never.

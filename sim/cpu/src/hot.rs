@@ -62,7 +62,11 @@ impl Hot {
     pub fn new(after: u16, table: &CpuidTable) -> Result<Hot, Unavailable> {
         let bit = |leaf: u32, register: usize, bit: u32| table.get(leaf, 0)[register] >> bit & 1 != 0;
         let counts = Counts { popcnt: bit(1, 2, 23), tzcnt: bit(7, 1, 3), lzcnt: bit(0x8000_0001, 2, 5) };
-        Ok(Hot { jit: Translator::new()?, blocks: Vec::new(), units: Vec::new(), generation: 0, after: after.clamp(1, NEVER - 1), counts })
+        let mut jit = Translator::new()?;
+        if crate::engine::spoiled() {
+            jit.spoil();
+        }
+        Ok(Hot { jit, blocks: Vec::new(), units: Vec::new(), generation: 0, after: after.clamp(1, NEVER - 1), counts })
     }
 
     /// Forgets all units if the block cache has started over.

@@ -67,7 +67,7 @@ mod vex;
 
 pub use crate::core::Watch;
 pub use cpuid::{CpuidLeaf, CpuidTable, CpuModel};
-pub use engine::{Engine, choose_engine, chosen_engine, on_engine};
+pub use engine::{Engine, choose_engine, chosen_engine, on_engine, on_spoiled_engine};
 pub use hot::HOT;
 pub use run::Cpu;
 pub use sim_bus::{At, Attention, CpuBus, DebugStop, Stop};
@@ -93,4 +93,3 @@ impl Default for Config {
         Config { vcpu: 0, cpuid: CpuidTable::v2(0, 1), physical_bits: 40, pause_ends_turn: false }
     }
 }
-

@@ -167,9 +167,14 @@ impl Core {
                 return Err(self.nested_fault(code, gpa));
             }
         }
+        let log = m.code_log_end();
         let Ok(Walk { mut leaf }) = self.walk(m, address, Some(access == Access::Write)) else {
             return Err(self.page_fault(address, 0, access, view));
         };
+        if m.code_log_end() != log && access != Access::Fetch {
+            // Its accessed and dirty bits lie in code, perhaps this very block's. What a fetch writes is looked at before the block is.
+            self.brk = Flow::Break;
+        }
         if self.sys.svm.nested {
             let gpa = leaf & LEAF_FRAME | address & 0xfff;
             match self.nested_walk(m, gpa, access, NPF_FINAL, Some(access == Access::Write)) {
@@ -461,6 +466,16 @@ impl Core {
     /// Loads as seen from `view`.
     pub fn load_view(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, address: u64, size: u64, view: usize) -> Result<u64, Fault> {
         let address = self.wrap(address);
+        let index = tlb::index(address);
+        if address.wrapping_add(self.tlb.fast.read(view, index)) <= 4096 - size {
+            // Frames of exceptions and descriptors lie where others lay before.
+            let at = self.tlb.fast.addend(index).wrapping_add(address) as usize;
+            if let Some(bytes) = m.ram().get(at..at.wrapping_add(size as usize)) {
+                let mut value = [0; 8];
+                value[..bytes.len()].copy_from_slice(bytes);
+                return Ok(u64::from_le_bytes(value));
+            }
+        }
         let first = (4096 - (address & 0xfff)).min(size);
         let leaf = self.translate(m, address, Access::Read, view)?;
         if first == size {
@@ -529,6 +544,14 @@ impl Core {
     #[expect(clippy::too_many_arguments, reason = "the access is described by all of them")]
     pub fn store_view(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, op: &Op, address: u64, size: u64, value: u64, view: usize) -> Result<(), Fault> {
         let address = self.wrap(address);
+        let index = tlb::index(address);
+        if address.wrapping_add(self.tlb.fast.write(view, index)) <= 4096 - size {
+            let at = self.tlb.fast.addend(index).wrapping_add(address) as usize;
+            if let Some(bytes) = m.ram_mut().get_mut(at..at.wrapping_add(size as usize)) {
+                bytes.copy_from_slice(&value.to_le_bytes()[..size as usize]);
+                return Ok(());
+            }
+        }
         let first = (4096 - (address & 0xfff)).min(size);
         let leaf = self.translate(m, address, Access::Write, view)?;
         if first == size {

@@ -337,8 +337,10 @@ impl Cpu {
 
     fn sync_debug_registers(&mut self) {
         let sys = &self.core.sys;
-        let now = [sys.dr7, sys.dr[0], sys.dr[1], sys.dr[2], sys.dr[3]];
-        if now != self.debug_seen {
+        let [dr7, dr @ ..] = &self.debug_seen;
+        // Asked in every turn: by parts, not by a call.
+        if sys.dr7 != *dr7 || sys.dr.iter().zip(dr).any(|(now, seen)| now != seen) {
+            let now = [sys.dr7, sys.dr[0], sys.dr[1], sys.dr[2], sys.dr[3]];
             self.debug_seen = now;
             self.cache.clear();
             self.collect_watches();
@@ -408,6 +410,10 @@ impl Cpu {
             return Ok(self.core.code_page);
         }
         let frame = self.core.fetch_frame(m, linear)?;
+        if self.core.code_log != m.code_log_end() {
+            // The walk set accessed bits in a page that holds code.
+            self.sync(m);
+        }
         // Code outside memory reads as no page at all: the decoder sees 0xff bytes.
         let page = m.offset_of(frame).map_or(NONE, |offset| (offset as u64 / PAGE_SIZE) as u32);
         self.core.code_vpage = linear & !0xfff | 1;
@@ -466,7 +472,7 @@ impl Cpu {
         let rip = core.rip;
         if let Some(at) = self.cache.guess(rip, rip, core.mode as u16) {
             let page = self.cache.blocks[at as usize].page;
-            if self.code_page(m, rip)? == page {
+            if self.code_page(m, rip)? == page && self.cache.is_valid(at) {
                 return Ok(at);
             }
         }
@@ -792,7 +798,7 @@ impl Cpu {
                 // RIP must be right if the fetch faults.
                 self.core.rip = rip;
                 match self.code_page(m, linear) {
-                    Ok(now) if now == page => {
+                    Ok(now) if now == page && self.cache.is_valid(next) => {
                         at = next;
                         continue;
                     }

@@ -174,7 +174,9 @@ impl Translator {
 
     /// Chooses the context that entries of the indirect-branch cache are made and found in.
     pub fn set_context(&mut self, context: Context) {
-        if self.context == context {
+        // Asked at every entry: by parts, not by a call.
+        let [mode, cr4, efer] = self.context;
+        if mode == context[0] && cr4 == context[1] && efer == context[2] {
             return;
         }
         self.context = context;
