@@ -40,6 +40,22 @@ impl Atlas {
         self.lost + self.torn + self.refused + self.damaged == 0
     }
 
+    /// Counts what another workload came to.
+    pub fn add(&mut self, other: &Self) {
+        let Self { writes, flushes, operations, syncs, cuts, states, lost, torn, refused, damaged, findings } = other;
+        self.writes += writes;
+        self.flushes += flushes;
+        self.operations += operations;
+        self.syncs += syncs;
+        self.cuts += cuts;
+        self.states += states;
+        self.lost += lost;
+        self.torn += torn;
+        self.refused += refused;
+        self.damaged += damaged;
+        findings.iter().for_each(|finding| self.note(finding.clone()));
+    }
+
     fn note(&mut self, finding: String) {
         if self.findings.len() < 10 {
             self.findings.push(finding);

@@ -29,12 +29,18 @@ pub mod streams;
 pub mod work;
 pub mod ztest;
 
+/// The layout that a seed chooses.
+#[must_use]
+pub fn shape_of(seed: u64) -> &'static rig::Shape {
+    &rig::SHAPES[usize::try_from(disk::mix(seed) >> 8).unwrap_or(0) % rig::SHAPES.len()]
+}
+
 /// A batch of the power-cut atlas for a campaign: `cases` writes on a layout chosen by the seed, every write and flush a cut.
 ///
 /// # Errors
 /// The findings.
 pub fn atlas_batch(seed: u64, cases: u64) -> Result<String, String> {
-    let shape = &rig::SHAPES[usize::try_from(disk::mix(seed) >> 8).unwrap_or(0) % rig::SHAPES.len()];
+    let shape = shape_of(seed);
     let atlas = atlas::draw(shape, seed, atlas::Scale { writes: cases, every: 1 }, &mut |_, _| {}).map_err(|error| format!("{}: {error}", shape.name))?;
     if atlas.is_clean() { Ok(format!("{}: {atlas}", shape.name)) } else { Err(format!("{}: {atlas}; {}", shape.name, atlas.findings.join("; "))) }
 }
@@ -44,7 +50,7 @@ pub fn atlas_batch(seed: u64, cases: u64) -> Result<String, String> {
 /// # Errors
 /// The finding.
 pub fn ztest_batch(seed: u64, cases: u64) -> Result<String, String> {
-    let shape = &rig::SHAPES[usize::try_from(disk::mix(seed) >> 8).unwrap_or(0) % rig::SHAPES.len()];
+    let shape = shape_of(seed);
     let lives = ztest::run(shape, seed, cases)?;
     let families = family::ztest(shape, seed, cases)?;
     Ok(format!("{}: {lives}; of datasets: {families}", shape.name))

@@ -200,7 +200,7 @@ impl Edit {
         if number > self.dnode.last_block || self.is_dropped(number) {
             return Ok(vec![0; usize::try_from(self.dnode.block_size).map_err(|_| Error::NotFound)?]);
         }
-        Object::new(pool, self.dnode.clone())?.block(number)
+        Object::new(pool, self.dnode.clone()).block(number)
     }
 
     /// Replaces block `number`. `data` has the object's block size.
@@ -271,7 +271,7 @@ impl Edit {
     /// # Errors
     /// Unreadable or malformed.
     pub fn seek(&self, pool: &Pool, from: u64, hole: bool) -> Result<Option<u64>, Error> {
-        let mut object = Object::new(pool, self.dnode.clone())?;
+        let mut object = Object::new(pool, self.dnode.clone());
         let mut number = from;
         while number <= self.dnode.last_block {
             let changed = self.blocks.contains_key(&number);
@@ -612,7 +612,7 @@ impl Set {
         if number == 0 || block > self.meta.last_block {
             return Err(Error::NotFound);
         }
-        let data = Object::new(pool, self.meta.clone())?.block(block)?;
+        let data = Object::new(pool, self.meta.clone()).block(block)?;
         let at = usize::try_from(slot).unwrap_or(0) * dnode::SLOT;
         if is_inside(&data, at) {
             return Err(Error::NotFound);
@@ -626,7 +626,7 @@ impl Set {
         if block > self.meta.last_block {
             return Ok(false);
         }
-        let data = Object::new(pool, self.meta.clone())?.block(block)?;
+        let data = Object::new(pool, self.meta.clone()).block(block)?;
         Ok(is_inside(
             &data,
             usize::try_from(slot).unwrap_or(0) * dnode::SLOT,
@@ -729,7 +729,7 @@ impl Set {
     /// # Errors
     /// Unreadable or malformed.
     pub fn next_object(&self, pool: &Pool, from: u64) -> Result<Option<u64>, Error> {
-        let mut meta = Object::new(pool, self.meta.clone())?;
+        let mut meta = Object::new(pool, self.meta.clone());
         let mut number = from.max(1);
         let changed = self.slots.range(number..=u64::MAX / 2).find(|(_, slot)| matches!(slot, Slot::Live(_))).map(|(number, _)| *number);
         while number / DNODES_PER_BLOCK <= self.meta.last_block && changed.is_none_or(|changed| number < changed) {

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use pool_phys::blkptr::{self, BlockPointer};
 use pool_phys::dnode::{self, Dnode};
 use pool_phys::objset::{Objset, ObjsetKind};
-use pool_phys::{BLOCK_MAX, FormatError};
+use pool_phys::FormatError;
 use pool_spa::{Pool, Scrubbed};
 
 use crate::Error;
@@ -73,7 +73,7 @@ impl<'p> ObjectSet<'p> {
         let offset = usize::try_from(offset).map_err(|_| Error::NotFound)?;
         // Interior slots of a large dnode are refused by whoever names one: nothing on disk points there.
         let dnode = Dnode::parse(data.get(offset..).ok_or(Error::NotFound)?)?.ok_or(Error::NotFound)?;
-        Object::new(self.pool, dnode)
+        Ok(Object::new(self.pool, dnode))
     }
 
     /// The meta-dnode as an object: its data is the array of dnodes.
@@ -170,11 +170,8 @@ pub struct Object<'p> {
 }
 
 impl<'p> Object<'p> {
-    pub(crate) fn new(pool: &'p Pool, dnode: Dnode) -> Result<Self, Error> {
-        if dnode.block_size == 0 || dnode.block_size > BLOCK_MAX {
-            return Err(FormatError::new("dnode", "impossible block size", dnode.block_size).into());
-        }
-        Ok(Self { pool, dnode, path: Vec::new() })
+    pub(crate) const fn new(pool: &'p Pool, dnode: Dnode) -> Self {
+        Self { pool, dnode, path: Vec::new() }
     }
 
     /// Its dnode.

@@ -56,7 +56,7 @@ impl Dnode {
     /// Parses the dnode at the start of `data`, which reaches to the end of its block. `None`: the slot is free.
     ///
     /// # Errors
-    /// Counts and shifts out of range, a dnode that crosses its block's end, bad block pointers.
+    /// Counts, sizes and shifts out of range, a dnode that crosses its block's end, bad block pointers.
     pub fn parse(data: &[u8]) -> Result<Option<Self>, FormatError> {
         let view = View::new("dnode", data);
         let kind = view.u8(0)?;
@@ -73,6 +73,10 @@ impl Dnode {
         }
         if !(1..=7).contains(&levels) || !(1..=3).contains(&count) {
             return Err(view.error("level or pointer count out of range", u64::from(levels)));
+        }
+        let block_size = u64::from(view.u16(8)?) * crate::SECTOR;
+        if block_size == 0 || block_size > crate::BLOCK_MAX {
+            return Err(view.error("impossible block size", block_size));
         }
         let whole = View::new("dnode", view.slice(0, slots * SLOT)?);
         let spill_at = whole.data.len() - blkptr::SIZE;
@@ -92,7 +96,7 @@ impl Dnode {
             checksum: whole.u8(5)?,
             compression: whole.u8(6)?,
             flags,
-            block_size: u64::from(whole.u16(8)?) * crate::SECTOR,
+            block_size,
             last_block: whole.u64(16)?,
             used: if flags & 1 != 0 { used } else { used.saturating_mul(crate::SECTOR) },
             slots,

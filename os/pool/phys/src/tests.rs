@@ -126,3 +126,13 @@ proptest! {
         prop_assert_eq!(found, entries);
     }
 }
+
+/// A hostile object set made the readers divide by it (campaign `pool-liar`, seed 3001).
+#[test]
+fn a_dnode_has_a_block_size() {
+    let mut slot = [0; dnode::SLOT];
+    slot[..4].copy_from_slice(&[dnode::kind::DNODE, 17, 1, 1]);
+    assert!(dnode::Dnode::parse(&slot).is_err());
+    slot[8] = 1;
+    assert_eq!(dnode::Dnode::parse(&slot).expect("a dnode").expect("not free").block_size, 512);
+}
