@@ -71,7 +71,7 @@ pub fn pool(costs: &[Cost], base: &Os) -> String {
         let Some(ticks) = value(name) else { continue };
         let old = base.ticks.get(*name).copied();
         let target = target.map_or_else(String::new, |target| format!("{target}{}", if ticks <= target { " +" } else { " !" }));
-        let grown = name.strip_suffix("_10x").and_then(|stem| value(&format!("{stem}_1x"))).map_or_else(String::new, |once| format!("{:.2} times", ticks as f64 / once.max(1) as f64));
+        let grown = name.strip_suffix("_10x").and_then(|stem| value(&format!("{stem}_1x"))).map_or_else(String::new, |once| format!(" ({:.2} times)", ticks as f64 / once.max(1) as f64));
         line(&mut out, format_args!(
             "{name:<20} {ticks:>13} {:>13} {:>9} {target:>11}  {what}{grown}",
             old.map_or_else(|| "-".to_string(), |old| old.to_string()),
