@@ -172,7 +172,14 @@ impl Ptr {
 
 /// A zeroed kernel buffer; fails instead of growing without bound.
 pub fn buffer(length: usize) -> Result<Vec<u8>> {
-    let mut out = kif::vec_with_room(length).map_err(|kif::OutOfMemory| Errno::ENOMEM)?;
+    /// Up to here the zone is not asked: every read and write takes that much for a moment.
+    const UNASKED: usize = 16 << 10;
+    let mut out = Vec::new();
+    if length > UNASKED {
+        kif::grow(&mut out, length).map_err(|kif::OutOfMemory| Errno::ENOMEM)?;
+    } else {
+        out.try_reserve_exact(length).map_err(|_| Errno::ENOMEM)?;
+    }
     out.resize(length, 0);
     Ok(out)
 }
