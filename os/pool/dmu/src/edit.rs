@@ -731,6 +731,10 @@ impl Set {
     pub fn next_object(&self, pool: &Pool, from: u64) -> Result<Option<u64>, Error> {
         let mut meta = Object::new(pool, self.meta.clone());
         let mut number = from.max(1);
+        // No object has such a number; a stream may name one.
+        if number > u64::MAX / 2 {
+            return Ok(None);
+        }
         let changed = self.slots.range(number..=u64::MAX / 2).find(|(_, slot)| matches!(slot, Slot::Live(_))).map(|(number, _)| *number);
         while number / DNODES_PER_BLOCK <= self.meta.last_block && changed.is_none_or(|changed| number < changed) {
             let block = number / DNODES_PER_BLOCK;
