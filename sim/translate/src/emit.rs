@@ -235,19 +235,25 @@ impl Emit {
         })
     }
 
-    /// Looks the guest address in R11 up in the indirect-branch cache; the host address goes to R11. Flags stay.
+    /// Looks the guest address in R11 up in the indirect-branch cache; the host address goes to R11. Flags stay. The whole address is compared, and the slot then says
+    /// the salt: no other address, canonical or not, is taken for it in any context.
     pub fn look_up(&mut self) -> Result<Later, IcedError> {
         self.repeat(LOOK_UP, |e| {
-            e.load(S1, field(frame::SALT))?;
-            e.lea(S2, at_index(S2, S1, 1, 0))?;
-            e.put(&Instruction::with2(Code::Movzx_r32_rm16, Register::ECX, Register::R11W)?)?;
+            e.jump_slot()?;
             e.load(S1, at_index(Register::RSP, S1, 8, frame::JUMP_KEYS))?;
             e.lea(S1, at_index(S1, S2, 1, 0))?;
             let miss = e.jmp_unless_zero();
-            e.put(&Instruction::with2(Code::Movzx_r32_rm16, Register::ECX, Register::R11W)?)?;
+            e.jump_slot()?;
             e.load(S2, at_index(Register::RSP, S1, 8, frame::JUMP_HOSTS))?;
             Ok(miss)
         })
+    }
+
+    /// The slot of the address in R11 into RCX: the low half-word of address plus salt.
+    fn jump_slot(&mut self) -> Result<(), IcedError> {
+        self.load(S1, field(frame::SALT))?;
+        self.lea(S1, at_index(S1, S2, 1, 0))?;
+        self.put(&Instruction::with2(Code::Movzx_r32_rm16, Register::ECX, Register::CX)?)
     }
 }
 

@@ -102,7 +102,6 @@ impl Translator {
         frame.jump_keys.fill(0);
         self.salts.clear();
         self.salt = 1;
-        frame.salt = 1 << 48;
         self.context = [u64::MAX; 3];
     }
 
@@ -194,7 +193,13 @@ impl Translator {
             self.salts.push((context, self.salt));
             self.salt
         });
-        self.frame.get().salt = salt << 48;
+        let frame = self.frame.get();
+        frame.salt = salt;
+        // An empty slot is that of address 0 where slot and salt are the same; it is given an address that has this slot under salt 0, which nobody has.
+        let key = &mut frame.jump_keys[salt as usize & (JUMPS - 1)];
+        if *key == 0 && known.is_none() {
+            *key = salt.wrapping_neg();
+        }
     }
 
     /// Lets indirect branches of the current context find `unit`.
@@ -203,9 +208,8 @@ impl Translator {
         let host = self.arena.address(found.checked);
         let rip = found.rip;
         let frame = self.frame.get();
-        let key = rip.wrapping_add(frame.salt);
-        let slot = key as usize & (JUMPS - 1);
-        frame.jump_keys[slot] = key.wrapping_neg();
+        let slot = rip.wrapping_add(frame.salt) as usize & (JUMPS - 1);
+        frame.jump_keys[slot] = rip.wrapping_neg();
         frame.jump_hosts[slot] = host;
     }
 
@@ -358,3 +362,55 @@ const _: () = {
     const fn send<T: Send>() {}
     send::<Translator>();
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::FastTags;
+
+    #[test]
+    fn only_what_was_remembered_is_found() {
+        let Ok(mut translator) = Translator::new() else {
+            eprintln!("nothing to test: the host cannot translate");
+            return;
+        };
+        // jmp rax
+        let unit = translator.translate(0x1000, 1, &[0xff, 0xe0], 1, true, Counts::default()).expect("it can be translated");
+        let tags = FastTags::new();
+        for context in 1..40 {
+            translator.set_context([context, 0, 0]);
+            if context == 1 {
+                translator.remember(unit);
+            }
+            // Addresses that differ by what may tell contexts apart, most of them not canonical; of no page and of the unit's.
+            for target in (0..64u64).flat_map(|n| [n, n << 48]).flat_map(|n| [n, n.wrapping_neg()]).flat_map(|n| [n, n.wrapping_add(0x1000)]) {
+                let (mut gpr, mut flags, mut budget) = ([0; 32], 2, -100);
+                gpr[0] = target;
+                let exit = translator.run(
+                    &mut Guest {
+                        gpr: &mut gpr,
+                        xmm: &mut [0; 16],
+                        mxcsr: &mut 0x1f80,
+                        flags: &mut flags,
+                        budget: &mut budget,
+                        ram: &mut [],
+                        tags: &tags,
+                        view: 0,
+                        fs_base: 0,
+                        gs_base: &mut 0,
+                        kernel_gs_base: &mut 0,
+                        kernel: true,
+                        may_cli: true,
+                        cli_done: false,
+                    },
+                    unit,
+                );
+                let found = context == 1 && target == 0x1000;
+                // No page was fetched from, so what is found is not entered.
+                let how = if found { How::Fetch { rip: 0x1000, from: unit } } else { How::Before { rip: 0x1000, done: 0 } };
+                assert_eq!(exit, Some(Exit { unit, how }), "{target:#x} in context {context}");
+                assert_eq!((gpr[0], budget), (target, if found { -99 } else { -100 }));
+            }
+        }
+    }
+}

@@ -27,7 +27,7 @@ pub(crate) struct Frame {
     pub beyond_page: u64,
     pub beyond_aligned: u64,
     pub sign: u64,
-    /// Context of the indirect-branch cache, above bit 48.
+    /// Context of the indirect-branch cache: less than its slots.
     pub salt: u64,
     pub fs_base: u64,
     pub gs_base: u64,
@@ -37,7 +37,7 @@ pub(crate) struct Frame {
     pub no_cli: u64,
     pub cli_done: u64,
     pub value: u64,
-    /// Negated keys (address + salt) and host addresses.
+    /// Negated guest addresses and host addresses, at the low bits of address + salt.
     pub jump_keys: [u64; JUMPS],
     pub jump_hosts: [u64; JUMPS],
 }

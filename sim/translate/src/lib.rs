@@ -28,7 +28,7 @@
 //! | entry: `lea r13,[r13+ticks]` `pext rcx,r13,sign` `jrcxz out` | charges the whole block, unless it would reach the deadline | kept | `out` takes the charge back |
 //! | access: `rorx` `movzx` (index), tag + address + size - 1, `pext` of the bits beyond a page, `jrcxz hit`, else out; addend, RAM base | hit test and page crossing in one (alignment of 16-byte SSE operands too: low four bits in the mask) | kept | ticks from this instruction on |
 //! | push, call: address and access first, then the value's store, then RSP | restartable: memory is checked before RSP changes | kept | as access |
-//! | indirect branch: key = target + salt, compared by sum with the negated key | finds the unit at an address in this context; a miss leaves before the branch | kept | as access |
+//! | indirect branch: slot by target + salt, target compared by sum with the negated key | finds the unit at an address in this context; a miss leaves before the branch | kept | as access |
 //! | entry from another page: fetch word + negated own word, `jrcxz` | the page is what it was, and its fetch hits | kept | nothing: the unit before is done, this one has not begun |
 //! | product: SETC, TEST of the low half, LAHF, OF through AL + 0x7f, SAHF | SF ZF PF of the low half, AF 0 | made | cannot leave |
 //! | SWAPGS, CLI: `mov rcx, [not allowed]`, `jrcxz`; the bases change places, CLI is noted | out where it would fault | kept | as access |
