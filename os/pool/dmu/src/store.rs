@@ -58,6 +58,8 @@ const NVLIST_SIZE: u8 = 4;
 pub(crate) const SPACE_MAP_HEADER: u8 = 7;
 pub(crate) const SPACE_MAP: u8 = 8;
 
+/// Metaslabs of a vdev at most: as many as OpenZFS makes. Each costs memory, and how many there are is read from the disk.
+const METASLABS_MAX: u64 = 1 << 17;
 /// Largest block that needs no feature.
 pub(crate) const SMALL_BLOCK_MAX: u64 = 128 << 10;
 
@@ -812,9 +814,13 @@ pub(crate) fn load_space(pool: &Pool, mos: &Set) -> Result<Allocator, EditError>
     let mut space = Allocator::default();
     let geometry = pool.geometry();
     for (id, geometry) in &geometry {
+        let count = geometry.asize >> geometry.metaslab_shift;
+        if count > METASLABS_MAX {
+            return Err(FormatError::new("vdev", "has too many metaslabs", count).into());
+        }
         space.add_top(*id, geometry);
         let array = mos.view(pool, geometry.array_object)?;
-        for index in 0..geometry.asize >> geometry.metaslab_shift {
+        for index in 0..count {
             let mut bytes = [0; 8];
             array.read_at(pool, index * 8, &mut bytes)?;
             let object = u64::from_le_bytes(bytes);

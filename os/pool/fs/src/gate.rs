@@ -69,8 +69,8 @@ pub(crate) fn throttle(zone: ZoneId, op: Op) {
 /// Waits, and notes that the zone did.
 pub(crate) fn pause(zone: ZoneId, microseconds: u64) {
     if microseconds > 0 {
-        // A signal that ends the wait early is somebody in a hurry to end.
-        let _early = sync::sleep_until(kif::clock().monotonic().plus(Nanos(microseconds * 1000)));
+        // No signal ends it: who waits in a loop (for room in a group) would spin with one pending, and there is always an end.
+        let _timed_out = WaitQueue::new().wait_until(kif::clock().monotonic().plus(Nanos(microseconds * 1000)), || None::<()>);
         zoneio::delayed(zone, microseconds);
     }
 }

@@ -712,9 +712,8 @@ pub fn destroy(cx: &Cx<'_>, name: &str, extent: Extent, defer: bool) -> Result<(
             Some((first, last)) => edit(&pool, name, |store| store.snapshot_range(dataset, first, last))?,
             None => [name.to_string()].into(),
         };
-        if !defer {
-            refuse_sent(&pool, &names)?;
-        }
+        // A deferred destroy waits for holds and clones, which a send is neither of.
+        refuse_sent(&pool, &names)?;
         return edit(&pool, name, |store| {
             store.destroy_snapshots(&names.iter().map(String::as_str).collect::<Vec<_>>(), defer, now().0)
         });

@@ -322,8 +322,12 @@ impl Node {
         let want = if wanted.is_some() { Want::Demand } else { Want::Prefetch };
         let now = kif::clock().monotonic();
         // The miss is counted, and what the ghosts know is used.
-        if !cache::touch(&self.key(run), want, now) {
-            cache::insert(self.key(run), Weak::clone(&self.me), pages.run_bytes(run), zone, want, now);
+        let bytes = pages.run_bytes(run);
+        if cache::touch(&self.key(run), want, now) {
+            // It was there in part: the file grew, or some pages had been given up.
+            cache::resize(&self.key(run), bytes);
+        } else if bytes > 0 {
+            cache::insert(self.key(run), Weak::clone(&self.me), bytes, zone, want, now);
         }
         Ok(())
     }

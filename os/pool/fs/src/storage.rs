@@ -124,7 +124,7 @@ impl Storage {
         &self.name
     }
 
-    /// True if a device refused a write: nothing is written any more until the pool is imported again.
+    /// True if a device refused a write or a commit failed: nothing is written any more until the pool is imported again.
     #[must_use]
     pub fn is_suspended(&self) -> bool {
         self.suspended.load(Relaxed)
@@ -364,10 +364,12 @@ impl Storage {
 
     fn with_inner_for<R>(&self, class: IoClass, zone: ZoneId, body: impl FnOnce(&mut Inner) -> core::result::Result<R, EditError>) -> Result<R> {
         let result = self.run_on(class, zone, body)?;
-        if let Err(EditError::Write(error)) = &result
+        // A store whose commit failed takes no more, whatever the reason was: who waits for room in its group would wait for ever.
+        if let Err(error @ (EditError::Write(_) | EditError::Suspended)) = &result
             && !self.suspended.swap(true, Relaxed)
         {
-            kif::log().line(format_args!("pool {}: a device refuses writes ({error}); the pool is suspended", self.name));
+            let why = if matches!(error, EditError::Suspended) { "a commit failed" } else { "a device refuses writes" };
+            kif::log().line(format_args!("pool {}: {why} ({error}); the pool is suspended", self.name));
         }
         result.map_err(|error| convert(&error))
     }
@@ -433,8 +435,10 @@ impl Storage {
         if self.is_suspended() {
             return Ok(());
         }
+        // What one file cannot have (its quota is used up) keeps nobody else's changes from the disks.
+        let mut written = Ok(());
         for shared in self.shared() {
-            shared.write_back()?;
+            written = written.and(shared.write_back());
         }
         self.with_inner(IoClass::AsyncWrite, |inner| {
             if inner.dirty > 0 {
@@ -442,7 +446,8 @@ impl Storage {
                 self.dirty.store(0, Relaxed);
             }
             Ok(())
-        })
+        })?;
+        written
     }
 
     /// Makes all changes of file system `dataset` durable: by the intent log where that is enough, else by a commit.
@@ -628,10 +633,11 @@ impl Shared {
     /// Copies pages that mappings may have changed to the store.
     fn write_back(&self) -> Result<()> {
         let nodes: Vec<Arc<Node>> = self.written.lock().values().cloned().collect();
+        let mut written = Ok(());
         for node in nodes {
-            node.write_back()?;
+            written = written.and(node.write_back());
         }
-        self.reap()
+        written.and(self.reap())
     }
 
     /// Lets go of nodes nobody else uses.

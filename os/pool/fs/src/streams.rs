@@ -1,6 +1,7 @@
 //! Send streams out of a pool and into one, piece by piece: who asks is a program, and takes its time between two pieces.
 //!
-//! What is being sent is held: it cannot be destroyed until the descriptor is closed. A receive whose program goes away is undone then, or, if it was asked to be
+//! The snapshot that a stream ends with is held: neither it nor its file system can be destroyed until the descriptor is closed. Others of a package are not; one
+//! that is destroyed meanwhile ends the send with an error. A receive whose program goes away is undone then, or, if it was asked to be
 //! resumable, kept with its place, for a stream that goes on from there (`zfs send -t`, with the token that the property `receive_resume_token` shows).
 
 use alloc::boxed::Box;
