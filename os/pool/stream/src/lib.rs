@@ -26,7 +26,7 @@
 //! refusal says the byte offset and the number of the record ([`StreamError`]). Blocks that cannot be read end a send with the object and block.
 //!
 //! # Limits
-//! Not raw, redacted, deduplicated or big-endian streams, no dnodes of several slots and no blocks past 128 KiB where the pool has no such feature: refused by
+//! Not raw, redacted, deduplicated or big-endian streams, no objects with dnodes of several slots or blocks past 128 KiB, whatever features the pool has: refused by
 //! name. A package carries no holds and no properties of snapshots, and `-F` does not destroy what it does not mention. A receiver holds one record (at most 16 MiB; the list of a package 64 MiB) and 16 MiB of changes, which it commits.
 //!
 //! # Reading order
