@@ -52,7 +52,7 @@ define goto
   frame
 end
 document goto
-goto TICK: goes to a point in time, back or forth (monitor ticks says where this is).
+goto TICK|+N|-N: goes to a point in time, or N ticks on or back (monitor ticks says where this is).
 end
 
 define goto-write

@@ -1,6 +1,7 @@
 //! `perf/*.toml`: the figures changes are measured against.
 //!
-//! `perf/os.toml` holds ticks (exact), `perf/sim.toml` instruction counts (exact) and ratios to QEMU (banded). Written by `bench --bless`.
+//! `perf/os.toml` holds ticks (exact), `perf/translate.toml` and (interpreted) `perf/sim.toml` instruction counts (exact) and ratios to QEMU
+//! (banded), `perf/pool.toml` what the pool costs (exact), `perf/travel.toml` what time travel does. Written by `bench --bless`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
