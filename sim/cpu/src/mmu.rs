@@ -171,16 +171,16 @@ impl Core {
         let Ok(Walk { mut leaf }) = self.walk(m, address, Some(access == Access::Write)) else {
             return Err(self.page_fault(address, 0, access, view));
         };
-        if m.code_log_end() != log && access != Access::Fetch {
-            // Its accessed and dirty bits lie in code, perhaps this very block's. What a fetch writes is looked at before the block is.
-            self.brk = Flow::Break;
-        }
         if self.sys.svm.nested {
             let gpa = leaf & LEAF_FRAME | address & 0xfff;
             match self.nested_walk(m, gpa, access, NPF_FINAL, Some(access == Access::Write)) {
                 Ok(nested) => leaf = combine(leaf, nested),
                 Err((code, gpa)) => return Err(self.nested_fault(code, gpa)),
             }
+        }
+        if m.code_log_end() != log && access != Access::Fetch {
+            // Its accessed and dirty bits lie in code, perhaps this very block's. What a fetch writes is looked at before the block is.
+            self.brk = Flow::Break;
         }
         let mut addend = 0;
         if let Some(offset) = m.offset_of(leaf & LEAF_FRAME) {
