@@ -136,7 +136,7 @@ impl Family {
         let mut parts = Vec::new();
         for (name, member) in &self.members {
             parts.push((format!("{name} of {}", self.origin_name(member)), digest(&member.files)));
-            parts.extend(member.snapshots.iter().map(|snapshot| (format!("{name}@{}", snapshot.name), digest(&snapshot.files))));
+            parts.extend(member.snapshots.iter().map(|snapshot| (held(format!("{name}@{}", snapshot.name), snapshot.held), digest(&snapshot.files))));
         }
         sum_up(parts)
     }
@@ -357,13 +357,25 @@ impl Family {
     }
 }
 
+/// A snapshot's part of a digest tells whether it is held: a hold is all that some operations change.
+fn held(name: String, is_held: bool) -> String {
+    if is_held { name + " (held)" } else { name }
+}
+
 /// What a pool holds, as one digest.
 fn found(pool: &Pool) -> Result<Digest, Error> {
     let mut parts = Vec::new();
-    for info in Datasets::open(pool)?.list(NAME)? {
+    let datasets = Datasets::open(pool)?;
+    for info in datasets.list(NAME)? {
         let files = digest(&rig::read_all(pool, &info.name)?);
         let origin = info.origin.clone().unwrap_or_default();
-        parts.push((if info.kind == DatasetKind::Snapshot { info.name } else { format!("{} of {origin}", info.name) }, files));
+        let name = if info.kind == DatasetKind::Snapshot {
+            let is_held = !datasets.holds(&info.name)?.is_empty();
+            held(info.name, is_held)
+        } else {
+            format!("{} of {origin}", info.name)
+        };
+        parts.push((name, files));
     }
     Ok(sum_up(parts))
 }

@@ -205,9 +205,9 @@ impl Leaf {
         }
     }
 
-    /// It did not get what was written in txg `birth`.
+    /// It did not get what was written in txg `birth`, which a block pointer says and may be any number.
     pub fn lacks(&self, birth: u64) -> bool {
-        self.lacks.contains(&(birth..birth + 1))
+        birth.checked_add(1).is_some_and(|end| self.lacks.contains(&(birth..end)))
     }
 
     pub const fn lacking(&self) -> &RangeTree {
