@@ -127,6 +127,8 @@ pub fn draw(shape: &Shape, seed: u64, scale: Scale, progress: &mut dyn FnMut(u64
             let last = tour.possible.pop().unwrap_or(digest(&work.model));
             tour.past.append(&mut tour.possible);
             tour.possible.push(last);
+            // From here on less is allowed: disks that were fine before are opened again.
+            tour.seen.clear();
         }
         progress(tour.atlas.writes, scale.writes);
         if is_end {
