@@ -535,7 +535,7 @@ pub fn status(pool: &Storage) -> Result<Status> {
 pub fn datasets(name: &str) -> Result<Vec<DatasetInfo>> {
     let pool = pool_of(name)?;
     // What is open is not in the tree on disk yet.
-    pool.sync().map_err(|error| failed(name, error))?;
+    pool.settle().map_err(|error| failed(name, error))?;
     pool.with(|store| Ok(Datasets::open(store.pool())?.list(name)?)).map_err(|error| failed(name, error))
 }
 
@@ -590,7 +590,7 @@ pub(crate) fn mount_new(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<
 
 /// Commits what a pool has open, so that what is on disk is what there is.
 pub(crate) fn settle(pool: &Storage) -> Result<()> {
-    pool.sync().map_err(|error| failed(pool.name(), error))
+    pool.settle().map_err(|error| failed(pool.name(), error))
 }
 
 /// File systems at and below `name`.
@@ -606,7 +606,7 @@ pub(crate) fn at_and_below(pool: &Storage, name: &str) -> Result<Vec<String>> {
 pub fn snapshot(names: &[String], recursive: bool) -> Result<()> {
     let first = names.first().ok_or_else(|| Refused::Invalid(String::from("which snapshot?")))?;
     let pool = pool_of(first)?;
-    pool.sync().map_err(|error| failed(first, error))?;
+    pool.settle().map_err(|error| failed(first, error))?;
     if !recursive {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         return edit(&pool, first, |store| store.snapshot_all(&names, now().0));
@@ -649,7 +649,7 @@ pub fn rollback(cx: &Cx<'_>, name: &str, destroy_newer: bool) -> Result<()> {
 /// See [`Refused`].
 pub fn promote(name: &str) -> Result<()> {
     let pool = pool_of(name)?;
-    pool.sync().map_err(|error| failed(name, error))?;
+    pool.settle().map_err(|error| failed(name, error))?;
     edit(&pool, name, |store| store.promote(name, now().0))
 }
 
@@ -777,7 +777,7 @@ pub struct Value {
 /// See [`Refused`].
 pub fn get(name: &str, properties: &[String], recursive: bool) -> Result<Vec<Value>> {
     let pool = pool_of(name)?;
-    pool.sync().map_err(|error| failed(name, error))?;
+    pool.settle().map_err(|error| failed(name, error))?;
     let mut out = Vec::new();
     // Of a receive that was broken off: the dataset's own list does not have it.
     if properties == ["receive_resume_token"] {

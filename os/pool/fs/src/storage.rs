@@ -430,15 +430,37 @@ impl Storage {
     /// Commits everything that was changed so far.
     ///
     /// # Errors
-    /// A device failed.
+    /// A device failed, or a file cannot have what was written to it through a mapping; everything else is committed all the same.
     pub fn sync(&self) -> Result<()> {
+        let written = self.write_back();
+        self.commit_open()?;
+        written
+    }
+
+    /// As [`Storage::sync`], for an operator: what some tenant's file cannot have is no reason to refuse.
+    ///
+    /// # Errors
+    /// A device failed.
+    pub(crate) fn settle(&self) -> Result<()> {
+        self.write_back().ok();
+        self.commit_open()
+    }
+
+    /// Puts mapped pages into the open group, of every file: one that cannot have them (its quota is used up) keeps nobody else's from the disks.
+    fn write_back(&self) -> Result<()> {
+        let mut written = Ok(());
+        if !self.is_suspended() {
+            for shared in self.shared() {
+                written = written.and(shared.write_back());
+            }
+        }
+        written
+    }
+
+    /// Commits the open group.
+    fn commit_open(&self) -> Result<()> {
         if self.is_suspended() {
             return Ok(());
-        }
-        // What one file cannot have (its quota is used up) keeps nobody else's changes from the disks.
-        let mut written = Ok(());
-        for shared in self.shared() {
-            written = written.and(shared.write_back());
         }
         self.with_inner(IoClass::AsyncWrite, |inner| {
             if inner.dirty > 0 {
@@ -446,8 +468,7 @@ impl Storage {
                 self.dirty.store(0, Relaxed);
             }
             Ok(())
-        })?;
-        written
+        })
     }
 
     /// Makes all changes of file system `dataset` durable: by the intent log where that is enough, else by a commit.
