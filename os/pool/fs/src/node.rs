@@ -333,12 +333,14 @@ impl Node {
     }
 
     /// Copies pages handed out for writing to the store; those nobody maps any more are then as old as the store.
+    /// A page that cannot have its place (a quota is used up) stays; the others go, and the first error is told.
     pub fn write_back(&self) -> Result<()> {
         let mut pages = self.pages.lock();
         if pages.writable.is_empty() {
             return Ok(());
         }
         let size = self.size();
+        let mut result = Ok(());
         let indices: Vec<u64> = pages.writable.iter().copied().collect();
         for index in indices {
             let start = index << PAGE_SHIFT;
@@ -359,7 +361,10 @@ impl Node {
                     }
                     Ok(())
                 });
-                mine?;
+                if mine.is_err() {
+                    result = result.and(mine);
+                    continue;
+                }
             }
             if pages.frames.get(&index).is_some_and(Frame::is_exclusive) {
                 pages.writable.remove(&index);
@@ -369,7 +374,7 @@ impl Node {
             // The caller has a reference of its own: the node does not end under its own lock.
             self.shared.is_clean(self.object);
         }
-        Ok(())
+        result
     }
 
     fn write_locked(&self, pages: &mut Pages, offset: u64, data: &[u8]) -> Result<usize> {
