@@ -7,7 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use pool_dmu::edit::EditError;
 use pool_dmu::{Datasets, Store};
-use pool_stream::record::{CHECKSUM_AT, Record, SIZE};
+use pool_judge::{payload, seal};
+use pool_stream::record::{CHECKSUM_AT, SIZE};
 use pool_stream::{Base, Naming, ReceiveOptions, Received, SendOptions, Sender, StreamError, Unpacker};
 
 use crate::disk::{Disk, mix};
@@ -50,39 +51,6 @@ pub fn receive(store: &mut Store, target: &str, stream: &[u8]) -> Result<Vec<Rec
         unpacker.feed(store, piece, NOW.0)?;
     }
     unpacker.finish(store, NOW.0).map(|(received, _)| received)
-}
-
-/// Makes all checksums of a stream right.
-pub fn seal(stream: &mut [u8]) {
-    let mut sum = [0; 4];
-    let mut at = 0;
-    while at + SIZE <= stream.len() {
-        let payload = payload(&stream[at..at + SIZE]);
-        let kind = stream[at];
-        if kind == 0 {
-            sum = [0; 4];
-        }
-        if kind == 5 {
-            for (index, word) in sum.iter().enumerate() {
-                stream[at + 8 + index * 8..at + 16 + index * 8].copy_from_slice(&u64::to_le_bytes(*word));
-            }
-        }
-        sum = codec::fletcher4_continue(sum, &stream[at..at + CHECKSUM_AT]);
-        if kind != 0 {
-            for (index, word) in sum.iter().enumerate() {
-                stream[at + CHECKSUM_AT + index * 8..at + CHECKSUM_AT + 8 + index * 8].copy_from_slice(&word.to_le_bytes());
-            }
-        }
-        let end = at.saturating_add(SIZE).saturating_add(payload).min(stream.len());
-        sum = codec::fletcher4_continue(sum, &stream[at + CHECKSUM_AT..end]);
-        at = end;
-    }
-}
-
-/// Bytes behind a record; none if it cannot be read.
-fn payload(record: &[u8]) -> usize {
-    let Ok(record) = record.try_into() else { return 0 };
-    Record::parse(record).map_or(0, |(record, _)| usize::try_from(record.payload()).unwrap_or(usize::MAX))
 }
 
 /// A target that has the first snapshot, and streams of ours for it.

@@ -25,7 +25,7 @@ pub const CRATES: &[Row] = &[
     Row("os/pool/arc", "pool-arc", 0),
     Row("os/pool/fair", "pool-fair", 0),
     Row("os/pool/phys", "pool-phys", 1),
-    Row("os/pool/judge", "pool-judge", 2),
+    Row("os/pool/judge", "pool-judge", 7),
     Row("os/pool/spa", "pool-spa", 4),
     Row("os/pool/dmu", "pool-dmu", 5),
     Row("os/pool/stream", "pool-stream", 6),

@@ -5,7 +5,8 @@
 //! of OpenZFS (`NAME.tar.xz`). Neither belongs to a checkout: without them a test says what it did not try, and does the rest.
 //!
 //! # Structures
-//! [`Image`] is a file as a disk; [`devices`] are those of a folder; [`scratch`] and [`unpack`] make folders; [`zdb`] and [`zstream`] judge.
+//! [`Image`] is a file as a disk; [`devices`] are those of a folder; [`scratch`] and [`unpack`] make folders; [`zdb`] and [`zstream`] judge;
+//! [`seal`] makes a changed stream's sums right again.
 //!
 //! # Locking
 //! None; folders are told apart by the names their tests give.
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use kif::{BlockDev, BlockError};
+use pool_stream::record::{CHECKSUM_AT, Record, SIZE};
 
 /// Lines shown of what a judge complains about.
 const LINES: usize = 40;
@@ -174,4 +176,37 @@ pub fn zstream(stream: &[u8]) -> Result<Option<String>, String> {
 
 fn both(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Makes all checksums of a stream right.
+pub fn seal(stream: &mut [u8]) {
+    let mut sum = [0; 4];
+    let mut at = 0;
+    while at + SIZE <= stream.len() {
+        let payload = payload(&stream[at..at + SIZE]);
+        let kind = stream[at];
+        if kind == 0 {
+            sum = [0; 4];
+        }
+        if kind == 5 {
+            for (index, word) in sum.iter().enumerate() {
+                stream[at + 8 + index * 8..at + 16 + index * 8].copy_from_slice(&u64::to_le_bytes(*word));
+            }
+        }
+        sum = codec::fletcher4_continue(sum, &stream[at..at + CHECKSUM_AT]);
+        if kind != 0 {
+            for (index, word) in sum.iter().enumerate() {
+                stream[at + CHECKSUM_AT + index * 8..at + CHECKSUM_AT + 8 + index * 8].copy_from_slice(&word.to_le_bytes());
+            }
+        }
+        let end = at.saturating_add(SIZE).saturating_add(payload).min(stream.len());
+        sum = codec::fletcher4_continue(sum, &stream[at + CHECKSUM_AT..end]);
+        at = end;
+    }
+}
+
+/// Bytes behind a record; none if it cannot be read.
+pub fn payload(record: &[u8]) -> usize {
+    let Ok(record) = record.try_into() else { return 0 };
+    Record::parse(record).map_or(0, |(record, _)| usize::try_from(record.payload()).unwrap_or(usize::MAX))
 }

@@ -4,7 +4,8 @@ use pool_dmu::{Datasets, Store};
 use pool_phys::nvlist::Value;
 use pool_stream::{Package, PackageOptions, Why};
 
-use crate::rig::{NOW, contents, judge, live, make_fs, names, pool, random, receive, seal, zstream};
+use crate::rig::{NOW, contents, judge, live, make_fs, names, pool, random, receive, zstream};
+use pool_judge::seal;
 
 fn pack(store: &Store, to: &str, from: Option<&str>, options: PackageOptions) -> Vec<u8> {
     let tree = Datasets::open(store.pool()).expect("tree");

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use kif::{BlockDev, BlockError};
 use pool_dmu::{Datasets, Error, Store};
 use pool_spa::Layout;
-use pool_stream::record::{CHECKSUM_AT, Record, SIZE};
 use pool_stream::{Naming, ReceiveOptions, Received, Sender, StreamError, Unpacker};
 use pool_zpl::{Filesystem, Make, NewEntry, Writer, XattrStyle, create_filesystem};
 
@@ -195,37 +194,4 @@ pub fn judge(mut store: Store, disk: &Memory) {
 /// `zstream dump` accepts the stream: every checksum right.
 pub fn zstream(stream: &[u8]) {
     pool_judge::zstream(stream).unwrap_or_else(|complaint| panic!("{complaint}"));
-}
-
-/// Makes all checksums of a stream right.
-pub fn seal(stream: &mut [u8]) {
-    let mut sum = [0; 4];
-    let mut at = 0;
-    while at + SIZE <= stream.len() {
-        let payload = payload(&stream[at..at + SIZE]);
-        let kind = stream[at];
-        if kind == 0 {
-            sum = [0; 4];
-        }
-        if kind == 5 {
-            for (index, word) in sum.iter().enumerate() {
-                stream[at + 8 + index * 8..at + 16 + index * 8].copy_from_slice(&u64::to_le_bytes(*word));
-            }
-        }
-        sum = codec::fletcher4_continue(sum, &stream[at..at + CHECKSUM_AT]);
-        if kind != 0 {
-            for (index, word) in sum.iter().enumerate() {
-                stream[at + CHECKSUM_AT + index * 8..at + CHECKSUM_AT + 8 + index * 8].copy_from_slice(&word.to_le_bytes());
-            }
-        }
-        let end = at.saturating_add(SIZE).saturating_add(payload).min(stream.len());
-        sum = codec::fletcher4_continue(sum, &stream[at + CHECKSUM_AT..end]);
-        at = end;
-    }
-}
-
-/// Bytes behind a record; none if it cannot be read.
-fn payload(record: &[u8]) -> usize {
-    let Ok(record) = record.try_into() else { return 0 };
-    Record::parse(record).map_or(0, |(record, _)| usize::try_from(record.payload()).unwrap_or(usize::MAX))
 }
