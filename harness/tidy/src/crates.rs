@@ -163,3 +163,29 @@ pub fn one_line_each(checkout: &Checkout) -> Vec<String> {
     }
     complaints
 }
+
+/// `compiled-once`: `cargo test` compiles a library a second time for the tests inside it, and runs the documentation tool on it for examples that are
+/// tests. Where there are none the manifest says so; where there are some it must not hide them.
+#[must_use]
+pub fn compiled_once(checkout: &Checkout) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (folder, manifest) in &manifests(checkout) {
+        if !checkout.files.contains_key(&format!("{folder}/src/lib.rs")) {
+            continue;
+        }
+        let is_off = |what: &str| manifest.get("lib").and_then(|lib| lib.get(what)).and_then(Value::as_bool) == Some(false);
+        let inside = format!("{folder}/src/");
+        let integration = format!("{folder}/tests/");
+        // A file with tests that an integration test compiles by itself is none of the library's.
+        let is_apart = |name: &str| checkout.texts(".rs").any(|(path, text)| path.starts_with(&integration) && text.contains(&format!("\"../src/{name}\"")));
+        let has_tests = checkout.texts(".rs").any(|(path, text)| path.strip_prefix(&inside).is_some_and(|name| text.contains("#[test]") && !is_apart(name)));
+        if has_tests == is_off("test") {
+            let (has, says) = if has_tests { ("tests", "without") } else { ("no tests", "with") };
+            complaints.push(format!("{folder}: compiled-once: {has} in src, so its [lib] is {says} `test = false`"));
+        }
+        if !is_off("doctest") {
+            complaints.push(format!("{folder}: compiled-once: [lib] says `doctest = false`; an example that must hold is a test"));
+        }
+    }
+    complaints
+}

@@ -10,6 +10,7 @@
 //! | `arrows-down` | a crate uses crates of lower levels only; `os` and `sim` never meet; only `harness` knows both ([`crates`]) |
 //! | `unsafe-ring` | only ring crates have lints of their own; all others inherit `unsafe_code = "forbid"` |
 //! | `one-line-each` | every library from outside has its line in `docs/ARCHITECTURE.md` |
+//! | `compiled-once` | a library without tests inside is not compiled for them, and no example is a hidden test |
 //! | `goldens-pair` | every scenario has its goldens, every golden its scenario |
 //! | `no-blob` | no committed file is over 256 KiB |
 //! | `no-machine-path` | nothing names a folder of the machine it was written on |
@@ -21,7 +22,7 @@
 mod crates;
 mod text;
 
-pub use crates::{CRATES, RING, Row, arrows_down, one_line_each, unsafe_ring};
+pub use crates::{CRATES, RING, Row, arrows_down, compiled_once, one_line_each, unsafe_ring};
 pub use text::{MAX_BLOB_BYTES, goldens_pair, no_blanket_allow, no_blob, no_machine_path};
 
 use std::collections::BTreeMap;
@@ -64,7 +65,7 @@ impl Checkout {
 /// All complaints of all rules.
 #[must_use]
 pub fn all(checkout: &Checkout) -> Vec<String> {
-    let rules: [fn(&Checkout) -> Vec<String>; 7] = [arrows_down, unsafe_ring, one_line_each, goldens_pair, no_blob, no_machine_path, no_blanket_allow];
+    let rules: [fn(&Checkout) -> Vec<String>; 8] = [arrows_down, unsafe_ring, one_line_each, compiled_once, goldens_pair, no_blob, no_machine_path, no_blanket_allow];
     rules.iter().flat_map(|rule| rule(checkout)).collect()
 }
 

@@ -45,6 +45,21 @@ fn library_without_a_line_is_seen() {
 }
 
 #[test]
+fn a_library_is_compiled_for_its_tests_only_where_it_has_some() {
+    let judge = |manifest: &str, source: &str| compiled_once(&checkout(&[("sim/core/Cargo.toml", manifest), ("sim/core/src/lib.rs", source)]));
+    let (test, none) = ("#[test]\nfn t() {}\n", "fn f() {}\n");
+    assert_eq!(judge("[lib]\ndoctest = false\n", test), Vec::<String>::new());
+    assert_eq!(judge("[lib]\ntest = false\ndoctest = false\n", none), Vec::<String>::new());
+    assert!(judge("[lib]\ntest = false\ndoctest = false\n", test)[0].contains("tests in src"));
+    assert!(judge("[lib]\ndoctest = false\n", none)[0].contains("no tests in src"));
+    assert!(judge("", test)[0].contains("an example that must hold is a test"));
+    let apart = [("sim/core/Cargo.toml", "[lib]\ntest = false\ndoctest = false\n"), ("sim/core/src/lib.rs", none), ("sim/core/src/a.rs", test), ("sim/core/tests/a.rs", "#[path = \"../src/a.rs\"]\nmod a;\n")];
+    assert_eq!(compiled_once(&checkout(&apart)), Vec::<String>::new());
+    assert_eq!(compiled_once(&checkout(&apart[..3])).len(), 1);
+    assert_eq!(compiled_once(&checkout(&[("os/kernel/Cargo.toml", ""), ("os/kernel/src/main.rs", test)])), Vec::<String>::new());
+}
+
+#[test]
 fn scenario_and_golden_come_in_pairs() {
     let lonely = checkout(&[("scenarios/a/b.toml", "property = \"p\"\n"), ("golden/a/b.console", ""), ("golden/c.console", "")]);
     let found = goldens_pair(&lonely);

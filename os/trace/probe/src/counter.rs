@@ -33,7 +33,7 @@ impl Counter {
 
 /// Declares a struct of [`Counter`]s that is also a [`Source`](crate::Source): a counter is one line.
 ///
-/// ```
+/// ```text
 /// probe::counters! {
 ///     /// What the frame allocator did.
 ///     pub struct FrameStats { allocated, freed }
