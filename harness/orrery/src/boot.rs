@@ -2,8 +2,9 @@
 //!
 //! # Theory
 //! On a terminal the guest's idle time is real time: while all its CPUs are halted the machine waits for a key or for its next event, no faster
-//! than the clock on the wall. Where standard input is a pipe nobody is waiting, so virtual time runs as fast as it can, and standard input is
-//! typed as it comes.
+//! than the clock on the wall. Where standard input is a pipe or a file nobody is waiting, so virtual time runs as fast as it can, and standard input is
+//! typed line by line, each when the guest has said nothing for [`QUIET_NS`] and waits (or for [`DEAF_NS`], whatever it does): a
+//! guest that is still booting would throw it away. When a line is typed depends on the guest alone, so the same input gives the same receipt.
 //!
 //! # Failure
 //! The terminal's settings are put back whatever happens; a guest that ends badly is a status, not an error.
@@ -20,13 +21,17 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// Leaves the machine, with `x` behind it; twice sends one to the guest.
+/// Leaves the machine, with `x` behind it; with `p`, presses its power button; twice sends one to the guest.
 const ESCAPE: u8 = 0x01;
 /// Virtual time between looks at the keyboard.
 const PIECE_NS: u64 = 10_000_000;
 
 /// Silence after which an idle guest that nobody can type at is left.
 const IDLE_NS: u64 = 30_000_000_000;
+
+/// Silence after which an idle guest is typed the next line of what was piped in, and a busy one.
+const QUIET_NS: u64 = 400_000_000;
+const DEAF_NS: u64 = 5_000_000_000;
 
 #[derive(clap::Args)]
 pub struct BootArgs {
@@ -47,8 +52,9 @@ pub struct BootArgs {
     /// Virtual CPUs.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=32))]
     vcpus: Option<u32>,
-    /// The processor's model: `v2` (x86-64-v2, the default) or `v3` (with AVX, AVX2, FMA, F16C).
-    #[arg(long, value_parser = ["v2", "v3"])]
+    /// The processor's model: `v2` (x86-64-v2, the default) or `v3` (with AVX, AVX2, FMA, F16C). Features are left out by the names Linux has for
+    /// them, as in `v3,-avx2,-smap`.
+    #[arg(long)]
     cpu: Option<String>,
     /// RAM in MiB.
     #[arg(long, value_parser = clap::value_parser!(u64).range(16..=65536))]
@@ -71,6 +77,9 @@ pub struct BootArgs {
     /// Cut the run into slices of 1, 13 and 777 instructions by this seed. The receipt is the same as without.
     #[arg(long)]
     cut_seed: Option<u64>,
+    /// Press the power button after so many seconds of machine time.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    power_button: Option<u64>,
     /// Plug in a NIC: `virtio-net` or `e1000e`; may be given several times. They are on a network with a gateway, 10.0.2.2: DHCP, DNS (`gateway.test`), echo on
     /// port 7, a sink on port 9, HTTP on port 80 (`/bulk/BYTES/SEED`, `/sum/BYTES/SEED`, PUT). What went over it is told at the end.
     #[arg(long, value_parser = nic_model)]
@@ -81,6 +90,32 @@ pub struct BootArgs {
     /// With our own kernel: build it without link-time optimisation.
     #[arg(long)]
     quick: bool,
+}
+
+impl BootArgs {
+    /// An option that says what machine to build or what to load into it, if one was given.
+    fn changes_machine(&self) -> Option<&'static str> {
+        let given = [
+            ("--initrd", self.initrd.is_some()),
+            ("--module", !self.module.is_empty()),
+            ("--append", !self.append.is_empty()),
+            ("--board", self.board.is_some()),
+            ("--vcpus", self.vcpus.is_some()),
+            ("--cpu", self.cpu.is_some()),
+            ("--mem", self.mem.is_some()),
+            ("--disk", !self.disk.is_empty()),
+            ("--seed", self.seed.is_some()),
+            ("--chaos", self.chaos),
+            ("--nic", !self.nic.is_empty()),
+        ];
+        given.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
+    }
+}
+
+/// Seconds, as nanoseconds.
+fn seconds(word: &str) -> Result<u64, String> {
+    let seconds = word.parse::<u32>().map_err(|_| "a whole number of seconds".to_owned())?;
+    Ok(u64::from(seconds) * 1_000_000_000)
 }
 
 fn nic_model(word: &str) -> Result<NicModel, String> {
@@ -153,6 +188,42 @@ fn keyboard() -> Receiver<Option<Vec<u8>>> {
     receiver
 }
 
+/// Longest wait for a key before the machine is looked at again.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// What was piped in and is not typed yet.
+#[derive(Default)]
+struct Lines {
+    read: Vec<u8>,
+    over: bool,
+}
+
+enum Piped {
+    /// With its line end, if it has one.
+    Line(Vec<u8>),
+    NotYet,
+    Over,
+}
+
+impl Lines {
+    fn next(&mut self, keys: &Receiver<Option<Vec<u8>>>) -> Piped {
+        loop {
+            if let Some(end) = self.read.iter().position(|&byte| byte == b'\n') {
+                return Piped::Line(self.read.drain(..=end).collect());
+            }
+            if self.over {
+                return if self.read.is_empty() { Piped::Over } else { Piped::Line(std::mem::take(&mut self.read)) };
+            }
+            // Whoever pipes has it ready, or is answering what the guest has said: then the guest goes on.
+            match keys.recv_timeout(PATIENCE) {
+                Ok(Some(bytes)) => self.read.extend(bytes),
+                Ok(None) | Err(RecvTimeoutError::Disconnected) => self.over = true,
+                Err(RecvTimeoutError::Timeout) => return Piped::NotYet,
+            }
+        }
+    }
+}
+
 /// Why the loop ended.
 enum Left {
     Machine(Outcome),
@@ -188,7 +259,7 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
     };
     board.vcpus = args.vcpus.unwrap_or(board.vcpus);
     if let Some(cpu) = &args.cpu {
-        board.cpuid = format!("x86-64-{cpu}");
+        board.cpuid = cpu.clone();
     }
     board.ram = args.mem.map_or(board.ram, |mebibytes| mebibytes << 20);
     board.nics.extend(args.nic.iter().map(|&model| NicSpec { model, segment: None, mac: None }));
@@ -211,15 +282,18 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
     let modules: Vec<Module<'_>> = files.iter().map(|(content, append)| Module { content, append }).collect();
     let boot = Boot { disks: &disks, modules: &modules, ..Boot::new(&image, initrd.as_deref(), &append) };
     let mut machine = if sim_snap::file::kind_of(&image) == Some(FileKind::Snapshot) {
+        if let Some(option) = args.changes_machine() {
+            return Err(Failure::Request(format!("{}: a snapshot goes on with the machine it was taken of; `{option}` has no place there", kernel.display())));
+        }
         sim_snap::saved::resume(&image).map_err(|error| Failure::Request(format!("{}: {error}", kernel.display())))?
     } else {
         Machine::new(&board, &boot).map_err(|error| Failure::Request(format!("{}: {error}", kernel.display())))?
     };
     let raw = Raw::enter();
     if raw.before.is_some() {
-        eprint!("Ctrl-A x leaves the machine.\r\n");
+        eprint!("Ctrl-A x leaves the machine, Ctrl-A p presses its power button.\r\n");
     }
-    let left = converse(&mut machine, args.limit, args.cut_seed.map(Cuts::new), raw.before.is_some());
+    let left = converse(&mut machine, args, raw.before.is_some());
     drop(raw);
     let left = left.map_err(|error| Failure::Host(format!("this terminal: {error}")))?;
     let (how, status) = match left {
@@ -256,14 +330,19 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
     if status == 0 { Ok(()) } else { Err(Failure::Status(status)) }
 }
 
-fn converse(machine: &mut Machine, limit: Option<u64>, mut cuts: Option<Cuts>, terminal: bool) -> std::io::Result<Left> {
+fn converse(machine: &mut Machine, args: &BootArgs, terminal: bool) -> std::io::Result<Left> {
+    let (limit, mut cuts, mut button) = (args.limit, args.cut_seed.map(Cuts::new), args.power_button);
     let keys = keyboard();
     let mut open = true;
     let mut escaped = false;
     let begun = Instant::now();
     let mut out = std::io::stdout();
     let mut heard_ns = 0;
+    let mut piped = Lines::default();
     loop {
+        if button.take_if(|at| *at <= machine.now_ns()).is_some() {
+            machine.press_power_button();
+        }
         let mut until = Until::ns(machine.now_ns().saturating_add(PIECE_NS));
         if let Some(limit) = limit {
             until = until.or_ticks(limit);
@@ -287,28 +366,39 @@ fn converse(machine: &mut Machine, limit: Option<u64>, mut cuts: Option<Cuts>, t
             return Ok(Left::Limit);
         }
         let stuck = outcome == Outcome::Stuck;
-        if stuck && !open {
+        if stuck && !open && button.is_none() {
             return Ok(Left::Stuck);
         }
-        if !open && machine.is_idle() && machine.now_ns().saturating_sub(heard_ns) > IDLE_NS {
+        if !open && button.is_none() && machine.is_idle() && machine.now_ns().saturating_sub(heard_ns) > IDLE_NS {
             return Ok(Left::Idle);
+        }
+        if !terminal {
+            let silent = machine.now_ns().saturating_sub(heard_ns);
+            if open && (stuck || silent > DEAF_NS || silent > QUIET_NS && machine.is_idle()) {
+                match piped.next(&keys) {
+                    Piped::Line(line) => {
+                        machine.serial_put(Port::Com1, &line);
+                        heard_ns = machine.now_ns();
+                    }
+                    Piped::NotYet => {}
+                    Piped::Over => open = false,
+                }
+            }
+            continue;
         }
         // How far the machine is ahead of the wall: only ever because it was idle.
         let ahead = Duration::from_nanos(machine.now_ns()).saturating_sub(begun.elapsed());
-        let patience = match (stuck, terminal && open) {
-            (true, _) => Duration::from_millis(100),
-            (false, true) => ahead.min(Duration::from_millis(100)),
-            (false, false) => Duration::ZERO,
-        };
+        let patience = if stuck { PATIENCE } else if open { ahead.min(PATIENCE) } else { Duration::ZERO };
         let typed = if open { keys.recv_timeout(patience) } else { Err(RecvTimeoutError::Timeout) };
         match typed {
             Ok(Some(bytes)) => {
                 let mut kept = Vec::new();
                 for byte in bytes {
-                    match (terminal, std::mem::replace(&mut escaped, false), byte) {
-                        (true, true, b'x' | b'X') => return Ok(Left::ByUser),
-                        (true, false, ESCAPE) => escaped = true,
-                        (_, _, byte) => kept.push(byte),
+                    match (std::mem::replace(&mut escaped, false), byte) {
+                        (true, b'x' | b'X') => return Ok(Left::ByUser),
+                        (true, b'p' | b'P') => machine.press_power_button(),
+                        (false, ESCAPE) => escaped = true,
+                        (_, byte) => kept.push(byte),
                     }
                 }
                 machine.serial_put(Port::Com1, &kept);

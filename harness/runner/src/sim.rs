@@ -66,25 +66,27 @@ pub fn models(board: &Board) -> Vec<String> {
 /// The accesses to hardware that is not there, each once; neighbours in one line.
 #[must_use]
 pub fn unimplemented(machine: &Machine) -> Vec<String> {
-    let mut runs: Vec<(sim_board::Unimplemented, u64, u64)> = Vec::new();
     let mut sorted: Vec<_> = machine.unimplemented().collect();
     sorted.sort_by_key(|(access, _)| (access.source, access.write, access.size, access.address));
-    for (access, count) in sorted {
-        match runs.last_mut() {
-            Some((first, end, total))
-                if (first.source, first.write, first.size, *end) == (access.source, access.write, access.size, access.address) && access.source != "msr" =>
-            {
-                *end += u64::from(access.size);
-                *total += count;
-            }
-            _ => runs.push((access.clone(), access.address.saturating_add(u64::from(access.size)), count)),
-        }
+    let mut lines = Vec::new();
+    let mut rest = sorted.as_slice();
+    while let Some((first, _)) = rest.first() {
+        let alike = |access: &sim_board::Unimplemented| (access.source, access.write, access.size) == (first.source, first.write, first.size);
+        let side_by_side = if first.source == "msr" { 1 } else { u64::from(first.size) };
+        let stride = rest.get(1).filter(|(next, _)| alike(next)).map_or(side_by_side, |(next, _)| next.address - first.address);
+        let steps = rest.windows(2).take_while(|pair| alike(pair[1].0) && pair[1].0.address - pair[0].0.address == stride).count();
+        // Two that are far apart are no row.
+        let count = if steps >= 2 || stride == side_by_side { steps + 1 } else { 1 };
+        let (row, after) = rest.split_at(count);
+        let times: u64 = row.iter().map(|(_, times)| times).sum();
+        let every = if stride == side_by_side { String::new() } else { format!(" every {stride:#x}") };
+        lines.push(match row.last() {
+            Some((last, _)) if count > 1 => format!("{first} to {:#x}{every}, {times} times", last.address),
+            _ => format!("{first}, {times} times"),
+        });
+        rest = after;
     }
-    let line = |(first, end, count): &(sim_board::Unimplemented, u64, u64)| {
-        let last = end.saturating_sub(u64::from(first.size));
-        if last == first.address || first.source == "msr" { format!("{first}, {count} times") } else { format!("{first} to {last:#x}, {count} times") }
-    };
-    runs.iter().map(line).collect()
+    lines
 }
 
 /// How a board table spells a unit variant.
@@ -135,9 +137,10 @@ impl Simulator {
         self.cuts = Some(Cuts::new(seed));
     }
 
-    /// Has the stacks of the vCPUs written down every so many ticks. The run does not show it.
+    /// Has the stacks of the vCPUs written down every so many ticks, and the interrupts they take. The run does not show it.
     pub fn watch(&mut self, every: u64) {
         self.sampler = Some(Sampler::new(every));
+        self.machine.watch_interrupts();
     }
 
     /// The machine itself.

@@ -87,11 +87,11 @@ fn board(top: &Table<'_, '_>, tables: String) -> Board {
             board.vcpus = narrow(vcpus);
         }
         if let Some(memory) = table.bytes("memory") {
-            const SANE: std::ops::RangeInclusive<u64> = 32 << 20..=64 << 30;
+            const SANE: std::ops::RangeInclusive<u64> = 8 << 20..=64 << 30;
             if SANE.contains(&memory) && memory.is_multiple_of(1 << 20) {
                 board.memory_bytes = memory;
             } else {
-                table.source.complain(table.span.clone(), "`memory` must be whole mebibytes between 32M and 64G", None);
+                table.source.complain(table.span.clone(), "`memory` must be whole mebibytes between 8M and 64G", None);
             }
         }
         board.seed = table.number("seed", 0..=i64::MAX.unsigned_abs()).unwrap_or(0);

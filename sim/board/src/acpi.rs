@@ -1,7 +1,8 @@
-//! ACPI tables of the board: RSDP, XSDT, FADT, MADT, HPET, MCFG, DSDT.
+//! ACPI tables of the board: RSDP, XSDT, FADT, FACS, MADT, HPET, MCFG, DSDT.
 //!
 //! # Theory
-//! ACPI specification 6.4, chapter 5.2. Tables are bytes built here from the board's figures; the DSDT's AML is written by hand with the
+//! ACPI specification 6.4, chapter 5.2. Tables are bytes built here from the board's figures; all are read-only but the FACS, which the operating system
+//! writes (§5.2.10) and which lies in reserved RAM. The DSDT's AML is written by hand with the
 //! few encoders below (§20.2). It names `\_S5`, the PCI root with its windows and interrupt lines, the two serial lines and the RTC: what kernels need to power
 //! off and to find PCI.
 
@@ -44,9 +45,19 @@ fn io_address(port: u16, bits: u8) -> [u8; 12] {
     address
 }
 
+/// §5.2.10: nothing wakes this machine, and nobody else takes the global lock.
+fn facs() -> Vec<u8> {
+    let mut bytes = vec![0u8; 64];
+    bytes[..4].copy_from_slice(b"FACS");
+    bytes[4..8].copy_from_slice(&64u32.to_le_bytes());
+    bytes[32] = 2; // version
+    bytes
+}
+
 fn fadt(dsdt: u64) -> Vec<u8> {
     let mut body = vec![0u8; 276 - 36];
     let mut put = |offset: usize, bytes: &[u8]| body[offset - 36..offset - 36 + bytes.len()].copy_from_slice(bytes);
+    put(36, &(map::FACS as u32).to_le_bytes()); // FIRMWARE_CTRL
     put(40, &(dsdt as u32).to_le_bytes());
     put(46, &9u16.to_le_bytes()); // SCI_INT
     put(48, &u32::from(map::SMI_CMD).to_le_bytes());
@@ -64,6 +75,7 @@ fn fadt(dsdt: u64) -> Vec<u8> {
     put(116, &io_address(map::RESET, 8));
     put(128, &[sim_dev::acpi::RESET_VALUE]);
     put(131, &[4]); // FADT minor version
+    // X_FIRMWARE_CTRL stays 0, as it must beside FIRMWARE_CTRL.
     put(140, &dsdt.to_le_bytes());
     put(148, &io_address(map::PM, 32));
     put(172, &io_address(map::PM + 4, 16));
@@ -270,6 +282,7 @@ pub(crate) fn tables(vcpus: u32) -> (u64, Vec<(u64, Vec<u8>)>) {
     rsdp[8] = checksum(&rsdp[..20]);
     rsdp[32] = checksum(&rsdp);
     placed.push((RSDP, rsdp));
+    placed.push((map::FACS, facs()));
     (RSDP, placed)
 }
 
@@ -285,7 +298,7 @@ mod tests {
         for pair in tables.windows(2) {
             assert!(pair[0].0 + pair[0].1.len() as u64 <= pair[1].0);
         }
-        for (address, bytes) in &tables {
+        for (address, bytes) in tables.iter().filter(|(address, _)| *address != map::FACS) {
             assert_eq!(bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)), 0, "table at {address:#x}");
             assert!(address + bytes.len() as u64 <= 0x10_0000);
         }

@@ -14,7 +14,7 @@ use sim_mem::GuestMemory;
 use crate::config::{Board, TraceKind};
 use crate::fabric::{Fabric, Line};
 use crate::faults::Faults;
-use crate::trace::{Event, Trace, Unimplemented};
+use crate::trace::{Event, Interrupt, Trace, Unimplemented};
 
 /// Targets that are no nodes in the list. Local APIC timers are `LAPIC + vcpu`.
 pub(crate) const PIC: NodeId = NodeId(0x7000);
@@ -641,9 +641,14 @@ impl CpuBus for Bus {
     fn acknowledge(&mut self, at: At) -> Option<u8> {
         let vcpu = at.vcpu as usize;
         let vector = self.fabric.acknowledge(vcpu);
-        if self.trace_interrupts && let Some(vector) = vector {
+        if let Some(vector) = vector
+            && (self.trace_interrupts || self.trace.watches_interrupts())
+        {
             let now = self.now(at);
-            self.add_event("cpu", "irq", format!("vector {vector:#04x}"), now);
+            self.trace.interrupt(Interrupt { ns: now, vcpu: at.vcpu, vector });
+            if self.trace_interrupts {
+                self.add_event("cpu", "irq", format!("vector {vector:#04x}"), now);
+            }
         }
         vector
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use sim_cpu::CpuModel;
+use sim_cpu::CpuChoice;
 use sim_fault::{Fault, Keep};
 use sim_net::{NetError, NetSpec, NicSpec, PeerSpec, SegmentSpec};
 
@@ -26,7 +26,8 @@ pub struct Board {
     pub tsc_khz: u64,
     /// Seeds the order of turns, RDRAND and every other random stream.
     pub seed: u64,
-    /// The instruction-set level CPUID shows: `"x86-64-v2"` or `"x86-64-v3"`, which may be written `cpu = "v3"`.
+    /// The instruction-set level CPUID shows: `"x86-64-v2"` or `"x86-64-v3"`, which may be written `cpu = "v3"`; features are left out by name, as in
+    /// `cpu = "v3,-avx2,-smap"`.
     #[serde(alias = "cpu")]
     pub cpuid: String,
     /// Ticks between checkpoints (TLB emptied, receipt extended, snapshot possible).
@@ -136,6 +137,8 @@ pub enum ConfigError {
     Toml(String),
     /// A value is out of its range.
     Range { key: &'static str, allowed: &'static str },
+    /// There is no such processor.
+    Cpu(String),
     /// NICs, segments or peers make no sense.
     Network(NetError),
 }
@@ -150,6 +153,7 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConfigError::Toml(message) => write!(f, "board table: {message}"),
+            ConfigError::Cpu(message) => write!(f, "board table: `cpu`: {message}"),
             ConfigError::Network(error) => write!(f, "board table: {error}"),
             ConfigError::Range { key, allowed } => write!(f, "board table: `{key}` must be {allowed}"),
         }
@@ -171,9 +175,12 @@ impl Board {
         toml::to_string(self).map_err(|error| ConfigError::Toml(error.to_string()))
     }
 
-    /// The model that `cpuid` names.
-    pub fn cpu_model(&self) -> Option<CpuModel> {
-        CpuModel::named(self.cpuid.strip_prefix("x86-64-").unwrap_or(&self.cpuid))
+    /// The processor that `cpuid` names.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn cpu(&self) -> Result<CpuChoice, ConfigError> {
+        CpuChoice::parse(&self.cpuid).map_err(ConfigError::Cpu)
     }
 
     /// Checks the ranges of all values.
@@ -185,12 +192,12 @@ impl Board {
             ("tsc_khz", (1_000..=100_000_000).contains(&self.tsc_khz), "1000 to 100000000"),
             ("checkpoint_ticks", self.checkpoint_ticks >= 1_000, "at least 1000"),
             ("quantum", self.quantum[0] >= 1 && self.quantum[0] <= self.quantum[1], "[shortest, longest], shortest at least 1"),
-            ("cpuid", self.cpu_model().is_some(), "\"x86-64-v2\" or \"x86-64-v3\" (or `cpu` \"v2\" or \"v3\")"),
             ("disk", self.disks.len() <= 16, "at most 16 disks"),
         ];
         if let Some((key, _, allowed)) = rows.iter().find(|(_, good, _)| !good) {
             return Err(ConfigError::Range { key, allowed });
         }
+        self.cpu()?;
         self.network().check()?;
         Ok(())
     }

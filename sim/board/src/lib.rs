@@ -57,4 +57,4 @@ pub use sim_net::{NicModel, NicSpec};
 pub use loader::ImageError;
 pub use machine::{BuildError, Machine};
 pub use snapshot::{AssembleError, Snapshot, SnapshotParts};
-pub use trace::{Event, Unimplemented};
+pub use trace::{Event, INTERRUPTS_MAX, Interrupt, Unimplemented};

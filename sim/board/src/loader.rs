@@ -11,7 +11,8 @@
 //! PVH: Xen `docs/misc/pvh.pandoc`, `start_info.h`. Multiboot: specifications 0.6.96 and 2.0. Linux: `Documentation/arch/x86/boot.rst`.
 //!
 //! # Structures
-//! Boot information lies in conventional memory from [`INFO`] up; the initial RAM disk and other modules at the top of low RAM, page-aligned.
+//! Boot information lies in conventional memory from [`INFO`] up; the initial RAM disk and other modules at the top of low RAM, page-aligned. Both give
+//! way to the image ([`Loaded`]), wherever that lies; only the BIOS's own places cannot, and an image that lies there is refused.
 
 use std::fmt;
 
@@ -47,6 +48,8 @@ pub enum ImageError {
     Malformed { what: &'static str },
     /// A part of the image does not lie in RAM.
     NoRam { what: &'static str, address: u64, length: u64 },
+    /// A part of the image lies where the BIOS has its data.
+    Taken { what: &'static str, address: u64, length: u64 },
     /// Boot information, command line and modules do not fit where they go.
     NoRoom { what: &'static str, length: u64 },
     /// The image asks for something the board does not have.
@@ -69,6 +72,7 @@ impl fmt::Display for ImageError {
             }
             ImageError::Malformed { what } => write!(f, "kernel image is malformed: {what}"),
             ImageError::NoRam { what, address, length } => write!(f, "{what} at {address:#x}+{length:#x} does not lie in RAM"),
+            ImageError::Taken { what, address, length } => write!(f, "kernel image has parts where the {what} lies ({address:#x}+{length:#x})"),
             ImageError::NoRoom { what, length } => write!(f, "{what} ({length} bytes) does not fit into RAM"),
             ImageError::Unsupported { what } => write!(f, "kernel image asks for {what}, which the board does not offer"),
         }
@@ -115,29 +119,35 @@ fn load_unpacked(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware)
         let plain = Multiboot1::find(image);
         if !matches!(plain, Ok(Some(_))) && let Some(entry) = elf.pvh_entry(image)? {
             let loaded = elf.load(image, memory)?;
-            return pvh(memory, boot, firmware, entry, loaded);
+            loaded.enter(entry)?;
+            return pvh(memory, boot, firmware, entry, &loaded);
         }
         if let Some(header) = Multiboot2::find(image)? {
-            let loaded = elf.load(image, memory)?;
-            let entry = match header.entry {
-                Some(entry) => entry,
-                None => elf.physical_entry()?,
+            let (loaded, entry) = match header.addresses {
+                Some(addresses) => (addresses.load(image, memory)?, header.entry.ok_or(ImageError::Malformed { what: "Multiboot 2 header (addresses without an entry)" })?),
+                None => (elf.load(image, memory)?, header.entry.map_or_else(|| elf.physical_entry(), Ok)?),
             };
-            return multiboot2(memory, boot, firmware, entry, loaded);
+            return multiboot2(memory, boot, firmware, entry, &loaded);
         }
         if let Some(header) = plain? {
-            let loaded = if header.has_addresses() { header.load(image, memory)? } else { elf.load(image, memory)? };
-            let entry = if header.has_addresses() { header.entry } else { elf.physical_entry()? };
-            return multiboot1(memory, boot, firmware, entry, loaded);
+            let (loaded, entry) = match header.addresses {
+                Some((addresses, entry)) => (addresses.load(image, memory)?, entry),
+                None => (elf.load(image, memory)?, elf.physical_entry()?),
+            };
+            return multiboot1(memory, boot, firmware, entry, &loaded);
         }
         return Err(ImageError::NoEntry);
     }
     if image.u32(0x202).is_some_and(|magic| magic == u32::from_le_bytes(*b"HdrS")) {
         return linux(memory, boot, firmware, image);
     }
-    if let Some(header) = Multiboot1::find(image)?.filter(Multiboot1::has_addresses) {
-        let loaded = header.load(image, memory)?;
-        return multiboot1(memory, boot, firmware, header.entry, loaded);
+    if let Some(Multiboot2 { entry: Some(entry), addresses: Some(addresses) }) = Multiboot2::find(image)? {
+        let loaded = addresses.load(image, memory)?;
+        return multiboot2(memory, boot, firmware, entry, &loaded);
+    }
+    if let Some((addresses, entry)) = Multiboot1::find(image)?.and_then(|header| header.addresses) {
+        let loaded = addresses.load(image, memory)?;
+        return multiboot1(memory, boot, firmware, entry, &loaded);
     }
     Err(ImageError::Foreign { first: boot.kernel.iter().copied().take(8).collect() })
 }
@@ -167,10 +177,50 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// Memory that is taken: the end of the image.
-#[derive(Clone, Copy, Debug)]
+/// Memory that is taken: where the parts of the image lie, from and to.
+#[derive(Clone, Debug, Default)]
 struct Loaded {
-    end: u64,
+    parts: Vec<(u64, u64)>,
+}
+
+impl Loaded {
+    /// The part that shares memory with this range.
+    fn meets(&self, address: u64, length: u64) -> Option<(u64, u64)> {
+        self.parts.iter().copied().find(|&(from, to)| address < to && from < address.saturating_add(length))
+    }
+
+    /// The lowest place from `at` up that is free.
+    fn free_up(&self, mut at: u64, length: u64, align: u64) -> u64 {
+        at = at.next_multiple_of(align);
+        while let Some((_, to)) = self.meets(at, length) {
+            at = to.next_multiple_of(align);
+        }
+        at
+    }
+
+    /// The highest place below `top` that is free and page-aligned.
+    fn free_down(&self, mut top: u64, length: u64) -> Option<u64> {
+        loop {
+            let at = top.checked_sub(length)? & !0xfff;
+            match self.meets(at, length) {
+                Some((from, _)) => top = from,
+                None => return Some(at),
+            }
+        }
+    }
+
+    /// Nothing may lie where the firmware has its own.
+    fn keep_off(&self, what: &'static str, from: u64, to: u64) -> Result<(), ImageError> {
+        match self.meets(from, to - from) {
+            Some(_) => Err(ImageError::Taken { what, address: from, length: to - from }),
+            None => Ok(()),
+        }
+    }
+
+    /// An entry outside the image would only run into the void.
+    fn enter(&self, entry: u32) -> Result<(), ImageError> {
+        self.meets(entry.into(), 1).map(|_| ()).ok_or(ImageError::Malformed { what: "the entry lies outside what is loaded" })
+    }
 }
 
 fn put(memory: &mut GuestMemory, what: &'static str, address: u64, bytes: &[u8]) -> Result<(), ImageError> {
@@ -291,7 +341,7 @@ impl Elf {
     }
 
     fn load(&self, image: Bytes<'_>, memory: &mut GuestMemory) -> Result<Loaded, ImageError> {
-        let mut end = 0;
+        let mut loaded = Loaded::default();
         for segment in &self.segments {
             if segment.memory_size < segment.file_size {
                 return Err(ImageError::Malformed { what: "ELF segment is larger in the file than in memory" });
@@ -300,29 +350,36 @@ impl Elf {
                 continue;
             }
             let bytes = image.slice(segment.offset, segment.file_size, "ELF segment")?;
-            // What lies past the file's part is zero: so is fresh RAM.
             if !is_ram(memory, segment.physical, segment.memory_size) {
                 return Err(ImageError::NoRam { what: "ELF segment", address: segment.physical, length: segment.memory_size });
             }
+            if loaded.meets(segment.physical, segment.memory_size).is_some() {
+                return Err(ImageError::Malformed { what: "ELF segments share memory" });
+            }
+            // What lies past the file's part is zero: so is fresh RAM.
             put(memory, "ELF segment", segment.physical, bytes)?;
-            end = end.max(segment.physical + segment.memory_size);
+            loaded.parts.push((segment.physical, segment.physical + segment.memory_size));
         }
-        Ok(Loaded { end })
+        Ok(loaded)
     }
 }
 
-/// Lays out boot information from [`INFO`] up.
+/// Lays out boot information from [`INFO`] up, around the image.
 #[derive(Debug)]
-struct Layout {
+struct Layout<'a> {
     next: u64,
+    loaded: &'a Loaded,
 }
 
-impl Layout {
-    fn new() -> Self {
-        Self { next: INFO }
+impl<'a> Layout<'a> {
+    fn new(loaded: &'a Loaded) -> Self {
+        Self { next: INFO, loaded }
     }
     fn reserve(&mut self, length: u64, what: &'static str) -> Result<u64, ImageError> {
-        let at = self.next.next_multiple_of(16);
+        self.reserve_aligned(length, 16, what)
+    }
+    fn reserve_aligned(&mut self, length: u64, align: u64, what: &'static str) -> Result<u64, ImageError> {
+        let at = self.loaded.free_up(self.next, length, align);
         self.next = at + length;
         if self.next > INFO_END { Err(ImageError::NoRoom { what, length }) } else { Ok(at) }
     }
@@ -344,18 +401,16 @@ struct Placed<'a> {
     append: &'a str,
 }
 
-/// Places the initial RAM disk and the modules after it, from the top of low RAM (and from `limit`) downwards, above the image.
-fn place_modules<'a>(memory: &mut GuestMemory, boot: &Boot<'a>, firmware: &Firmware, loaded: Loaded, limit: u64) -> Result<Vec<Placed<'a>>, ImageError> {
+/// Places the initial RAM disk and the modules after it, from the top of low RAM (and from `limit`) downwards, around the image.
+fn place_modules<'a>(memory: &mut GuestMemory, boot: &Boot<'a>, firmware: &Firmware, loaded: &Loaded, limit: u64) -> Result<Vec<Placed<'a>>, ImageError> {
+    loaded.keep_off("extended BIOS data area", map::CONVENTIONAL_END, map::VIDEO)?;
     let initrd = boot.initrd.iter().map(|&content| ("initial RAM disk", content, ""));
     let mut top = firmware.low_end.min(limit);
     let mut placed = Vec::new();
     for (what, content, append) in initrd.chain(boot.modules.iter().map(|module| ("module", module.content, module.append))) {
         let length = content.len() as u64;
         let no_room = ImageError::NoRoom { what, length };
-        let at = top.checked_sub(length).ok_or(no_room.clone())? & !0xfff;
-        if at < loaded.end.max(map::FIRMWARE_END) {
-            return Err(no_room);
-        }
+        let at = loaded.free_down(top, length).filter(|&at| at >= map::FIRMWARE_END).ok_or(no_room)?;
         put(memory, what, at, content)?;
         placed.push(Placed { at, length, append });
         top = at;
@@ -363,9 +418,9 @@ fn place_modules<'a>(memory: &mut GuestMemory, boot: &Boot<'a>, firmware: &Firmw
     Ok(placed)
 }
 
-fn pvh(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, entry: u32, loaded: Loaded) -> Result<CpuState, ImageError> {
+fn pvh(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, entry: u32, loaded: &Loaded) -> Result<CpuState, ImageError> {
     let placed = place_modules(memory, boot, firmware, loaded, u64::MAX)?;
-    let mut layout = Layout::new();
+    let mut layout = Layout::new(loaded);
     let info = layout.reserve(56, "start info")?;
     let command_line = layout.text(memory, boot.append, "command line")?;
     let mut entries = Vec::new();
@@ -402,7 +457,8 @@ fn pvh(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, entry: u3
 /// * The data area: serial ports, the segment of the extended area and the size of conventional memory (Xen puts its real-mode code below the
 ///   smaller of the two).
 /// * Interrupt vectors for real mode: every service says "not supported" (carry set, AH 0x86), interrupts of devices return.
-fn bios(memory: &mut GuestMemory) -> Result<(), ImageError> {
+fn bios(memory: &mut GuestMemory, loaded: &Loaded) -> Result<(), ImageError> {
+    loaded.keep_off("BIOS vectors and data area", 0, 0x500)?;
     let what = "BIOS data area";
     put(memory, what, 0x400, &[map::COM1, map::COM2].map(u16::to_le_bytes).concat())?;
     put(memory, what, 0x40e, &((map::CONVENTIONAL_END >> 4) as u16).to_le_bytes())?;
@@ -422,16 +478,43 @@ fn bios(memory: &mut GuestMemory) -> Result<(), ImageError> {
     put(memory, what, 0, &vectors)
 }
 
+/// The address fields of a Multiboot header: where the file goes, instead of what an ELF says.
+#[derive(Clone, Copy, Debug)]
+struct Addresses {
+    /// Of the header in the file.
+    offset: u64,
+    header_address: u32,
+    /// All ones (Multiboot 2): the file's beginning.
+    load_address: u32,
+    /// 0: to the file's end.
+    load_end: u32,
+    bss_end: u32,
+}
+
+impl Addresses {
+    fn load(&self, image: Bytes<'_>, memory: &mut GuestMemory) -> Result<Loaded, ImageError> {
+        let bad = ImageError::Malformed { what: "Multiboot address fields" };
+        let before = match self.load_address {
+            u32::MAX => self.offset,
+            address => u64::from(self.header_address.checked_sub(address).ok_or(bad.clone())?),
+        };
+        let first = self.offset.checked_sub(before).ok_or(bad.clone())?;
+        let address = u64::from(self.header_address).checked_sub(before).ok_or(bad.clone())?;
+        let length = if self.load_end == 0 { image.0.len() as u64 - first } else { u64::from(self.load_end).checked_sub(address).ok_or(bad)? };
+        put(memory, "Multiboot image", address, image.slice(first, length, "Multiboot image")?)?;
+        let end = (address + length).max(u64::from(self.bss_end));
+        if !is_ram(memory, address, end - address) {
+            return Err(ImageError::NoRam { what: "Multiboot image", address, length: end - address });
+        }
+        Ok(Loaded { parts: vec![(address, end)] })
+    }
+}
+
 /// A Multiboot 1 header.
 #[derive(Clone, Copy, Debug)]
 struct Multiboot1 {
-    offset: u64,
-    flags: u32,
-    header_address: u32,
-    load_address: u32,
-    load_end: u32,
-    bss_end: u32,
-    entry: u32,
+    /// Where it goes, and its entry; without, the file is an ELF and says so.
+    addresses: Option<(Addresses, u32)>,
 }
 
 impl Multiboot1 {
@@ -451,51 +534,24 @@ impl Multiboot1 {
             if flags & 0xfff8 != 0 {
                 return Err(ImageError::Unsupported { what: format!("Multiboot features {:#x}", flags & 0xfff8) });
             }
-            let field = |index: usize| image.u32(at + 12 + 4 * index).unwrap_or(0);
-            let header = Self {
-                offset: at as u64,
-                flags,
-                header_address: field(0),
-                load_address: field(1),
-                load_end: field(2),
-                bss_end: field(3),
-                entry: field(4),
-            };
-            if header.has_addresses() {
-                image.slice(at as u64, 32, "Multiboot header")?;
+            // Bit 16: the address fields are there.
+            if flags & 1 << 16 == 0 {
+                return Ok(Some(Self { addresses: None }));
             }
-            return Ok(Some(header));
+            let fields = Bytes(image.slice(at as u64, 32, "Multiboot header")?);
+            let field = |index: usize| fields.u32(12 + 4 * index).unwrap_or(0);
+            let addresses = Addresses { offset: at as u64, header_address: field(0), load_address: field(1), load_end: field(2), bss_end: field(3) };
+            return Ok(Some(Self { addresses: Some((addresses, field(4))) }));
         }
         Ok(None)
     }
-
-    fn has_addresses(&self) -> bool {
-        self.flags & 1 << 16 != 0
-    }
-
-    fn load(&self, image: Bytes<'_>, memory: &mut GuestMemory) -> Result<Loaded, ImageError> {
-        let bad = ImageError::Malformed { what: "Multiboot address fields" };
-        let before = u64::from(self.header_address.checked_sub(self.load_address).ok_or(bad.clone())?);
-        let first = self.offset.checked_sub(before).ok_or(bad.clone())?;
-        let length = if self.load_end == 0 {
-            image.0.len() as u64 - first
-        } else {
-            u64::from(self.load_end.checked_sub(self.load_address).ok_or(bad)?)
-        };
-        let address = u64::from(self.load_address);
-        put(memory, "Multiboot image", address, image.slice(first, length, "Multiboot image")?)?;
-        let end = (address + length).max(u64::from(self.bss_end));
-        if !is_ram(memory, address, end - address) {
-            return Err(ImageError::NoRam { what: "Multiboot image", address, length: end - address });
-        }
-        Ok(Loaded { end })
-    }
 }
 
-fn multiboot1(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, entry: u32, loaded: Loaded) -> Result<CpuState, ImageError> {
-    bios(memory)?;
+fn multiboot1(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, entry: u32, loaded: &Loaded) -> Result<CpuState, ImageError> {
+    bios(memory, loaded)?;
+    loaded.enter(entry)?;
     let placed = place_modules(memory, boot, firmware, loaded, u64::MAX)?;
-    let mut layout = Layout::new();
+    let mut layout = Layout::new(loaded);
     let info_at = layout.reserve(120, "Multiboot information")?;
     let command_line = layout.text(memory, boot.append, "command line")?;
     let name = layout.text(memory, "orrery", "loader name")?;
@@ -535,6 +591,7 @@ fn multiboot1(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, en
 #[derive(Clone, Copy, Debug, Default)]
 struct Multiboot2 {
     entry: Option<u32>,
+    addresses: Option<Addresses>,
 }
 
 impl Multiboot2 {
@@ -555,12 +612,12 @@ impl Multiboot2 {
                 return Err(ImageError::Unsupported { what: format!("Multiboot 2 architecture {architecture}") });
             }
             let tags = Bytes(image.slice(at as u64, u64::from(length), "Multiboot 2 header")?);
-            return Self::tags(tags).map(Some);
+            return Self::tags(tags, at as u64).map(Some);
         }
         Ok(None)
     }
 
-    fn tags(tags: Bytes<'_>) -> Result<Self, ImageError> {
+    fn tags(tags: Bytes<'_>, offset: u64) -> Result<Self, ImageError> {
         let malformed = ImageError::Malformed { what: "Multiboot 2 header tags" };
         let mut found = Self::default();
         let mut at = 16usize;
@@ -573,10 +630,16 @@ impl Multiboot2 {
             }
             match kind {
                 0 => return Ok(found),
+                2 => {
+                    let field = |index: usize| tags.u32(at + 8 + 4 * index).ok_or(malformed.clone());
+                    found.addresses = Some(Addresses { offset, header_address: field(0)?, load_address: field(1)?, load_end: field(2)?, bss_end: field(3)? });
+                }
                 3 => found.entry = Some(tags.u32(at + 8).ok_or(malformed.clone())?),
                 // Information request, module alignment, EFI entries and boot services, relocatable: served or without effect here.
                 1 | 6 | 7 | 8 | 9 | 10 => {}
-                // A console or framebuffer preference may stay unmet unless it is required.
+                // A framebuffer is not given, and its tag says so by being absent: kernels that would like one run with the console they have.
+                5 => {}
+                // Anything else may stay unmet unless it is required.
                 _ if flags & 1 != 0 => {}
                 _ => return Err(ImageError::Unsupported { what: format!("Multiboot 2 header tag {kind}") }),
             }
@@ -585,8 +648,9 @@ impl Multiboot2 {
     }
 }
 
-fn multiboot2(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, entry: u32, loaded: Loaded) -> Result<CpuState, ImageError> {
-    bios(memory)?;
+fn multiboot2(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, entry: u32, loaded: &Loaded) -> Result<CpuState, ImageError> {
+    bios(memory, loaded)?;
+    loaded.enter(entry)?;
     let placed = place_modules(memory, boot, firmware, loaded, u64::MAX)?;
     let mut info = vec![0u8; 8];
     let mut tag = |kind: u32, content: &[u8]| {
@@ -617,7 +681,7 @@ fn multiboot2(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, en
     tag(0, &[]);
     let total = info.len() as u32;
     info[..4].copy_from_slice(&total.to_le_bytes());
-    let at = Layout::new().put(memory, &info, "Multiboot 2 information")?;
+    let at = Layout::new(loaded).put(memory, &info, "Multiboot 2 information")?;
     Ok(CpuState::multiboot(entry, 0x36d7_6289, at as u32))
 }
 
@@ -627,10 +691,10 @@ fn linux(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, image: 
     let short = |needs: u64| ImageError::Truncated { what: "Linux setup header", needs, has: image.0.len() as u64 };
     let version = image.u16(0x206).ok_or(short(0x208))?;
     let xloadflags = image.u16(0x236).ok_or(short(0x238))?;
-    // XLF_KERNEL_64; without it the 32-bit entry is taken, which kernels have since 2.0a (with the fields used below).
+    // XLF_KERNEL_64; without it the 32-bit entry is taken, which kernels have since 2.10 (with the fields used below).
     let long = version >= 0x20c && xloadflags & 1 != 0;
     if version < 0x20a {
-        return Err(ImageError::Unsupported { what: format!("Linux boot protocol {version:#x}, older than 2.0a") });
+        return Err(ImageError::Unsupported { what: format!("Linux boot protocol {}.{:02}, older than 2.10,", version >> 8, version & 0xff) });
     }
     let sectors = match image.0.get(0x1f1) {
         Some(0) | None => 4,
@@ -645,22 +709,26 @@ fn linux(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, image: 
     }
     let preferred = image.u64(0x258).ok_or(short(0x260))?;
     let init_size = u64::from(image.u32(0x260).ok_or(short(0x264))?);
+    if init_size == 0 {
+        return Err(ImageError::Malformed { what: "Linux setup header (init_size is 0)" });
+    }
     let limit = u64::from(image.u32(0x22c).ok_or(short(0x230))?);
-    if !is_ram(memory, preferred, init_size.max(kernel.len() as u64)) {
-        return Err(ImageError::NoRam { what: "Linux kernel", address: preferred, length: init_size });
+    // What maps memory here, and the 32-bit entry, reach 4 GiB.
+    let size = init_size.max(kernel.len() as u64);
+    if !is_ram(memory, preferred, size) || preferred >= map::HIGH_RAM {
+        return Err(ImageError::NoRam { what: "Linux kernel", address: preferred, length: size });
     }
     put(memory, "Linux kernel", preferred, kernel)?;
-    let loaded = Loaded { end: preferred + init_size.max(kernel.len() as u64) };
+    let loaded = &Loaded { parts: vec![(preferred, preferred + size)] };
     if !boot.modules.is_empty() {
         return Err(ImageError::Unsupported { what: "modules beside the initial RAM disk, which Linux does not take,".to_owned() });
     }
     let initrd = place_modules(memory, boot, firmware, loaded, limit.saturating_add(1))?;
 
-    let mut layout = Layout::new();
-    let tables = 0x9_1000u64.max(layout.next);
+    let mut layout = Layout::new(loaded);
     // Boot parameters take the first page; page tables (one PML4, one PDPT, four PDs) follow on page bounds.
     let params_at = layout.reserve(4096, "boot parameters")?;
-    layout.next = tables + 6 * 4096;
+    let tables = layout.reserve_aligned(6 * 4096, 4096, "page tables")?;
     let code = if long { 0x00af_9b00_0000_ffff } else { 0x00cf_9b00_0000_ffff };
     let gdt: Vec<u8> = [0u64, 0, code, 0x00cf_9300_0000_ffff].iter().flat_map(|entry| entry.to_le_bytes()).collect();
     let gdt_at = layout.put(memory, &gdt, "descriptor table")?;

@@ -16,7 +16,7 @@ use crate::config::{Board, ConfigError};
 use crate::fabric::Request;
 use crate::loader::{self, Firmware, ImageError, MapEntry};
 use crate::map;
-use crate::trace::{Event, Unimplemented};
+use crate::trace::{Event, Interrupt, Unimplemented};
 
 /// A machine that only jumps from event to event for this long, without a tick, is stuck unless the caller asked for a time.
 const IDLE_LIMIT_NS: u64 = 600 * sim_bus::SECOND;
@@ -103,8 +103,8 @@ impl Machine {
         let (rsdp, tables) = acpi::tables(board.vcpus);
         let mut rsdp_bytes = Vec::new();
         for (address, bytes) in tables {
-            // The tables lie in the board's own ROM range.
-            memory.load(address, &bytes).expect("firmware ROM is mapped");
+            // The tables lie in the board's own ROM and reserved RAM.
+            memory.load(address, &bytes).expect("firmware's memory is mapped");
             if address == rsdp {
                 rsdp_bytes = bytes;
             }
@@ -138,7 +138,7 @@ impl Machine {
         board.check()?;
         let mut bus = Bus::new(board);
         let named = catalogue::assemble(board, boot, &mut bus)?;
-        let model = board.cpu_model().unwrap_or_default();
+        let model = board.cpu()?;
         let cpus = (0..board.vcpus)
             .map(|vcpu| {
                 let mut cpu = Cpu::new(Config {
@@ -542,6 +542,14 @@ impl Machine {
     /// The event log.
     pub fn events(&self) -> &[Event] {
         self.bus.trace.events()
+    }
+    /// Writes down which interrupts are taken from here on, the first [`crate::INTERRUPTS_MAX`] of them. The run does not show it.
+    pub fn watch_interrupts(&mut self) {
+        self.bus.trace.watch_interrupts();
+    }
+    /// The interrupts taken since [`Self::watch_interrupts`].
+    pub fn interrupts(&self) -> &[Interrupt] {
+        self.bus.trace.interrupts()
     }
     /// Events that did not fit into the log.
     pub fn events_dropped(&self) -> u64 {

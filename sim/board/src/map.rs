@@ -19,6 +19,8 @@ pub(crate) const PCI_WINDOW_LAST: u64 = 0xfebf_ffff;
 
 /// End of conventional memory; what follows up to 640 KiB belongs to firmware.
 pub(crate) const CONVENTIONAL_END: u64 = 0x9_fc00;
+/// The ACPI table that is written: in the firmware's part, 64-byte aligned.
+pub(crate) const FACS: u64 = 0x9_ffc0;
 /// The video window: no memory.
 pub(crate) const VIDEO: u64 = 0xa_0000;
 /// Option ROMs, firmware and its tables: read-only.

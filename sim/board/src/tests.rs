@@ -469,6 +469,42 @@ fn a_multiboot_kernel_finds_what_a_bios_and_a_boot_loader_leave() {
     assert_eq!(cut.to_string(), "kernel image is malformed: gzip data");
 }
 
+/// Moves the one segment of an ELF of [`elf`].
+fn moved(mut image: Vec<u8>, to: u64) -> Vec<u8> {
+    let old = u64::from_le_bytes(image[64 + 24..64 + 32].try_into().expect("eight bytes"));
+    let entry = u64::from_le_bytes(image[24..32].try_into().expect("eight bytes"));
+    for at in [64 + 16, 64 + 24] {
+        image[at..at + 8].copy_from_slice(&to.to_le_bytes());
+    }
+    image[24..32].copy_from_slice(&(entry - old + to).to_le_bytes());
+    image
+}
+
+#[test]
+fn what_the_loader_adds_lies_beside_the_image() {
+    let kernel = || {
+        with_header(&MULTIBOOT_1, |a| {
+            a.mov(ecx, dword_ptr(ebx + 16))?;
+            a.mov(eax, dword_ptr(ecx))
+        })
+    };
+    let load = |image: &[u8]| Machine::new(&Board::default(), &Boot::new(image, Some(b"disk"), "words"));
+    // Where boot information would be, and where modules would be, it goes elsewhere.
+    for to in [0x9_0000, 0x9_8000, (256 << 20) - 0x1000] {
+        let mut machine = load(&moved(kernel(), to)).expect("loads");
+        let said = u32::from(u16::from_le_bytes(*b"wo"));
+        assert_eq!(machine.run(&Until::ticks(100)), Outcome::DebugExit(said << 1 | 1), "{to:#x}");
+    }
+    // The BIOS's own places cannot give way.
+    for (to, said) in [(0, "BIOS vectors and data area"), (0x400, "BIOS vectors and data area"), (0x9_fbc0, "extended BIOS data area")] {
+        let error = load(&moved(kernel(), to)).expect_err("is taken").to_string();
+        assert!(error.contains(said), "{to:#x}: {error}");
+    }
+    let mut astray = kernel();
+    astray[24..32].copy_from_slice(&0x70_0000u64.to_le_bytes());
+    assert_eq!(load(&astray).expect_err("leads nowhere").to_string(), "kernel image is malformed: the entry lies outside what is loaded");
+}
+
 #[test]
 fn multiboot_1_and_2_hand_over_as_specified() {
     // The guest exits with EAX's low half, which is the magic's.
@@ -496,6 +532,8 @@ fn board_tables_are_checked() {
         ("ram = \"12Q\"", "`12Q` is no size"),
         ("ram = 5", "`ram` must be"),
         ("vcpus = [", "line 1"),
+        ("cpu = \"v4\"", "no model `v4`"),
+        ("cpu = \"v3,-mmx\"", "`-mmx` is no feature to leave out"),
     ] {
         let message = Board::from_toml(text).expect_err("bad table").to_string();
         assert!(message.contains(part), "{text}: {message}");

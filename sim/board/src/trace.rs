@@ -10,6 +10,8 @@ use std::fmt;
 
 /// The log keeps this many events; later ones are counted only.
 pub const EVENTS_MAX: usize = 1 << 20;
+/// Interrupts that are written down when somebody watches them.
+pub const INTERRUPTS_MAX: usize = 1 << 18;
 /// Distinct unimplemented accesses that are told apart.
 const UNIMPLEMENTED_MAX: usize = 1 << 12;
 
@@ -29,6 +31,14 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:>16} {:>16} {:>4}  {:<10}  {:<8}  {}", self.tick, self.ns, self.vcpu, self.source, self.kind, self.detail)
     }
+}
+
+/// An interrupt that a vCPU took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interrupt {
+    pub ns: u64,
+    pub vcpu: u32,
+    pub vector: u8,
 }
 
 /// An access that nobody defines, told apart by everything but the value.
@@ -55,6 +65,8 @@ pub(crate) struct Trace {
     pub dropped: u64,
     unimplemented: BTreeMap<Unimplemented, u64>,
     unimplemented_dropped: u64,
+    /// `None`: nobody watches them.
+    interrupts: Option<Vec<Interrupt>>,
 }
 
 impl Trace {
@@ -78,6 +90,27 @@ impl Trace {
         }
         self.unimplemented.insert(access, 1);
         true
+    }
+
+    /// From here on the first [`INTERRUPTS_MAX`] interrupts are written down.
+    pub fn watch_interrupts(&mut self) {
+        self.interrupts.get_or_insert_default();
+    }
+
+    pub fn watches_interrupts(&self) -> bool {
+        self.interrupts.is_some()
+    }
+
+    pub fn interrupt(&mut self, interrupt: Interrupt) {
+        if let Some(list) = &mut self.interrupts
+            && list.len() < INTERRUPTS_MAX
+        {
+            list.push(interrupt);
+        }
+    }
+
+    pub fn interrupts(&self) -> &[Interrupt] {
+        self.interrupts.as_deref().unwrap_or_default()
     }
 
     pub fn events(&self) -> &[Event] {

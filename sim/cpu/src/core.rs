@@ -128,6 +128,9 @@ pub(crate) struct Core {
     pub config: Config,
     /// What decoding takes from the configuration.
     pub features: Features,
+    /// Bits of CR4 and EFER that exist.
+    pub cr4_mask: u64,
+    pub efer_mask: u64,
     /// Ticks at the deadline.
     pub deadline: u64,
     /// Budget at the start of this `run`.
@@ -181,6 +184,8 @@ impl Core {
             code_vpage: 0,
             code_page: 0,
             features: Features::of(&config.cpuid),
+            cr4_mask: config.cpuid.cr4_mask(),
+            efer_mask: config.cpuid.efer_mask(),
             config,
             deadline: 0,
             run_budget: 0,

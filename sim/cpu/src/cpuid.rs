@@ -1,10 +1,12 @@
 //! CPUID as a table: what a vCPU says it is.
 //!
 //! A leaf not listed reads as zero. [`CpuidTable::v2`] is the default machine: x86-64-v2 plus what the engine has beyond it, AMD vendor string, and nothing
-//! that is not implemented. [`CpuidTable::v3`] adds what x86-64-v3 asks for: AVX, AVX2, FMA, F16C. [`Features`] is what the decoder takes from a
-//! table: instructions of a feature that is not offered are undefined (LZCNT and TZCNT: do what BSR and BSF do).
+//! that is not implemented. [`CpuidTable::v3`] adds what x86-64-v3 asks for: AVX, AVX2, FMA, F16C. A [`CpuChoice`] is a model without some of its
+//! features. [`Features`] is what the decoder takes from a table: instructions of a feature that is not offered are undefined (LZCNT and TZCNT: do what
+//! BSR and BSF do), and its bits in CR4 and EFER are reserved.
 
-use iced_x86::{CpuidFeature, EncodingKind, Instruction};
+use crate::state::{cr4, efer};
+use iced_x86::{CpuidFeature, EncodingKind, Instruction, Mnemonic};
 
 /// One row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,8 @@ const F7_EBX: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1
 const F1_ECX_V3: u32 = 1 << 12 | 1 << 28 | 1 << 29;
 /// Leaf 7 EBX, with v3: AVX2.
 const F7_EBX_V3: u32 = 1 << 5;
+/// Leaf 0xd subleaf 0 with the x87 and SSE states only: XCR0 bits, sizes.
+const X87_SSE: [u32; 4] = [3, 0x240, 0x240, 0];
 /// Size and place of the upper halves in an XSAVE area (leaf 0xd subleaf 2), and the size of the whole.
 const AVX_STATE: [u32; 2] = [256, 576];
 /// Leaf 7 ECX: UMIP RDPID.
@@ -69,7 +73,7 @@ impl CpuidTable {
         row(0xb, Some(0), [0, 1, 1 << 8, apic_id]);
         row(0xb, Some(1), [log2, count, 2 << 8 | 1, apic_id]);
         row(0xb, None, [0, 0, 0, apic_id]);
-        row(0xd, Some(0), [3, 0x240, 0x240, 0]);
+        row(0xd, Some(0), X87_SSE);
         // XSAVEOPT, XSAVEC, XGETBV(1).
         row(0xd, Some(1), [7, 0x240, 0, 0]);
         // TSC 1 GHz: crystal 25 MHz * 40.
@@ -169,46 +173,183 @@ impl CpuModel {
     }
 }
 
-/// The instruction sets that decoding asks about, one bit each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Features(u32);
+/// A model with features switched off one by one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuChoice {
+    pub model: CpuModel,
+    /// Rows of [`FEATURES`].
+    without: Vec<usize>,
+}
 
-/// Feature, leaf, register (EAX is 0), bit.
-const FEATURES: [(CpuidFeature, u32, usize, u32); 11] = [
-    (CpuidFeature::AVX, 1, 2, 28),
-    (CpuidFeature::AVX2, 7, 1, 5),
-    (CpuidFeature::FMA, 1, 2, 12),
-    (CpuidFeature::F16C, 1, 2, 29),
-    (CpuidFeature::BMI1, 7, 1, 3),
-    (CpuidFeature::BMI2, 7, 1, 8),
-    (CpuidFeature::AES, 1, 2, 25),
-    (CpuidFeature::PCLMULQDQ, 1, 2, 1),
-    (CpuidFeature::MOVBE, 1, 2, 22),
-    (CpuidFeature::LZCNT, 0x8000_0001, 2, 5),
-    (CpuidFeature::POPCNT, 1, 2, 23),
+impl From<CpuModel> for CpuChoice {
+    /// With all it has.
+    fn from(model: CpuModel) -> CpuChoice {
+        CpuChoice { model, without: Vec::new() }
+    }
+}
+
+impl CpuChoice {
+    /// Reads `v3` or `v3,-avx2,-smap`; the model may be written `x86-64-v3`.
+    ///
+    /// # Errors
+    /// What is wrong with it, with what there is.
+    pub fn parse(text: &str) -> Result<CpuChoice, String> {
+        let mut words = text.split(',').map(str::trim);
+        let name = words.next().unwrap_or_default();
+        let model = CpuModel::named(name.strip_prefix("x86-64-").unwrap_or(name)).ok_or_else(|| format!("no model `{name}`: there are `v2` and `v3`"))?;
+        let mut without = Vec::new();
+        for word in words {
+            let row = word.strip_prefix('-').and_then(|name| FEATURES.iter().position(|row| row.name == name));
+            let names = || FEATURES.map(|row| row.name).join(" ");
+            without.push(row.ok_or_else(|| format!("`{word}` is no feature to leave out; behind a minus stands one of: {}", names()))?);
+        }
+        Ok(CpuChoice { model, without })
+    }
+
+    /// CPUID of vCPU `apic_id` of `count`.
+    pub fn table(&self, apic_id: u32, count: u32) -> CpuidTable {
+        let mut table = self.model.table(apic_id, count);
+        for &row in &self.without {
+            table.take(FEATURES[row].name);
+        }
+        table
+    }
+}
+
+/// A feature that a table may lack: then its instructions are undefined, and its bits in control registers reserved.
+struct Feature {
+    /// As Linux lists it in `/proc/cpuinfo`.
+    name: &'static str,
+    leaf: u32,
+    subleaf: u32,
+    /// EAX is 0.
+    register: usize,
+    bit: u32,
+    /// What its instructions are filed under.
+    instructions: Option<CpuidFeature>,
+    /// Goes where this one goes.
+    needs: &'static str,
+}
+
+const fn feature(name: &'static str, (leaf, register, bit): (u32, usize, u32), instructions: Option<CpuidFeature>, needs: &'static str) -> Feature {
+    // XSAVE's own features are in subleaf 1 of leaf 0xd.
+    Feature { name, leaf, subleaf: if leaf == 0xd { 1 } else { 0 }, register, bit, instructions, needs }
+}
+
+const EXTENDED: u32 = 0x8000_0001;
+const FEATURES: [Feature; 34] = [
+    feature("pni", (1, 2, 0), Some(CpuidFeature::SSE3), ""),
+    feature("ssse3", (1, 2, 9), Some(CpuidFeature::SSSE3), "pni"),
+    feature("sse4_1", (1, 2, 19), Some(CpuidFeature::SSE4_1), "ssse3"),
+    feature("sse4_2", (1, 2, 20), Some(CpuidFeature::SSE4_2), "sse4_1"),
+    feature("popcnt", (1, 2, 23), Some(CpuidFeature::POPCNT), ""),
+    feature("aes", (1, 2, 25), Some(CpuidFeature::AES), ""),
+    feature("pclmulqdq", (1, 2, 1), Some(CpuidFeature::PCLMULQDQ), ""),
+    feature("cx16", (1, 2, 13), Some(CpuidFeature::CMPXCHG16B), ""),
+    feature("movbe", (1, 2, 22), Some(CpuidFeature::MOVBE), ""),
+    feature("abm", (EXTENDED, 2, 5), Some(CpuidFeature::LZCNT), ""),
+    feature("bmi1", (7, 1, 3), Some(CpuidFeature::BMI1), ""),
+    feature("bmi2", (7, 1, 8), Some(CpuidFeature::BMI2), ""),
+    feature("adx", (7, 1, 19), Some(CpuidFeature::ADX), ""),
+    feature("rdrand", (1, 2, 30), Some(CpuidFeature::RDRAND), ""),
+    feature("rdseed", (7, 1, 18), Some(CpuidFeature::RDSEED), ""),
+    feature("rdtscp", (EXTENDED, 3, 27), Some(CpuidFeature::RDTSCP), ""),
+    feature("rdpid", (7, 2, 22), Some(CpuidFeature::RDPID), ""),
+    feature("clflushopt", (7, 1, 23), Some(CpuidFeature::CLFLUSHOPT), ""),
+    feature("clwb", (7, 1, 24), Some(CpuidFeature::CLWB), ""),
+    feature("xsave", (1, 2, 26), Some(CpuidFeature::XSAVE), ""),
+    feature("xsaveopt", (0xd, 0, 0), Some(CpuidFeature::XSAVEOPT), "xsave"),
+    feature("xsavec", (0xd, 0, 1), Some(CpuidFeature::XSAVEC), "xsave"),
+    feature("avx", (1, 2, 28), Some(CpuidFeature::AVX), "xsave"),
+    feature("avx2", (7, 1, 5), Some(CpuidFeature::AVX2), "avx"),
+    feature("fma", (1, 2, 12), Some(CpuidFeature::FMA), "avx"),
+    feature("f16c", (1, 2, 29), Some(CpuidFeature::F16C), "avx"),
+    feature("fsgsbase", (7, 1, 0), Some(CpuidFeature::FSGSBASE), ""),
+    feature("smap", (7, 1, 20), Some(CpuidFeature::SMAP), ""),
+    feature("smep", (7, 1, 7), None, ""),
+    feature("umip", (7, 2, 2), None, ""),
+    feature("pcid", (1, 2, 17), None, ""),
+    feature("invpcid", (7, 1, 10), Some(CpuidFeature::INVPCID), "pcid"),
+    feature("nx", (EXTENDED, 3, 20), None, ""),
+    feature("svm", (EXTENDED, 2, 2), None, ""),
 ];
+
+/// CR4 bits that are reserved without a feature.
+const CR4_BITS: [(&str, u64); 6] =
+    [("xsave", cr4::OSXSAVE), ("fsgsbase", cr4::FSGSBASE), ("smap", cr4::SMAP), ("smep", cr4::SMEP), ("umip", cr4::UMIP), ("pcid", cr4::PCIDE)];
+
+impl CpuidTable {
+    fn offers(&self, feature: &Feature) -> bool {
+        self.get(feature.leaf, feature.subleaf)[feature.register] >> feature.bit & 1 != 0
+    }
+
+    /// Whether the feature of that name is offered.
+    fn has(&self, name: &str) -> bool {
+        FEATURES.iter().any(|row| row.name == name && self.offers(row))
+    }
+
+    /// Takes a feature away, and what needs it.
+    fn take(&mut self, name: &str) {
+        for feature in FEATURES.iter().filter(|row| row.name == name) {
+            for row in self.rows.iter_mut().filter(|row| row.leaf == feature.leaf && row.subleaf.is_none_or(|subleaf| subleaf == feature.subleaf)) {
+                row.value[feature.register] &= !(1 << feature.bit);
+            }
+        }
+        match name {
+            "xsave" => self.rows.retain(|row| row.leaf != 0xd),
+            "svm" => self.rows.retain(|row| row.leaf != 0x8000_000a),
+            "avx" => {
+                self.rows.retain(|row| (row.leaf, row.subleaf) != (0xd, Some(2)));
+                for row in self.rows.iter_mut().filter(|row| row.leaf == 0xd) {
+                    row.value = if row.subleaf == Some(0) { X87_SSE } else { [row.value[0], X87_SSE[1], row.value[2], row.value[3]] };
+                }
+            }
+            _ => {}
+        }
+        for feature in FEATURES.iter().filter(|row| row.needs == name) {
+            self.take(feature.name);
+        }
+    }
+
+    /// CR4 bits that exist.
+    pub fn cr4_mask(&self) -> u64 {
+        CR4_BITS.iter().filter(|(name, _)| !self.has(name)).fold(cr4::ALL, |mask, (_, bit)| mask & !bit)
+    }
+
+    /// EFER bits that exist.
+    pub fn efer_mask(&self) -> u64 {
+        let without = if self.has("nx") { 0 } else { efer::NXE };
+        efer::ALL & !without | if self.has_svm() { efer::SVME } else { 0 }
+    }
+}
+
+/// The instruction sets that decoding asks about, one bit for each row of [`FEATURES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Features(u64);
 
 impl Features {
     /// What a table offers.
     pub fn of(table: &CpuidTable) -> Features {
-        let offered = |&(_, leaf, register, bit): &(CpuidFeature, u32, usize, u32)| table.get(leaf, 0)[register] >> bit & 1 != 0;
-        Features(FEATURES.iter().enumerate().filter(|(_, row)| offered(row)).fold(0, |bits, (index, _)| bits | 1 << index))
+        Features(FEATURES.iter().enumerate().filter(|(_, row)| table.offers(row)).fold(0, |bits, (index, _)| bits | 1 << index))
+    }
+
+    /// Whether `feature` is one of those here, and offered; `None` if it is none of those here.
+    fn known(self, feature: CpuidFeature) -> Option<bool> {
+        FEATURES.iter().position(|row| row.instructions == Some(feature)).map(|index| self.0 >> index & 1 != 0)
     }
 
     /// Whether `feature` is one of those here, and offered.
     pub fn has(self, feature: CpuidFeature) -> bool {
-        FEATURES.iter().position(|row| row.0 == feature).is_some_and(|index| self.0 >> index & 1 != 0)
+        self.known(feature) == Some(true)
     }
 
-    /// Whether an instruction exists: a VEX-encoded one if all its features do, one of the legacy encoding unless a feature of those here is missing,
-    /// no other.
+    /// Whether an instruction exists: a VEX-encoded one if all its features do, one of the legacy encoding unless a feature of those here is missing
+    /// (TZCNT and LZCNT are BSF and BSR then), no other.
     pub fn allow(self, insn: &Instruction) -> bool {
         match insn.encoding() {
-            EncodingKind::Legacy => match insn.mnemonic() {
-                iced_x86::Mnemonic::Movbe => self.has(CpuidFeature::MOVBE),
-                iced_x86::Mnemonic::Popcnt => self.has(CpuidFeature::POPCNT),
-                _ => true,
-            },
+            EncodingKind::Legacy => {
+                matches!(insn.mnemonic(), Mnemonic::Tzcnt | Mnemonic::Lzcnt) || insn.cpuid_features().iter().all(|&feature| self.known(feature) != Some(false))
+            }
             EncodingKind::VEX => insn.cpuid_features().iter().all(|feature| self.has(*feature)),
             _ => false,
         }

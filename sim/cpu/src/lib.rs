@@ -66,7 +66,7 @@ mod tlb;
 mod vex;
 
 pub use crate::core::Watch;
-pub use cpuid::{CpuidLeaf, CpuidTable, CpuModel};
+pub use cpuid::{CpuChoice, CpuidLeaf, CpuidTable, CpuModel};
 pub use engine::{Engine, choose_engine, chosen_engine, on_engine, on_spoiled_engine};
 pub use hot::HOT;
 pub use run::Cpu;

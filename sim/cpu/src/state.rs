@@ -183,7 +183,6 @@ pub struct System {
     /// Added to the board's time-stamp counter (`WRMSR 0x10`, TSC_ADJUST).
     pub tsc_offset: u64,
     pub misc_enable: u64,
-    pub spec_ctrl: u64,
     pub xss: u64,
     pub mtrr_def_type: u64,
     pub mtrr_fixed: [u64; 11],
@@ -266,7 +265,6 @@ impl CpuState {
                 tsc_aux: 0,
                 tsc_offset: 0,
                 misc_enable: 1,
-                spec_ctrl: 0,
                 xss: 0,
                 mtrr_def_type: 0,
                 mtrr_fixed: [0; 11],
@@ -274,7 +272,8 @@ impl CpuState {
                 mcg_status: 0,
                 mcg_ctl: 0,
                 mc_banks: [[0; 4]; 6],
-                hwcr: 0,
+                // TscFreqSel: the TSC runs at the frequency of P-state 0 (APM vol. 2, HWCR).
+                hwcr: 1 << 24,
                 vm_hsave_pa: 0,
                 svm: Svm::default(),
                 cpl: 0,
@@ -441,7 +440,7 @@ impl CpuState {
 
 impl System {
     /// The plain 64-bit fields by name: one row saves and loads a field.
-    fn numbers(&mut self) -> [(&'static str, &mut u64); 28] {
+    fn numbers(&mut self) -> [(&'static str, &mut u64); 27] {
         [
             ("cr0", &mut self.cr0),
             ("cr2", &mut self.cr2),
@@ -463,7 +462,6 @@ impl System {
             ("tsc_aux", &mut self.tsc_aux),
             ("tsc_offset", &mut self.tsc_offset),
             ("misc_enable", &mut self.misc_enable),
-            ("spec_ctrl", &mut self.spec_ctrl),
             ("xss", &mut self.xss),
             ("mtrr_def_type", &mut self.mtrr_def_type),
             ("mcg_status", &mut self.mcg_status),

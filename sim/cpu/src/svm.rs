@@ -604,19 +604,14 @@ impl Core {
             || sys.cr0 >> 32 != 0
             || (sys.cr0 & cr0::PG != 0 && sys.cr0 & cr0::PE == 0)
             || (long && sys.cr3 >> width != 0)
-            || sys.cr4 & !cr4::ALL != 0
+            || sys.cr4 & !self.cr4_mask != 0
             || (sys.cr4 & cr4::PCIDE != 0 && !long)
             || sys.dr6 >> 32 != 0
             || sys.dr7 >> 32 != 0
-            || sys.efer & !self.efer_mask() != 0
+            || sys.efer & !self.efer_mask != 0
             || sys.efer & efer::SVME == 0
             || (long && sys.cr4 & cr4::PAE == 0)
             || (long && sys.seg[CS].attr & (attr::L | attr::DB) == attr::L | attr::DB)
-    }
-
-    /// EFER bits this processor has.
-    pub fn efer_mask(&self) -> u64 {
-        efer::ALL | if self.config.cpuid.has_svm() { efer::SVME } else { 0 }
     }
 
     /// Loads controls and guest state. `false`: VMEXIT_INVALID.

@@ -1,19 +1,24 @@
-//! The v3 model: who may use AVX, what XSAVE does with upper halves, and that the default model has none of it. What instructions compute
+//! The v3 model: who may use AVX, what XSAVE does with upper halves, that the default model has none of it, and that a feature which CPUID lacks is not
+//! there. What instructions compute
 //! is the differential oracle's (`sim-cpu-oracle`, `vex`).
 
 mod support;
 
 use iced_x86::code_asm::*;
-use sim_cpu::{Activity, Config, Cpu, CpuModel, RAX, RBX, RCX, RDX, Stop, cr0, cr4};
+use sim_cpu::{Activity, Config, Cpu, CpuChoice, CpuModel, RAX, RBX, RCX, RDX, Stop, cr0, cr4};
 use support::{CODE, DATA, HANDLERS, Machine};
 
 const OPEN: u64 = 7;
 
 /// A machine of `model` with AVX enabled as an operating system does; every exception halts in its handler.
 fn machine(model: CpuModel) -> Machine {
+    machine_of(&CpuChoice::from(model))
+}
+
+fn machine_of(choice: &CpuChoice) -> Machine {
     let mut machine = Machine::long();
     let state = machine.cpu.state();
-    machine.cpu = Cpu::new(Config { cpuid: model.table(0, 1), ..Config::default() });
+    machine.cpu = Cpu::new(Config { cpuid: choice.table(0, 1), ..Config::default() });
     machine.cpu.set_state(&state);
     machine.change(|state| {
         state.sys.cr4 |= cr4::OSXSAVE;
@@ -254,4 +259,92 @@ fn an_unmasked_exception_in_one_half_hides_what_came_after_in_the_other() {
     let after = machine.cpu.state();
     assert_eq!(after.mxcsr & 0x3f, 4, "only Z");
     assert_eq!((after.xmm[0], after.ymm_high[0]), (before.xmm[0], before.ymm_high[0]));
+}
+
+/// An instruction, in a few bytes, that exists with a feature.
+const INSTRUCTIONS: [(&str, &[u8]); 27] = [
+    ("pni", &[0xf2, 0x0f, 0x7c, 0xc1]),                         // haddps xmm0, xmm1
+    ("ssse3", &[0x66, 0x0f, 0x38, 0x00, 0xc1]),                 // pshufb xmm0, xmm1
+    ("sse4_1", &[0x66, 0x0f, 0x38, 0x17, 0xc1]),                // ptest xmm0, xmm1
+    ("sse4_2", &[0xf2, 0x0f, 0x38, 0xf1, 0xc1]),                // crc32 eax, ecx
+    ("popcnt", &[0xf3, 0x0f, 0xb8, 0xc1]),                      // popcnt eax, ecx
+    ("aes", &[0x66, 0x0f, 0x38, 0xdc, 0xc1]),                   // aesenc xmm0, xmm1
+    ("pclmulqdq", &[0x66, 0x0f, 0x3a, 0x44, 0xc1, 0]),          // pclmulqdq xmm0, xmm1, 0
+    ("cx16", &[0x48, 0x0f, 0xc7, 0x0b]),                        // cmpxchg16b [rbx]
+    ("movbe", &[0x0f, 0x38, 0xf0, 0x03]),                       // movbe eax, [rbx]
+    ("bmi1", &[0xc4, 0xe2, 0x78, 0xf2, 0xc1]),                  // andn eax, eax, ecx
+    ("bmi2", &[0xc4, 0xe2, 0x7a, 0xf5, 0xc1]),                  // pext eax, eax, ecx
+    ("adx", &[0x66, 0x0f, 0x38, 0xf6, 0xc1]),                   // adcx eax, ecx
+    ("rdrand", &[0x0f, 0xc7, 0xf0]),                            // rdrand eax
+    ("rdseed", &[0x0f, 0xc7, 0xf8]),                            // rdseed eax
+    ("rdtscp", &[0x0f, 0x01, 0xf9]),                            // rdtscp
+    ("rdpid", &[0xf3, 0x0f, 0xc7, 0xf8]),                       // rdpid rax
+    ("clflushopt", &[0x66, 0x0f, 0xae, 0x3b]),                  // clflushopt [rbx]
+    ("clwb", &[0x66, 0x0f, 0xae, 0x33]),                        // clwb [rbx]
+    ("xsave", &[0x31, 0xc9, 0x0f, 0x01, 0xd0]),                 // xor ecx, ecx; xgetbv
+    ("xsaveopt", &[0x31, 0xc0, 0x31, 0xd2, 0x0f, 0xae, 0x33]),  // xor eax, eax; xor edx, edx; xsaveopt [rbx]
+    ("xsavec", &[0x31, 0xc0, 0x31, 0xd2, 0x0f, 0xc7, 0x23]),    // the same with xsavec
+    ("avx", &[0xc5, 0xf8, 0x57, 0xc0]),                         // vxorps xmm0, xmm0, xmm0
+    ("avx2", &[0xc5, 0xf5, 0xfe, 0xc2]),                        // vpaddd ymm0, ymm1, ymm2
+    ("fma", &[0xc4, 0xe2, 0x71, 0x98, 0xc2]),                   // vfmadd132ps xmm0, xmm1, xmm2
+    ("f16c", &[0xc4, 0xe2, 0x79, 0x13, 0xc1]),                  // vcvtph2ps xmm0, xmm1
+    ("smap", &[0x0f, 0x01, 0xca]),                              // clac
+    ("invpcid", &[0x31, 0xc0, 0x66, 0x0f, 0x38, 0x82, 0x03]),   // xor eax, eax; invpcid rax, [rbx]
+];
+
+#[test]
+fn a_feature_that_is_left_out_is_neither_in_cpuid_nor_there() {
+    let choice = |text: &str| CpuChoice::parse(text).expect("is one");
+    let end = |text: &str, bytes: &[u8]| {
+        let mut machine = machine_of(&choice(text));
+        machine.change(|state| state.gpr[RBX] = DATA);
+        run(&mut machine, |asm| asm.db(bytes))
+    };
+    for (name, bytes) in INSTRUCTIONS {
+        assert_eq!(end("v3", bytes), None, "{name}");
+        assert_eq!(end(&format!("v3,-{name}"), bytes), Some(6), "{name}");
+    }
+    // With what needs them.
+    assert_eq!(end("v3,-avx", &[0xc5, 0xf5, 0xfe, 0xc2]), Some(6));
+    assert_eq!(end("v3,-xsave", &[0xc5, 0xf8, 0x57, 0xc0]), Some(6));
+    // LZCNT becomes BSR, TZCNT BSF: of 2, the same 1 of both.
+    for (text, bytes, value) in [("v3,-abm", [0xf3, 0x0f, 0xbd, 0xc1], 1), ("v3", [0xf3, 0x0f, 0xbd, 0xc1], 30), ("v3,-bmi1", [0xf3, 0x0f, 0xbc, 0xc1], 1)] {
+        let mut machine = machine_of(&choice(text));
+        machine.change(|state| state.gpr[RCX] = 2);
+        assert_eq!(run(&mut machine, |asm| asm.db(&bytes)), None);
+        assert_eq!(machine.cpu.state().gpr[RAX], value, "{text}");
+    }
+    // Control bits are reserved.
+    for (name, bit) in [("xsave", 18), ("fsgsbase", 16), ("smap", 21), ("smep", 20), ("umip", 11), ("pcid", 17)] {
+        let set = |asm: &mut CodeAssembler| {
+            asm.mov(rax, cr4)?;
+            asm.btr(rax, 18)?;
+            asm.bts(rax, bit)?;
+            asm.mov(cr4, rax)
+        };
+        // With SMEP the next fetch would fault: the test's pages are the user's.
+        if name != "smep" {
+            assert_eq!(run(&mut machine_of(&choice("v3")), set), None, "{name}");
+        }
+        assert_eq!(run(&mut machine_of(&choice(&format!("v3,-{name}"))), set), Some(13), "{name}");
+    }
+    for (name, bit) in [("nx", 11), ("svm", 12)] {
+        let set = |asm: &mut CodeAssembler| {
+            asm.mov(ecx, 0xc000_0080_u32)?;
+            asm.rdmsr()?;
+            asm.bts(eax, bit)?;
+            asm.wrmsr()
+        };
+        assert_eq!(run(&mut machine_of(&choice("v3")), set), None, "{name}");
+        assert_eq!(run(&mut machine_of(&choice(&format!("v3,-{name}"))), set), Some(13), "{name}");
+    }
+    // And the table agrees: nothing else changes but what hangs on it.
+    let full = choice("v3").table(0, 1);
+    let without = choice("v3,-avx2").table(0, 1);
+    let differ: Vec<u32> = full.rows.iter().zip(&without.rows).filter(|(a, b)| a != b).map(|(a, _)| a.leaf).collect();
+    assert_eq!(differ, [7]);
+    assert_eq!(choice("v3,-avx").table(0, 1).get(0xd, 0), choice("v2").table(0, 1).get(0xd, 0));
+    assert_eq!(choice("v3,-xsave").table(0, 1).get(0xd, 1), [0; 4]);
+    assert!(CpuChoice::parse("v3,-sse9").is_err_and(|error| error.contains("avx2")));
+    assert!(CpuChoice::parse("v4").is_err());
 }

@@ -1,7 +1,7 @@
 //! The register file as gdb sees it, and its description.
 //!
-//! The standard features `org.gnu.gdb.i386.core`, `.sse` and `.segments` come first, in the order gdb numbers them; the control registers follow in
-//! a feature of our own, under the names QEMU uses.
+//! The standard features `org.gnu.gdb.i386.core`, `.sse`, `.avx` (the upper halves, of which gdb makes `ymm0` to `ymm15`) and `.segments` come first, in
+//! the order gdb numbers them; the control registers follow in a feature of our own, under the names QEMU uses.
 
 use std::sync::OnceLock;
 
@@ -88,6 +88,10 @@ fn describe() -> String {
         reg(&format!("xmm{index}"), 128, "vec128");
     }
     reg("mxcsr", 32, "int");
+    xml.push_str("</feature><feature name=\"org.gnu.gdb.i386.avx\">");
+    for index in 0..16 {
+        xml.push_str(&format!("<reg name=\"ymm{index}h\" bitsize=\"128\" type=\"uint128\"/>"));
+    }
     xml.push_str("</feature><feature name=\"org.gnu.gdb.i386.segments\">");
     xml.push_str("<reg name=\"fs_base\" bitsize=\"64\" type=\"int\"/><reg name=\"gs_base\" bitsize=\"64\" type=\"int\"/>");
     xml.push_str("</feature><feature name=\"org.orrery.x86.system\">");
@@ -110,13 +114,14 @@ pub struct Regs {
     pub x87_control: [u32; 8],
     pub xmm: [u128; 16],
     pub mxcsr: u32,
+    pub ymm_high: [u128; 16],
     pub fs_base: u64,
     pub gs_base: u64,
     pub system: [u64; 7],
 }
 
 /// Bytes of a serialized register file.
-pub const REGISTER_BYTES: usize = 16 * 8 + 8 + 4 + 6 * 4 + 8 * 10 + 8 * 4 + 16 * 16 + 4 + 2 * 8 + 7 * 8;
+pub const REGISTER_BYTES: usize = 16 * 8 + 8 + 4 + 6 * 4 + 8 * 10 + 8 * 4 + 16 * 16 + 4 + 16 * 16 + 2 * 8 + 7 * 8;
 
 impl Regs {
     /// The registers of a vCPU; `cr8` lives in its local APIC.
@@ -141,13 +146,15 @@ impl Regs {
             ],
             xmm: state.xmm,
             mxcsr: state.mxcsr,
+            ymm_high: state.ymm_high,
             fs_base: sys.seg[FS].base,
             gs_base: sys.seg[GS].base,
             system: [sys.kernel_gs_base, sys.cr0, sys.cr2, sys.cr3, sys.cr4, u64::from(cr8), sys.efer],
         }
     }
 
-    /// Puts what a debugger may change into `state`: general registers, RIP, flags, x87 data and control words, XMM, segment bases. Selectors and control registers
+    /// Puts what a debugger may change into `state`: general registers, RIP, flags, x87 data and control words, XMM and YMM, segment bases.
+    /// Selectors and control registers
     /// are shown only: loading them has side effects that an assignment in gdb does not mean.
     pub fn apply(&self, state: &mut CpuState) {
         for ((index, _), value) in GENERAL.iter().zip(self.general) {
@@ -163,6 +170,7 @@ impl Regs {
         state.x87.control = self.x87_control[0] as u16;
         state.xmm = self.xmm;
         state.mxcsr = self.mxcsr & 0xffff;
+        state.ymm_high = self.ymm_high;
         state.sys.seg[FS].base = self.fs_base;
         state.sys.seg[GS].base = self.gs_base;
         state.sys.kernel_gs_base = self.system[0];
@@ -178,6 +186,7 @@ impl Regs {
         self.x87_control.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
         self.xmm.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
         bytes.extend(self.mxcsr.to_le_bytes());
+        self.ymm_high.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
         bytes.extend(self.fs_base.to_le_bytes());
         bytes.extend(self.gs_base.to_le_bytes());
         self.system.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
@@ -220,6 +229,7 @@ impl Registers for Regs {
         self.x87_control.iter_mut().for_each(|value| *value = from.take(4) as u32);
         self.xmm.iter_mut().for_each(|value| *value = from.take(16));
         self.mxcsr = from.take(4) as u32;
+        self.ymm_high.iter_mut().for_each(|value| *value = from.take(16));
         self.fs_base = from.take(8) as u64;
         self.gs_base = from.take(8) as u64;
         self.system.iter_mut().for_each(|value| *value = from.take(8) as u64);
@@ -238,6 +248,7 @@ mod tests {
             *value = 0x1111 * index as u64;
         }
         state.xmm[15] = u128::MAX / 3;
+        state.ymm_high[15] = u128::MAX / 7;
         state.sys.seg[GS].base = 0xffff_8000_0000_1000;
         let regs = Regs::of(&state, 5);
         let bytes = regs.bytes();
@@ -248,7 +259,7 @@ mod tests {
         assert_eq!(back.gdb_deserialize(&bytes[1..]), Err(()));
         let mut copy = CpuState::reset();
         back.apply(&mut copy);
-        assert_eq!((copy.gpr, copy.xmm, copy.sys.seg[GS].base), (state.gpr, state.xmm, state.sys.seg[GS].base));
+        assert_eq!((copy.gpr, copy.xmm, copy.ymm_high, copy.sys.seg[GS].base), (state.gpr, state.xmm, state.ymm_high, state.sys.seg[GS].base));
     }
 
     #[test]

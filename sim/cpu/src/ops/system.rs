@@ -25,6 +25,11 @@ fn end(c: &mut Core, op: &Op) -> Flow {
     Flow::Exit
 }
 
+/// A memory type that an MTRR may have: UC, WC, WT, WP, WB (APM vol. 2 §7.7.1).
+fn is_memory_type(value: u8) -> bool {
+    matches!(value, 0 | 1 | 4..=6)
+}
+
 /// Raises #UD: what cannot be decoded or does not exist.
 pub(crate) fn undefined(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, _op: &Op) -> Flow {
     c.ud();
@@ -156,7 +161,7 @@ impl Core {
     fn write_cr4(&mut self, m: &mut GuestMemory, value: u64) -> Result<(), Fault> {
         let old = self.sys.cr4;
         let long = self.sys.efer & efer::LMA != 0;
-        if value & !cr4::ALL != 0 || (long && value & cr4::PAE == 0) {
+        if value & !self.cr4_mask != 0 || (long && value & cr4::PAE == 0) {
             return Err(self.gp0());
         }
         if value & !old & cr4::PCIDE != 0 && (!long || self.sys.cr3 & 0xfff != 0) {
@@ -1038,7 +1043,6 @@ impl Core {
         Some(match number {
             0x10 => b.tsc(at).wrapping_add(sys.tsc_offset).wrapping_add(sys.svm.tsc_offset),
             0x3b => sys.tsc_offset,
-            0x48 => sys.spec_ctrl,
             0x8b => 0x0100_0065,
             0x17 | 0x2a => 0,
             0xe7 | 0xe8 => b.tsc(at),
@@ -1084,8 +1088,7 @@ impl Core {
         match number {
             0x10 => self.sys.tsc_offset = value.wrapping_sub(b.tsc(at)),
             0x3b => self.sys.tsc_offset = value,
-            0x48 => self.sys.spec_ctrl = value,
-            0x49 | 0x10b | 0x79 | 0x8b => {}
+            0x79 | 0x8b => {}
             0x174 => self.sys.sysenter_cs = value & 0xffff_ffff,
             0x175 if canonical(value) => self.sys.sysenter_esp = value,
             0x176 if canonical(value) => self.sys.sysenter_eip = value,
@@ -1093,17 +1096,37 @@ impl Core {
             0x17b => self.sys.mcg_ctl = value,
             0x1a0 => self.sys.misc_enable = value,
             0x1d9 => {}
-            0x200..=0x20f => self.sys.mtrr_variable[(number - 0x200) as usize] = value,
-            0x250 => self.sys.mtrr_fixed[0] = value,
-            0x258 | 0x259 => self.sys.mtrr_fixed[(number - 0x257) as usize] = value,
-            0x268..=0x26f => self.sys.mtrr_fixed[(number - 0x268) as usize + 3] = value,
+            0x200..=0x20f => {
+                // Base: a type; mask: the valid bit. Both: page-aligned, and no wider than addresses are (APM vol. 2 §7.7.2).
+                let low_good = if number & 1 == 0 { value & 0xf00 == 0 && is_memory_type(value as u8) } else { value & 0x7ff == 0 };
+                if !low_good || value >> self.config.physical_bits != 0 {
+                    return false;
+                }
+                self.sys.mtrr_variable[(number - 0x200) as usize] = value;
+            }
+            0x250 | 0x258 | 0x259 | 0x268..=0x26f => {
+                if !value.to_le_bytes().into_iter().all(is_memory_type) {
+                    return false;
+                }
+                let index = match number {
+                    0x250 => 0,
+                    0x258 | 0x259 => number - 0x257,
+                    _ => number - 0x268 + 3,
+                };
+                self.sys.mtrr_fixed[index as usize] = value;
+            }
             0x277 => {
                 if value.to_le_bytes().iter().any(|&kind| kind > 7 || kind == 2 || kind == 3) {
                     return false;
                 }
                 self.sys.pat = value;
             }
-            0x2ff => self.sys.mtrr_def_type = value,
+            0x2ff => {
+                if value & !0xcff != 0 || !is_memory_type(value as u8) {
+                    return false;
+                }
+                self.sys.mtrr_def_type = value;
+            }
             0x400..=0x417 => {
                 // STATUS may only be cleared (unless McStatusWrEn), as on hardware.
                 if number & 3 == 1 && value != 0 && self.sys.hwcr & 1 << 18 == 0 {
@@ -1139,7 +1162,7 @@ impl Core {
         if value & efer::SVME != 0 && self.sys.svm.vm_cr & crate::svm::VM_CR_SVMDIS != 0 {
             return false;
         }
-        if value & !self.efer_mask() != 0 || (self.sys.cr0 & cr0::PG != 0 && (old ^ value) & efer::LME != 0) {
+        if value & !self.efer_mask != 0 || (self.sys.cr0 & cr0::PG != 0 && (old ^ value) & efer::LME != 0) {
             return false;
         }
         self.sys.efer = value & !efer::LMA | old & efer::LMA;

@@ -94,11 +94,9 @@ impl Hpet {
         let counter = self.counter(cx.now());
         let mask = self.mask(index);
         // The match is on equality: a value just passed comes around after a whole turn.
-        let mut left = self.timers[index].value.wrapping_sub(counter) & mask;
-        if left == 0 {
-            left = mask;
-        }
-        let wait = left.checked_mul(PERIOD_NS).and_then(|ns| {
+        let left = self.timers[index].value.wrapping_sub(counter) & mask;
+        let left = if left == 0 { mask.checked_add(1) } else { Some(left) };
+        let wait = left.and_then(|left| left.checked_mul(PERIOD_NS)).and_then(|ns| {
             let aligned = self.started.saturating_add((counter.wrapping_sub(self.count)).saturating_mul(PERIOD_NS));
             aligned.checked_add(ns)
         });
@@ -115,6 +113,21 @@ impl Hpet {
             (true, 1) => PIN_LEGACY_IRQ8,
             _ => (self.timers[index].config >> 9 & 0x1f) as u8,
         }
+    }
+
+    /// Level interrupts that are up, before their pins may change.
+    fn lower(&self, cx: &mut Cx<'_>) {
+        (0..TIMERS).filter(|index| self.holds(*index)).for_each(|index| cx.irq(self.pin(index), false));
+    }
+
+    /// And after.
+    fn raise(&self, cx: &mut Cx<'_>) {
+        (0..TIMERS).filter(|index| self.holds(*index)).for_each(|index| cx.irq(self.pin(index), true));
+    }
+
+    fn holds(&self, index: usize) -> bool {
+        let one = &self.timers[index];
+        self.status >> index & 1 != 0 && one.config & timer::ENABLED != 0 && (one.config & timer::FSB == 0 || self.legacy() && index < 2)
     }
 
     fn fire(&mut self, index: usize, cx: &mut Cx<'_>) {
@@ -172,7 +185,9 @@ impl Hpet {
                 let was = self.running();
                 let count = self.counter(now);
                 let was_legacy = self.legacy();
+                self.lower(cx);
                 self.config = value & (config::ENABLE | config::LEGACY);
+                self.raise(cx);
                 if was != self.running() {
                     self.count = count;
                     self.started = now;
@@ -212,9 +227,9 @@ impl Hpet {
                         if ROUTES >> (wanted >> 9 & 0x1f) & 1 == 0 {
                             wanted = wanted & !0x3e00 | self.timers[index].config & 0x3e00;
                         }
-                        if self.status >> index & 1 != 0 && (wanted & timer::LEVEL == 0 || wanted & timer::ENABLED == 0) {
+                        self.lower(cx);
+                        if wanted & timer::LEVEL == 0 || wanted & timer::ENABLED == 0 {
                             self.status &= !(1 << index);
-                            cx.irq(self.pin(index), false);
                         }
                         let one = &mut self.timers[index];
                         one.set_value = wanted & timer::SET_VALUE != 0;
@@ -223,6 +238,7 @@ impl Hpet {
                             one.value &= 0xffff_ffff;
                             one.period &= 0xffff_ffff;
                         }
+                        self.raise(cx);
                         self.arm(index, cx);
                     }
                     0x08 => {

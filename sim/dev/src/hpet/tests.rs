@@ -68,3 +68,31 @@ fn fsb_message() {
     bench.run_to(100);
     assert_eq!(bench.take(), [Effect::Message { address: 0xfee0_1000, data: 0x44 }]);
 }
+
+#[test]
+fn a_match_comes_once_in_a_turn_of_32_bits() {
+    let mut bench = Bench::new(Hpet::default());
+    bench.write(0, 0x10, 4, 1);
+    bench.write(0, 0x120, 4, 0x104 | 20 << 9);
+    bench.write(0, 0x128, 4, 500);
+    bench.run_to(5000);
+    bench.take();
+    bench.run_to(5000 + (10 << 32) - 1);
+    assert!(bench.take().is_empty());
+    bench.run_to(5000 + (10 << 32) + 100);
+    assert_eq!(bench.take().len(), 2);
+}
+
+#[test]
+fn a_level_that_is_up_follows_its_route() {
+    let mut bench = Bench::new(Hpet::default());
+    bench.write(0, 0x10, 4, 1);
+    bench.write(0, 0x120, 4, 0x6 | 20 << 9);
+    bench.write(0, 0x128, 4, 500);
+    bench.run_to(5000);
+    assert!(bench.pins[20]);
+    bench.write(0, 0x120, 4, 0x6 | 21 << 9);
+    assert!(!bench.pins[20] && bench.pins[21]);
+    bench.write(0, 0x20, 4, 2);
+    assert!(!bench.pins[21]);
+}

@@ -306,7 +306,10 @@ impl Lapic {
 
     fn current_count(&self, now: Nanos) -> u32 {
         let Some(started) = self.started else { return 0 };
-        let counted = now.saturating_sub(started) / self.divisor();
+        let mut counted = now.saturating_sub(started) / self.divisor();
+        if self.timer_mode() & lvt::PERIODIC != 0 {
+            counted %= u64::from(self.initial).max(1);
+        }
         u64::from(self.initial).saturating_sub(counted) as u32
     }
 
@@ -317,7 +320,21 @@ impl Lapic {
             cx.cancel(TIMER);
         } else {
             self.started = Some(now);
-            cx.at(now.saturating_add(u64::from(self.initial) * self.divisor()), TIMER);
+            self.arm(cx);
+        }
+    }
+
+    /// Asks for the event at the end of the running count. From the exact time it began, not from now: no drift when a tick is longer than a nanosecond.
+    /// A periodic timer that is masked needs none: what it would cost to count a nanosecond's period to nobody, nobody may spend.
+    fn arm(&mut self, cx: &mut Cx<'_>) {
+        let Some(started) = self.started else { return };
+        let period = (u64::from(self.initial) * self.divisor()).max(1);
+        let begun = started.saturating_add(cx.now().saturating_sub(started) / period * period);
+        self.started = Some(begun);
+        if self.lvt[Lvt::Timer.index()] & (lvt::PERIODIC | lvt::MASKED) == lvt::PERIODIC | lvt::MASKED {
+            cx.cancel(TIMER);
+        } else {
+            cx.at(begun.saturating_add(period), TIMER);
         }
     }
 
@@ -330,13 +347,11 @@ impl Lapic {
             }
             self.deadline = 0;
         } else {
-            let Some(started) = self.started else { return };
+            if self.started.is_none() {
+                return;
+            }
             if self.timer_mode() & lvt::PERIODIC != 0 {
-                // From the exact expiry, not from now: no drift when a tick is longer than a nanosecond.
-                let period = u64::from(self.initial) * self.divisor();
-                let behind = cx.now().saturating_sub(started) / period.max(1);
-                self.started = Some(started.saturating_add(period * behind.max(1)));
-                cx.at(started.saturating_add(period * (behind.max(1) + 1)), TIMER);
+                self.arm(cx);
             } else {
                 self.started = None;
             }
@@ -435,6 +450,8 @@ impl Lapic {
                     self.deadline = 0;
                     self.initial = 0;
                     cx.cancel(TIMER);
+                } else if which == Lvt::Timer {
+                    self.arm(cx);
                 }
             }
             Reg::InitialCount => {
@@ -563,7 +580,7 @@ impl Lapic {
             | Reg::CurrentCount => return false,
             Reg::Eoi | Reg::ErrorStatus => 0,
             Reg::TaskPriority | Reg::SelfIpi => 0xff,
-            Reg::Spurious => 0x13ff,
+            Reg::Spurious => 0x3ff,
             Reg::CommandLow => 0xffff_ffff_000c_cfff,
             Reg::Lvt(which) => u64::from(which.writable()) | 1 << 12,
             Reg::InitialCount => 0xffff_ffff,

@@ -14,6 +14,10 @@ const READY_NS: Nanos = 1_000_000;
 const SHUTDOWN_NS: Nanos = 1_000_000;
 /// Commands taken in one fetch; what remains is fetched in the next.
 const FETCH_MAX: usize = 128;
+/// I/O commands and administrative ones that the controller works on at a time, and the bytes of its answers to them: what is beyond stays in its queues.
+const IO_MAX: usize = 2048;
+const ADMIN_MAX: usize = 128;
+const HELD_MAX: usize = 64 << 20;
 
 pub const FETCH: Token = Token(0);
 pub const COMPLETE: Token = Token(1);
@@ -187,20 +191,28 @@ impl Controller {
             return;
         }
         let queues = self.submissions.len() as u16;
+        let mut held: usize = self.in_flight.iter().map(|back| back.data.len()).sum();
+        let mut admin = self.in_flight.iter().filter(|back| back.queue == 0).count();
         let mut idle = 0;
         let mut taken = 0;
         while idle < queues && taken < FETCH_MAX {
             let index = self.turn % queues;
             self.turn = (index + 1) % queues;
             let waits = self.submissions[usize::from(index)].as_ref().is_some_and(|queue| !queue.is_empty());
-            if !waits {
+            let busy = if index == 0 { admin >= ADMIN_MAX } else { self.in_flight.len().saturating_sub(admin) >= IO_MAX || held >= HELD_MAX };
+            if !waits || busy {
                 idle += 1;
                 continue;
             }
             idle = 0;
             taken += 1;
-            if !self.take(index, cx) {
-                return;
+            let before = self.in_flight.len();
+            match self.take(index, cx) {
+                Some(bytes) => held += bytes,
+                None => return,
+            }
+            if index == 0 {
+                admin += self.in_flight.len().saturating_sub(before);
             }
         }
         if taken == FETCH_MAX {
@@ -210,13 +222,13 @@ impl Controller {
         self.schedule(cx);
     }
 
-    /// Takes one command. `false`: the controller has failed.
-    fn take(&mut self, index: u16, cx: &mut Cx<'_>) -> bool {
-        let Some(queue) = self.submissions[usize::from(index)].as_mut() else { return true };
+    /// Takes one command; how many bytes its answer has. `None`: the controller has failed.
+    fn take(&mut self, index: u16, cx: &mut Cx<'_>) -> Option<usize> {
+        let Some(queue) = self.submissions[usize::from(index)].as_mut() else { return Some(0) };
         let mut entry = [0; ENTRY];
         if cx.dma_read(queue.base.wrapping_add(ENTRY as u64 * u64::from(queue.head)), &mut entry).is_err() {
             self.fatal("nvme: submission queue outside RAM", cx);
-            return false;
+            return None;
         }
         queue.head = (queue.head + 1) % queue.size;
         let command = Command::parse(&entry);
@@ -230,7 +242,7 @@ impl Controller {
         };
         let Some(status) = answer.status else {
             // It waits for an event.
-            return true;
+            return Some(0);
         };
         if !status.is_ok() {
             self.logs.error(index, command.id, status, answer.block, command.namespace);
@@ -242,9 +254,10 @@ impl Controller {
         }
         let at = if answer.moved > 0 { self.path_free } else { cx.now() }.saturating_add(answer.takes);
         let back = InFlight { at, queue: index, id: command.id, status, result: answer.result, data: answer.data, to: answer.to };
+        let bytes = back.data.len();
         let place = self.in_flight.partition_point(|other| other.at <= at);
         self.in_flight.insert(place, back);
-        true
+        Some(bytes)
     }
 
     /// Posts what is due, as far as completion queues have room.
@@ -274,6 +287,10 @@ impl Controller {
             if !self.post(target, back.result, back.queue, head, back.id, back.status, cx) {
                 return;
             }
+        }
+        // There is room for what was left in its queues.
+        if self.submissions.iter().flatten().any(|queue| !queue.is_empty()) {
+            self.fetch_soon(cx);
         }
         self.schedule(cx);
     }

@@ -2,7 +2,8 @@
 //!
 //! # Theory
 //! Motorola MC146818A data sheet. The time of day is a base (Unix seconds at power-on, from the board) plus virtual time; setting the
-//! clock moves the base. Periodic, alarm and update-ended interrupts drive IRQ 8; register C is cleared by reading it. The
+//! clock moves the base. Periodic, alarm and update-ended interrupts drive IRQ 8; register C is cleared by reading it, and its flags are set whether their
+//! interrupts are enabled or not: events come for enabled ones, the others are found out when C is read. The
 //! update-in-progress bit is set in the last 244 microseconds of each second.
 //!
 //! # Limits
@@ -70,6 +71,8 @@ pub struct Rtc {
     a: u8,
     b: u8,
     c: u8,
+    /// When C was last read.
+    c_read: Nanos,
     ram: [u8; 128],
     /// The calendar while SET holds it still: fields as written, in any order, sane or not.
     frozen: Option<Calendar>,
@@ -85,7 +88,7 @@ impl Rtc {
         ram[0x17..0x19].copy_from_slice(&above_1m.to_le_bytes());
         ram[0x30..0x32].copy_from_slice(&above_1m.to_le_bytes());
         ram[0x34..0x36].copy_from_slice(&above_16m.to_le_bytes());
-        Self { power_on: unix_seconds, base: unix_seconds.wrapping_add(UNIX_EPOCH), index: 0, a: 0x26, b: b::HOURS_24, c: 0, ram, frozen: None }
+        Self { power_on: unix_seconds, base: unix_seconds.wrapping_add(UNIX_EPOCH), index: 0, a: 0x26, b: b::HOURS_24, c: 0, c_read: 0, ram, frozen: None }
     }
 
     fn calendar(&self, now: Nanos) -> Calendar {
@@ -142,6 +145,24 @@ impl Rtc {
         }
     }
 
+    /// Flags of C that have come up since it was read, those of enabled interrupts among them.
+    fn passed(&self, now: Nanos) -> u8 {
+        let mut flags = 0;
+        if self.period().is_some_and(|period| now / period > self.c_read / period) {
+            flags |= c::PERIODIC;
+        }
+        let (from, to) = (self.c_read / SECOND, now / SECOND);
+        if self.b & b::SET == 0 && to > from {
+            flags |= c::UPDATE;
+            // A day has every time of day.
+            let mut seconds = (from + 1).max(to.saturating_sub(86_400))..=to;
+            if seconds.any(|second| self.alarm_matches(&Calendar::from_seconds(self.base.wrapping_add(second)))) {
+                flags |= c::ALARM;
+            }
+        }
+        flags
+    }
+
     fn alarm_matches(&self, time: &Calendar) -> bool {
         let matches = |stored: u8, value: u8| stored >= 0xc0 || stored == value;
         matches(self.ram[usize::from(index::SECONDS_ALARM)], self.encode(time.second))
@@ -167,8 +188,9 @@ impl Rtc {
             }
             index::B => self.b,
             index::C => {
-                let value = self.c;
+                let value = self.c | self.passed(now);
                 self.c = 0;
+                self.c_read = now;
                 cx.irq(0, false);
                 value
             }
@@ -281,6 +303,7 @@ impl Device for Rtc {
         fields.u8("a", &mut self.a);
         fields.u8("b", &mut self.b);
         fields.u8("c", &mut self.c);
+        fields.u64("c_read", &mut self.c_read);
         fields.array("ram", &mut self.ram);
         let mut is_frozen = self.frozen.is_some();
         fields.flag("frozen", &mut is_frozen);

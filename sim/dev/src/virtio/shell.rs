@@ -27,6 +27,9 @@ const STATUS_NEEDS_RESET: u8 = 64;
 /// A notification is served this much later: a device needs time to look.
 const NOTICE_NS: Nanos = 500;
 
+/// Bytes of answers on their way back at most: a driver that asks for more waits for some of them.
+const HELD_MAX: usize = 64 << 20;
+
 /// Tokens: notifications by queue, then the next completion, then a look at the outside.
 const COMPLETE: Token = Token(0x100);
 const LOOK: Token = Token(0x101);
@@ -223,10 +226,15 @@ impl<P: Personality> Virtio<P> {
             self.deliver(cx);
             return;
         }
+        let mut held = self.held();
         let Some(queue) = self.queues.get_mut(usize::from(index)) else { return };
         // A queue holds no more chains than it has entries: the loop ends.
         for _ in 0..SIZE_MAX {
-            let chain = match queue.take(cx) {
+            if held >= HELD_MAX {
+                // The next completion looks again.
+                break;
+            }
+            let mut chain = match queue.take(cx) {
                 Ok(Some(chain)) => chain,
                 Ok(None) => break,
                 Err(error) => {
@@ -240,6 +248,8 @@ impl<P: Personality> Virtio<P> {
                 return;
             }
             let answer = self.personality.serve(index, &chain, cx);
+            held += answer.data.len();
+            chain.input = Vec::new();
             // A queue's requests are done one after the other, as a single-headed device works.
             let free = self.done.iter().rev().find(|done| done.queue == index).map_or(cx.now(), |last| last.at.max(cx.now()));
             let at = free.saturating_add(answer.takes).max(answer.not_before);
@@ -337,7 +347,13 @@ impl<P: Personality> Virtio<P> {
         }
     }
 
+    /// Bytes of answers on their way back.
+    fn held(&self) -> usize {
+        self.done.iter().map(|done| done.answer.data.len()).sum()
+    }
+
     fn completed(&mut self, cx: &mut Cx<'_>) {
+        let was_full = self.held() >= HELD_MAX;
         let mut interrupts = 0u64;
         while self.done.front().is_some_and(|first| first.at <= cx.now()) {
             let Some(done) = self.done.pop_front() else { break };
@@ -352,6 +368,13 @@ impl<P: Personality> Virtio<P> {
         }
         self.interrupt(interrupts, cx);
         self.schedule(cx);
+        if was_full {
+            for queue in 0..P::QUEUES {
+                if !self.personality.holds(queue) {
+                    self.notified(queue, cx);
+                }
+            }
+        }
     }
 
     fn finish(&mut self, done: &Done, cx: &mut Cx<'_>) -> Result<bool, QueueError> {
