@@ -184,6 +184,11 @@ impl Controller {
         }
     }
 
+    /// Bytes of answers on their way back.
+    pub(super) fn held(&self) -> usize {
+        self.in_flight.iter().map(|back| back.data.len()).sum()
+    }
+
     /// Takes commands from every queue, one from each in turn (§4.13, round robin).
     fn fetch(&mut self, cx: &mut Cx<'_>) {
         self.fetching = false;
@@ -191,7 +196,7 @@ impl Controller {
             return;
         }
         let queues = self.submissions.len() as u16;
-        let mut held: usize = self.in_flight.iter().map(|back| back.data.len()).sum();
+        let mut held = self.held();
         let mut admin = self.in_flight.iter().filter(|back| back.queue == 0).count();
         let mut idle = 0;
         let mut taken = 0;

@@ -333,3 +333,36 @@ fn commands_in_flight_survive_save_and_load() {
     assert_eq!(host.data(DATA, 512), [9; 512]);
     assert!(host.completion(1, 0).is_some());
 }
+
+#[test]
+fn a_host_that_asks_for_all_at_once_gets_it_piece_by_piece() {
+    let mut host = Host::new(false);
+    // A queue pair of 256, all of it reads of half a megabyte to the same place.
+    const SUBMISSION: u64 = 0x10_0000;
+    const COMPLETION: u64 = 0x11_0000;
+    const READS: u64 = 200;
+    assert_eq!(host.admin(5, [COMPLETION, 0], [255 << 16 | 1, 1]).1, 0);
+    assert_eq!(host.admin(1, [SUBMISSION, 0], [255 << 16 | 1, 1 << 16 | 1]).1, 0);
+    for page in 0..127 {
+        host.bench.memory[0x8000 + 8 * page..0x8008 + 8 * page].copy_from_slice(&(DATA + 0x1000).to_le_bytes());
+    }
+    for read in 0..READS {
+        let mut entry = [0u8; 64];
+        (entry[0], entry[2], entry[4]) = (2, read as u8, 1);
+        entry[24..32].copy_from_slice(&DATA.to_le_bytes());
+        entry[32..40].copy_from_slice(&0x8000u64.to_le_bytes());
+        entry[48..50].copy_from_slice(&1023u16.to_le_bytes());
+        let at = (SUBMISSION + 64 * read) as usize;
+        host.bench.memory[at..at + 64].copy_from_slice(&entry);
+    }
+    host.bench.write(0, 0x1008, 4, READS);
+    let mut most = 0;
+    for _ in 0..READS * 160 {
+        let until = host.bench.now + 1_000;
+        host.bench.run_to(until);
+        most = most.max(host.bench.node.chip.held());
+    }
+    assert!(most >= 64 << 20 && most <= 65 << 20, "{most} bytes held");
+    let done = (0..READS).filter(|read| host.data(COMPLETION + 16 * read + 14, 2) == [1, 0]).count();
+    assert_eq!(done as u64, READS);
+}

@@ -42,7 +42,7 @@ impl Messages {
 pub struct Shell<C> {
     function: Function,
     messages: Messages,
-    chip: C,
+    pub(crate) chip: C,
     pin: bool,
 }
 
