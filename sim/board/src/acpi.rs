@@ -106,7 +106,7 @@ fn hpet() -> Vec<u8> {
     body.extend_from_slice(&0x8086_a201u32.to_le_bytes());
     body.extend_from_slice(&[0, 64, 0, 0]);
     body.extend_from_slice(&sim_dev::hpet::BASE.to_le_bytes());
-    body.extend_from_slice(&[0, 100, 0, 0]); // number, minimum tick, no page protection
+    body.extend_from_slice(&[0, sim_dev::hpet::SHORTEST as u8, 0, 0]); // number, minimum tick, no page protection
     table(b"HPET", 1, &body)
 }
 

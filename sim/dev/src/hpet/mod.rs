@@ -22,6 +22,8 @@ pub const BASE: u64 = 0xfed0_0000;
 /// Nanoseconds per count.
 const PERIOD_NS: u64 = 10;
 const TIMERS: usize = 3;
+/// Counts of the shortest period at which no interrupt is lost: what the board's ACPI table must say (§3.2.4).
+pub const SHORTEST: u64 = 100;
 
 /// High while timers 0 and 1 replace PIT and RTC.
 pub const PIN_LEGACY: u8 = 32;
@@ -308,9 +310,10 @@ impl Node for Hpet {
         let counter = self.counter(cx.now());
         let one = &mut self.timers[index];
         if one.config & timer::PERIODIC != 0 && one.period != 0 {
-            // A period shorter than a tick would match again at once: skip to the next match after now.
+            // A period shorter than a tick would match again at once: skip to the next match after now, and where the period is shorter than what the
+            // ACPI table names as the shortest, so many as that takes (interrupts are lost then, the table says).
             let behind = counter.wrapping_sub(one.value) & mask;
-            let steps = behind / one.period + 1;
+            let steps = behind / one.period + SHORTEST.div_ceil(one.period);
             one.value = one.value.wrapping_add(one.period.wrapping_mul(steps)) & mask;
         }
         self.arm(index, cx);

@@ -96,3 +96,15 @@ fn a_level_that_is_up_follows_its_route() {
     bench.write(0, 0x20, 4, 2);
     assert!(!bench.pins[21]);
 }
+
+#[test]
+fn no_period_is_shorter_than_the_table_says() {
+    let mut bench = Bench::new(Hpet::default());
+    bench.write(0, 0x100, 4, 0x4 | 0x8 | 0x40);
+    bench.write(0, 0x108, 4, 1);
+    bench.write(0, 0x108, 4, 1);
+    bench.write(0, 0x10, 4, 3);
+    bench.run_to(10_000);
+    let edges = bench.take().iter().filter(|effect| **effect == Effect::Pin { pin: PIN_LEGACY_IRQ0, level: true }).count();
+    assert!(edges <= 11, "{edges}");
+}

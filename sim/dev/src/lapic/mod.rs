@@ -32,6 +32,8 @@ pub const TIMER: Token = Token(0);
 
 pub const MSR_APIC_BASE: u32 = 0x1b;
 pub const MSR_TSC_DEADLINE: u32 = 0x6e0;
+/// While an interrupt of the timer waits to be taken, the next comes this much later at the earliest.
+const LOST_NS: Nanos = 10_000;
 pub const MSR_X2APIC_FIRST: u32 = 0x800;
 pub const MSR_X2APIC_LAST: u32 = 0x8ff;
 
@@ -352,6 +354,11 @@ impl Lapic {
             }
             if self.timer_mode() & lvt::PERIODIC != 0 {
                 self.arm(cx);
+                if let Some(begun) = self.started.filter(|_| entry & lvt::MASKED == 0 && self.irr.has(entry as u8)) {
+                    // The last one still waits, so this one is lost, and so are those to come: a processor that takes none may not cost an event a nanosecond.
+                    let period = (u64::from(self.initial) * self.divisor()).max(1);
+                    cx.at(begun.saturating_add(period.saturating_mul(LOST_NS.div_ceil(period))), TIMER);
+                }
             } else {
                 self.started = None;
             }

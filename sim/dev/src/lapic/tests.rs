@@ -174,3 +174,30 @@ fn tsc_conversion_rounds_so_that_a_deadline_is_never_early() {
         }
     }
 }
+
+#[test]
+fn a_storm_that_nobody_takes_is_slowed() {
+    let mut rig = Rig::new();
+    rig.write(0x3e0, 0xb); // divide by 1
+    rig.write(0x320, 0x2_0040);
+    rig.write(0x380, 1);
+    let mut next = |rig: &mut Rig, now: Nanos| {
+        rig.effects.clear();
+        rig.now = now;
+        rig.run(|chip, cx| chip.expire(cx));
+        rig.effects.last().cloned()
+    };
+    assert_eq!(next(&mut rig, 1), Some(Effect::Set { token: super::TIMER, at: 2 }));
+    assert_eq!(next(&mut rig, 2), Some(Effect::Set { token: super::TIMER, at: 10_002 }), "the first one waits");
+    assert_eq!(rig.chip.acknowledge(), Some(0x40));
+    assert_eq!(next(&mut rig, 10_002), Some(Effect::Set { token: super::TIMER, at: 10_003 }));
+    // Masked there is no event at all, and the count goes on.
+    rig.write(0x380, 1000);
+    rig.effects.clear();
+    rig.write(0x320, 0x3_0040);
+    assert_eq!(rig.effects, [Effect::Cancel { token: super::TIMER }]);
+    rig.now += 2_400;
+    assert_eq!(rig.read(0x390), 600);
+    rig.write(0x320, 0x2_0040);
+    assert_eq!(rig.effects.last(), Some(&Effect::Set { token: super::TIMER, at: rig.now + 600 }));
+}

@@ -362,7 +362,7 @@ fn a_host_that_asks_for_all_at_once_gets_it_piece_by_piece() {
         host.bench.run_to(until);
         most = most.max(host.bench.node.chip.held());
     }
-    assert!(most >= 64 << 20 && most <= 65 << 20, "{most} bytes held");
+    assert!((64 << 20..=65 << 20).contains(&most), "{most} bytes held");
     let done = (0..READS).filter(|read| host.data(COMPLETION + 16 * read + 14, 2) == [1, 0]).count();
     assert_eq!(done as u64, READS);
 }
