@@ -87,9 +87,9 @@ fn change(store: &mut Store, name: &str, seed: u64) {
     for index in 0..70 {
         let long = if index % 9 == 0 { "n".repeat(120) } else { String::new() };
         let file = writer.make(home, format!("file{index}{long}").as_bytes(), Make::File, &NEW).expect("make a file");
-        let size = usize::try_from(next() % if index % 7 == 0 { 400_000 } else { 6000 }).expect("small");
+        let size = usize::try_from(next() % if index % 7 == 0 { 200_000 } else { 6000 }).expect("small");
         let data: Vec<u8> = (0..size).map(|at| if index % 2 == 0 { at.to_le_bytes()[1] } else { next().to_le_bytes()[0] }).collect();
-        writer.write(file, if index % 11 == 0 { 1 << 20 } else { 0 }, &data, NOW).expect("write");
+        writer.write(file, if index % 11 == 0 { 300_000 } else { 0 }, &data, NOW).expect("write");
     }
     for index in (0..70).step_by(8).filter(|index| index % 9 != 0) {
         writer.remove(home, format!("file{index}").as_bytes(), NOW).expect("remove");
