@@ -200,8 +200,7 @@ impl Builder {
         let end = block.rip.wrapping_add(self.offset);
         let end = match self.bits & mode::SIZE {
             mode::CODE64 => end,
-            mode::CODE32 => end & 0xffff_ffff,
-            _ => end & 0xffff,
+            _ => end & 0xffff_ffff,
         };
         block.target = [end, self.taken];
         debug_assert!(!ops.is_empty());

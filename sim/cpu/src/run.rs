@@ -890,13 +890,13 @@ fn block_linear(cache: &Cache, at: u32) -> u64 {
 }
 
 impl Core {
-    /// Cuts RIP to the code size.
+    /// Cuts RIP to its register. One instruction after the other it does not wrap at 64 KiB: in 16-bit code, too, EIP goes on, as far as the segment's limit
+    /// allows; it is branches of 16 bits that cut it (SDM vol. 2, JMP, "tempEIP AND 0000FFFFH").
     #[inline(always)]
     pub fn cut_rip(&self, rip: u64) -> u64 {
         match self.mode & mode::SIZE {
             mode::CODE64 => rip,
-            mode::CODE32 => rip & 0xffff_ffff,
-            _ => rip & 0xffff,
+            _ => rip & 0xffff_ffff,
         }
     }
 

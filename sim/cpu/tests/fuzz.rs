@@ -6,3 +6,11 @@ fn garbage_neither_panics_nor_shows_where_it_was_cut() {
     let found = sim_cpu::fuzz::fuzz(1, cases);
     assert_eq!(found, Ok(format!("{cases} cases")));
 }
+
+#[test]
+fn what_campaigns_found_stays_found() {
+    // 16-bit code beyond 64 KiB: EIP was cut where a run was, and not where it was not.
+    for seed in [3879] {
+        assert_eq!(sim_cpu::fuzz::fuzz(seed, 1), Ok("1 cases".to_owned()));
+    }
+}
