@@ -10,7 +10,5 @@ fn garbage_neither_panics_nor_shows_where_it_was_cut() {
 #[test]
 fn what_campaigns_found_stays_found() {
     // 16-bit code beyond 64 KiB: EIP was cut where a run was, and not where it was not.
-    for seed in [3879] {
-        assert_eq!(sim_cpu::fuzz::fuzz(seed, 1), Ok("1 cases".to_owned()));
-    }
+    assert_eq!(sim_cpu::fuzz::fuzz(3879, 1), Ok("1 cases".to_owned()));
 }
