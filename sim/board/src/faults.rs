@@ -9,9 +9,6 @@ use sim_fault::{Fault, FaultDisk, MachineCheck, MachineFaults, MachineKind, Stri
 
 use crate::machine::Machine;
 
-#[cfg(test)]
-mod tests;
-
 const CR4_MCE: u64 = 1 << 6;
 
 /// Bits of MCi_STATUS and MCG_STATUS, and how #MC is injected (the form of EVENTINJ: APM vol. 2 §15.20).

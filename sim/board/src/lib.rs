@@ -45,10 +45,6 @@ mod machine;
 mod map;
 mod snapshot;
 mod trace;
-#[cfg(test)]
-mod smp_tests;
-#[cfg(test)]
-mod tests;
 
 pub use api::{Boot, Input, InputKind, Module, Outcome, Port, Until};
 pub use config::{Board, ConfigError, Disk, DiskModel, TraceKind, parse_size};

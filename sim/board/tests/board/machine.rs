@@ -1,6 +1,6 @@
 use iced_x86::code_asm::*;
 
-use crate::{Board, Boot, ImageError, Input, Machine, Outcome, Port, Until};
+use sim_board::{Board, Boot, ImageError, Input, Machine, Outcome, Port, Until};
 
 /// Where test code is loaded and entered: 32-bit protected mode, flat, no paging.
 const BASE: u64 = 0x10_0000;
@@ -418,7 +418,7 @@ fn bad_images_are_refused_with_a_reason() {
     );
     let big = vec![0; 300 << 20];
     let refused = Machine::new(&Board::default(), &Boot::new(&good, Some(&big), "")).expect_err("does not fit");
-    assert_eq!(refused, crate::BuildError::Image(ImageError::NoRoom { what: "initial RAM disk", length: 300 << 20 }));
+    assert_eq!(refused, sim_board::BuildError::Image(ImageError::NoRoom { what: "initial RAM disk", length: 300 << 20 }));
 }
 
 /// A header, then code that does something and exits with EAX's low half; the entry is given in the header or is the ELF's.
@@ -440,7 +440,7 @@ const MULTIBOOT_1: [u32; 3] = [0x1bad_b002, 7, 0u32.wrapping_sub(0x1bad_b002 + 7
 
 #[test]
 fn a_multiboot_kernel_finds_what_a_bios_and_a_boot_loader_leave() {
-    let end = |image: &[u8], modules: &[crate::Module<'_>]| {
+    let end = |image: &[u8], modules: &[sim_board::Module<'_>]| {
         let mut machine = Machine::new(&Board::default(), &Boot { modules, ..Boot::new(image, Some(b"first"), "") }).expect("loads");
         machine.run(&Until::ticks(100))
     };
@@ -452,7 +452,7 @@ fn a_multiboot_kernel_finds_what_a_bios_and_a_boot_loader_leave() {
     let vector = |number: u32| with_header(&MULTIBOOT_1, |a| a.mov(eax, dword_ptr(4 * number)));
     assert_ne!(end(&vector(0x15), &[]), end(&vector(8), &[]));
     // The third module's command line.
-    let modules = [crate::Module { content: b"second", append: "" }, crate::Module { content: b"third", append: "ok" }];
+    let modules = [sim_board::Module { content: b"second", append: "" }, sim_board::Module { content: b"third", append: "ok" }];
     let third = with_header(&MULTIBOOT_1, |a| {
         a.mov(ecx, dword_ptr(ebx + 24))?;
         a.mov(ecx, dword_ptr(ecx + 40))?;

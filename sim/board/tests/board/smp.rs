@@ -2,8 +2,8 @@
 
 use iced_x86::code_asm::*;
 
-use crate::tests::elf;
-use crate::{Board, Boot, Machine, Outcome, Port, Until};
+use crate::machine::elf;
+use sim_board::{Board, Boot, Machine, Outcome, Port, Until};
 
 const BASE: u64 = 0x10_0000;
 /// Where the other processors begin, in real mode: page 8.

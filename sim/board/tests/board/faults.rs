@@ -1,8 +1,8 @@
 use iced_x86::code_asm::*;
 use sim_bus::DiskBackend;
 
-use crate::tests::{assemble, boot, elf, exit, interrupts, lapic, outb, with_handler};
-use crate::{Board, Boot, Machine, Outcome, Until};
+use crate::machine::{assemble, boot, elf, exit, interrupts, lapic, outb, with_handler};
+use sim_board::{Board, Boot, Machine, Outcome, Until};
 
 fn board(faults: &str) -> Board {
     let board = Board::from_toml(faults).expect("a sound board");
