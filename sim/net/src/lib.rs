@@ -36,8 +36,6 @@ pub mod pcapng;
 mod peer;
 mod port;
 mod tape;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,11 +46,10 @@ use sim_core::{EventQueue, LoadError, Payload, Streams};
 pub use config::{ClientKind, ClientSpec, DhcpSpec, Mac, NetError, NetSpec, NicModel, NicSpec, PeerSpec, SegmentSpec, SourceSpec, parse_rate};
 pub use fuzz::fuzz;
 pub use pcapng::Direction;
-pub use peer::{Content, Meter, Transfer};
+pub use peer::{Content, Meter, Peer, Transfer};
 pub use port::{Captured, Counters};
 
 use fault::Faults;
-use peer::Peer;
 use port::Port;
 
 /// The longest frame a segment carries: 1,500 bytes of payload and a VLAN tag.

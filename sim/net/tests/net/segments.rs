@@ -3,9 +3,7 @@ use std::net::Ipv4Addr;
 use sim_bus::{HashFields, Network, Point, WireId};
 use sim_core::Payload;
 use sim_fault::{Fault, FaultTable};
-
-use crate::peer::Peer;
-use crate::{ClientKind, ClientSpec, Content, Mac, Net, NetError, NetSpec, NicModel, PeerSpec, Transfer};
+use sim_net::{ClientKind, ClientSpec, Content, Mac, Net, NetError, NetSpec, NicModel, Peer, PeerSpec, Transfer};
 
 const SECOND: u64 = sim_bus::SECOND;
 
@@ -343,7 +341,7 @@ fn tables_read_back_as_they_were_written() {
 
 #[test]
 fn peers_take_garbage_and_the_same_garbage_has_the_same_answers() {
-    let answers = crate::fuzz(5, 6_000);
+    let answers = sim_net::fuzz(5, 6_000);
     assert!(answers > 1_000, "{answers} answers: the peers are dead");
-    assert_eq!(crate::fuzz(6, 500), crate::fuzz(6, 500));
+    assert_eq!(sim_net::fuzz(6, 500), sim_net::fuzz(6, 500));
 }
