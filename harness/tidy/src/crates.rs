@@ -177,7 +177,7 @@ pub fn compiled_once(checkout: &Checkout) -> Vec<String> {
         let inside = format!("{folder}/src/");
         let integration = format!("{folder}/tests/");
         // A file with tests that an integration test compiles by itself is none of the library's.
-        let is_apart = |name: &str| checkout.texts(".rs").any(|(path, text)| path.starts_with(&integration) && text.contains(&format!("\"../src/{name}\"")));
+        let is_apart = |name: &str| checkout.texts(".rs").any(|(path, text)| path.starts_with(&integration) && text.contains(&format!("../src/{name}\"")));
         let has_tests = checkout.texts(".rs").any(|(path, text)| path.strip_prefix(&inside).is_some_and(|name| text.contains("#[test]") && !is_apart(name)));
         if has_tests == is_off("test") {
             let (has, says) = if has_tests { ("tests", "without") } else { ("no tests", "with") };
