@@ -34,6 +34,7 @@ fn run(store: &mut Store, kind: ScanKind) -> Result<(), Failure> {
     let name = store.name();
     let progress = ProgressBar::new_spinner();
     store.start_scan(kind);
+    let began = now();
     let report = loop {
         let report = store.scan_step(STEP, now()).map_err(about(&name))?;
         progress.set_message(format!("{} blocks, {}, {} mended", report.blocks, human(report.bytes), report.repaired));
@@ -43,8 +44,8 @@ fn run(store: &mut Store, kind: ScanKind) -> Result<(), Failure> {
         }
     };
     progress.finish_and_clear();
-    let what = if kind == ScanKind::Scrub { "scrubbed" } else { "resilvered" };
-    print(&format!("{what} {} blocks, {}: {} mended, {} errors\n", report.blocks, human(report.bytes), report.repaired, report.errors))?;
+    let (free, total) = store.free_total();
+    print(&format!("{} blocks, {} read: {} places mended\n  scan: {}\n", report.blocks, human(report.bytes), report.repaired, report.lines(kind, began, now(), total - free)))?;
     if report.errors == 0 { Ok(()) } else { Err(Failure::Damaged) }
 }
 

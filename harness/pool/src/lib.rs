@@ -29,35 +29,40 @@ use pool_dmu::{Datasets, unreadable};
 use pool_spa::{ImportError, Pool};
 
 const EXAMPLES: &str = "\
-Examples (a session: each works after those before it; DIR is a folder for images, SRC one with files):
-  orrery pool create tank mirror DIR/a.img DIR/b.img --size 128M
-  orrery pool zfs-create -d DIR tank/home
-  orrery pool put -r -d DIR SRC tank/home /        copy files in
-  orrery pool snapshot -d DIR tank/home@sunday
-  orrery pool put -d DIR more.txt tank/home /
-  orrery pool snapshot -d DIR tank/home@monday
-  orrery pool import -d DIR                        what pools are on the images in DIR
-  orrery pool status -d DIR tank                   vdev tree, features, error counts
-  orrery pool status -j -d DIR tank                JSON for programs (also: import, zfs-list, zfs-get)
-  orrery pool zfs-list -d DIR tank                 datasets and snapshots
-  orrery pool ls -l -d DIR tank/home@monday /      files of a snapshot
-  orrery pool cat -d DIR tank/home /notes.txt      a file's contents
-  orrery pool cp -r -d DIR tank/home /deep OUT     copy files out
-  orrery pool zfs -d DIR list -H -p -t all -o name,used,refer,origin tank
-  orrery pool zfs -d DIR set compression=zstd tank/home
-  orrery pool zfs -d DIR get -H -o value compression tank/home
-  orrery pool zfs -d DIR clone tank/home@monday tank/try
-  orrery pool zfs -d DIR destroy -r tank/try
-  orrery pool zfs -d DIR send -c -i @sunday tank/home@monday >step.zfs
-  orrery pool stream dump step.zfs
-  orrery pool zfs -d DIR receive -s backup/home <step.zfs
-  orrery pool scrub -d DIR tank                    verify every copy of every block (--repair: mend it)
-  orrery pool attach -d DIR tank DIR/a.img DIR/c.img       one more side of a mirror
-  orrery pool replace -s -d DIR tank DIR/b.img DIR/d.img   put a new file in a disk's place (-s: copy first, then scrub)
-  orrery pool offline -d DIR tank DIR/c.img
-  orrery pool online -e -d DIR tank DIR/c.img      back in service; -e: use what the images grew by
-  orrery pool detach -d DIR tank DIR/c.img
-  orrery pool zpool -d DIR iostat tank             what each device did";
+Examples (a session: each works after those before it, in a folder where you may write):
+  mkdir -p DIR BACK SRC/deep; echo notes >SRC/notes.txt; echo words >SRC/deep/words; echo more >more.txt
+  cargo orrery pool create tank mirror DIR/a.img DIR/b.img --size 128M
+  cargo orrery pool zfs-create -d DIR tank/home
+  cargo orrery pool put -r -d DIR SRC tank/home /        copy files in
+  cargo orrery pool snapshot -d DIR tank/home@sunday
+  cargo orrery pool put -d DIR more.txt tank/home /
+  cargo orrery pool snapshot -d DIR tank/home@monday
+  cargo orrery pool import -d DIR                        what pools are on the images in DIR
+  cargo orrery pool list -d DIR                          size, use and health of all of them
+  cargo orrery pool status -d DIR tank                   vdev tree, features, error counts
+  cargo orrery pool status -j -d DIR tank                JSON for programs (also: import, zfs-list, zfs-get)
+  cargo orrery pool zfs-list -d DIR tank                 datasets and snapshots
+  cargo orrery pool ls -l -d DIR tank/home@monday /      files of a snapshot
+  cargo orrery pool cat -d DIR tank/home /notes.txt      a file's contents
+  cargo orrery pool cp -r -d DIR tank/home /deep OUT     copy files out
+  cargo orrery pool zfs -d DIR list -H -p -t all -o name,used,refer,origin tank
+  cargo orrery pool zfs -d DIR set compression=zstd tank/home
+  cargo orrery pool zfs -d DIR get -H -o value compression tank/home
+  cargo orrery pool zfs -d DIR clone tank/home@monday tank/try
+  cargo orrery pool zfs -d DIR destroy -r tank/try
+  cargo orrery pool create backup BACK/e.img
+  cargo orrery pool send -d DIR tank/home@sunday >all.zfs
+  cargo orrery pool receive --device BACK backup/home <all.zfs
+  cargo orrery pool send -d DIR -c -i @sunday tank/home@monday >step.zfs
+  cargo orrery pool stream dump step.zfs
+  cargo orrery pool receive --device BACK -s backup/home <step.zfs
+  cargo orrery pool scrub -d DIR tank                    verify every copy of every block (--repair: mend it)
+  cargo orrery pool attach -d DIR tank DIR/a.img DIR/c.img       one more side of a mirror
+  cargo orrery pool replace -s -d DIR tank DIR/b.img DIR/d.img   put a new file in a disk's place (-s: copy first, then scrub)
+  cargo orrery pool offline -d DIR tank DIR/c.img
+  cargo orrery pool online -e -d DIR tank DIR/c.img      back in service; -e: use what the images grew by
+  cargo orrery pool detach -d DIR tank DIR/c.img
+  cargo orrery pool zpool -d DIR iostat tank             what each device did";
 
 /// ZFS pools on image files: look into them, make them, put files in.
 #[derive(Debug, Args)]
@@ -92,8 +97,40 @@ enum Verb {
         /// Prints JSON.
         #[arg(short = 'j', long)]
         json: bool,
-        /// Pool name or guid; may be left out if there is only one.
+        /// Pool name or guid; all if left out.
         pool: Option<String>,
+    },
+    /// Lists pools: NAME SIZE ALLOC FREE CAP HEALTH.
+    List {
+        #[command(flatten)]
+        devices: Devices,
+        /// Scripted: no header, tabs between columns.
+        #[arg(short = 'H')]
+        scripted: bool,
+        /// Exact numbers of bytes.
+        #[arg(short = 'p')]
+        parsable: bool,
+        /// Prints JSON, with exact numbers of bytes.
+        #[arg(short = 'j', long)]
+        json: bool,
+        /// Pool name or guid; all if left out.
+        pool: Option<String>,
+    },
+    /// Writes a snapshot, or what changed since another, as a stream: `zfs send`.
+    Send {
+        #[command(flatten)]
+        devices: Devices,
+        #[command(flatten)]
+        args: stream::SendArgs,
+    },
+    /// Takes a stream in: `zfs receive`.
+    #[command(visible_alias = "recv")]
+    Receive {
+        /// An image file or block device, or a folder whose files are scanned. (-d is the option of zfs receive.)
+        #[arg(long = "device", value_name = "PATH", required = true)]
+        paths: Vec<PathBuf>,
+        #[command(flatten)]
+        args: stream::ReceiveArgs,
     },
     /// Lists datasets and snapshots with their space.
     ZfsList {
@@ -340,7 +377,17 @@ impl Failure {
 pub fn run(args: &PoolArgs) -> Result<(), Failure> {
     match &args.verb {
         Verb::Import { devices, json } => list::import(&devices.open()?, *json),
-        Verb::Status { devices, pool, json } => list::status(&devices.pool(pool.as_deref())?, *json),
+        Verb::Status { devices, pool, json } => devices.each(pool.as_deref(), |pool| list::status(pool, *json)),
+        Verb::List { devices, scripted, parsable, json, pool } => {
+            let mut pools = Vec::new();
+            devices.each(pool.as_deref(), |pool| {
+                pools.push(list::size_of(pool)?);
+                Ok(())
+            })?;
+            list::pools(&pools, list::Form::new(*scripted, *json), *parsable)
+        }
+        Verb::Send { devices, args } => stream::send(devices, args),
+        Verb::Receive { paths, args } => stream::receive(&Devices { paths: paths.clone() }, args),
         Verb::ZfsList { devices, dataset, scripted, parsable, json } => {
             let pool = devices.pool(dataset.as_deref().map(pool_of))?;
             list::datasets(&pool, dataset.as_deref(), list::Form::new(*scripted, *json), *parsable)
@@ -400,6 +447,25 @@ impl Devices {
     fn store_for_reading(&self, dataset: &str) -> Result<pool_dmu::Store, Failure> {
         let pool = self.pool(Some(pool_of(dataset)))?;
         pool_dmu::Store::open(pool, write::random(Some(0))?).map_err(|error| Failure::Change(dataset.into(), error))
+    }
+    /// Shows the pool that is named, or each that is there.
+    fn each(&self, wanted: Option<&str>, mut show: impl FnMut(&Pool) -> Result<(), Failure>) -> Result<(), Failure> {
+        if wanted.is_some() {
+            return show(&self.pool(wanted)?);
+        }
+        let found = pool_spa::scan(&self.open()?);
+        if found.is_empty() {
+            return Err(Failure::Request("no pools are on the given devices".into()));
+        }
+        let mut result = Ok(());
+        for pool in found {
+            // One that cannot be imported keeps no other from being shown.
+            let shown = self.pool(Some(&pool.guid.to_string())).and_then(|pool| show(&pool));
+            if let (Err(error), Ok(())) = (shown, &result) {
+                result = Err(error);
+            }
+        }
+        result
     }
     fn pool(&self, wanted: Option<&str>) -> Result<Pool, Failure> {
         let pool = Pool::import(self.open()?, wanted).map_err(Failure::Import)?;

@@ -130,6 +130,38 @@ pub fn status(pool: &Pool, json: bool) -> Result<(), Failure> {
     print(&out)
 }
 
+/// A line of `list`: name, bytes in all and in use, health.
+pub type PoolSize = (String, u64, u64, String);
+
+/// How large a pool is and how full.
+pub fn size_of(pool: &Pool) -> Result<PoolSize, Failure> {
+    let (free, total) = pool_dmu::free_total(pool).map_err(|error| Failure::Change(pool.name().into(), error))?;
+    Ok((pool.name().into(), total, total - free, pool.health().name().into()))
+}
+
+pub fn pools(pools: &[PoolSize], form: Form, parsable: bool) -> Result<(), Failure> {
+    if form == Form::Json {
+        let rows: Vec<_> = pools
+            .iter()
+            .map(|(name, size, used, health)| serde_json::json!({ "name": name, "size": size, "allocated": used, "free": size - used, "health": health }))
+            .collect();
+        return print(&format!("{}\n", serde_json::Value::from(rows)));
+    }
+    let show = |bytes: u64| if parsable { bytes.to_string() } else { human(bytes) };
+    let width = pools.iter().map(|(name, ..)| name.len()).max().unwrap_or(4).max(4);
+    let mut out = if form == Form::Table { format!("{:<width$}  {:>6}  {:>6}  {:>6}  {:>4}  HEALTH\n", "NAME", "SIZE", "ALLOC", "FREE", "CAP") } else { String::new() };
+    for (name, size, used, health) in pools {
+        let percent = (used * 100).checked_div(*size).unwrap_or(0);
+        let cap = if parsable { percent.to_string() } else { format!("{percent}%") };
+        let (all, taken, free) = (show(*size), show(*used), show(size - used));
+        out.push_str(&match form {
+            Form::Table => format!("{name:<width$}  {all:>6}  {taken:>6}  {free:>6}  {cap:>4}  {health}\n"),
+            _ => [name, &all, &taken, &free, &cap, health].map(String::as_str).join("\t") + "\n",
+        });
+    }
+    print(&out)
+}
+
 pub fn datasets(pool: &Pool, start: Option<&str>, form: Form, parsable: bool) -> Result<(), Failure> {
     let start = start.unwrap_or(pool.name());
     let about = |error| Failure::Pool(start.into(), error);

@@ -359,7 +359,7 @@ fn set_all<'a>(store: &mut Store, dataset: &str, assignments: impl Iterator<Item
             volume.resize(store, dataset, size).map_err(about)?;
             continue;
         }
-        let value = parse_property(name, text).map_err(about)?;
+        let value = parse_property(name, text).map_err(|error| Failure::Request(format!("{dataset}: {word}: {error}: {}", pool_dmu::hint(name))))?;
         store.set_property(dataset, name, &value).map_err(about)?;
     }
     Ok(())

@@ -23,7 +23,7 @@ pub enum Kind {
 #[derive(Debug, Subcommand)]
 pub enum Zpool {
     /// Shows the spares and cache devices beside what `status` shows.
-    Status { pool: String },
+    Status { pool: Option<String> },
     /// Reads every block and shows what each device did: capacity, operations, bytes.
     Iostat {
         pool: String,
@@ -53,6 +53,8 @@ pub enum Zpool {
     },
     /// Takes a spare or a cache device away.
     Remove { pool: String, disk: String },
+    /// Marks a pool as destroyed: its files belong to no pool.
+    Destroy { pool: String },
     /// Lets a spare stand in for a disk, and resilvers it.
     StandIn { pool: String, disk: String, spare: String },
     /// Puts a partition table on an image of a whole disk, as zpool does with disks. What was on it is lost.
@@ -74,10 +76,11 @@ fn about(name: &str) -> impl Fn(EditError) -> Failure {
 /// See [`Failure`].
 pub fn run(devices: &Devices, verb: &Zpool) -> Result<(), Failure> {
     match verb {
-        Zpool::Status { pool } => {
-            let store = devices.store(pool)?;
-            print(&format!("{}{}", crate::list::vdevs(store.pool()), store.auxiliary_lines().map_err(about(pool))?))
-        }
+        Zpool::Status { pool } => devices.each(pool.as_deref(), |pool| {
+            let name = pool.name();
+            let store = devices.store_for_reading(name)?;
+            print(&format!("  pool: {name}\n state: {}\n{}{}\n", pool.health().name(), crate::list::vdevs(store.pool()), store.auxiliary_lines().map_err(about(name))?))
+        }),
         Zpool::Iostat { pool, scripted, parsable } => iostat(&devices.pool(Some(pool))?, *scripted, *parsable),
         Zpool::History { pool, internal } => {
             let opened = devices.pool(Some(pool))?;
@@ -107,6 +110,7 @@ pub fn run(devices: &Devices, verb: &Zpool) -> Result<(), Failure> {
             store.remove_auxiliary(guid, now()).map_err(about(pool))?;
             finish(store)
         }
+        Zpool::Destroy { pool } => devices.store(pool)?.destroy_pool(now()).map_err(about(pool)),
         Zpool::StandIn { pool, disk, spare } => {
             let mut store = devices.store(pool)?;
             let (disk, spare) = (leaf(&store, disk)?, auxiliary(&store, spare)?);

@@ -1,6 +1,7 @@
 //! Operations on pools and datasets: requests into `pool_fs::manage`, answers out of it.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -137,18 +138,18 @@ fn carry_out(operation: Operation, request: &NvList) -> Answer {
         }
         Operation::PoolImport => {
             let Some(wanted) = request.opt_string("pool")? else {
-                let found = manage::importable().into_iter().map(|found| {
+                let found = manage::importable(flag(request, "destroyed")?).into_iter().map(|found| {
                     let list = NvList::new().with("name", found.name).with("guid", found.guid);
                     list.with("exported", u64::from(found.exported)).with("disks", found.disks)
                 });
                 return Ok(NvList::new().with("importable", found.collect::<Vec<_>>()));
             };
-            let pool = manage::import(wanted)?;
+            let pool = manage::import(wanted, flag(request, "destroyed")?)?;
             manage::mount_all(&cx, &pool)?;
             nothing()
         }
         Operation::PoolExport => {
-            manage::export(&cx, request.string("pool")?)?;
+            manage::export(&cx, request.string("pool")?, flag(request, "destroy")?)?;
             nothing()
         }
         Operation::PoolDevice => {
@@ -170,7 +171,11 @@ fn carry_out(operation: Operation, request: &NvList) -> Answer {
                 "clear" => DeviceChange::Clear,
                 other => return Err(Refusal::new(Code::Invalid, format!("'{other}' is not a change of a device"))),
             };
-            manage::change_device(pool, change, request.string("device")?, request.opt_string("new")?)?;
+            match request.opt_string("device")? {
+                None if change == DeviceChange::Clear => manage::clear(pool)?,
+                None => return Err(Refusal::new(Code::Invalid, "which device?")),
+                Some(device) => manage::change_device(pool, change, device, request.opt_string("new")?, flag(request, "sequential")?)?,
+            }
             nothing()
         }
         Operation::PoolScrub => {
@@ -258,6 +263,8 @@ fn dataset_list(request: &NvList) -> Answer {
     };
     let mut out = Vec::new();
     for name in names {
+        // Of snapshots there is nothing available.
+        let available: BTreeMap<String, u64> = manage::get(&name, &[String::from("available")], true)?.into_iter().filter_map(|one| Some((one.dataset, one.exact.parse().ok()?))).collect();
         for info in manage::datasets(&name)? {
             let kind = match info.kind {
                 DatasetKind::Filesystem => "filesystem",
@@ -270,6 +277,9 @@ fn dataset_list(request: &NvList) -> Answer {
                 .with("used", info.used_bytes)
                 .with("referenced", info.dataset.referenced_bytes)
                 .with("created", info.dataset.creation_time);
+            if let Some(available) = available.get(&info.name) {
+                list.set("available", *available);
+            }
             if let Some(origin) = &info.origin {
                 list.set("origin", origin.as_str());
             }
@@ -296,6 +306,7 @@ fn describe(status: &Status) -> NvList {
         .with("size", status.size)
         .with("allocated", status.allocated)
         .with("scan", status.scan.as_str())
+        .with("scan_errors", status.scan_errors)
         .with("suspended", u64::from(status.suspended))
         .with("age", status.age.0)
         .with("aside", status.aside.iter().map(|(kind, name, state)| format!("{kind} {} {state}", name.trim_start_matches("/dev/"))).collect::<Vec<_>>())

@@ -37,6 +37,10 @@ pub trait Frames: Sync {
     fn charged_bytes(&self, zone: ZoneId) -> u64;
     /// Sets the zone's cap in bytes (`u64::MAX` = none).
     fn set_cap_bytes(&self, zone: ZoneId, cap: u64);
+    /// The zone's cap in bytes.
+    fn cap_bytes(&self, _zone: ZoneId) -> u64 {
+        u64::MAX
+    }
     /// Free and total frames of the machine.
     fn free_total(&self) -> (u64, u64);
 }

@@ -20,6 +20,7 @@ mod block;
 mod frame;
 mod platform;
 mod regs;
+mod relief;
 
 pub use block::{BlockDev, BlockError};
 pub use frame::{Frame, Frames, PAGE_SHIFT, PAGE_SIZE, Pfn};
@@ -28,6 +29,7 @@ pub use platform::{
     clock, frames, grow, install, log, mmu, platform, reserve, rng, spawn, user, vec_with_room,
 };
 pub use regs::{UserContext, UserExit, UserRegs};
+pub use relief::{Relief, on_shortage, relieve};
 
 /// Identity of a zone while it is in the kernel: 0 is the global zone, 1..=9999 are handed out at *ready*
 /// (reference `zones.md` section 2).

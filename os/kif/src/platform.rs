@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::{Frames, Nanos, Pfn, ThreadId, ZoneId};
+use crate::{Frame, Frames, Nanos, PAGE_SIZE, Pfn, ThreadId, ZoneId};
 
 /// No memory within the zone's cap, or none at all, or an injected allocation failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +142,16 @@ pub trait UserMem: Sync {
     /// # Errors
     /// The first byte that cannot be written; earlier bytes may have been.
     fn write(&self, address: u64, data: &[u8]) -> Result<(), CopyFault>;
+    /// Copies `len` bytes at `offset` of a frame out.
+    ///
+    /// # Errors
+    /// As of [`UserMem::write`].
+    fn write_frame(&self, address: u64, frame: &Frame, offset: usize, len: usize) -> Result<(), CopyFault> {
+        let mut bytes = [0; PAGE_SIZE];
+        let bytes = &mut bytes[..len];
+        frame.read(offset, bytes);
+        self.write(address, bytes)
+    }
     /// Atomic compare-exchange of an aligned u32 (futex). Returns the old value.
     ///
     /// # Errors

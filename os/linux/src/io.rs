@@ -7,9 +7,10 @@ use alloc::vec::Vec;
 use linux_abi::consts::fcntl::*;
 use linux_abi::consts::ioctl::*;
 use linux_abi::consts::signal::SIGPIPE;
+use kif::PAGE_SIZE;
 use linux_abi::{Bytes, Errno, field_u16, field_u64};
 use proc::Task;
-use vfs::{File, Kind, LockKind, OpenFlags, Record, VfsError, Whence};
+use vfs::{File, Kind, Lent, LockKind, OpenFlags, Record, VfsError, Whence};
 
 use crate::args::{self, Fd, Len, Offset, Ptr, buffer, file};
 use crate::fail::{Fail, Result};
@@ -52,10 +53,15 @@ fn read_some(task: &Task, file: &File, at: At, out: &mut [u8]) -> Result<usize> 
 #[inline]
 fn write_some(task: &Task, file: &File, at: At, data: &[u8]) -> Result<usize> {
     let zone = task.zone.id();
-    let written = match at {
+    let attempt = || match at {
         At::Own => file.write(data, zone),
         At::Offset(offset) => file.write_at(offset, data, zone),
     };
+    let mut written = attempt();
+    // Caches go before a file that has no room in memory (tmpfs) does.
+    while matches!(written, Err(VfsError::NoMemory | VfsError::NoSpace)) && kif::relieve(zone) {
+        written = attempt();
+    }
     if written == Err(VfsError::BrokenPipe) {
         task.raise(SIGPIPE);
     }
@@ -76,8 +82,22 @@ fn read_to(task: &Task, file: &File, at: At, to: Ptr, length: usize) -> Result<u
         return small(&mut [0; SMALL][..length]);
     }
     let whole = file.is_seekable();
-    let mut chunk = buffer(length.min(CHUNK))?;
     let mut done = 0;
+    if whole {
+        while done < length {
+            match read_lent(task, file, at.plus(done)?, to.plus(done as u64), length - done) {
+                Ok(Some(0)) => return Ok(done),
+                Ok(Some(count)) => done += count,
+                Ok(None) => break,
+                Err(_) if done > 0 => return Ok(done),
+                Err(error) => return Err(error),
+            }
+        }
+        if done == length {
+            return Ok(done);
+        }
+    }
+    let mut chunk = buffer((length - done).min(CHUNK))?;
     while done < length {
         let want = chunk.len().min(length - done);
         let count = match read_some(task, file, at.plus(done)?, &mut chunk[..want]) {
@@ -96,6 +116,27 @@ fn read_to(task: &Task, file: &File, at: At, to: Ptr, length: usize) -> Result<u
         }
     }
     Ok(done)
+}
+
+/// Reads out of a file's own pages, with no copy in between. `None`: it does not lend any here.
+fn read_lent(task: &Task, file: &File, at: At, to: Ptr, length: usize) -> Result<Option<usize>> {
+    let offset = match at {
+        At::Own => None,
+        At::Offset(offset) => Some(offset),
+    };
+    let mut lent = Lent::default();
+    let Some((start, count)) = file.lend(offset, length, task.zone.id(), &mut lent)? else { return Ok(None) };
+    let (mut skip, mut done) = (start, 0);
+    for frame in lent.frames() {
+        let part = (PAGE_SIZE - skip).min(count - done);
+        match kif::user().write_frame(to.plus(done as u64).0, frame, skip, part) {
+            Ok(()) => {}
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(error.into()),
+        }
+        (skip, done) = (0, done + part);
+    }
+    Ok(Some(done))
 }
 
 /// Writes from user memory, all of it if the object takes it.

@@ -80,7 +80,12 @@ fn serve(task: &mut Task, number: u64, entry: &Entry, registers: &[u64; 6]) -> A
         (entry.handler)(task, registers)
     } else {
         // Held to the end of the call: what it allocates infallibly draws on it.
-        match kif::reserve(task.zone.id(), entry.reserve.into()) {
+        let zone = task.zone.id();
+        let mut reserved = kif::reserve(zone, entry.reserve.into());
+        while reserved.is_err() && kif::relieve(zone) {
+            reserved = kif::reserve(zone, entry.reserve.into());
+        }
+        match reserved {
             Ok(_reservation) => (entry.handler)(task, registers),
             Err(kif::OutOfMemory) => Answer::from(Err(Fail::Errno(Errno::ENOMEM))),
         }

@@ -9,13 +9,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bitflags::bitflags;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use kif::{Frame, ZoneId};
+use kif::{Frame, PAGE_SIZE, ZoneId};
 use vm::BackingError;
 use sync::{Class, Mutex};
 
 use crate::locks::{self, LockKind};
 use crate::poll::{Pollee, Ready};
-use crate::vnode::{Attr, DirEntry, Io, Jump, Kind, VnodeRef};
+use crate::vnode::{Attr, DirEntry, Io, Jump, Kind, Lent, VnodeRef};
 use crate::walk::{self, Link};
 use crate::{Place, Result, VfsError, text, zoneio};
 
@@ -181,6 +181,35 @@ impl File {
         let mut offset = self.offset.lock();
         let count = zoneio::transfer(zone, true, || object.read_at(*offset, out, self.io(zone)))?;
         *offset += count as u64;
+        Ok(count)
+    }
+    /// Reads at `offset`, or at the file's own and moves it, by lending pages; see [`crate::Vnode::lend`]. Gives where the bytes begin in the first page, and how many they
+    /// are.
+    ///
+    /// # Errors
+    /// See `read(2)`.
+    pub fn lend(&self, offset: Option<u64>, length: usize, zone: ZoneId, lent: &mut Lent) -> Result<Option<(usize, usize)>> {
+        self.allow(OpenFlags::READ)?;
+        let object = self.object();
+        if !object.lends() {
+            return Ok(None);
+        }
+        let mut take = |offset| {
+            let mut is_offered = true;
+            let count = zoneio::transfer(zone, true, || {
+                let count = object.lend(offset, length, self.io(zone), lent)?;
+                is_offered = count.is_some();
+                Ok::<_, VfsError>(count.unwrap_or(0))
+            })?;
+            let start = (offset % PAGE_SIZE as u64) as usize;
+            Ok(is_offered.then_some((start, count)))
+        };
+        if let Some(offset) = offset {
+            return take(offset);
+        }
+        let mut own = self.offset.lock();
+        let count = take(*own)?;
+        *own += count.map_or(0, |(_, count)| count as u64);
         Ok(count)
     }
     /// Writes at the offset (or the end, in append mode) and moves it.

@@ -62,6 +62,6 @@ pub use locks::{LockKind, Record, clear_record, set_record, test_record};
 pub use mount::{Filesystem, Mount, MountFlags, Place};
 pub use poll::{Pollee, Ready, wait_any};
 pub use vnode::{
-    Attr, DevNo, DirEntry, Io, Jump, Kind, NAME_MAX, NodeId, Owner, PATH_MAX, RenameFlags, SetAttr, StatFs, Vnode, VnodeRef, same,
+    Attr, DevNo, DirEntry, Io, Jump, Kind, Lent, NAME_MAX, NodeId, Owner, PATH_MAX, RenameFlags, SetAttr, StatFs, Vnode, VnodeRef, same,
 };
 pub use walk::{Cx, Follow, SYMLINK_LIMIT, lookup, path_of};

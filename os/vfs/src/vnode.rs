@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bitflags::bitflags;
 use core::any::Any;
-use kif::{Frame, Nanos, ZoneId};
+use kif::{Frame, Nanos, PAGE_SIZE, ZoneId};
 
 use crate::poll::{Pollee, Ready};
 use crate::{OpenFlags, Place, Result, VfsError};
@@ -184,6 +184,41 @@ pub struct Io {
     pub nonblock: bool,
 }
 
+/// Pages lent at once, at most.
+const LENT_MAX: usize = 9;
+
+/// Pages of a file, in order, to be read by somebody who holds no lock: they are as the file is or was at the time.
+#[derive(Debug, Default)]
+pub struct Lent {
+    frames: [Option<Frame>; LENT_MAX],
+    count: usize,
+}
+
+impl Lent {
+    /// Bytes that can be lent from `offset` of a file on.
+    #[must_use]
+    pub const fn room(offset: u64) -> usize {
+        LENT_MAX * PAGE_SIZE - (offset % PAGE_SIZE as u64) as usize
+    }
+    /// Adds the next page.
+    ///
+    /// # Panics
+    /// If there are more than [`Lent::room`] says.
+    pub fn push(&mut self, frame: Frame) {
+        self.frames[self.count] = Some(frame);
+        self.count += 1;
+    }
+    /// Pages so far.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.count
+    }
+    /// The pages.
+    pub fn frames(&self) -> impl Iterator<Item = &Frame> {
+        self.frames[..self.count].iter().flatten()
+    }
+}
+
 /// One directory entry, as handed to the `emit` closure of [`Vnode::readdir`].
 #[derive(Clone, Copy, Debug)]
 pub struct DirEntry<'a> {
@@ -358,6 +393,18 @@ pub trait Vnode: Send + Sync {
     /// Not readable, would block, interrupted, ...
     fn read_at(&self, _offset: u64, _out: &mut [u8], _io: Io) -> Result<usize> {
         Err(VfsError::Invalid)
+    }
+    /// True if [`Vnode::lend`] is worth a try.
+    fn lends(&self) -> bool {
+        false
+    }
+    /// Reads by lending: `lent` gets the pages of the file that hold up to `length` bytes from `offset` on, and the caller copies out of them with no lock held. The count is
+    /// as of [`Vnode::read_at`], but may be short anywhere; `None`: read it the other way.
+    ///
+    /// # Errors
+    /// As [`Vnode::read_at`].
+    fn lend(&self, _offset: u64, _length: usize, _io: Io, _lent: &mut Lent) -> Result<Option<usize>> {
+        Ok(None)
     }
     /// Writes; may take less than given. Streams ignore `offset`.
     ///

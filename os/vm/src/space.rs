@@ -334,7 +334,12 @@ impl AddressSpace {
     pub fn fault(&self, fault: Fault) -> Result<(), FaultError> {
         let zone = self.zone();
         self.minor_faults.fetch_add(1, Ordering::Relaxed);
-        self.inner.lock().resolve(fault.address, fault.write, fault.execute, false, zone)
+        loop {
+            let resolved = self.inner.lock().resolve(fault.address, fault.write, fault.execute, false, zone);
+            if resolved != Err(FaultError::OutOfMemory) || !kif::relieve(zone) {
+                return resolved;
+            }
+        }
     }
 
     /// Makes a mapping and returns its address.

@@ -4,6 +4,8 @@
 #![no_std]
 extern crate alloc;
 
+mod civil;
 mod range;
 
+pub use civil::Civil;
 pub use range::RangeTree;

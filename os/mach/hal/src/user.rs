@@ -11,7 +11,7 @@ use core::cell::Cell;
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
 
-use kif::{CopyFault, UserContext, UserExit, UserMem, UserRegs};
+use kif::{CopyFault, Frame, PAGE_SHIFT, PAGE_SIZE, UserContext, UserExit, UserMem, UserRegs};
 
 use crate::fpu::{self, Area};
 use crate::percpu::{self, PerCpu};
@@ -525,6 +525,16 @@ impl UserMem for UserCopy {
         thread::assert_may_fault();
         // SAFETY: as in `read`, in the other direction. User memory is no Rust object.
         let left = with_access(|| unsafe { copy_user(address as *mut u8, data.as_ptr(), data.len()) });
+        if left == 0 { Ok(()) } else { Err(CopyFault) }
+    }
+    fn write_frame(&self, address: u64, frame: &Frame, offset: usize, len: usize) -> Result<(), CopyFault> {
+        assert!(offset <= PAGE_SIZE && len <= PAGE_SIZE - offset, "{offset} + {len} is outside a page");
+        check(address, len)?;
+        thread::assert_may_fault();
+        let source = (crate::paging::DIRECT_MAP + (frame.pfn().0 << PAGE_SHIFT) + offset as u64) as *const u8;
+        // SAFETY: 1. the target is in the user half, so a fault there is fixed up; 2. the source is a part of a page in the direct map that `frame` keeps
+        // allocated; 3. user mode may write it at the same time, which only makes the bytes unspecified: they are copied by the processor, not interpreted.
+        let left = with_access(|| unsafe { copy_user(address as *mut u8, source, len) });
         if left == 0 { Ok(()) } else { Err(CopyFault) }
     }
     fn compare_exchange_u32(&self, address: u64, old: u32, new: u32) -> Result<u32, CopyFault> {

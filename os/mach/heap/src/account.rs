@@ -134,6 +134,10 @@ impl Accounts {
         self.zone(zone).cap_complement.store(u64::MAX - cap, Relaxed);
     }
 
+    pub(crate) fn cap(&self, zone: ZoneId) -> u64 {
+        u64::MAX - self.zone(zone).cap_complement.load(Relaxed)
+    }
+
     /// Reserved bytes of all threads.
     pub(crate) fn reserved(&self) -> u64 {
         self.reserved.load(Relaxed)

@@ -501,6 +501,9 @@ impl Frames for Heap {
     fn set_cap_bytes(&self, zone: ZoneId, cap: u64) {
         self.accounts.set_cap(zone, cap);
     }
+    fn cap_bytes(&self, zone: ZoneId) -> u64 {
+        self.accounts.cap(zone)
+    }
     fn free_total(&self) -> (u64, u64) {
         (self.free.load(Relaxed), self.total.load(Relaxed))
     }

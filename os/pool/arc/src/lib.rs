@@ -283,7 +283,24 @@ impl<K: Ord + Clone, V> Cache<K, V> {
     fn evict_one(&mut self) -> Option<Victim<K, V>> {
         let recent_first = self.size_of(List::Recent) > self.stats.p || self.lists[List::Frequent as usize].is_empty();
         let order = if recent_first { [List::Recent, List::Frequent] } else { [List::Frequent, List::Recent] };
-        let (list, place, key) = order.into_iter().find_map(|list| self.lists[list as usize].first_key_value().map(|(place, key)| (list, *place, key.clone())))?;
+        let key = order.into_iter().find_map(|list| self.lists[list as usize].values().next().cloned())?;
+        self.take(&key)
+    }
+
+    /// The next to go of what `owner` inserted, however much is kept.
+    pub fn evict_owned(&mut self, owner: u32) -> Option<Victim<K, V>> {
+        if self.owned(owner) == 0 {
+            return None;
+        }
+        let is_owned = |key: &&K| self.entries.get(*key).is_some_and(|entry| entry.owner == owner);
+        let key = [List::Recent, List::Frequent].into_iter().find_map(|list| self.lists[list as usize].values().find(is_owned).cloned())?;
+        self.take(&key)
+    }
+
+    /// Makes a kept entry a ghost.
+    fn take(&mut self, key: &K) -> Option<Victim<K, V>> {
+        let entry = self.entries.get(key)?;
+        let (list, place, key) = (entry.list, entry.place, key.clone());
         let entry = self.entries.get(&key)?;
         let (size, owner) = (entry.size, entry.owner);
         self.unlist(list, place, size, owner);

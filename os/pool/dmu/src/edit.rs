@@ -448,27 +448,48 @@ impl Tree<'_> {
         if children.is_none() && !cuts && self.dirty.range(first..limit).next().is_none() {
             return Ok(old);
         }
-        let mut below: Vec<Node> = match children {
-            Some(children) => children,
-            None if old.is_hole() => Vec::new(),
-            None => {
-                let data = self.pool.read_shared(&old).map_err(Error::from)?;
-                data.chunks_exact(blkptr::SIZE).map(|bytes| BlockPointer::parse(bytes).map(Node::Disk)).collect::<Result<_, _>>()?
+        // The block as it will be; only what changed below it is taken apart.
+        let size = blkptr::SIZE << self.fan_bits;
+        let mut data = if children.is_some() || old.is_hole() {
+            match old.birth {
+                0 => vec![0; size],
+                // What is below a hole has been one as long.
+                birth => self.hole(level - 1, birth).encode().repeat(1 << self.fan_bits),
             }
+        } else {
+            let mut data = self.pool.read_shared(&old).map_err(Error::from)?.to_vec();
+            data.resize(size, 0);
+            data
         };
-        // What is below a hole has been one as long.
-        let filler = if old.is_hole() && old.birth != 0 { self.hole(level - 1, old.birth) } else { BlockPointer::hole() };
-        below.resize_with(usize::try_from(fan).unwrap_or(0), || Node::Disk(filler.clone()));
-        let mut updated = Vec::with_capacity(below.len());
-        for (slot, child) in below.into_iter().enumerate() {
-            updated.push(self.update(child, level - 1, index * fan + slot as u64)?);
+        let mut children = children.unwrap_or_default().into_iter();
+        let slots = if cuts { (0..fan).collect() } else { self.changed_slots(children.len() as u64, first..limit, span_bits - self.fan_bits) };
+        for slot in slots {
+            let place = usize::try_from(slot).unwrap_or(usize::MAX / blkptr::SIZE) * blkptr::SIZE;
+            let place = place..place + blkptr::SIZE;
+            let child = match children.next() {
+                Some(child) => child,
+                None => Node::Disk(BlockPointer::parse(&data[place.clone()])?),
+            };
+            let updated = self.update(child, level - 1, index * fan + slot)?;
+            data[place].copy_from_slice(&updated.encode());
         }
-        if updated.iter().all(BlockPointer::is_hole) {
-            return self.replace(&old, None, level);
+        let fill = blkptr::fill_of_all(&data);
+        self.replace(&old, fill.map(|fill| (data, level, fill)), level)
+    }
+
+    /// Slots of an indirect block for `range`, `1 << bits` blocks each, below which something is to be written: the first `fresh`, and those with dirty blocks.
+    fn changed_slots(&self, fresh: u64, range: core::ops::Range<u64>, bits: u32) -> Vec<u64> {
+        let mut slots: Vec<u64> = (0..fresh).collect();
+        let mut from = range.start;
+        while let Some((number, _)) = self.dirty.range(from..range.end).next() {
+            let slot = (number - range.start).checked_shr(bits).unwrap_or(0);
+            if slot >= fresh {
+                slots.push(slot);
+            }
+            // The first block of the slot behind.
+            from = (slot + 1).checked_shl(bits).filter(|next| next >> bits == slot + 1).map_or(range.end, |next| range.start.saturating_add(next).min(range.end));
         }
-        let fill = updated.iter().map(|child| child.fill).sum();
-        let data: Vec<u8> = updated.iter().flat_map(BlockPointer::encode).collect();
-        self.replace(&old, Some((data, level, fill)), level)
+        slots
     }
 }
 
@@ -612,12 +633,12 @@ impl Set {
         if number == 0 || block > self.meta.last_block {
             return Err(Error::NotFound);
         }
-        let data = Object::new(pool, self.meta.clone()).block(block)?;
+        let data = Object::new(pool, self.meta.clone()).shared_block(block)?.ok_or(Error::NotFound)?;
         let at = usize::try_from(slot).unwrap_or(0) * dnode::SLOT;
         if is_inside(&data, at) {
             return Err(Error::NotFound);
         }
-        Dnode::parse(&data[at..])?.ok_or(Error::NotFound)
+        Dnode::parse(data.get(at..).ok_or(Error::NotFound)?)?.ok_or(Error::NotFound)
     }
 
     /// The number names a part of a large dnode on disk, free or not.
@@ -626,11 +647,8 @@ impl Set {
         if block > self.meta.last_block {
             return Ok(false);
         }
-        let data = Object::new(pool, self.meta.clone()).block(block)?;
-        Ok(is_inside(
-            &data,
-            usize::try_from(slot).unwrap_or(0) * dnode::SLOT,
-        ))
+        let data = Object::new(pool, self.meta.clone()).shared_block(block)?;
+        Ok(data.is_some_and(|data| is_inside(&data, usize::try_from(slot).unwrap_or(0) * dnode::SLOT)))
     }
 
     /// The object as it is now, changes included.

@@ -47,11 +47,12 @@ pub(crate) fn map_bytes(
 ) -> Result<(spacemap::Header, Vec<u8>), EditError> {
     let map = mos.view(pool, object)?;
     let header = spacemap::Header::parse(&map.dnode.bonus)?;
-    let size = usize::try_from(header.length)
-        .ok()
-        .filter(|_| header.length <= MAP_MAX);
-    let mut bytes =
-        vec![0; size.ok_or(FormatError::new("space map", "is too long", header.length))?];
+    let size = usize::try_from(header.length).ok().filter(|_| header.length <= MAP_MAX);
+    let size = size.ok_or(FormatError::new("space map", "is too long", header.length))?;
+    // How long it is says the disk.
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(size).map_err(|_| FormatError::new("space map", "is longer than there is memory for", header.length))?;
+    bytes.resize(size, 0);
     map.read_at(pool, 0, &mut bytes)?;
     Ok((header, bytes))
 }
@@ -113,6 +114,7 @@ pub(crate) fn replay_logs(pool: &Pool, mos: &Set, space: &mut Allocator) -> Resu
     let removed: BTreeSet<u64> = described_tops(pool)?.iter().filter(|top| top.kind == VdevKind::Hole).map(|top| top.id).collect();
     for (txg, object) in logs {
         for logged in spacemap::parse_log(&map_bytes(pool, mos, object)?.1)? {
+            let logged = logged?;
             if removed.contains(&u64::from(logged.vdev)) {
                 continue;
             }

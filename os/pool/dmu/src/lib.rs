@@ -59,14 +59,14 @@ pub use datasets::{DatasetInfo, DatasetKind, Datasets, Property, Source};
 pub use features::{unreadable, unwritable};
 pub use history::{Line, history};
 pub use holds::Bookmark;
-pub use props::{Shown, date, full_name, human, is_number, is_property, parse_property, parse_size};
+pub use props::{Shown, date, full_name, hint, human, is_number, is_property, parse_property, parse_size};
 pub use quota::SpaceUse;
 pub use accounting::check_space;
 pub use check::{Checked, Fault, check};
 pub use log::PendingLog;
 pub use scan::{ScanKind, ScanReport};
 pub use spares::{Auxiliary, AuxiliaryStatus};
-pub use store::Store;
+pub use store::{Store, free_total};
 pub use object::{Changed, Object, ObjectSet};
 
 use core::fmt;

@@ -270,6 +270,12 @@ impl<'p> Object<'p> {
         Ok(data)
     }
 
+    /// Block `number` as the pool's cache of metadata has it, to be looked at; `None`: a hole.
+    pub(crate) fn shared_block(&mut self, number: u64) -> Result<Option<Arc<[u8]>>, Error> {
+        let pointer = self.pointer(number)?;
+        Ok(if pointer.is_hole() { None } else { Some(self.pool.read_shared(&pointer)?) })
+    }
+
     /// Reads `out.len()` bytes at `offset`; past the last block there are zeros (the caller knows the file's size).
     ///
     /// # Errors

@@ -27,6 +27,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
+use ::ds::Civil;
 use pool_phys::blkptr::{Checksum, Compression};
 use pool_phys::nvlist::Value;
 use pool_phys::zap::Entry;
@@ -266,6 +267,19 @@ pub fn parse_property(name: &str, text: &str) -> Result<Value, EditError> {
     }
 }
 
+/// What [`parse_property`] takes, for whoever gave something else.
+#[must_use]
+pub fn hint(name: &str) -> String {
+    match row(name).map(|row| row.form) {
+        None => String::from("'zfs get all' shows what there is; a property of one's own has a colon in its name"),
+        Some(Form::Size) => String::from("a size such as 512M or 1.5G, or none"),
+        Some(Form::Count) => String::from("a number, or none"),
+        Some(Form::Power(least, most)) => format!("a power of two from {} to {}", human(least), human(most)),
+        Some(Form::Words(values)) => values.iter().map(|(_, word)| *word).collect::<Vec<_>>().join(" | "),
+        Some(Form::Text) => String::from("a text"),
+    }
+}
+
 fn check_value(name: &str, value: &Value) -> Result<(), EditError> {
     if name.contains(':') {
         return Ok(());
@@ -353,6 +367,34 @@ fn inherited(look: &dyn Look, directory: u64, name: &str) -> Result<Option<u64>,
     Ok(stored(look, directory, 0, name, true)?.and_then(|(entry, _)| entry.number()))
 }
 
+/// What is set at a directory and at those above it, nearest first: for whoever asks for many properties.
+struct Chain(Vec<Vec<Entry>>);
+
+impl Chain {
+    fn of(look: &dyn Look, directory: u64) -> Result<Self, Error> {
+        let (mut tables, mut at) = (Vec::new(), directory);
+        while at != 0 && tables.len() <= crate::dsl::DEPTH_MAX + 1 {
+            let bonus = look.words(at)?;
+            tables.push(look.all(word(&bonus, dir::PROPS))?);
+            at = word(&bonus, dir::PARENT);
+        }
+        Ok(Self(tables))
+    }
+
+    /// As of [`inherited`].
+    fn number(&self, name: &str) -> Option<u64> {
+        let (cut, received) = (format!("{name}$inherit"), format!("{name}$recvd"));
+        for table in &self.0 {
+            let find = |name: &str| table.iter().find(|entry| entry.name == name.as_bytes());
+            let found = find(name).or_else(|| if find(&cut).is_none() { find(&received) } else { None });
+            if let Some(entry) = found {
+                return entry.number();
+            }
+        }
+        None
+    }
+}
+
 fn source_text(source: &Source) -> String {
     match source {
         Source::Local => String::from("local"),
@@ -364,18 +406,9 @@ fn source_text(source: &Source) -> String {
 /// A UTC time as `zfs get creation` writes it.
 #[must_use]
 pub fn date(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms": years begin in March.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let (month, year) = ((month_from_march + 2) % 12, year_of_era + era * 400 + u64::from(month_from_march >= 10));
-    let name = |table: &'static str, index: u64| table.get(usize::try_from(index * 3).unwrap_or(0)..).and_then(|rest| rest.get(..3)).unwrap_or("");
-    let (weekday, month) = (name("ThuFriSatSunMonTueWed", days % 7), name("JanFebMarAprMayJunJulAugSepOctNovDec", month));
-    format!("{weekday} {month} {day:>2} {:>2}:{:02} {year}", rest / 3600, rest / 60 % 60)
+    let civil = Civil::from_seconds(seconds);
+    let Civil { year, day, hour, minute, .. } = civil;
+    format!("{} {} {day:>2} {hour:>2}:{minute:02} {year}", civil.weekday_name(), civil.month_name())
 }
 
 fn shown(name: &str, value: String, exact: String, source: &str) -> Shown {
@@ -597,7 +630,8 @@ fn mountpoint(info: &DatasetInfo, found: Option<(Entry, Source)>) -> Shown {
 impl Store {
     /// How data of a directory's head is stored. Values that the pool has no feature for count as if they were not set.
     pub(crate) fn style_of(&self, directory: u64) -> Result<Style, EditError> {
-        let number = |name: &str| inherited(self, directory, name);
+        let chain = Chain::of(self, directory)?;
+        let number = |name: &str| Ok::<_, Error>(chain.number(name));
         let compression = match number("compression")? {
             Some(1 | 15) => Compression::Lz4,
             Some(3) => Compression::Lzjb,

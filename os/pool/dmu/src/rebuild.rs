@@ -11,12 +11,16 @@
 
 use core::ops::Range;
 
+use pool_spa::config::VdevKind;
+
 use crate::edit::EditError;
 use crate::scan::{ScanKind, ScanReport};
 use crate::store::Store;
 
 /// Bytes copied at a time.
 const CHUNK: u64 = 1 << 20;
+
+const MIRRORS_ONLY: &str = "only mirrors are resilvered sequentially: a raidz needs the blocks' sums; resilver without -s";
 
 /// A sequential resilver under way.
 #[derive(Debug)]
@@ -29,17 +33,40 @@ pub(crate) struct Rebuild {
 }
 
 impl Store {
+    /// Whether what is beside or in place of `leaf` can be resilvered sequentially: asked before it is attached.
+    ///
+    /// # Errors
+    /// It is part of no mirror and would not be.
+    pub fn check_rebuild(&self, leaf: u64) -> Result<(), EditError> {
+        let trees = self.pool.trees();
+        let is_raidz = trees.iter().any(|tree| tree.find(leaf).is_some() && matches!(tree.kind, VdevKind::Raidz { .. }));
+        if is_raidz { Err(EditError::Invalid(MIRRORS_ONLY)) } else { Ok(()) }
+    }
+
     /// Begins a sequential resilver; [`Store::rebuild_step`] carries it out.
     ///
     /// # Errors
     /// Something that lacks data is no mirror.
     pub fn start_rebuild(&mut self) -> Result<(), EditError> {
         if self.pool.lacking_tops().iter().any(|(_, mirrored)| !mirrored) {
-            return Err(EditError::Invalid("only mirrors are resilvered sequentially: a raidz needs the blocks' sums; resilver without -s"));
+            return Err(EditError::Invalid(MIRRORS_ONLY));
         }
         let txgs = self.pool.lacking_txgs().unwrap_or(0..0);
         self.rebuild = Some(Rebuild { at: (0, 0), txgs, report: ScanReport::default() });
         Ok(())
+    }
+
+    /// True if a sequential resilver is under way.
+    #[must_use]
+    pub const fn is_rebuilding(&self) -> bool {
+        self.rebuild.is_some()
+    }
+
+    /// Another side lacks data: what was copied so far is not on it, so a sequential resilver under way begins anew, or, where it cannot, becomes a healing one.
+    pub(crate) fn rebuild_anew(&mut self) {
+        if self.rebuild.take().is_some() && self.start_rebuild().is_err() {
+            self.start_scan(ScanKind::Resilver);
+        }
     }
 
     /// Copies up to `budget` bytes. At the end the sides concerned lack nothing, and a scrub is under way ([`Store::scan_step`]).
@@ -66,6 +93,7 @@ impl Store {
             report.bytes += size;
             report.bad += u64::from(found.bad);
             report.repaired += u64::from(found.repaired);
+            report.repaired_bytes += if found.repaired > 0 { size } else { 0 };
             report.errors += u64::from(!found.good) + u64::from(found.bad - found.repaired.min(found.bad)) * u64::from(found.good);
             rebuild.at = (vdev, range.start + size);
             left = left.saturating_sub(size);

@@ -10,8 +10,11 @@
 //! the next step descends from the new root, passing over what lies before the bookmark. Datasets made meanwhile are taken in at the end: their blocks
 //! may have been in a head that was not visited yet.
 
+use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use ds::Civil;
 use pool_phys::blkptr::{self, BlockPointer};
 use pool_phys::dnode::{self, Dnode, kind};
 use pool_phys::objset::Objset;
@@ -19,7 +22,7 @@ use pool_spa::{Event, Scrubbed};
 
 use crate::edit::EditError;
 use crate::store::Store;
-use crate::{Datasets, Error};
+use crate::{Datasets, Error, human};
 
 /// What a scan does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +43,42 @@ pub struct ScanReport {
     pub bad: u64,
     /// Places of those that were written afresh.
     pub repaired: u64,
+    /// Stored bytes of blocks that had such a place.
+    pub repaired_bytes: u64,
     /// Blocks with no good copy, and places that could not be written afresh.
     pub errors: u64,
     pub done: bool,
+}
+
+impl ScanReport {
+    /// The `scan:` lines of `zpool status`: `since` is when the scan began, `now` the time, or that of its end; `total` are the pool's allocated bytes.
+    #[must_use]
+    pub fn lines(&self, kind: ScanKind, since: u64, now: u64, total: u64) -> String {
+        let size = |bytes: u64| human(bytes).trim_end_matches('B').to_string();
+        let name = if kind == ScanKind::Scrub { "scrub" } else { "resilver" };
+        let clock = |seconds: u64| format!("{:02}:{:02}:{:02}", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+        let took = now.saturating_sub(since);
+        if self.done {
+            let did = if kind == ScanKind::Scrub { "scrub repaired" } else { "resilvered" };
+            let days = took / 86_400;
+            return format!("{did} {} in {days} days {} with {} errors on {}", size(self.repaired_bytes), clock(took), self.errors, Civil::from_seconds(now));
+        }
+        let total = total.max(self.bytes);
+        let rate = self.bytes / took.max(1);
+        let done = self.bytes * 10_000 / total.max(1);
+        let to_go = if rate == 0 { String::from("no estimated completion time") } else { format!("{} to go", clock((total - self.bytes) / rate)) };
+        let mended = if kind == ScanKind::Scrub { "repaired" } else { "resilvered" };
+        format!(
+            "{name} in progress since {}\n\t{} scanned at {}/s, {} total\n\t{} {mended}, {}.{:02}% done, {to_go}",
+            Civil::from_seconds(since),
+            size(self.bytes),
+            size(rate),
+            size(total),
+            size(self.repaired_bytes),
+            done / 100,
+            done % 100
+        )
+    }
 }
 
 /// Where a block lies in its object set. Meta-dnode blocks have `object` 0.
@@ -231,6 +267,7 @@ impl Store {
         let found = found.unwrap_or(Scrubbed { good: false, bad: 1, repaired: 0 });
         report.bad += u64::from(found.bad);
         report.repaired += u64::from(found.repaired);
+        report.repaired_bytes += if found.repaired > 0 { pointer.psize } else { 0 };
         report.errors += u64::from(!found.good) + u64::from(found.bad.saturating_sub(found.repaired));
         let is_interior = pointer.level > 0 || matches!(pointer.kind, kind::DNODE | kind::OBJSET);
         if !is_interior || !found.good {

@@ -58,6 +58,9 @@ const NVLIST_SIZE: u8 = 4;
 pub(crate) const SPACE_MAP_HEADER: u8 = 7;
 pub(crate) const SPACE_MAP: u8 = 8;
 
+/// States of a pool in its labels (format section 2).
+const STATE_EXPORTED: u64 = 1;
+const STATE_DESTROYED: u64 = 2;
 /// Metaslabs of a vdev at most: as many as OpenZFS makes. Each costs memory, and how many there are is read from the disk.
 const METASLABS_MAX: u64 = 1 << 17;
 /// Largest block that needs no feature.
@@ -568,10 +571,22 @@ impl Store {
     /// # Errors
     /// As [`Store::commit`].
     pub fn export(&mut self, now: u64) -> Result<(), EditError> {
+        self.close(STATE_EXPORTED, now)
+    }
+
+    /// Commits and marks the pool as destroyed: its devices are free for others, and until one takes them it can still be imported by those who ask for it.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub fn destroy_pool(&mut self, now: u64) -> Result<(), EditError> {
+        self.close(STATE_DESTROYED, now)
+    }
+
+    fn close(&mut self, state: u64, now: u64) -> Result<(), EditError> {
         self.drop_logs();
         // Once more for the space of the MOS, which is accounted one txg late.
         self.commit(now)?;
-        self.state = Some(1);
+        self.state = Some(state);
         self.commit(now)
     }
 
@@ -620,6 +635,7 @@ impl Store {
                 for (dva, data) in place.writes(data, self.txg) {
                     self.pool.write_block(&dva, &data)?;
                 }
+                self.pool.remember(pointer, data);
             }
             frees.iter().for_each(|pointer| delta.add(pointer, self.space.deflated(pointer), -1));
             self.mos = mos;
@@ -809,6 +825,15 @@ impl Sink for MosSink<'_> {
     }
 }
 
+/// Free and total bytes of a pool that is only looked at.
+///
+/// # Errors
+/// Unreadable or malformed.
+pub fn free_total(pool: &Pool) -> Result<(u64, u64), EditError> {
+    let mos = Set::open(pool, &pool.uberblock().root)?;
+    Ok(load_space(pool, &mos)?.free_total())
+}
+
 /// Reads all space maps, and what is not in them yet.
 pub(crate) fn load_space(pool: &Pool, mos: &Set) -> Result<Allocator, EditError> {
     let mut space = Allocator::default();
@@ -830,7 +855,7 @@ pub(crate) fn load_space(pool: &Pool, mos: &Set) -> Result<Allocator, EditError>
             let (header, log) = crate::foreign::map_bytes(pool, mos, object)?;
             let index =
                 usize::try_from(index).map_err(|_| EditError::Invalid("too many metaslabs"))?;
-            space.load(*id, index, object, header, &spacemap::parse(&log)?)?;
+            space.load(*id, index, object, header, spacemap::parse(&log)?)?;
         }
     }
     crate::foreign::replay_logs(pool, mos, &mut space)?;

@@ -223,6 +223,7 @@ impl Store {
         self.pool.prepare(guid)?;
         let txg = self.txg;
         self.pool.note_lacking(guid, TXG_INITIAL..txg + 1);
+        self.rebuild_anew();
         self.commit(now)
     }
 
@@ -307,6 +308,7 @@ impl Store {
         self.retree(&trees, Vec::new());
         self.pool.clear_errors(Some(guid));
         self.pool.set_leaf_state(guid, VdevState::Online);
+        self.rebuild_anew();
         self.commit(now)
     }
 
@@ -317,7 +319,9 @@ impl Store {
 
     /// Gives a leaf its device back; a resilver must follow. False if it is another's device.
     pub fn return_device(&mut self, guid: u64, device: Box<dyn BlockDev>) -> bool {
-        self.pool.return_device(guid, device)
+        let returned = self.pool.return_device(guid, device);
+        self.rebuild_anew();
+        returned
     }
 
     /// Forgets the error counts of a leaf, or of all.
@@ -418,6 +422,7 @@ impl Store {
             map.read_at(&self.pool, 0, &mut log)?;
             let mut txgs = RangeTree::new();
             for entry in spacemap::parse(&log)? {
+                let entry = entry?;
                 let range = entry.offset..entry.offset.saturating_add(entry.run);
                 if entry.free { txgs.subtract(&range) } else { txgs.merge(range) }
             }

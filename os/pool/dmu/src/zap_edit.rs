@@ -84,8 +84,13 @@ pub fn entries_from(edit: &Edit, pool: &Pool, from: u64, want: usize) -> Result<
             let mut index = if shift == 0 { 0 } else { (from << HASH_UNUSED) >> (64 - shift) };
             while index < size {
                 let data = edit.block(pool, leaf_at(edit, pool, &header, index)?)?;
-                let (_, length) = zap::leaf_prefix(&data)?;
-                let span = 1 << shift.checked_sub(length).ok_or(FormatError::new("ZAP", "leaf prefix is longer than the table's", u64::from(length)))?;
+                let (prefix, length) = zap::leaf_prefix(&data)?;
+                let span_bits = shift.checked_sub(length).ok_or(FormatError::new("ZAP", "leaf prefix is longer than the table's", u64::from(length)))?;
+                // A leaf stands for one prefix, so each is met once, whatever a table of 2^40 entries says.
+                if prefix != index >> span_bits {
+                    return Err(FormatError::new("ZAP", "leaf is not where its prefix belongs", prefix).into());
+                }
+                let span = 1 << span_bits;
                 index = (index / span + 1) * span;
                 if take(&header, zap::parse_leaf(&data, &header)?) >= want && index < size {
                     return Ok(Page { entries: out, next: Some(index << (64 - shift) >> HASH_UNUSED) });

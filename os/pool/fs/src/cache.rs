@@ -8,13 +8,16 @@ use alloc::sync::Weak;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use kif::{Nanos, PAGE_SIZE, ZoneId};
-use pool_arc::{Cache, Stats, Want};
+use pool_arc::{Cache, Stats, Victim, Want};
 use sync::{Class, SpinLock};
 
 use crate::node::Node;
+use crate::storage::MEMORY_MIN;
 
 /// Bytes of a file that are read, kept and given up together: neighbours are wanted next, and a block has to be read as a whole anyway.
 pub(crate) const RUN: u64 = 128 << 10;
+/// Bytes given up when somebody gets no memory.
+const RELIEF: u64 = 1 << 20;
 /// Runs tried before giving up on finding one that nobody maps.
 const TRIES: usize = 64;
 
@@ -34,8 +37,8 @@ fn with<R>(body: impl FnOnce(&mut Cache<Key, Weak<Node>>) -> R) -> R {
     let mut cache = CACHE.lock();
     body(cache.get_or_insert_with(|| {
         let memory = kif::frames().free_total().1 * PAGE_SIZE as u64;
-        // The reference keeps up to three quarters; here nothing takes frames back from the cache at the moment they are needed, so a quarter is the most.
-        Cache::new((memory / 32).max(1 << 20), (memory / 4).max(4 << 20))
+        // The reference keeps up to three quarters. Who gets no memory asks for some of it back, but what the kernel allocates for itself cannot wait: it has the other half.
+        Cache::new((memory / 32).max(1 << 20), (memory / 2).max(4 << 20))
     }))
 }
 
@@ -65,13 +68,7 @@ pub(crate) fn balance() {
     for _ in 0..TRIES {
         loop {
             let Some(victim) = with(Cache::evict) else { return };
-            let left = victim.value.upgrade().map_or(0, |node| node.give_up(victim.key.run));
-            if left > 0 {
-                let key = victim.key;
-                with(|cache| {
-                    cache.refuse(victim);
-                    cache.resize(&key, left);
-                });
+            if !give_up(victim) {
                 break;
             }
         }
@@ -85,9 +82,42 @@ pub(crate) fn shrink(bytes: u64) {
     }
 }
 
-/// Bytes of memory that should stay free: below, the cache gives up.
+/// Bytes of memory that should stay free: below, the cache gives up. More than what refuses changes.
 pub(crate) fn low_water() -> u64 {
-    kif::frames().free_total().1 * PAGE_SIZE as u64 / 32
+    let memory = kif::frames().free_total().1 * PAGE_SIZE as u64;
+    (memory / 32).max(MEMORY_MIN + (MEMORY_MIN >> 1)).min(memory / 8)
+}
+
+/// Memory is short for `zone`, by its cap or because the machine has none: gives up what the zone, or anybody, has cached. True if that was something. The caller holds
+/// no lock.
+pub fn relieve(zone: ZoneId) -> bool {
+    let frames = kif::frames();
+    let before = with(|cache| cache.size());
+    if frames.free_total().0 * (PAGE_SIZE as u64) < low_water() {
+        shrink(RELIEF);
+    } else if frames.charged_bytes(zone).saturating_add(RELIEF) > frames.cap_bytes(zone) {
+        for _ in 0..TRIES {
+            let Some(victim) = with(|cache| cache.evict_owned(zone.0)) else { break };
+            give_up(victim);
+            if with(|cache| cache.size()) + RELIEF <= before {
+                break;
+            }
+        }
+    }
+    with(|cache| cache.size()) < before
+}
+
+/// Frees what the cache lets go of. False if some of it is mapped: it stays.
+fn give_up(victim: Victim<Key, Weak<Node>>) -> bool {
+    let left = victim.value.upgrade().map_or(0, |node| node.give_up(victim.key.run));
+    if left > 0 {
+        let key = victim.key;
+        with(|cache| {
+            cache.refuse(victim);
+            cache.resize(&key, left);
+        });
+    }
+    left == 0
 }
 
 /// Gives up pages if little memory is free beside `wanted` bytes.

@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use kif::{Nanos, ZoneId};
 use pool_fair::PRIORITY_DEFAULT;
@@ -112,15 +112,20 @@ struct State {
     queue: Queue<Arc<Waiter>>,
 }
 
-/// The door of one pool.
-pub(crate) struct Gate(SpinLock<State>);
+/// The door of one pool, and how many wait at it.
+pub(crate) struct Gate(SpinLock<State>, AtomicUsize);
 
 /// Inside.
 pub(crate) struct Pass<'a>(&'a Gate);
 
 impl Gate {
     pub fn new() -> Self {
-        Self(SpinLock::new(Class::PoolQueue, State::default()))
+        Self(SpinLock::new(Class::PoolQueue, State::default()), AtomicUsize::new(0))
+    }
+
+    /// True if somebody waits: whoever is inside and could go on later should.
+    pub fn is_wanted(&self) -> bool {
+        self.1.load(Ordering::Relaxed) > 0
     }
 
     /// Waits for its turn.
@@ -133,6 +138,7 @@ impl Gate {
             }
             let waiter = Arc::new(Waiter { granted: AtomicBool::new(false), queue: WaitQueue::new() });
             state.queue.push(class, zone.0, Arc::clone(&waiter));
+            self.1.fetch_add(1, Ordering::Relaxed);
             waiter
         };
         let begun = kif::clock().monotonic();
@@ -155,6 +161,9 @@ impl Drop for Pass<'_> {
             let mut state = self.0.0.lock();
             let next = state.queue.pop(&|zone| weight(&TENANTS.lock().weights, zone));
             state.is_taken = next.is_some();
+            if next.is_some() {
+                self.0.1.fetch_sub(1, Ordering::Relaxed);
+            }
             next
         };
         if let Some(waiter) = next {

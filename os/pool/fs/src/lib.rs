@@ -35,7 +35,7 @@
 //! changes with ENOMEM before they start.
 //!
 //! # Limits
-//! No access-control lists, no extended attributes on write. Access times are kept in memory only. The cache of file pages holds at most a quarter of
+//! No access-control lists, no extended attributes on write. Access times are kept in memory only. The cache of file pages holds at most half of
 //! memory. A receive or send counts as the operator's.
 #![no_std]
 extern crate alloc;
@@ -51,7 +51,7 @@ pub mod streams;
 #[cfg(test)]
 mod tests;
 
-pub use cache::{owned as cached_by, stats as cache_stats};
+pub use cache::{owned as cached_by, relieve, stats as cache_stats};
 pub use gate::{ZoneReads, forget_zone, set_weight, zone_reads};
 pub use pool_arc::Stats as CacheStats;
 pub use registry::{add, all, find, remove};

@@ -160,6 +160,9 @@ fn start(store: Store) -> Result<Arc<Storage>> {
     Err(Refused::Exists(format!("{}: a pool of this name is imported", storage.name())))
 }
 
+/// State of a destroyed pool in its labels.
+const STATE_DESTROYED: u64 = 2;
+
 /// A pool that could be imported: name, guid, names of the disks that were found, and whether it was exported in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Importable {
@@ -169,13 +172,14 @@ pub struct Importable {
     pub exported: bool,
 }
 
-/// Looks for pools on disks that no pool holds.
+/// Looks for pools on disks that no pool holds: those that were destroyed, or the others.
 #[must_use]
-pub fn importable() -> Vec<Importable> {
+pub fn importable(destroyed: bool) -> Vec<Importable> {
     let free: Vec<_> = vfs::block::disks().into_iter().filter_map(|disk| Some((disk.name(), Held::take(&disk)?))).collect();
     let (names, devices): (Vec<_>, Vec<_>) = free.into_iter().unzip();
     pool_spa::scan(&devices)
         .into_iter()
+        .filter(|found| (found.state == STATE_DESTROYED) == destroyed)
         .map(|found| Importable {
             disks: found.devices.iter().filter_map(|index| names.get(*index)).map(ToString::to_string).collect(),
             exported: found.state == 1,
@@ -185,13 +189,13 @@ pub fn importable() -> Vec<Importable> {
         .collect()
 }
 
-/// Imports the pool called `wanted` (a name or a decimal guid) and replays its intent logs.
+/// Imports the pool called `wanted` (a name or a decimal guid), one that was `destroyed` or not, and replays its intent logs.
 ///
 /// # Errors
 /// See [`Refused`].
-pub fn import(wanted: &str) -> Result<Arc<Storage>> {
+pub fn import(wanted: &str, destroyed: bool) -> Result<Arc<Storage>> {
     let matches = |found: &Importable| found.name == wanted || wanted.parse() == Ok(found.guid);
-    let found: Vec<Importable> = importable().into_iter().filter(matches).collect();
+    let found: Vec<Importable> = importable(destroyed).into_iter().filter(matches).collect();
     let found = match found.as_slice() {
         [] => return Err(Refused::NotFound(format!("{wanted}: no such pool on the disks that are free"))),
         [found] => found,
@@ -284,7 +288,7 @@ pub fn create(name: &str, words: &[String], ashift: Option<u32>, force: bool) ->
     }
     if !force {
         let named: Vec<&str> = words.iter().map(|word| word.strip_prefix("/dev/").unwrap_or(word)).collect();
-        for found in importable() {
+        for found in importable(false) {
             if let Some(disk) = found.disks.iter().find(|disk| named.contains(&disk.as_str())) {
                 return Err(Refused::Exists(format!("{disk} belongs to pool {}; use -f to overwrite it", found.name)));
             }
@@ -330,16 +334,23 @@ pub fn pool_of(name: &str) -> Result<Arc<Storage>> {
     registry::find(name).ok_or_else(|| Refused::NotFound(format!("{name}: no such pool; see 'zpool list'")))
 }
 
-/// Unmounts a pool's file systems, commits, and gives its disks back.
+/// Unmounts a pool's file systems, commits, and gives its disks back; with `destroy` they belong to no pool any more, though `import` with `destroyed` finds it as long as
+/// nobody took them.
 ///
 /// # Errors
-/// See [`Refused`]; the pool stays imported then.
-pub fn export(cx: &Cx<'_>, name: &str) -> Result<()> {
+/// See [`Refused`]; the pool stays imported then, unless a device did not take its last commit.
+pub fn export(cx: &Cx<'_>, name: &str, destroy: bool) -> Result<()> {
     let pool = pool(name)?;
     unmount_all(cx, &pool)?;
-    pool.export().map_err(|error| failed(name, error))?;
-    registry::remove(&pool);
-    Ok(())
+    let exported = pool.export(destroy);
+    if pool.is_gone() {
+        registry::remove(&pool);
+    }
+    exported.map_err(|error| match error {
+        VfsError::Busy => failed(name, error),
+        _ if pool.is_gone() => Refused::Failed(format!("{name}: a device did not take the last commit; the pool was let go of as it was before that, and can be imported again")),
+        error => failed(name, error),
+    })
 }
 
 /// What may be done to a device of a pool.
@@ -353,11 +364,12 @@ pub enum DeviceChange {
     Clear,
 }
 
-/// Changes device `old` of a pool; `new` for attach and replace. What has to be copied is resilvered in the background.
+/// Changes device `old` of a pool; `new` for attach and replace (`sequential`: what is in use is copied in the order of places, then scrubbed). What has to be copied is
+/// resilvered in the background.
 ///
 /// # Errors
 /// See [`Refused`].
-pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Option<&str>) -> Result<()> {
+pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Option<&str>, sequential: bool) -> Result<()> {
     let pool = pool(pool_name)?;
     let path = |name: &str| format!("/dev/{}", name.trim_start_matches("/dev/"));
     let device = match (change, new) {
@@ -376,7 +388,8 @@ pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Opti
         let seconds = now().0;
         let done = match (change, device) {
             (DeviceChange::Attach | DeviceChange::Replace, Some((path, device))) => {
-                store.attach(leaf, &path, device, change == DeviceChange::Replace, seconds).map(drop)
+                let allowed = if sequential { store.check_rebuild(leaf) } else { Ok(()) };
+                allowed.and_then(|()| store.attach(leaf, &path, device, change == DeviceChange::Replace, seconds).map(drop))
             }
             (DeviceChange::Detach, _) => store.detach(leaf, seconds),
             (DeviceChange::Offline, _) => store.offline(leaf, seconds),
@@ -387,6 +400,7 @@ pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Opti
             }
         };
         match done {
+            Ok(()) if sequential => error = store.start_rebuild().err(),
             Ok(()) if matches!(change, DeviceChange::Attach | DeviceChange::Replace | DeviceChange::Online) => store.start_scan(ScanKind::Resilver),
             Ok(()) => {}
             Err(refusal) => error = Some(refusal),
@@ -454,12 +468,29 @@ pub fn add(pool_name: &str, words: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Forgets the error counts of all devices of a pool.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn clear(pool_name: &str) -> Result<()> {
+    let pool = pool(pool_name)?;
+    edit(&pool, pool_name, |store| {
+        store.clear_errors(None);
+        Ok(())
+    })
+}
+
 /// Starts a scrub, or stops what is under way.
 ///
 /// # Errors
 /// See [`Refused`].
 pub fn scrub(pool_name: &str, stop: bool) -> Result<()> {
     let pool = pool(pool_name)?;
+    match (stop, pool.is_scanning()) {
+        (true, false) => return Err(Refused::Invalid(format!("{pool_name}: there is no active scrub to stop"))),
+        (false, true) => return Err(Refused::Busy(format!("{pool_name}: a scan is under way; see 'zpool status', stop it with 'zpool scrub -s', or wait for it with 'zpool wait'"))),
+        _ => {}
+    }
     let result = pool.with(|store| {
         if stop { store.stop_scan() } else { store.start_scan(ScanKind::Scrub) }
         Ok(())
@@ -480,6 +511,8 @@ pub struct Status {
     /// Spares and cache devices: what for, name, state.
     pub aside: Vec<(&'static str, String, &'static str)>,
     pub scan: String,
+    /// Blocks that the last scan found no good copy of.
+    pub scan_errors: u64,
     pub suspended: bool,
     /// How long it has been imported.
     pub age: Nanos,
@@ -518,12 +551,13 @@ pub fn status(pool: &Storage) -> Result<Status> {
             vdevs: inner.status(),
             aside: aside(store)?,
             scan: String::new(),
+            scan_errors: 0,
             suspended: false,
             age: kif::clock().monotonic().since(pool.started()),
         })
     });
     let mut status = look.map_err(|error| failed(pool.name(), error))?;
-    status.scan = pool.scan_line();
+    (status.scan, status.scan_errors) = pool.scan_lines(status.allocated);
     status.suspended = pool.is_suspended();
     Ok(status)
 }
@@ -554,9 +588,13 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 pub fn create_dataset(cx: &Cx<'_>, name: &str, properties: &[(String, String)]) -> Result<()> {
     check_name(name)?;
     let pool = pool_of(name)?;
-    edit(&pool, name, |store| {
+    let made = edit(&pool, name, |store| {
         create_filesystem(store, name, &NewEntry { mode: 0o755, uid: 0, gid: 0, now: now() })?;
         store.commit(now().0)
+    });
+    made.map_err(|refusal| match (refusal, name.rsplit_once('/')) {
+        (Refused::NotFound(_), Some((parent, _))) => Refused::NotFound(format!("{name}: there is no {parent} to make it in; make that first")),
+        (refusal, _) => refusal,
     })?;
     finish_new(cx, &pool, name, properties)
 }
@@ -584,7 +622,8 @@ fn finish_new(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str, properties: &[(Strin
 
 /// Mounts a new file system, unless it is one that is mounted by name only, or none.
 pub(crate) fn mount_new(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
-    let is_ours = filesystems(pool)?.iter().any(|other| other == name) && !pool.has_mounted(place(pool, name)?.0);
+    let found = edit(pool, name, |store| Ok((Datasets::open(store.pool())?.find(name)?.kind, store.find(name)?)))?;
+    let is_ours = found.0 == DatasetKind::Filesystem && !pool.has_mounted(found.1);
     if is_ours && is_automatic(pool, name)? { mount(cx, pool, name) } else { Ok(()) }
 }
 
@@ -702,6 +741,9 @@ fn refuse_sent(pool: &Storage, names: &[String]) -> Result<()> {
 /// See [`Refused`]. [`Refused::Busy`] names what is in the way.
 pub fn destroy(cx: &Cx<'_>, name: &str, extent: Extent, defer: bool) -> Result<()> {
     let pool = pool_of(name)?;
+    if name == pool.name() {
+        return Err(Refused::Invalid(format!("{name}: that is the pool itself: zpool destroy {name}")));
+    }
     if name.contains('#') {
         return edit(&pool, name, |store| store.destroy_bookmark(name, now().0));
     }
@@ -817,6 +859,10 @@ fn put_property(pool: &Storage, name: &str, property: &str, text: &str) -> Resul
         store.set_property(name, pool_dmu::full_name(property), &value)?;
         store.commit(now().0)
     })
+    .map_err(|refusal| match refusal {
+        Refused::Invalid(why) if pool_dmu::parse_property(property, text).is_err() => Refused::Invalid(format!("{why}: {}", pool_dmu::hint(property))),
+        refusal => refusal,
+    })
 }
 
 /// Whether a change of this property moves file systems.
@@ -930,6 +976,9 @@ fn without_mounts(cx: &Cx<'_>, pool: &Arc<Storage>, names: &[String], change: im
 /// See [`Refused`].
 pub fn mount(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
     let (dataset, Some(path)) = place(pool, name)? else { return Ok(()) };
+    if edit(pool, name, |store| store.is_inconsistent(dataset))? {
+        return Err(Refused::Busy(format!("{name}: a receive into it is not finished: resume it with 'zfs send -t' and the token, or forget it with 'zfs receive -A'")));
+    }
     let fs = pool.mount(dataset, false).map_err(|error| match error {
         VfsError::Busy => Refused::Busy(format!("{name}: already mounted")),
         error => failed(name, error),
@@ -999,8 +1048,8 @@ pub fn start_all(cx: &Cx<'_>) {
 }
 
 fn import_found(cx: &Cx<'_>) {
-    for found in importable().into_iter().filter(|found| !found.exported) {
-        match import(&found.guid.to_string()).and_then(|pool| mount_all(cx, &pool)) {
+    for found in importable(false).into_iter().filter(|found| !found.exported) {
+        match import(&found.guid.to_string(), false).and_then(|pool| mount_all(cx, &pool)) {
             Ok(()) => kif::log().line(format_args!("pool {}: imported from {}", found.name, found.disks.join(" "))),
             Err(error) => kif::log().line(format_args!("pool {}: not imported: {error}", found.name)),
         }

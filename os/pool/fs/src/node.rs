@@ -17,7 +17,7 @@ use pool_phys::sa::Znode;
 use pool_zpl::{Change, Make, NewEntry, Writer};
 use sync::{Class, Mutex, SpinLock};
 use vfs::pipe::Pipe;
-use vfs::{Attr, DevNo, DirEntry, Io, Kind, NodeId, OpenFlags, Owner, RenameFlags, Result, SetAttr, VfsError, Vnode, VnodeRef};
+use vfs::{Attr, DevNo, DirEntry, Io, Kind, Lent, NodeId, OpenFlags, Owner, RenameFlags, Result, SetAttr, VfsError, Vnode, VnodeRef};
 
 use crate::cache::{self, Key, RUN};
 use crate::gate;
@@ -69,6 +69,12 @@ fn nanos((seconds, rest): (u64, u64)) -> Nanos {
 
 const fn time(at: Nanos) -> (u64, u64) {
     (at.0 / 1_000_000_000, at.0 % 1_000_000_000)
+}
+
+/// A zone is about to read from disks: with no lock held it waits as long as it has to, and room is made.
+fn wait_for_disks(zone: ZoneId) {
+    gate::throttle(zone, Op::Read);
+    cache::make_room(RUN);
 }
 
 /// ZPL device numbers: 32 bits major, 32 bits minor (format section 17.2, as OpenZFS on Linux packs them).
@@ -165,6 +171,7 @@ impl Node {
 
     fn add(&self, name: &[u8], make: Make<'_>, mode: u32, owner: Owner) -> Result<VnodeRef> {
         self.require_directory()?;
+        cache::make_room(0);
         self.change(4096, |writer| {
             let object = writer.make(self.object, name, make, &entry(mode, owner))?;
             self.refresh(writer)?;
@@ -189,7 +196,8 @@ impl Node {
             }
             Ok(Ok(()))
         })??;
-        self.shared.reap()
+        self.shared.reap();
+        Ok(())
     }
 
     /// Notes that the last name is gone, if it is.
@@ -255,6 +263,44 @@ impl Node {
                 pages.ahead = wanted;
             }
         }
+    }
+
+    /// Lends pages from `offset` on, as far as they are there: whoever asks for what comes then waits for the disks as for the first.
+    fn lend_pages(&self, offset: u64, length: usize, zone: ZoneId, lent: &mut Lent) -> Result<usize> {
+        let index = offset >> PAGE_SHIFT;
+        let mut pages = self.pages.lock();
+        let is_missing = !pages.frames.contains_key(&index) && offset < self.size();
+        if is_missing {
+            drop(pages);
+            wait_for_disks(zone);
+            pages = self.pages.lock();
+        }
+        let size = self.size();
+        let total = usize::try_from(size.saturating_sub(offset)).map_or(length, |left| left.min(length)).min(Lent::room(offset));
+        if total == 0 {
+            return Ok(0);
+        }
+        if is_missing {
+            self.frame(&mut pages, index, size, zone)?;
+        } else {
+            self.note_use(&mut pages, index / RUN_PAGES, size, zone);
+        }
+        let last = (offset + total as u64 - 1) >> PAGE_SHIFT;
+        for (next, (at, frame)) in (index..).zip(pages.frames.range(index..=last)) {
+            if *at != next {
+                break;
+            }
+            lent.push(frame.clone());
+        }
+        let behind = index + lent.count() as u64;
+        for run in index / RUN_PAGES + 1..behind.div_ceil(RUN_PAGES) {
+            self.note_use(&mut pages, run, size, zone);
+        }
+        drop(pages);
+        if is_missing {
+            cache::balance();
+        }
+        Ok(total.min(usize::try_from((behind << PAGE_SHIFT) - offset).unwrap_or(total)))
     }
 
     /// Reads a run that may be wanted soon.
@@ -574,7 +620,8 @@ impl Vnode for Node {
             }
             Ok(Ok(()))
         })??;
-        self.shared.reap()
+        self.shared.reap();
+        Ok(())
     }
     fn readdir(&self, cookie: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
         self.require_directory()?;
@@ -625,19 +672,23 @@ impl Vnode for Node {
             return Err(if self.kind == Kind::Directory { VfsError::IsDirectory } else { VfsError::Invalid });
         }
         let mut pages = self.pages.lock();
-        let size = self.size();
-        let total = usize::try_from(size.saturating_sub(offset)).map_or(out.len(), |left| left.min(out.len()));
-        let is_missing = !pages.frames.contains_key(&(offset >> PAGE_SHIFT)) && total > 0;
-        if is_missing {
-            // It goes to the disks: with no lock, the zone waits as long as it has to, and room is made.
-            drop(pages);
-            gate::throttle(io.zone, Op::Read);
-            cache::make_room(RUN);
-            pages = self.pages.lock();
-        }
-        let mut done = 0;
-        while done < total {
+        let mut size = self.size();
+        let (mut done, mut has_waited) = (0, false);
+        loop {
+            let total = usize::try_from(size.saturating_sub(offset)).map_or(out.len(), |left| left.min(out.len()));
+            if done >= total {
+                break;
+            }
             let at = offset + done as u64;
+            if !has_waited && !pages.frames.contains_key(&(at >> PAGE_SHIFT)) {
+                // It goes to the disks: with no lock, the zone waits as long as it has to, and room is made.
+                drop(pages);
+                wait_for_disks(io.zone);
+                has_waited = true;
+                pages = self.pages.lock();
+                size = self.size();
+                continue;
+            }
             let start = (at % PAGE_SIZE as u64) as usize;
             let count = (PAGE_SIZE - start).min(total - done);
             let part = &mut out[done..done + count];
@@ -651,10 +702,23 @@ impl Vnode for Node {
             done += count;
         }
         drop(pages);
-        if is_missing {
+        if has_waited {
             cache::balance();
         }
         Ok(done)
+    }
+    fn lends(&self) -> bool {
+        self.kind == Kind::File
+    }
+    fn lend(&self, offset: u64, length: usize, io: Io, lent: &mut Lent) -> Result<Option<usize>> {
+        loop {
+            match self.lend_pages(offset, length, io.zone, lent) {
+                // The zone's own cached pages go first; else it is read without a cache.
+                Err(VfsError::NoMemory) if kif::relieve(io.zone) => {}
+                Err(VfsError::NoMemory) => return Ok(None),
+                result => return result.map(Some),
+            }
+        }
     }
     fn write_at(&self, offset: u64, data: &[u8], io: Io) -> Result<usize> {
         self.shared.storage.throttle_write(io.zone, data.len() as u64)?;
@@ -706,6 +770,11 @@ impl Vnode for Node {
             return Err(VfsError::NoDevice);
         }
         let mut pages = self.pages.lock();
+        if !pages.frames.contains_key(&index) {
+            drop(pages);
+            wait_for_disks(zone);
+            pages = self.pages.lock();
+        }
         let size = self.size();
         if index >= size.div_ceil(PAGE_SIZE as u64) {
             return Err(VfsError::Invalid);

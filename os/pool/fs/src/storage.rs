@@ -37,9 +37,10 @@ const DELAY_MAX_US: u64 = 100_000;
 /// Runs of files that wait for being read ahead.
 const AHEAD_MAX: usize = 64;
 /// Free memory below which changes are refused.
-const MEMORY_MIN: u64 = 8 << 20;
-/// Blocks of a scan between two looks at what else is to be done.
+pub(crate) const MEMORY_MIN: u64 = 8 << 20;
+/// Blocks of a scan, and bytes of a sequential resilver, between two looks at what else is to be done; who waits at the gate comes after one of them.
 const SCAN_BLOCKS: u64 = 64;
+const REBUILD_BYTES: u64 = 1 << 20;
 /// Nodes kept although nobody holds them.
 const RECENT_MAX: usize = 1024;
 /// `f_type` of ZFS.
@@ -50,6 +51,15 @@ pub(crate) struct Inner {
     volumes: BTreeMap<u64, Volume>,
     /// Bytes written since the last commit, roughly; 0: nothing to commit.
     dirty: u64,
+}
+
+/// What is known of the scan under way or the last one; times in seconds since 1970.
+#[derive(Clone, Copy)]
+struct Seen {
+    kind: ScanKind,
+    report: ScanReport,
+    since: u64,
+    until: u64,
 }
 
 /// An imported pool.
@@ -72,7 +82,7 @@ pub struct Storage {
     sent: SpinLock<Vec<String>>,
     stop: AtomicBool,
     is_scanning: AtomicBool,
-    last_scan: SpinLock<Option<(ScanKind, ScanReport)>>,
+    last_scan: SpinLock<Option<Seen>>,
     ticker: WaitQueue,
 }
 
@@ -224,6 +234,7 @@ impl Storage {
     /// The pool is suspended: there will be no room.
     pub(crate) fn throttle_write(&self, zone: ZoneId, bytes: u64) -> Result<()> {
         gate::throttle(zone, Op::LogicalWrite);
+        cache::make_room(bytes);
         let limit = self.dirty_max;
         let low = limit / 10 * 6;
         let dirty = self.dirty.load(Relaxed);
@@ -249,8 +260,8 @@ impl Storage {
 
     /// Commits what is open until the pool is exported.
     fn run(&self) {
+        let mut deadline = kif::clock().monotonic().plus(COMMIT_INTERVAL);
         while !self.stop.load(Relaxed) {
-            let deadline = kif::clock().monotonic().plus(COMMIT_INTERVAL);
             // The usual end is the deadline.
             let woken = || (self.stop.load(Relaxed) || self.is_scanning.load(Relaxed) || self.is_full.load(Relaxed)).then_some(());
             if self.ticker.wait_until(deadline, woken).is_ok() && self.stop.load(Relaxed) {
@@ -258,10 +269,12 @@ impl Storage {
             }
             if self.is_scanning.load(Relaxed) {
                 self.scan();
-                if !self.is_full.load(Relaxed) {
+                // The walk goes on behind a commit where it was: nothing waits for its end.
+                if !self.is_full.load(Relaxed) && kif::clock().monotonic() < deadline {
                     continue;
                 }
             }
+            deadline = kif::clock().monotonic().plus(COMMIT_INTERVAL);
             let result = self.sync();
             self.is_full.store(false, Relaxed);
             if let Err(error) = result {
@@ -274,15 +287,28 @@ impl Storage {
         }
     }
 
-    /// Takes the next steps of a scrub or resilver, letting others in between.
+    /// Takes the next steps of a scrub or resilver, until somebody waits for the pool.
     fn scan(&self) {
         let step = self.with_inner(IoClass::Scrub, |inner| {
-            let kind = inner.store.scan().map(|(kind, _)| kind);
-            Ok((kind, inner.store.scan_step(SCAN_BLOCKS, now().0)?))
+            let Inner { store, .. } = inner;
+            if store.is_rebuilding() {
+                let report = store.rebuild_step(REBUILD_BYTES, now().0)?;
+                // Behind it comes a scrub.
+                return Ok((Some(ScanKind::Resilver), ScanReport { done: false, ..report }));
+            }
+            let kind = store.scan().map(|(kind, _)| kind);
+            let mut report = store.scan_step(1, now().0)?;
+            for _ in 1..SCAN_BLOCKS {
+                if report.done || self.gate.is_wanted() {
+                    break;
+                }
+                report = store.scan_step(1, now().0)?;
+            }
+            Ok((kind, report))
         });
         match step {
             Ok((Some(kind), report)) => {
-                *self.last_scan.lock() = Some((kind, report));
+                self.note_scan(kind, report, false);
                 self.is_scanning.store(!report.done, Relaxed);
             }
             Ok((None, _)) => self.is_scanning.store(false, Relaxed),
@@ -294,28 +320,39 @@ impl Storage {
         kif::spawn().yield_now();
     }
 
+    /// Notes how far a scan is; `anew`: it has just been asked for.
+    fn note_scan(&self, kind: ScanKind, report: ScanReport, anew: bool) {
+        let (now, _) = now();
+        let mut seen = self.last_scan.lock();
+        let since = seen.filter(|seen| !anew && seen.kind == kind && !seen.report.done).map_or(now, |seen| seen.since);
+        *seen = Some(Seen { kind, report, since, until: now });
+    }
+
     /// Looks whether there is a scan to be done.
     pub(crate) fn wake(&self) {
-        let scan = self.with_inner(IoClass::SyncRead, |inner| Ok(inner.store.scan())).unwrap_or(None);
-        if scan.is_some() {
-            *self.last_scan.lock() = scan;
+        let (scan, is_rebuilding) = self.with_inner(IoClass::SyncRead, |inner| Ok((inner.store.scan(), inner.store.is_rebuilding()))).unwrap_or((None, false));
+        match scan {
+            Some((kind, report)) => self.note_scan(kind, report, report == ScanReport::default()),
+            None if is_rebuilding => self.note_scan(ScanKind::Resilver, ScanReport::default(), true),
+            None => {}
         }
-        self.is_scanning.store(scan.is_some(), Relaxed);
+        self.is_scanning.store(scan.is_some() || is_rebuilding, Relaxed);
         self.ticker.wake_all();
     }
 
-    /// What the scan under way or the last one did, in words.
-    pub(crate) fn scan_line(&self) -> String {
-        let Some((kind, report)) = *self.last_scan.lock() else { return String::from("none requested") };
-        let (doing, done) = match kind {
-            ScanKind::Scrub => ("scrub in progress", "scrub repaired"),
-            ScanKind::Resilver => ("resilver in progress", "resilvered"),
-        };
-        if report.done {
-            format!("{done} {} places of {} blocks, {} errors", report.repaired, report.blocks, report.errors)
-        } else {
-            format!("{doing}: {} blocks, {} bytes so far, {} repaired", report.blocks, report.bytes, report.repaired)
+    /// The scan under way or the last one: its lines of `zpool status`, and blocks with no good copy. `total`: allocated bytes.
+    pub(crate) fn scan_lines(&self, total: u64) -> (String, u64) {
+        let Some(Seen { kind, report, since, until }) = *self.last_scan.lock() else { return (String::from("none requested"), 0) };
+        if !report.done && !self.is_scanning.load(Relaxed) {
+            let name = if kind == ScanKind::Scrub { "scrub" } else { "resilver" };
+            return (format!("{name} canceled on {}", ds::Civil::from_seconds(until)), report.errors);
         }
+        (report.lines(kind, since, if report.done { until } else { now().0 }, total), report.errors)
+    }
+
+    /// True while a scan is under way.
+    pub(crate) fn is_scanning(&self) -> bool {
+        self.is_scanning.load(Relaxed)
     }
 
     /// What is known of file systems that are mounted or were.
@@ -485,20 +522,26 @@ impl Storage {
         self.shared().iter().any(|shared| shared.is_mounted.load(Relaxed))
     }
 
-    /// Commits and gives the devices back. Nothing works on the pool afterwards.
+    /// True once it was exported, in order or not.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.inner.lock().is_none()
+    }
+
+    /// Commits and gives the devices back; with `destroy`, marks the pool as destroyed. Nothing works on it afterwards.
     ///
     /// # Errors
-    /// Something is mounted ([`VfsError::Busy`]); a device failed.
-    pub fn export(&self) -> Result<()> {
+    /// Something is mounted ([`VfsError::Busy`]), or a device failed before: the pool stays. A device failed at the last commit: it goes ([`Self::is_gone`]).
+    pub fn export(&self, destroy: bool) -> Result<()> {
         if self.is_busy() {
             return Err(VfsError::Busy);
         }
         self.sync()?;
-        let mut inner = self.inner.lock();
-        let mut open = inner.take().ok_or(VfsError::NoDevice)?;
-        open.store.export(now().0).map_err(|error| convert(&error))?;
+        let open = self.inner.lock().take();
+        // Whether the devices take the last commits or not: nothing works on the pool from here on, its threads neither.
         self.end();
-        Ok(())
+        let mut store = open.ok_or(VfsError::NoDevice)?.store;
+        let closed = if destroy { store.destroy_pool(now().0) } else { store.export(now().0) };
+        closed.map_err(|error| convert(&error))
     }
 
     /// Opens file system `dataset` for mounting, and frees what lost its last name before a crash.
@@ -639,16 +682,17 @@ impl Shared {
         }
     }
 
-    /// Frees objects that lost name and users.
-    pub fn reap(&self) -> Result<()> {
+    /// Frees objects that lost name and users. One that cannot be freed concerns nobody who is here: it is tried again where room is lacking, and else is left to
+    /// the next mount, which finds it in the file system's own list.
+    pub fn reap(&self) {
         let orphans = core::mem::take(&mut *self.orphans.lock());
         for object in orphans {
-            let gone = self.storage.change(self.dataset, 4096, |writer| writer.reap(object));
-            if gone != Err(VfsError::NotFound) {
-                gone?;
+            match self.storage.change(self.dataset, 4096, |writer| writer.reap(object)) {
+                Ok(_) | Err(VfsError::NotFound) => {}
+                Err(VfsError::NoMemory | VfsError::NoSpace) => self.orphans.lock().push(object),
+                Err(error) => kif::log().line(format_args!("pool {}: removed file {object} of file system {} is not freed: {error:?}", self.storage.name(), self.dataset)),
             }
         }
-        Ok(())
     }
 
     /// Copies pages that mappings may have changed to the store.
@@ -658,7 +702,8 @@ impl Shared {
         for node in nodes {
             written = written.and(node.write_back());
         }
-        written.and(self.reap())
+        self.reap();
+        written
     }
 
     /// Lets go of nodes nobody else uses.

@@ -133,9 +133,9 @@ fn files_survive_an_export() {
     directory.link(b"second", &file).expect("links");
     directory.create(b"null", Kind::CharDevice, 0o666, DevNo::new(1, 3), OWNER).expect("makes a node");
     file.set_attr(&SetAttr { mode: Some(0o600), mtime: Some(kif::Nanos(5_000_000_007)), ..SetAttr::default() }).expect("changes");
-    assert_eq!(pool.export(), Err(VfsError::Busy));
+    assert_eq!(pool.export(false), Err(VfsError::Busy));
     drop((root, directory, file, fs));
-    pool.export().expect("exports");
+    pool.export(false).expect("exports");
     assert_eq!(pool.sync().err(), Some(VfsError::NoDevice));
     let again = import(&memory);
     let fs = mount(&again);

@@ -88,6 +88,21 @@ pub struct BlockPointer {
     pub words: codec::Words,
 }
 
+/// Sum of the fill counts of an indirect block's pointers; `None` if all of them are holes.
+#[must_use]
+pub fn fill_of_all(data: &[u8]) -> Option<u64> {
+    let mut sum = None;
+    for words in data.as_chunks::<8>().0.as_chunks::<16>().0 {
+        let word = |index: usize| u64::from_le_bytes(words[index]);
+        let is_embedded = word(6) >> 39 & 1 == 1;
+        if is_embedded || word(0) != 0 || word(1) != 0 {
+            let fill = if is_embedded { 1 } else { word(11) };
+            sum = Some(sum.unwrap_or(0_u64).wrapping_add(fill));
+        }
+    }
+    sum
+}
+
 impl BlockPointer {
     /// A hole that was never written.
     #[must_use]

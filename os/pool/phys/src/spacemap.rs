@@ -41,32 +41,28 @@ impl Header {
     }
 }
 
-/// Parses a log.
+/// The words of a log.
+fn words<'a>(name: &'static str, data: &'a [u8]) -> Result<impl Iterator<Item = u64> + use<'a>, FormatError> {
+    let (words, rest) = data.as_chunks::<8>();
+    if rest.is_empty() { Ok(words.iter().map(|word| u64::from_le_bytes(*word))) } else { Err(FormatError::new(name, "length is not a multiple of eight", data.len() as u64)) }
+}
+
+/// Reads a log, entry by entry: nobody keeps a list of a length that a disk chose.
 ///
 /// # Errors
-/// Length not a multiple of eight, or a two-word entry cut in half.
-pub fn parse(data: &[u8]) -> Result<Vec<Entry>, FormatError> {
-    let (words, rest) = data.as_chunks::<8>();
-    if !rest.is_empty() {
-        return Err(FormatError::new("space map", "length is not a multiple of eight", data.len() as u64));
-    }
-    let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
-    let mut out = Vec::new();
-    while let Some(word) = words.next() {
-        match word >> 62 {
-            0 | 1 => out.push(Entry { free: word >> 15 & 1 == 1, offset: word >> 16 & (OFFSET_MAX - 1), run: (word & (RUN_MAX - 1)) + 1 }),
-            2 => {}
-            _ => {
-                let second = words.next().ok_or(FormatError::new(
-                    "space map",
-                    "two-word entry is cut",
-                    word,
-                ))?;
-                out.push(two_words(word, second));
+/// Length not a multiple of eight; in place of an entry: a two-word entry cut in half.
+pub fn parse(data: &[u8]) -> Result<impl Iterator<Item = Result<Entry, FormatError>> + use<'_>, FormatError> {
+    let mut words = words("space map", data)?;
+    Ok(core::iter::from_fn(move || {
+        loop {
+            let word = words.next()?;
+            match word >> 62 {
+                0 | 1 => return Some(Ok(Entry { free: word >> 15 & 1 == 1, offset: word >> 16 & (OFFSET_MAX - 1), run: (word & (RUN_MAX - 1)) + 1 })),
+                2 => {}
+                _ => return Some(words.next().map(|second| two_words(word, second)).ok_or(FormatError::new("space map", "two-word entry is cut", word))),
             }
         }
-    }
-    Ok(out)
+    }))
 }
 
 /// An entry of a log space map (feature `log_spacemap`): in sectors, from the start of the vdev's space.
@@ -76,46 +72,25 @@ pub struct LogEntry {
     pub entry: Entry,
 }
 
-/// Parses a log space map: entries of two words, which name their vdev.
+/// Reads a log space map, entry by entry: entries of two words, which name their vdev.
 ///
 /// # Errors
-/// Length not a multiple of eight, an entry cut in half, one of one word.
-pub fn parse_log(data: &[u8]) -> Result<Vec<LogEntry>, FormatError> {
-    let (words, rest) = data.as_chunks::<8>();
-    if !rest.is_empty() {
-        return Err(FormatError::new(
-            "log space map",
-            "length is not a multiple of eight",
-            data.len() as u64,
-        ));
-    }
-    let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
-    let mut out = Vec::new();
-    while let Some(word) = words.next() {
-        match word >> 62 {
-            2 => {}
-            3 => {
-                let second = words.next().ok_or(FormatError::new(
-                    "log space map",
-                    "two-word entry is cut",
-                    word,
-                ))?;
-                let entry = two_words(word, second);
-                out.push(LogEntry {
-                    vdev: u32::try_from(word & VDEV_MASK).unwrap_or(u32::MAX),
-                    entry,
-                });
-            }
-            _ => {
-                return Err(FormatError::new(
-                    "log space map",
-                    "an entry names no vdev",
-                    word,
-                ));
+/// Length not a multiple of eight; in place of an entry: one cut in half, or of one word.
+pub fn parse_log(data: &[u8]) -> Result<impl Iterator<Item = Result<LogEntry, FormatError>> + use<'_>, FormatError> {
+    let mut words = words("log space map", data)?;
+    Ok(core::iter::from_fn(move || {
+        loop {
+            let word = words.next()?;
+            match word >> 62 {
+                2 => {}
+                3 => {
+                    let second = words.next().ok_or(FormatError::new("log space map", "two-word entry is cut", word));
+                    return Some(second.map(|second| LogEntry { vdev: u32::try_from(word & VDEV_MASK).unwrap_or(u32::MAX), entry: two_words(word, second) }));
+                }
+                _ => return Some(Err(FormatError::new("log space map", "an entry names no vdev", word))),
             }
         }
-    }
-    Ok(out)
+    }))
 }
 
 const fn two_words(first: u64, second: u64) -> Entry {

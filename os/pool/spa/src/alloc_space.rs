@@ -115,13 +115,14 @@ impl Allocator {
     ///
     /// # Errors
     /// No such metaslab, or entries that contradict each other.
-    pub fn load(&mut self, top: u32, index: usize, object: u64, header: Header, entries: &[Entry]) -> Result<(), FormatError> {
+    pub fn load(&mut self, top: u32, index: usize, object: u64, header: Header, entries: impl Iterator<Item = Result<Entry, FormatError>>) -> Result<(), FormatError> {
         let bad = |why, value| FormatError::new("space map", why, value);
         let top = self.tops.get_mut(&top).ok_or_else(|| bad("of an unknown vdev", u64::from(top)))?;
         let shift = top.ashift;
         let slab = top.metaslabs.get_mut(index).ok_or_else(|| bad("of an unknown metaslab", index as u64))?;
         (slab.object, slab.header) = (object, header);
         for entry in entries {
+            let entry = entry?;
             let span = entry.offset.checked_add(entry.run).filter(|end| *end <= (slab.range.end - slab.range.start) >> shift);
             let end = span.ok_or_else(|| bad("entry leaves its metaslab", entry.offset))?;
             let range = slab.range.start + (entry.offset << shift)..slab.range.start + (end << shift);

@@ -1,6 +1,6 @@
 //! Reading one block: copies, gang trees, checksum, decompression.
 
-use alloc::collections::VecDeque;
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -15,13 +15,9 @@ use crate::leaf::Context;
 use crate::vdev::Io;
 use crate::{Pool, Scrubbed};
 
-/// Interior blocks kept, and their bytes.
-const INTERIOR_MAX: usize = 256;
+/// Blocks of metadata kept, and their bytes.
+const INTERIOR_MAX: usize = 1024;
 const INTERIOR_BYTES: usize = 8 << 20;
-/// Object types of name tables that every file system's opening reads.
-const MASTER_NODE: u8 = 21;
-const SA_FIRST: u8 = 45;
-const SA_LAST: u8 = 47;
 const GANG_DEPTH_MAX: u32 = 8;
 pub(crate) const GANG_HEADER: usize = 512;
 
@@ -126,6 +122,11 @@ impl Pool {
         let data: Arc<[u8]> = Arc::from(self.read_device(pointer)?);
         self.interior().put(pointer, || Arc::clone(&data));
         Ok(data)
+    }
+
+    /// A block of metadata that was just written: whoever wants it next need not read it back.
+    pub fn remember(&self, pointer: &BlockPointer, data: &[u8]) {
+        self.interior().put(pointer, || Arc::from(data));
     }
 
     fn read_device(&self, pointer: &BlockPointer) -> Result<Vec<u8>, ReadError> {
@@ -332,34 +333,46 @@ type Key = (u32, u64, u64);
 /// refers to it.
 #[derive(Debug, Default)]
 pub(crate) struct Interior {
-    blocks: VecDeque<(Key, Arc<[u8]>)>,
+    blocks: BTreeMap<Key, (u64, Arc<[u8]>)>,
+    /// By when they were used last.
+    order: BTreeMap<u64, Key>,
     bytes: usize,
+    /// Uses so far.
+    uses: u64,
 }
 
 impl Interior {
     fn key(pointer: &BlockPointer) -> Option<Key> {
-        let is_interior = pointer.level > 0 || matches!(pointer.kind, kind::DNODE | kind::DIRECTORY | MASTER_NODE | SA_FIRST..=SA_LAST);
+        let is_interior = pointer.level > 0 || !matches!(pointer.kind, kind::FILE | kind::ZVOL);
         let dva = pointer.copies().next().filter(|_| is_interior)?;
         Some((dva.vdev, dva.offset, pointer.physical_birth))
     }
 
     fn get(&mut self, pointer: &BlockPointer) -> Option<Arc<[u8]>> {
         let key = Self::key(pointer)?;
-        let at = self.blocks.iter().rposition(|(known, _)| *known == key)?;
-        let entry = self.blocks.remove(at)?;
-        let out = (entry.1.len() as u64 == pointer.lsize).then(|| Arc::clone(&entry.1));
-        self.blocks.push_back(entry);
-        out
+        let (used, data) = self.blocks.get_mut(&key)?;
+        self.order.remove(used);
+        self.uses += 1;
+        *used = self.uses;
+        self.order.insert(self.uses, key);
+        (data.len() as u64 == pointer.lsize).then(|| Arc::clone(data))
     }
 
     fn put(&mut self, pointer: &BlockPointer, data: impl FnOnce() -> Arc<[u8]>) {
         let Some(key) = Self::key(pointer) else { return };
         let data = data();
         self.bytes += data.len();
-        self.blocks.push_back((key, data));
-        while self.bytes > INTERIOR_BYTES || self.blocks.len() > INTERIOR_MAX {
-            let Some((_, old)) = self.blocks.pop_front() else { break };
+        self.uses += 1;
+        self.order.insert(self.uses, key);
+        if let Some((used, old)) = self.blocks.insert(key, (self.uses, data)) {
+            self.order.remove(&used);
             self.bytes -= old.len();
+        }
+        while self.bytes > INTERIOR_BYTES || self.blocks.len() > INTERIOR_MAX {
+            let Some((_, key)) = self.order.pop_first() else { break };
+            if let Some((_, old)) = self.blocks.remove(&key) {
+                self.bytes -= old.len();
+            }
         }
     }
 }

@@ -24,18 +24,10 @@ pub fn number(value: u64, exact: bool) -> String {
     text.strip_suffix('B').map_or(text.clone(), str::to_owned)
 }
 
-/// `2026-01-01.12:34:56`, UTC, from seconds since 1970 (days to a date as in Hinnant's `civil_from_days`).
+/// `2026-01-01.12:34:56`, UTC, from seconds since 1970.
 pub fn date(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}.{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60)
+    let ds::Civil { year, month, day, hour, minute, second, .. } = ds::Civil::from_seconds(seconds);
+    format!("{year:04}-{month:02}-{day:02}.{hour:02}:{minute:02}:{second:02}")
 }
 
 /// Rows under a heading, as wide as they need to be: the first column to the left, the others to the right. With `script`, tabs and no heading.

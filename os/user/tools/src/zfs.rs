@@ -10,7 +10,7 @@ use crate::control::{Session, call};
 use crate::usage::{self, Failure, Step};
 
 pub const HELP: &str = "\
-usage: zfs list [-Hp] [-o PROPERTY,...] [-t filesystem|snapshot|all] [DATASET]
+usage: zfs list [-Hp] [-r | -d DEPTH] [-o PROPERTY,...] [-s|-S PROPERTY] [-t filesystem|snapshot|volume|all,...] [DATASET...]
        zfs create [-o PROPERTY=VALUE]... DATASET...     a file system, mounted below its parent
        zfs snapshot [-r] DATASET@NAME...
        zfs rollback [-r] DATASET@NAME                   -r: newer snapshots are destroyed
@@ -252,51 +252,102 @@ fn get(arguments: &[String]) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// How far `name` is below `top`; `None`: not at all. Snapshots are one further down than their file system.
+fn depth_below(name: &str, top: &str) -> Option<usize> {
+    let rest = name.strip_prefix(top)?;
+    if rest.is_empty() || rest.starts_with(['/', '@', '#']) { Some(rest.matches(['/', '@', '#']).count()) } else { None }
+}
+
 fn list(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, operands) = usage::options(arguments, "Hpmrt:o:")?;
-    let (script, exact) = (steps.contains(&Step::Flag('H')), steps.contains(&Step::Flag('p')));
-    let wanted = steps.iter().find_map(|step| if let Step::Value('t', kind) = step { Some(kind.as_str()) } else { None }).unwrap_or("filesystem");
-    if !matches!(wanted, "filesystem" | "snapshot" | "volume" | "all") {
-        return Err(Failure::usage(format!("'{wanted}' is no kind of dataset: filesystem, snapshot, volume or all")));
+    let (steps, operands) = usage::options(arguments, "Hpmrd:t:o:s:S:")?;
+    let flag = |letter| steps.contains(&Step::Flag(letter));
+    let value = |wanted: char| steps.iter().find_map(|step| if let Step::Value(letter, value) = step { (*letter == wanted).then_some(value.as_str()) } else { None });
+    let (script, exact) = (flag('H'), flag('p'));
+    let kinds: Vec<&str> = value('t').map_or_else(|| vec!["filesystem", "volume"], |kinds| kinds.split(',').collect());
+    if let Some(wrong) = kinds.iter().find(|kind| !matches!(**kind, "filesystem" | "fs" | "snapshot" | "snap" | "volume" | "vol" | "all")) {
+        return Err(Failure::usage(format!("'{wrong}' is no kind of dataset: filesystem, snapshot, volume or all")));
     }
-    let mut request = NvList::new();
-    match operands.as_slice() {
-        [] => {}
-        [name] => request.set("name", name.as_str()),
-        _ => return Err(Failure::usage("one DATASET, please")),
-    }
-    let columns = steps.iter().find_map(|step| if let Step::Value('o', columns) = step { Some(columns.split(',').map(str::to_owned).collect::<Vec<_>>()) } else { None });
-    let reply = call(Operation::DatasetList, &request)?;
-    let mut rows = Vec::new();
-    for dataset in reply.lists("datasets").map_err(Failure::new)? {
-        let kind = dataset.string("kind").map_err(Failure::new)?;
-        if wanted != "all" && kind != wanted {
-            continue;
+    // A dataset that is named is shown alone, or with what it has of a kind that was asked for.
+    let deepest = match value('d') {
+        Some(depth) => depth.parse().map_err(|_| Failure::usage(format!("-d {depth}: a number, please")))?,
+        None if flag('r') || operands.is_empty() => usize::MAX,
+        None => usize::from(value('t').is_some_and(|kinds| kinds.contains("snap"))),
+    };
+    let columns: Vec<&str> = value('o').unwrap_or(if flag('m') { "name,mountpoint" } else { "name,used,available,referenced,mountpoint" }).split(',').collect();
+    let tops: Vec<Option<&str>> = if operands.is_empty() { vec![None] } else { operands.iter().map(|name| Some(name.as_str())).collect() };
+    // The key that rows are sorted by, and the row.
+    let mut rows: Vec<(Option<String>, Vec<String>)> = Vec::new();
+    for top in tops {
+        let mut request = NvList::new();
+        if let Some(name) = top {
+            request.set("name", name);
         }
-        let name = dataset.string("name").map_err(Failure::new)?.to_owned();
-        let at = dataset.opt_string("mountpoint").map_err(Failure::new)?.unwrap_or(if kind == "filesystem" { "none" } else { "-" }).to_owned();
-        if steps.contains(&Step::Flag('m')) {
-            rows.push(vec![name, at]);
-            continue;
+        let reply = call(Operation::DatasetList, &request)?;
+        for dataset in reply.lists("datasets").map_err(Failure::new)? {
+            let kind = dataset.string("kind").map_err(Failure::new)?;
+            let name = dataset.string("name").map_err(Failure::new)?;
+            let is_named = top == Some(name);
+            let is_wanted = is_named && value('t').is_none() || kinds.iter().any(|wanted| *wanted == "all" || kind.starts_with(wanted) || *wanted == "fs" && kind == "filesystem");
+            if !is_wanted || top.is_some_and(|top| depth_below(name, top).is_none_or(|depth| depth > deepest)) {
+                continue;
+            }
+            let row = columns.iter().map(|column| cell(dataset, column, exact)).collect::<Result<Vec<_>, _>>()?;
+            let key = value('s').or(value('S')).map(|property| cell(dataset, property, true)).transpose()?;
+            rows.push((key, row));
         }
-        if let Some(columns) = &columns {
-            let all = values(&name, columns, false)?;
-            let field = if exact { "exact" } else { "value" };
-            let cell = |column: &String| {
-                let found = all.iter().find(|value| value.string("property").is_ok_and(|property| property == column));
-                if column == "name" { name.clone() } else { found.and_then(|value| value.string(field).ok()).unwrap_or("-").to_owned() }
-            };
-            rows.push(columns.iter().map(cell).collect());
-            continue;
-        }
-        let number = |field: &str| dataset.number(field).map(|bytes| size(bytes, exact)).map_err(Failure::new);
-        rows.push(vec![name, number("used")?, number("referenced")?, at]);
     }
     if rows.is_empty() && !script {
         usage::print("no datasets available\n");
         return Ok(0);
     }
-    let heading: Vec<String> = columns.map_or_else(|| ["NAME", "USED", "REFER", "MOUNTPOINT"].map(str::to_owned).to_vec(), |columns| columns.iter().map(|column| column.to_uppercase()).collect());
+    let number = |key: &Option<String>| key.as_ref().and_then(|key| key.parse::<u64>().ok());
+    rows.sort_by(|(a, _), (b, _)| number(a).cmp(&number(b)).then_with(|| a.cmp(b)));
+    if value('S').is_some() {
+        rows.reverse();
+    }
+    let heading: Vec<String> = columns.iter().map(|column| heading(column)).collect();
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(_, row)| row).collect();
     usage::print(&table(&heading.iter().map(String::as_str).collect::<Vec<_>>(), &rows, script));
     Ok(0)
+}
+
+/// What a dataset has in a column: what the list says, or else the property.
+fn cell(dataset: &NvList, column: &str, exact: bool) -> Result<String, Failure> {
+    let number = |field: &str| Ok(dataset.opt_number(field).map_err(Failure::new)?.map_or_else(|| "-".to_owned(), |bytes| size(bytes, exact)));
+    match column {
+        "name" => Ok(dataset.string("name").map_err(Failure::new)?.to_owned()),
+        "used" => number("used"),
+        "available" | "avail" => number("available"),
+        "referenced" | "refer" => number("referenced"),
+        "mountpoint" => {
+            let is_filesystem = dataset.string("kind").map_err(Failure::new)? == "filesystem";
+            Ok(dataset.opt_string("mountpoint").map_err(Failure::new)?.unwrap_or(if is_filesystem { "none" } else { "-" }).to_owned())
+        }
+        _ => {
+            let name = dataset.string("name").map_err(Failure::new)?;
+            let found = values(name, &[column.to_owned()], false)?;
+            let found = found.first().and_then(|value| value.string(if exact { "exact" } else { "value" }).ok());
+            Ok(found.unwrap_or("-").to_owned())
+        }
+    }
+}
+
+/// What stands above a column.
+fn heading(column: &str) -> String {
+    match column {
+        "available" => "AVAIL".to_owned(),
+        "referenced" => "REFER".to_owned(),
+        other => other.to_uppercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_below_a_dataset() {
+        let depths = ["tank", "tank/a", "tank/a@s", "tank@s", "tankard", "tan"].map(|name| depth_below(name, "tank"));
+        assert_eq!(depths, [Some(0), Some(1), Some(2), Some(1), None, None]);
+    }
 }

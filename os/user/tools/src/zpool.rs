@@ -10,15 +10,19 @@ use crate::usage::{self, Failure, Step};
 pub const HELP: &str = "\
 usage: zpool create [-f] [-o ashift=N] POOL [mirror|raidz|raidz2|raidz3] DISK... [log [mirror] DISK...]
                     [spare DISK...] [cache DISK...]
-       zpool list [-Hp] [POOL]         size, use and health
-       zpool status [POOL]             devices, errors, scrub
-       zpool import [-a] [POOL|GUID]   without a name: what could be imported
+       zpool list [-Hp] [-o COLUMN,...] [POOL]
+                                       size, use and health
+       zpool status [-vx] [POOL]       devices, errors, scrub; -x: only pools that are not well
+       zpool import [-aD] [POOL|GUID]  without a name: what could be imported; -D: of destroyed ones
        zpool export POOL
-       zpool scrub [-s] POOL           check every block and repair; -s stops it
-       zpool attach POOL DISK NEW      make DISK a mirror with NEW
-       zpool replace POOL OLD NEW      copy OLD's contents to NEW and let go of OLD
+       zpool destroy [-f] POOL         its disks are free; until they are used zpool import -D gets it back
+       zpool scrub [-s | -w] POOL      check every block and repair; -s stops it, -w waits for its end
+       zpool wait POOL                 until no scrub or resilver is under way
+       zpool attach [-s] POOL DISK NEW make DISK a mirror with NEW; -s: copy in the order of places, then scrub
+       zpool replace [-s] POOL OLD NEW copy OLD's contents to NEW and let go of OLD
        zpool detach POOL DISK
-       zpool offline|online|clear POOL DISK
+       zpool offline|online POOL DISK
+       zpool clear POOL [DISK]         forget the error counts
        zpool add POOL [KIND] DISK...   another vdev, log, spare or cache device
        zpool remove POOL DISK          takes a spare or cache device out
        zpool iostat [-Hnpvy] [POOL] [INTERVAL [COUNT]]
@@ -29,7 +33,7 @@ Disks are named as under /dev: vda, vdb, ...
 
 examples:
   zpool create tank mirror vda vdb
-  zpool replace tank vda vdc && zpool status tank
+  zpool replace tank vda vdc && zpool wait tank && zpool status tank
   zpool add tank spare vdd
   zpool iostat -v tank 5
 ";
@@ -42,15 +46,28 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
         "status" => status(rest),
         "import" => import(rest),
         "export" => {
-            call(Operation::PoolExport, &NvList::new().with("pool", one(rest, "POOL")?))?;
+            call(Operation::PoolExport, &NvList::new().with("pool", one(rest, "zpool export POOL")?))?;
+            Ok(0)
+        }
+        "destroy" => {
+            let (_, operands) = usage::options(rest, "f")?;
+            call(Operation::PoolExport, &NvList::new().with("pool", one(&operands, "zpool destroy [-f] POOL")?).with("destroy", 1_u64))?;
             Ok(0)
         }
         "scrub" => {
-            let (steps, operands) = usage::options(rest, "s")?;
-            let request = NvList::new().with("pool", one(&operands, "POOL")?).with("stop", u64::from(steps.contains(&Step::Flag('s'))));
-            call(Operation::PoolScrub, &request)?;
-            Ok(0)
+            let (steps, operands) = usage::options(rest, "spw")?;
+            if steps.contains(&Step::Flag('p')) {
+                return Err(Failure::usage("a scrub cannot be paused: stop it with zpool scrub -s POOL; the next one begins at the start"));
+            }
+            let [stop, wait] = ['s', 'w'].map(|letter| steps.contains(&Step::Flag(letter)));
+            if stop && wait {
+                return Err(Failure::usage("-s stops a scrub and -w waits for its end: one of them, please"));
+            }
+            let pool = one(&operands, "zpool scrub [-s | -w] POOL")?;
+            call(Operation::PoolScrub, &NvList::new().with("pool", pool).with("stop", u64::from(stop)))?;
+            if wait { wait_for(pool) } else { Ok(0) }
         }
+        "wait" => wait_for(one(rest, "zpool wait POOL")?),
         "attach" | "replace" | "detach" | "offline" | "online" | "clear" => device(verb, rest),
         "add" => {
             let (pool, vdevs) = rest.split_first().filter(|(_, vdevs)| !vdevs.is_empty()).ok_or_else(|| Failure::usage("zpool add POOL [KIND] DISK..."))?;
@@ -69,10 +86,23 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
     }
 }
 
-fn one<'a>(operands: &'a [String], what: &str) -> Result<&'a str, Failure> {
+/// The only operand of a subcommand that is used like `usage`.
+fn one<'a>(operands: &'a [String], usage: &str) -> Result<&'a str, Failure> {
     match operands {
         [one] => Ok(one),
-        _ => Err(Failure::usage(format!("one {what}, please; see zpool --help"))),
+        [] => Err(Failure::usage(format!("which pool? {usage}"))),
+        [_, more, ..] => Err(Failure::usage(format!("'{more}' is one too many: {usage}"))),
+    }
+}
+
+/// Returns when nothing is being scrubbed or resilvered.
+fn wait_for(pool: &str) -> Result<u8, Failure> {
+    loop {
+        let found = pools(&[pool.to_owned()])?;
+        if !found.iter().any(|pool| pool.string("scan").is_ok_and(|scan| scan.contains("in progress"))) {
+            return Ok(0);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(500));
     }
 }
 
@@ -93,14 +123,24 @@ fn create(arguments: &[String]) -> Result<u8, Failure> {
 }
 
 fn device(verb: &str, arguments: &[String]) -> Result<u8, Failure> {
-    let (pool, device, new) = match (verb, arguments) {
-        ("attach" | "replace", [pool, device, new]) => (pool, device, Some(new)),
-        ("detach" | "offline" | "online" | "clear", [pool, device]) => (pool, device, None),
-        _ => return Err(Failure::usage(format!("see zpool --help for what {verb} takes"))),
-    };
-    let mut request = NvList::new().with("pool", pool.as_str()).with("change", verb).with("device", device.as_str());
-    if let Some(new) = new {
-        request.set("new", new.as_str());
+    let takes_new = matches!(verb, "attach" | "replace");
+    let (steps, operands) = usage::options(arguments, if takes_new { "s" } else { "" })?;
+    let mut request = NvList::new().with("change", verb);
+    match operands.as_slice() {
+        [pool, device, new] if takes_new => {
+            request = request.with("pool", pool.as_str()).with("device", device.as_str()).with("new", new.as_str());
+            request.set("sequential", u64::from(steps.contains(&Step::Flag('s'))));
+        }
+        [pool, device] if !takes_new => request = request.with("pool", pool.as_str()).with("device", device.as_str()),
+        [pool] if verb == "clear" => request = request.with("pool", pool.as_str()),
+        _ => {
+            let usage = match verb {
+                "attach" | "replace" => format!("zpool {verb} [-s] POOL DISK NEW"),
+                "clear" => "zpool clear POOL [DISK]".to_owned(),
+                _ => format!("zpool {verb} POOL DISK"),
+            };
+            return Err(Failure::usage(usage));
+        }
     }
     call(Operation::PoolDevice, &request)?;
     Ok(0)
@@ -129,15 +169,34 @@ fn history(arguments: &[String]) -> Result<u8, Failure> {
 pub(crate) fn pools(operands: &[String]) -> Result<Vec<NvList>, Failure> {
     let mut request = NvList::new();
     if !operands.is_empty() {
-        request.set("pool", one(operands, "POOL")?);
+        request.set("pool", one(operands, "one POOL or none")?);
     }
     let reply = call(Operation::PoolList, &request)?;
     Ok(reply.lists("pools").map_err(Failure::new)?.to_vec())
 }
 
+/// Columns of `zpool list`, all of which are shown unless some are named.
+const COLUMNS: [&str; 11] = ["name", "size", "allocated", "free", "checkpoint", "expandsize", "fragmentation", "capacity", "dedupratio", "health", "altroot"];
+
+/// The column of a name or of its short form.
+fn column(word: &str) -> Result<&'static str, Failure> {
+    let full = match word {
+        "alloc" => "allocated",
+        "ckpoint" => "checkpoint",
+        "expandsz" => "expandsize",
+        "frag" => "fragmentation",
+        "cap" => "capacity",
+        "dedup" => "dedupratio",
+        other => other,
+    };
+    COLUMNS.into_iter().find(|known| *known == full).ok_or_else(|| Failure::usage(format!("'{word}' is no column: {}", COLUMNS.join(", "))))
+}
+
 fn list(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, operands) = usage::options(arguments, "Hp")?;
+    let (steps, operands) = usage::options(arguments, "Hpvo:")?;
     let (script, exact) = (steps.contains(&Step::Flag('H')), steps.contains(&Step::Flag('p')));
+    let named = steps.iter().find_map(|step| if let Step::Value('o', columns) = step { Some(columns) } else { None });
+    let columns = named.map_or_else(|| Ok(COLUMNS.to_vec()), |columns| columns.split(',').map(column).collect::<Result<Vec<_>, _>>())?;
     let pools = pools(&operands)?;
     if pools.is_empty() && !script {
         usage::print("no pools available\n");
@@ -148,45 +207,96 @@ fn list(arguments: &[String]) -> Result<u8, Failure> {
         let number = |name: &str| pool.number(name).map_err(Failure::new);
         let (total, used) = (number("size")?, number("allocated")?);
         let percent = (used * 100).checked_div(total).unwrap_or(0);
-        rows.push(vec![
-            pool.string("name").map_err(Failure::new)?.to_owned(),
-            size(total, exact),
-            size(used, exact),
-            size(total - used, exact),
-            if exact { percent.to_string() } else { format!("{percent}%") },
-            pool.string("health").map_err(Failure::new)?.to_owned(),
-        ]);
+        let cell = |column: &&str| {
+            Ok(match *column {
+                "name" | "health" => pool.string(column).map_err(Failure::new)?.to_owned(),
+                "size" => size(total, exact),
+                "allocated" => size(used, exact),
+                "free" => size(total - used, exact),
+                "capacity" => if exact { percent.to_string() } else { format!("{percent}%") },
+                "dedupratio" => if exact { "1.00" } else { "1.00x" }.to_owned(),
+                // Nothing of the kind is here: no checkpoint, no room to grow, no histogram, no other root.
+                _ => "-".to_owned(),
+            })
+        };
+        rows.push(columns.iter().map(cell).collect::<Result<Vec<_>, Failure>>()?);
     }
-    usage::print(&table(&["NAME", "SIZE", "ALLOC", "FREE", "CAP", "HEALTH"], &rows, script));
+    let heading: Vec<String> = columns.iter().map(|column| heading(column)).collect();
+    usage::print(&table(&heading.iter().map(String::as_str).collect::<Vec<_>>(), &rows, script));
     Ok(0)
 }
 
+/// What stands above a column.
+fn heading(column: &str) -> String {
+    match column {
+        "allocated" => "ALLOC",
+        "checkpoint" => "CKPOINT",
+        "expandsize" => "EXPANDSZ",
+        "fragmentation" => "FRAG",
+        "capacity" => "CAP",
+        "dedupratio" => "DEDUP",
+        other => return other.to_uppercase(),
+    }
+    .to_owned()
+}
+
+/// What is wrong with a pool and what to do about it: the worst that applies.
+fn advice(states: &[&str], scan: &str, counts: u64, damaged: u64, suspended: bool) -> Option<(&'static str, &'static str)> {
+    let has = |state: &str| states.contains(&state);
+    Some(if suspended {
+        ("A device refused a write: nothing is written any more.", "Make sure that the devices are there, then export the pool and import it again.")
+    } else if damaged > 0 {
+        ("Some blocks have no good copy: what they held is lost.", "Restore the files concerned (the console names the blocks), then scrub again.")
+    } else if scan.starts_with("resilver in progress") {
+        ("One or more devices is being resilvered. The pool works meanwhile, perhaps without redundancy.", "Wait for the resilver to complete.")
+    } else if has("FAULTED") {
+        ("One or more devices failed too often and are not used.", "Replace the device with 'zpool replace', or 'zpool clear' it if it is well again.")
+    } else if has("UNAVAIL") || has("REMOVED") {
+        ("One or more devices cannot be opened. There are sufficient replicas for the pool to work.", "Attach the missing device and 'zpool online' it, or replace it with 'zpool replace'.")
+    } else if has("OFFLINE") {
+        ("One or more devices were taken offline. There are sufficient replicas for the pool to work.", "Put the device back with 'zpool online', or replace it with 'zpool replace'.")
+    } else if counts > 0 {
+        ("One or more devices made errors; what they got wrong was repaired from the others.", "See whether the device is to be replaced ('zpool replace'); 'zpool clear' forgets the counts.")
+    } else {
+        return None;
+    })
+}
+
 fn status(arguments: &[String]) -> Result<u8, Failure> {
-    let (_, operands) = usage::options(arguments, "v")?;
+    let (steps, operands) = usage::options(arguments, "vx")?;
     let pools = pools(&operands)?;
     if pools.is_empty() {
         usage::print("no pools available\n");
     }
-    for (index, pool) in pools.iter().enumerate() {
+    let mut shown = 0;
+    for pool in &pools {
         let text = |name: &str| pool.string(name).map_err(Failure::new);
-        let mut out = if index > 0 { String::from("\n") } else { String::new() };
-        out.push_str(&format!("  pool: {}\n state: {}\n", text("name")?, text("health")?));
-        if pool.number("suspended").map_err(Failure::new)? != 0 {
-            out.push_str("status: A device refused a write: nothing is written until the pool is imported again.\n");
-        }
-        out.push_str(&format!("  scan: {}\nconfig:\n\n", text("scan")?));
+        let number = |name: &str| pool.number(name).map_err(Failure::new);
         let mut rows = vec![vec![text("name")?.to_owned(), text("health")?.to_owned(), "0".to_owned(), "0".to_owned(), "0".to_owned()]];
-        let mut errors = 0;
+        let (mut errors, mut states) = (0, Vec::new());
         for vdev in pool.lists("vdevs").map_err(Failure::new)? {
             let number = |name: &str| vdev.number(name).map_err(Failure::new);
             let indent = "  ".repeat(1 + usize::try_from(number("depth")?).unwrap_or(0));
             let mark = if number("log")? != 0 && number("depth")? == 0 { " (log)" } else { "" };
             let counts = [number("read")?, number("write")?, number("checksum")?];
             errors += counts.iter().sum::<u64>();
+            states.push(vdev.string("state").map_err(Failure::new)?);
             let mut row = vec![format!("{indent}{}{mark}", vdev.string("name").map_err(Failure::new)?), vdev.string("state").map_err(Failure::new)?.to_owned()];
             row.extend(counts.iter().map(u64::to_string));
             rows.push(row);
         }
+        let damaged = number("scan_errors")?;
+        let advice = advice(&states, text("scan")?, errors, damaged, number("suspended")? != 0);
+        if steps.contains(&Step::Flag('x')) && advice.is_none() {
+            continue;
+        }
+        let mut out = if shown > 0 { String::from("\n") } else { String::new() };
+        shown += 1;
+        out.push_str(&format!("  pool: {}\n state: {}\n", text("name")?, text("health")?));
+        if let Some((what, action)) = advice {
+            out.push_str(&format!("status: {what}\naction: {action}\n"));
+        }
+        out.push_str(&format!("  scan: {}\nconfig:\n\n", text("scan")?));
         let mut title = "";
         for device in pool.strings("aside").map_err(Failure::new)? {
             let [kind, name, state] = device.splitn(3, ' ').collect::<Vec<_>>()[..] else { continue };
@@ -199,19 +309,27 @@ fn status(arguments: &[String]) -> Result<u8, Failure> {
         for line in table(&["NAME", "STATE", "READ", "WRITE", "CKSUM"], &rows, false).lines() {
             out.push_str(&format!("\t{line}\n"));
         }
-        out.push_str(if errors == 0 { "\nerrors: No known data errors\n" } else { "\nerrors: devices made errors; what redundancy could repair was repaired (zpool clear resets the counts)\n" });
+        out.push_str(&match damaged {
+            0 => String::from("\nerrors: No known data errors\n"),
+            blocks => format!("\nerrors: {blocks} data errors\n"),
+        });
         usage::print(&out);
+    }
+    if shown == 0 && !pools.is_empty() {
+        usage::print("all pools are healthy\n");
     }
     Ok(0)
 }
 
 fn import(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, operands) = usage::options(arguments, "a")?;
+    let (steps, operands) = usage::options(arguments, "aD")?;
+    let destroyed = u64::from(steps.contains(&Step::Flag('D')));
+    let request = NvList::new().with("destroyed", destroyed);
     if !operands.is_empty() {
-        call(Operation::PoolImport, &NvList::new().with("pool", one(&operands, "POOL")?))?;
+        call(Operation::PoolImport, &request.with("pool", one(&operands, "zpool import [-D] POOL")?))?;
         return Ok(0);
     }
-    let reply = call(Operation::PoolImport, &NvList::new())?;
+    let reply = call(Operation::PoolImport, &request)?;
     let found = reply.lists("importable").map_err(Failure::new)?;
     if found.is_empty() {
         return Err(Failure::new("no pools available to import"));
@@ -219,12 +337,17 @@ fn import(arguments: &[String]) -> Result<u8, Failure> {
     for pool in found {
         let (name, guid) = (pool.string("name").map_err(Failure::new)?, pool.number("guid").map_err(Failure::new)?);
         if steps.contains(&Step::Flag('a')) {
-            call(Operation::PoolImport, &NvList::new().with("pool", guid.to_string()))?;
+            call(Operation::PoolImport, &request.clone().with("pool", guid.to_string()))?;
             continue;
         }
         let disks = pool.strings("disks").map_err(Failure::new)?.join(" ");
-        let state = if pool.number("exported").map_err(Failure::new)? != 0 { "exported" } else { "was in use when its machine went down" };
-        usage::print(&format!("   pool: {name}\n     id: {guid}\n  state: {state}\n  disks: {disks}\n action: zpool import {name}\n\n"));
+        let state = match (destroyed != 0, pool.number("exported").map_err(Failure::new)? != 0) {
+            (true, _) => "destroyed",
+            (false, true) => "exported",
+            (false, false) => "was in use when its machine went down",
+        };
+        let option = if destroyed != 0 { "-D " } else { "" };
+        usage::print(&format!("   pool: {name}\n     id: {guid}\n  state: {state}\n  disks: {disks}\n action: zpool import {option}{name}\n\n"));
     }
     Ok(0)
 }
