@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::page::escape;
-use crate::{Evidence, Symbols, Where};
+use crate::{Evidence, Sample, Symbols, Where};
 
 /// Stacks, outermost first, and how often each was met.
 pub type Folded = BTreeMap<Vec<String>, u64>;
@@ -13,6 +13,11 @@ const WIDTH: u32 = 1200;
 const ROW: u32 = 16;
 /// Boxes narrower than this are left out, in thousandths of the width.
 const NARROW: u64 = 1;
+
+/// What a process is called.
+fn process(sample: &Sample) -> String {
+    sample.program.as_deref().map_or_else(|| format!("address space {:#x}", sample.space), str::to_owned)
+}
 
 /// Folds samples: `kernel` or `user` first, then functions, innermost last. Halted vCPUs are not counted.
 pub fn folded(evidence: &Evidence, symbols: &Symbols) -> Folded {
@@ -23,7 +28,7 @@ pub fn folded(evidence: &Evidence, symbols: &Symbols) -> Folded {
             Where::Halted => continue,
             Where::User => {
                 stack.push("user".to_owned());
-                stack.push(format!("address space {:#x}", sample.space));
+                stack.push(process(sample));
             }
             Where::Kernel => {
                 stack.push("kernel".to_owned());
@@ -59,9 +64,9 @@ pub fn text(folded: &Folded) -> String {
 }
 
 /// A warm colour that belongs to a name.
-fn color(name: &str) -> String {
+fn color(name: &str, user: bool) -> String {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-    let base = if name == "user" || name.starts_with("address space") { (90, 170, 90) } else { (225, 120, 40) };
+    let base = if user { (90, 170, 90) } else { (225, 120, 40) };
     let shift = |value: u64, by: u32| value + (hash >> by) % 30;
     format!("rgb({},{},{})", shift(base.0, 0), shift(base.1, 8), shift(base.2, 16))
 }
@@ -110,7 +115,7 @@ fn draw(svg: &mut String, stacks: &[(&[String], u64)], level: usize, mut start: 
                 "<g><title>{} ({share:.2} %)</title><rect x=\"{x:.1}\" y=\"{y}\" width=\"{width:.1}\" height=\"{}\" fill=\"{}\" stroke=\"#fff\" stroke-width=\"0.5\"/><text x=\"{:.1}\" y=\"{}\">{}</text></g>",
                 escape(name),
                 ROW - 1,
-                color(name),
+                color(name, first[0] == "user"),
                 x + 2.0,
                 y + 12,
                 escape(&label)

@@ -2,7 +2,7 @@
 //!
 //! # Theory
 //! A run on the simulator is exact, so its evidence is: every event has its tick and its virtual nanosecond. Most of it the machine keeps anyway (event log,
-//! disk journals, captures, conversations of peers). The one thing that must be watched for is where the vCPUs are: a [`Sampler`] stops the
+//! disk journals, captures, conversations of peers). What must be watched for is which interrupts are taken, and where the vCPUs are: a [`Sampler`] stops the
 //! machine at fixed ticks and writes down the stack. Cuts cannot be seen by the guest, so the watched run is the run: its receipt is that of an unwatched one.
 //!
 //! # Structures
@@ -15,21 +15,22 @@
 //! # Limits
 //! [`sampler::SAMPLES_MAX`] samples: past it every second one goes and the distance doubles. [`STACK_MAX`] frames. The page shows at most [`page::ROWS_MAX`] rows of a list.
 //! Linux kernels without frame pointers give the innermost function only, and Debian ships no names for its own (its `System.map` is a placeholder): then it is the page. User
-//! stacks are not walked.
+//! stacks are not walked: a user sample is the program's. The kernel's part of a program that was never met in user mode has no program's name.
 //!
 //! # Reading order
-//! `lib.rs`, `sampler.rs`, `symbols.rs`, `timeline.rs`, `flame.rs`, `page.rs`.
+//! `lib.rs`, `sampler.rs`, `programs.rs`, `symbols.rs`, `timeline.rs`, `flame.rs`, `page.rs`.
 
 pub mod flame;
 pub mod heat;
 pub mod page;
+mod programs;
 mod sampler;
 mod symbols;
 pub mod timeline;
 
 use std::path::Path;
 
-use sim_board::Machine;
+use sim_board::{Interrupt, Machine};
 use sim_fault::Op;
 use sim_net::{Captured, Direction};
 
@@ -75,6 +76,8 @@ pub struct DiskOperation {
     pub disk: u8,
     pub ticks: u64,
     pub ns: u64,
+    /// From then until the guest was told; `None`: it never was, or there was nobody to tell.
+    pub takes_ns: Option<u64>,
     pub what: &'static str,
     pub sector: u64,
     pub sectors: u64,
@@ -108,6 +111,8 @@ pub struct Evidence {
     pub vcpus: usize,
     pub virtual_ns: u64,
     pub events: Vec<Event>,
+    /// Taken by the vCPUs.
+    pub interrupts: Vec<Interrupt>,
     pub disks: Vec<DiskOperation>,
     /// By NIC.
     pub frames: Vec<Vec<Captured>>,
@@ -131,11 +136,13 @@ impl Evidence {
             .iter()
             .map(|event| Event { ns: event.ns, vcpu: event.vcpu, source: event.source.to_owned(), kind: event.kind.to_owned(), detail: event.detail.clone() })
             .collect();
+        self.interrupts = machine.interrupts().to_vec();
         for (disk, broken) in (0..u8::MAX).map_while(|disk| machine.fault_disk(disk).map(|broken| (disk, broken))) {
             self.disks.extend(broken.journal().records().map(|record| DiskOperation {
                 disk,
                 ticks: record.ticks,
                 ns: record.ns,
+                takes_ns: record.waited(),
                 what: match record.op {
                     Op::Read => "read",
                     Op::Write => "write",
@@ -258,10 +265,11 @@ pub fn write(folder: &Path, evidence: &Evidence, symbols: &Symbols) -> std::io::
         std::fs::write(folder.join("network.txt"), evidence.network.join("\n") + "\n")?;
     }
     if !evidence.disks.is_empty() {
-        let mut text = String::from("#             tick               ns  disk  operation      sector          sectors\n");
+        let mut text = String::from("#             tick               ns  disk  operation              sector  sectors         takes ns\n");
         for operation in &evidence.disks {
-            let DiskOperation { disk, ticks, ns, what, sector, sectors, trouble } = operation;
-            text.push_str(format!("{ticks:>18} {ns:>16}  {disk:>4}  {what:<13}  {sector:>14}  {sectors:>7}  {}", trouble.as_deref().unwrap_or_default()).trim_end());
+            let DiskOperation { disk, ticks, ns, takes_ns, what, sector, sectors, trouble } = operation;
+            let takes = takes_ns.map_or_else(|| "-".to_owned(), |ns| ns.to_string());
+            text.push_str(format!("{ticks:>18} {ns:>16}  {disk:>4}  {what:<13}  {sector:>14}  {sectors:>7}  {takes:>15}  {}", trouble.as_deref().unwrap_or_default()).trim_end());
             text.push('\n');
         }
         std::fs::write(folder.join("disks.txt"), text)?;

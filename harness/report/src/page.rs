@@ -1,15 +1,18 @@
 //! One page with everything, without anything from outside.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use sim_net::Direction;
 
 use crate::heat::Heat;
 use crate::timeline::stretches;
-use crate::{Evidence, Where};
+use crate::{Evidence, Sample, Where};
 
 /// Rows of a list that are shown.
 pub const ROWS_MAX: usize = 400;
+/// Programs that have a lane of their own in the timeline: those that ran most.
+const PROGRAMS_MAX: usize = 8;
 /// The last part of the console that is shown.
 const CONSOLE_MAX: usize = 64 << 10;
 
@@ -83,6 +86,9 @@ pub fn write(evidence: &Evidence, flame: &str) -> String {
         let own: Vec<(u64, u64)> = evidence.disks.iter().filter(|operation| operation.disk == disk && operation.sectors > 0).map(|operation| (operation.ns, operation.sector)).collect();
         let body = format!("<p class=\"small\">{} operations: where on the disk, over virtual time</p>{}", own.len(), Heat::of_places(&own, evidence.virtual_ns).svg());
         section(&mut page, &format!("Disk {disk}"), &body);
+        let waits: Vec<(u64, u64)> = evidence.disks.iter().filter(|operation| operation.disk == disk).filter_map(|operation| Some((operation.ns, operation.takes_ns?))).collect();
+        let body = format!("<p class=\"small\">{} requests: from the driver's to the disk's answer, over virtual time</p>{}", waits.len(), Heat::of_latencies(&waits, evidence.virtual_ns).svg());
+        section(&mut page, &format!("Latency at disk {disk}"), &body);
     }
     if !evidence.samples.is_empty() {
         section(&mut page, "Flamegraph", flame);
@@ -187,6 +193,26 @@ fn timeline(evidence: &Evidence) -> String {
             .collect();
         lanes.push((format!("vCPU {vcpu}"), shapes));
     }
+    // The programs that ran most, each with its share of the time.
+    let mut programs: Vec<(Arc<str>, u64)> = Vec::new();
+    for program in evidence.samples.iter().filter(|sample| sample.at != Where::Halted).filter_map(|sample| sample.program.as_ref()) {
+        match programs.iter_mut().find(|(known, _)| known == program) {
+            Some((_, count)) => *count += 1,
+            None => programs.push((program.clone(), 1)),
+        }
+    }
+    programs.sort_by(|left, right| right.1.cmp(&left.1).then_with(|| left.0.cmp(&right.0)));
+    for (program, _) in programs.iter().take(PROGRAMS_MAX) {
+        let runs = |sample: &Sample| sample.at != Where::Halted && sample.program.as_ref() == Some(program);
+        let mut shapes = String::new();
+        for vcpu in 0..evidence.vcpus {
+            let own = evidence.samples.iter().filter(|sample| sample.vcpu as usize == vcpu);
+            let stretches = stretches(own, 4 * evidence.every, runs);
+            shapes.extend(stretches.into_iter().filter(|(runs, ..)| *runs).map(|(_, began, ended)| bar(began, ended, "#2a9d8f", &format!("{program} on vCPU {vcpu}"))));
+        }
+        let name = program.rsplit('/').next().unwrap_or(program);
+        lanes.push((name.chars().take(16).collect(), shapes));
+    }
     let mut density = |name: String, color: &str, times: Vec<u64>| {
         let mut bins = vec![0u64; BINS];
         for at in times {
@@ -205,9 +231,8 @@ fn timeline(evidence: &Evidence) -> String {
             .collect();
         lanes.push((name, shapes));
     };
-    let interrupts: Vec<u64> = evidence.events.iter().filter(|event| event.kind == "irq").map(|event| event.ns).collect();
-    if !interrupts.is_empty() {
-        density("interrupts".to_owned(), "#7209b7", interrupts);
+    if !evidence.interrupts.is_empty() {
+        density("interrupts".to_owned(), "#7209b7", evidence.interrupts.iter().map(|interrupt| interrupt.ns).collect());
     }
     let disks: std::collections::BTreeSet<u8> = evidence.disks.iter().map(|operation| operation.disk).collect();
     for disk in disks {
@@ -219,7 +244,7 @@ fn timeline(evidence: &Evidence) -> String {
         }
     }
     let height = lanes.len() as f64 * LANE + 22.0;
-    let mut svg = format!("<svg viewBox=\"0 0 1210 {height}\" width=\"100%\" font-family=\"monospace\" font-size=\"11\">");
+    let mut svg = format!("<svg viewBox=\"0 0 1225 {height}\" width=\"100%\" font-family=\"monospace\" font-size=\"11\">");
     for (index, (name, shapes)) in lanes.iter().enumerate() {
         let y = index as f64 * LANE;
         let _infallible = write!(
@@ -237,6 +262,6 @@ fn timeline(evidence: &Evidence) -> String {
         let at = end / 10 * tenth;
         let _infallible = write!(svg, "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\" font-size=\"9\">{:.2} s</text>", place(at), height - 4.0, at as f64 / 1e9);
     }
-    svg.push_str("</svg><p class=\"small\">orange: kernel, green: user, white: halted. The whole of it opens in Perfetto: timeline.json.</p>");
+    svg.push_str("</svg><p class=\"small\">orange: kernel, green: user, white: halted; below, the programs that ran most. The whole of it opens in Perfetto: timeline.json.</p>");
     svg
 }

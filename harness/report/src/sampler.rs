@@ -1,12 +1,17 @@
 //! Where the vCPUs are, at fixed ticks.
 
+use std::sync::Arc;
+
 use sim_board::{Machine, Outcome, Until};
 use sim_cpu::Activity;
+
+use crate::programs::Programs;
 
 /// Samples kept; past this every second one goes and the distance doubles.
 pub const SAMPLES_MAX: usize = 1 << 15;
 /// Frames of a stack at most.
 pub const STACK_MAX: usize = 64;
+const RSP: usize = 4;
 const RBP: usize = 5;
 /// Kernel addresses of x86-64 kernels are in the upper half.
 const UPPER_HALF: u64 = 1 << 63;
@@ -27,6 +32,8 @@ pub struct Sample {
     pub at: Where,
     /// Address space: CR3 without its flag bits.
     pub space: u64,
+    /// The program that runs in it, or did when it was last in user mode. `None`: a kernel's own, or a thread whose first stack was not seen.
+    pub program: Option<Arc<str>>,
     /// LSTAR, by which a kernel that was moved is recognised.
     pub lstar: u64,
     /// Innermost first: instruction pointer, then return addresses.
@@ -39,13 +46,14 @@ pub struct Sampler {
     every: u64,
     next: u64,
     samples: Vec<Sample>,
+    programs: Programs,
 }
 
 impl Sampler {
     /// Every `every` ticks of all vCPUs.
     pub fn new(every: u64) -> Self {
         let every = every.max(1);
-        Self { every, next: every, samples: Vec::new() }
+        Self { every, next: every, samples: Vec::new(), programs: Programs::default() }
     }
 
     /// Runs to one of the conditions of `until`, of which at most single bytes of output may be one, and looks on the way.
@@ -91,7 +99,13 @@ impl Sampler {
                 }
                 frame = above;
             }
-            self.samples.push(Sample { ns: machine.now_ns(), vcpu: vcpu as u32, at, space: state.sys.cr3 & 0x000f_ffff_ffff_f000, lstar: state.sys.lstar, stack });
+            let space = state.sys.cr3 & 0x000f_ffff_ffff_f000;
+            let program = match at {
+                Where::User => self.programs.of_user(machine, vcpu, space, state.gpr[RSP]),
+                Where::Kernel => self.programs.of_space(space),
+                Where::Halted => None,
+            };
+            self.samples.push(Sample { ns: machine.now_ns(), vcpu: vcpu as u32, at, space, program, lstar: state.sys.lstar, stack });
         }
         if self.samples.len() > SAMPLES_MAX {
             let vcpus = machine.vcpus();

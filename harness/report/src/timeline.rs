@@ -1,5 +1,7 @@
 //! The timeline as Chrome trace JSON, which Perfetto opens (*Trace Event Format*, duration, instant and metadata events).
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use sim_net::Direction;
 
@@ -8,13 +10,15 @@ use crate::{Evidence, Sample, Where};
 /// Tracks of the trace: a "process" each.
 const SCENARIO: u32 = 1;
 const VCPUS: u32 = 2;
-const SPACES: u32 = 3;
+const PROCESSES: u32 = 3;
 const INTERRUPTS: u32 = 4;
 const DEVICES: u32 = 5;
 const DISKS: u32 = 6;
 const NETWORK: u32 = 7;
 /// Frames of one NIC that are shown; the capture has them all.
 const FRAMES_MAX: usize = 100_000;
+/// Requests of one disk that are shown side by side.
+const DISK_LANES: u64 = 64;
 
 fn micros(ns: u64) -> f64 {
     ns as f64 / 1000.0
@@ -64,7 +68,7 @@ pub fn write(evidence: &Evidence) -> String {
     for (track, text) in [
         (SCENARIO, "scenario, by zone"),
         (VCPUS, "vCPUs"),
-        (SPACES, "address spaces (processes)"),
+        (PROCESSES, "processes"),
         (INTERRUPTS, "interrupts"),
         (DEVICES, "devices"),
         (DISKS, "disks"),
@@ -85,7 +89,7 @@ pub fn write(evidence: &Evidence) -> String {
     for vcpu in 0..evidence.vcpus {
         let own = || evidence.samples.iter().filter(move |sample| sample.vcpu as usize == vcpu);
         events.push(thread(VCPUS, vcpu as u64, &format!("vCPU {vcpu}")));
-        events.push(thread(SPACES, vcpu as u64, &format!("vCPU {vcpu}")));
+        events.push(thread(PROCESSES, vcpu as u64, &format!("vCPU {vcpu}")));
         events.push(thread(INTERRUPTS, vcpu as u64, &format!("vCPU {vcpu}")));
         for (what, began, ended) in stretches(own(), gap, |sample| sample.at) {
             let word = match what {
@@ -95,29 +99,43 @@ pub fn write(evidence: &Evidence) -> String {
             };
             events.push(span(VCPUS, vcpu as u64, word, began, ended, json!({"ticks between samples": evidence.every})));
         }
-        for (space, began, ended) in stretches(own(), gap, |sample| (sample.at != Where::Halted).then_some(sample.space)) {
-            if let Some(space) = space {
-                events.push(span(SPACES, vcpu as u64, &format!("space {space:#x}"), began, ended, json!({})));
+        for (process, began, ended) in stretches(own(), gap, |sample| (sample.at != Where::Halted).then(|| (sample.space, sample.program.clone()))) {
+            if let Some((space, program)) = process {
+                let space = format!("{space:#x}");
+                events.push(span(PROCESSES, vcpu as u64, program.as_deref().unwrap_or("kernel"), began, ended, json!({"address space": space})));
             }
         }
     }
 
+    for interrupt in &evidence.interrupts {
+        events.push(instant(INTERRUPTS, u64::from(interrupt.vcpu), &format!("vector {:#04x}", interrupt.vector), interrupt.ns, json!({})));
+    }
     let mut sources = Vec::new();
-    for event in &evidence.events {
-        let arguments = json!({"detail": event.detail, "vcpu": event.vcpu});
-        if event.kind == "irq" {
-            events.push(instant(INTERRUPTS, u64::from(event.vcpu), &event.detail, event.ns, arguments));
-        } else {
-            let lane = lane(&mut sources, &event.source);
-            events.push(instant(DEVICES, lane, &event.kind, event.ns, arguments));
-        }
+    for event in evidence.events.iter().filter(|event| event.kind != "irq") {
+        let lane = lane(&mut sources, &event.source);
+        events.push(instant(DEVICES, lane, &event.kind, event.ns, json!({"detail": event.detail, "vcpu": event.vcpu})));
     }
     events.extend(sources.iter().enumerate().map(|(index, source)| thread(DEVICES, index as u64, source)));
 
+    // Requests of a disk overlap, spans of a lane must not: each takes the first lane that is free.
+    let mut busy: BTreeMap<u64, u64> = BTreeMap::new();
     for operation in &evidence.disks {
         let arguments = json!({"sector": operation.sector, "sectors": operation.sectors, "trouble": operation.trouble});
-        events.push(instant(DISKS, u64::from(operation.disk), operation.what, operation.ns, arguments));
+        let first = u64::from(operation.disk) * DISK_LANES;
+        let lane = (first..first + DISK_LANES).find(|lane| busy.get(lane).is_none_or(|until| *until <= operation.ns)).unwrap_or(first + DISK_LANES - 1);
+        match operation.takes_ns {
+            Some(takes) => {
+                let ended = operation.ns.saturating_add(takes);
+                busy.insert(lane, ended);
+                events.push(span(DISKS, lane, operation.what, operation.ns, ended, arguments));
+            }
+            None => {
+                busy.entry(lane).or_default();
+                events.push(instant(DISKS, lane, operation.what, operation.ns, arguments));
+            }
+        }
     }
+    events.extend(busy.keys().map(|lane| thread(DISKS, *lane, &format!("disk {} request {}", lane / DISK_LANES, lane % DISK_LANES + 1))));
     let mut peers = Vec::new();
     for conversation in &evidence.conversations {
         let lane = 100 + lane(&mut peers, &conversation.peer);

@@ -26,7 +26,7 @@ fn a_browser_shows_verdict_timeline_heat_and_flames() {
         let seen = |color| count(&pixels, channels, color);
         assert!(seen(verdict) > 400, "the verdict's colour: {}", seen(verdict));
         assert!(holds || seen(other) == 0, "no other");
-        for (what, color) in [("header", [0x1c, 0x24, 0x30]), ("kernel lane", [0xe0, 0x78, 0x28]), ("user lane", [0x5a, 0xaa, 0x5a]), ("steps", [0x43, 0x61, 0xee]), ("frames sent", [0x00, 0x96, 0xc7])] {
+        for (what, color) in [("header", [0x1c, 0x24, 0x30]), ("kernel lane", [0xe0, 0x78, 0x28]), ("user lane", [0x5a, 0xaa, 0x5a]), ("steps", [0x43, 0x61, 0xee]), ("programs", [0x2a, 0x9d, 0x8f]), ("interrupts", [0x72, 0x09, 0xb7]), ("frames sent", [0x00, 0x96, 0xc7])] {
             assert!(seen(color) > 100, "{what}: {} pixels", seen(color));
         }
     }

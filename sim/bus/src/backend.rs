@@ -71,9 +71,10 @@ pub trait DiskBackend: std::fmt::Debug + Send + Sync {
     }
     /// The point at which the next requests are made. Called by [`Backends::disk_mut`].
     fn at(&mut self, _point: Point) {}
-    /// How much longer than usual the requests made since the last call take; [`crate::NEVER`]: they do not come back. Devices ask after each request.
-    fn take_delay(&mut self) -> crate::Nanos {
-        0
+    /// How long the requests made since the last call take, if `usual` is what the device takes for them; [`crate::NEVER`]: they do not come back. Devices ask
+    /// after each command they carry out.
+    fn takes(&mut self, usual: crate::Nanos) -> crate::Nanos {
+        usual
     }
     /// Whether the disk is plugged in.
     fn is_present(&self) -> bool {

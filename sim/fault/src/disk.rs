@@ -250,7 +250,7 @@ impl FaultDisk {
         let data = data.filter(|_| self.keep == Keep::Data && result.is_ok()).map(Arc::from);
         let fault = fault.map(|watcher| self.watchers[watcher].number);
         let Point { ns, ticks, .. } = self.point;
-        self.journal.push(Record { ticks, ns, op, sector, sectors, error: result.err(), fault, void, data });
+        self.journal.push(Record { ticks, ns, takes: None, op, sector, sectors, error: result.err(), fault, void, data });
     }
 
     fn put(&mut self, op: Op, sector: u64, from: &[u8]) -> Result<(), DiskError> {
@@ -413,8 +413,10 @@ impl DiskBackend for FaultDisk {
     fn at(&mut self, point: Point) {
         self.point = point;
     }
-    fn take_delay(&mut self) -> Nanos {
-        std::mem::take(&mut self.delay)
+    fn takes(&mut self, usual: Nanos) -> Nanos {
+        let takes = usual.saturating_add(std::mem::take(&mut self.delay));
+        self.journal.timed(takes);
+        takes
     }
     fn is_present(&self) -> bool {
         !self.gone()

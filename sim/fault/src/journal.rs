@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use sim_bus::{DiskBackend, DiskError, Nanos};
+use sim_bus::{DiskBackend, DiskError, NEVER, Nanos};
 use sim_core::{Rng, Streams};
 
 use crate::SECTOR;
@@ -39,6 +39,8 @@ pub enum Op {
 pub struct Record {
     pub ticks: u64,
     pub ns: Nanos,
+    /// How long the guest waits for it from then on; [`sim_bus::NEVER`]: for ever. `None`: nobody asked, as it was no request (bits that rot).
+    pub takes: Option<Nanos>,
     pub op: Op,
     /// Where it went (for a misdirected write not where it should have gone).
     pub sector: u64,
@@ -57,6 +59,10 @@ impl Record {
     pub fn is_write(&self) -> bool {
         matches!(self.op, Op::Write | Op::WriteDurable | Op::Discard) && self.error.is_none() && !self.void
     }
+    /// How long the guest waited for it; `None`: it was never told, or there was nobody to tell.
+    pub fn waited(&self) -> Option<Nanos> {
+        self.takes.filter(|takes| *takes != NEVER)
+    }
     fn is_barrier(&self) -> bool {
         self.op == Op::Flush && self.error.is_none() && !self.void
     }
@@ -71,14 +77,30 @@ pub struct Journal {
     full: Vec<Arc<Vec<Record>>>,
     last: Vec<Record>,
     writes: u64,
+    /// Records at the end whose time is not known yet.
+    untimed: usize,
 }
 
 impl Journal {
     pub fn push(&mut self, record: Record) {
         self.writes += u64::from(record.is_write());
+        self.untimed += 1;
         self.last.push(record);
         if self.last.len() == CHUNK {
             self.full.push(Arc::new(std::mem::take(&mut self.last)));
+        }
+    }
+    /// Says how long the operations take that were pushed since the last call: those of one command.
+    pub fn timed(&mut self, takes: Nanos) {
+        let end = self.len();
+        for index in end - std::mem::take(&mut self.untimed)..end {
+            let record = match self.full.get_mut(index / CHUNK) {
+                Some(chunk) => Arc::make_mut(chunk).get_mut(index % CHUNK),
+                None => self.last.get_mut(index % CHUNK),
+            };
+            if let Some(record) = record {
+                record.takes = Some(takes);
+            }
         }
     }
     pub fn len(&self) -> usize {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use sim_bus::{DiskBackend, DiskError, NEVER, Point, Report};
 use sim_core::Streams;
 
-use crate::{Cutter, Fault, FaultDisk, Keep, MachineFaults, MachineKind, Op, SECTOR, Unflushed};
+use crate::{Cutter, Fault, FaultDisk, Keep, MachineFaults, MachineKind, Op, Record, SECTOR, Unflushed};
 
 /// A disk as plain as can be.
 #[derive(Clone, Debug)]
@@ -119,18 +119,26 @@ fn reads_are_corrupt_or_stale_and_the_medium_is_not() {
 
 #[test]
 fn a_disk_is_pulled_and_comes_back_and_slow_requests_say_how_slow() {
-    let mut disk = disk("[[fault]]\nkind='removed'\ndisk=0\nduration='2ms'\noperation=2\n[[fault]]\nkind='slow'\ndisk=0\nduration='7ms'\nat='3ms'\n[[fault]]\nkind='stuck'\ndisk=0\nat='4ms'", Keep::Nothing);
+    let mut disk = disk("[[fault]]\nkind='removed'\ndisk=0\nduration='2ms'\noperation=2\n[[fault]]\nkind='slow'\ndisk=0\nduration='7ms'\nat='3ms'\n[[fault]]\nkind='stuck'\ndisk=0\nat='4ms'", Keep::Operations);
     assert_eq!(sector(&mut disk, 1), Ok(1));
     assert_eq!(sector(&mut disk, 1), Err(DiskError::Gone));
     time(&mut disk, 1_999_999);
     assert!(!disk.is_present());
     assert_eq!(disk.flush(), Err(DiskError::Gone));
     time(&mut disk, 2_000_000);
-    assert_eq!((sector(&mut disk, 1), disk.take_delay()), (Ok(1), 0));
+    assert_eq!((sector(&mut disk, 1), disk.takes(0)), (Ok(1), 0));
     time(&mut disk, 3_000_000);
-    assert_eq!((sector(&mut disk, 1), disk.take_delay(), disk.take_delay()), (Ok(1), 7_000_000, 0));
+    assert_eq!((sector(&mut disk, 1), disk.takes(0), disk.takes(0)), (Ok(1), 7_000_000, 0));
     time(&mut disk, 4_000_000);
-    assert_eq!((sector(&mut disk, 1), disk.take_delay()), (Ok(1), NEVER));
+    assert_eq!((sector(&mut disk, 1), disk.takes(0)), (Ok(1), NEVER));
+    // The journal has it: what nobody asked about, and what never came, waited for nothing.
+    let waited: Vec<_> = disk.journal().records().rev().take(3).map(Record::waited).collect();
+    assert_eq!(waited, [None, Some(7_000_000), Some(0)]);
+    // More of one command than a chunk of the journal holds.
+    time(&mut disk, 5_000_000);
+    (0..600).for_each(|_| assert_eq!(sector(&mut disk, 2), Ok(2)));
+    assert_eq!(disk.takes(9), 9);
+    assert_eq!(disk.journal().records().filter(|record| record.waited() == Some(9)).count(), 600);
 }
 
 #[test]

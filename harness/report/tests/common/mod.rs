@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use report::{Conversation, DiskOperation, Event, Evidence, Row, Sample, Step, Symbols, Where};
+use sim_board::Interrupt;
 use sim_net::{Captured, Direction};
 
 const MS: u64 = 1_000_000;
@@ -49,7 +50,9 @@ pub fn evidence(holds: bool) -> Evidence {
                 _ => Where::Halted,
             };
             let stack = if index % 2 == 0 { vec![0xffff_ffff_8100_1010, 0xffff_ffff_8100_2010, 0xffff_ffff_8100_0020] } else { vec![0xffff_ffff_8100_2004, 0xffff_ffff_8100_0020] };
-            Sample { ns: index * MS, vcpu, at, space: 0x1000 * (1 + index / 400), lstar: 0xffff_ffff_8100_3000, stack }
+            let space = 0x1000 * (1 + index / 400);
+            let program = (space == 0x2000).then(|| "/usr/bin/busy".into());
+            Sample { ns: index * MS, vcpu, at, space, program, lstar: 0xffff_ffff_8100_3000, stack }
         })
     });
     let frames = (0..400u64).flat_map(|index| {
@@ -63,6 +66,7 @@ pub fn evidence(holds: bool) -> Evidence {
         disk: 0,
         ticks: index * 1000,
         ns: index * 5 * MS,
+        takes_ns: (index != 41).then_some(30_000 + index * 500_000),
         what: if index % 3 == 0 { "write" } else { "read" },
         sector: index * 97 % 8192,
         sectors: 8,
@@ -87,7 +91,8 @@ pub fn evidence(holds: bool) -> Evidence {
         summary: "simulator, 2000000 instructions".to_owned(),
         vcpus: 2,
         virtual_ns: 2_000 * MS,
-        events: (0..100).map(|index| event(index * 20, if index % 2 == 0 { "irq" } else { "note" }, "vector 0x30")).collect(),
+        events: (0..50).map(|index| event(index * 40, "note", "of a device")).collect(),
+        interrupts: (0..50).map(|index| Interrupt { ns: index * 40 * MS, vcpu: 0, vector: 0x30 }).collect(),
         disks: operations.collect(),
         frames: vec![frames.collect()],
         conversations: vec![Conversation {

@@ -208,8 +208,7 @@ impl Ata {
             return answer;
         }
         let done = self.carry_out(fis, data, &mut answer, cx);
-        let delay = cx.disk(self.disk).map_or(0, |disk| disk.take_delay());
-        answer.takes = answer.takes.saturating_add(delay);
+        answer.takes = cx.disk(self.disk).map_or(answer.takes, |disk| disk.takes(answer.takes));
         // This very command may be the one it was pulled at.
         answer.gone = !cx.disk(self.disk).is_some_and(|disk| disk.is_present());
         if let Err(refused) = done {

@@ -102,11 +102,11 @@ impl DiskBackend for Moody {
     fn at(&mut self, point: Point) {
         self.now = point.ns;
     }
-    fn take_delay(&mut self) -> Nanos {
+    fn takes(&mut self, usual: Nanos) -> Nanos {
         match self.requests % 29 {
             3 => sim_bus::NEVER,
-            9 => 5_000_000,
-            _ => 0,
+            9 => usual.saturating_add(5_000_000),
+            _ => usual,
         }
     }
     fn is_present(&self) -> bool {

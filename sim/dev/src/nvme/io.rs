@@ -64,8 +64,7 @@ impl Controller {
         if matches!(answer.status, Some(Status::UNRECOVERED_READ | Status::WRITE_FAULT)) {
             self.logs.media_errors += 1;
         }
-        let delay = cx.disk(self.disk).map_or(0, |disk| disk.take_delay());
-        answer.takes = answer.takes.saturating_add(delay);
+        answer.takes = cx.disk(self.disk).map_or(answer.takes, |disk| disk.takes(answer.takes));
         answer
     }
 

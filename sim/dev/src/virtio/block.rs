@@ -86,10 +86,10 @@ impl Block {
             READ | WRITE | DISCARD => Err(DiskError::Range),
             _ => return (UNSUPPORTED, Vec::new(), REQUEST_NS),
         };
-        let delay = disk.take_delay();
+        let takes = disk.takes(result.as_ref().map_or(REQUEST_NS, |(_, usual)| *usual));
         match result {
-            Ok((data, takes)) => (OK, data, takes.saturating_add(delay)),
-            Err(error) => (refusal(error), Vec::new(), REQUEST_NS.saturating_add(delay)),
+            Ok((data, _)) => (OK, data, takes),
+            Err(error) => (refusal(error), Vec::new(), takes),
         }
     }
 }
