@@ -185,13 +185,14 @@ pub struct Io {
 }
 
 /// Pages lent at once, at most.
-const LENT_MAX: usize = 9;
+const LENT_MAX: usize = 17;
 
 /// Pages of a file, in order, to be read by somebody who holds no lock: they are as the file is or was at the time.
 #[derive(Debug, Default)]
 pub struct Lent {
-    frames: [Option<Frame>; LENT_MAX],
-    count: usize,
+    /// Most reads are within one page.
+    first: Option<Frame>,
+    rest: Vec<Frame>,
 }
 
 impl Lent {
@@ -201,21 +202,24 @@ impl Lent {
         LENT_MAX * PAGE_SIZE - (offset % PAGE_SIZE as u64) as usize
     }
     /// Adds the next page.
-    ///
-    /// # Panics
-    /// If there are more than [`Lent::room`] says.
     pub fn push(&mut self, frame: Frame) {
-        self.frames[self.count] = Some(frame);
-        self.count += 1;
+        if self.first.is_none() {
+            self.first = Some(frame);
+            return;
+        }
+        if self.rest.is_empty() {
+            self.rest.reserve_exact(LENT_MAX - 1);
+        }
+        self.rest.push(frame);
     }
     /// Pages so far.
     #[must_use]
-    pub const fn count(&self) -> usize {
-        self.count
+    pub fn count(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
     }
     /// The pages.
     pub fn frames(&self) -> impl Iterator<Item = &Frame> {
-        self.frames[..self.count].iter().flatten()
+        self.first.iter().chain(&self.rest)
     }
 }
 

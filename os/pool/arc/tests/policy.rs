@@ -168,3 +168,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_owner_gives_up_its_own_oldest_first() {
+    let mut cache: Cache<u32, u32> = Cache::new(0, 1000);
+    for (key, owner) in [(1, 7), (2, 8), (3, 7), (4, 8)] {
+        assert_eq!(cache.insert(key, key, 100, owner, Want::Demand, u64::from(key)), None);
+    }
+    let gone: Vec<u32> = std::iter::from_fn(|| cache.evict_owned(7).map(|victim| victim.key)).collect();
+    assert_eq!((gone, cache.owned(7), cache.owned(8)), (vec![1, 3], 0, 200));
+    assert!(cache.evict().is_none(), "the others are within the target");
+    cache.check();
+}

@@ -66,7 +66,7 @@ impl ScanReport {
         let total = total.max(self.bytes);
         let rate = self.bytes / took.max(1);
         let done = self.bytes * 10_000 / total.max(1);
-        let to_go = if rate == 0 { String::from("no estimated completion time") } else { format!("{} to go", clock((total - self.bytes) / rate)) };
+        let to_go = (total - self.bytes).checked_div(rate).map_or_else(|| String::from("no estimated completion time"), |left| format!("{} to go", clock(left)));
         let mended = if kind == ScanKind::Scrub { "repaired" } else { "resilvered" };
         format!(
             "{name} in progress since {}\n\t{} scanned at {}/s, {} total\n\t{} {mended}, {}.{:02}% done, {to_go}",

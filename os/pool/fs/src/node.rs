@@ -269,7 +269,8 @@ impl Node {
     fn lend_pages(&self, offset: u64, length: usize, zone: ZoneId, lent: &mut Lent) -> Result<usize> {
         let index = offset >> PAGE_SHIFT;
         let mut pages = self.pages.lock();
-        let is_missing = !pages.frames.contains_key(&index) && offset < self.size();
+        let mut first = pages.frames.get(&index).cloned();
+        let is_missing = first.is_none() && offset < self.size();
         if is_missing {
             drop(pages);
             wait_for_disks(zone);
@@ -281,16 +282,19 @@ impl Node {
             return Ok(0);
         }
         if is_missing {
-            self.frame(&mut pages, index, size, zone)?;
+            first = Some(self.frame(&mut pages, index, size, zone)?.clone());
         } else {
             self.note_use(&mut pages, index / RUN_PAGES, size, zone);
         }
+        first.into_iter().for_each(|frame| lent.push(frame));
         let last = (offset + total as u64 - 1) >> PAGE_SHIFT;
-        for (next, (at, frame)) in (index..).zip(pages.frames.range(index..=last)) {
-            if *at != next {
-                break;
+        if last > index {
+            for (next, (at, frame)) in (index + 1..).zip(pages.frames.range(index + 1..=last)) {
+                if *at != next {
+                    break;
+                }
+                lent.push(frame.clone());
             }
-            lent.push(frame.clone());
         }
         let behind = index + lent.count() as u64;
         for run in index / RUN_PAGES + 1..behind.div_ceil(RUN_PAGES) {
