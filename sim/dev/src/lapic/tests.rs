@@ -181,7 +181,7 @@ fn a_storm_that_nobody_takes_is_slowed() {
     rig.write(0x3e0, 0xb); // divide by 1
     rig.write(0x320, 0x2_0040);
     rig.write(0x380, 1);
-    let mut next = |rig: &mut Rig, now: Nanos| {
+    let next = |rig: &mut Rig, now: Nanos| {
         rig.effects.clear();
         rig.now = now;
         rig.run(|chip, cx| chip.expire(cx));
