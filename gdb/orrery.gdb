@@ -52,7 +52,7 @@ define goto
   frame
 end
 document goto
-goto TICK|+N|-N: goes to a point in time, or N ticks on or back (monitor ticks says where this is).
+goto TICK|+N|-N|TIME: goes to a point in time (a tick, or 350ms), or N ticks on or back (monitor ticks says where this is).
 end
 
 define goto-write
@@ -77,6 +77,16 @@ define last-write
 end
 document last-write
 last-write EXPRESSION [LENGTH]: who wrote there last: point in time, vCPU and stack. Example: last-write &zone::table::COUNT 4
+end
+
+define goto-call
+  eval "monitor goto-last-write %#lx", (unsigned long)$rbp + 8
+  maintenance flush register-cache
+  frame
+end
+document goto-call
+goto-call: goes back to the call of the function of the selected frame (its return address was written last by it), however long ago: one search,
+where gdb's reverse-finish steps back through an inlined function instruction by instruction. Needs frame pointers, as our kernel has.
 end
 
 define translate

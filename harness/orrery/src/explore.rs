@@ -180,7 +180,9 @@ fn show(scenario: &str, summary: &Summary, processor: f64) {
         println!("  {} trials in {:.1} s on {} cores: {per_minute:.0} a minute; {per_core:.0} a minute of a core's time, {:.1} M ticks each", summary.fresh, summary.seconds, summary.cores, summary.ticks as f64 / summary.fresh as f64 / 1e6);
     }
     for (kind, failing) in summary.kinds() {
-        println!("  {kind}: {} times, one in {:.1} tried finds it; first: {}", failing.len(), summary.tried as f64 / failing.len() as f64, failing[0].plan);
+        let each = summary.tried as f64 / failing.len() as f64;
+        let needed = if matches!(failing[0].plan, Plan::Turns { .. }) { format!("{each:.1} seeds are needed on average") } else { format!("one in {each:.1} tried finds it") };
+        println!("  {kind}: {} times, {needed}; first: {}", failing.len(), failing[0].plan);
         let seeds: Vec<String> = failing.iter().filter_map(|outcome| if let Plan::Turns { seed, .. } = outcome.plan { Some(seed.to_string()) } else { None }).take(SEEDS_SHOWN).collect();
         if !seeds.is_empty() {
             println!("    by seed {}{}", seeds.join(", "), if failing.len() > seeds.len() { ", ..." } else { "" });

@@ -15,6 +15,30 @@ pub(crate) struct History {
     snapshots: Vec<Snapshot>,
 }
 
+/// Where to go: the first moment at which everything that is given has been reached. Ticks stand still while every vCPU is halted, so a place needs its time, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub ticks: Option<u64>,
+    pub ns: Option<u64>,
+}
+
+impl Target {
+    pub fn tick(ticks: u64) -> Self {
+        Self { ticks: Some(ticks), ns: None }
+    }
+    pub fn time(ns: u64) -> Self {
+        Self { ticks: None, ns: Some(ns) }
+    }
+    /// Where a machine is.
+    pub fn present(machine: &Machine) -> Self {
+        Self { ticks: Some(machine.ticks()), ns: Some(machine.now_ns()) }
+    }
+    /// Whether a point is not behind it.
+    fn admits(&self, ticks: u64, ns: u64) -> bool {
+        self.ticks.is_none_or(|wanted| ticks <= wanted) && self.ns.is_none_or(|wanted| ns <= wanted)
+    }
+}
+
 /// A stop in the past.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hit {
@@ -45,9 +69,9 @@ impl History {
         self.snapshots.is_empty()
     }
 
-    /// The earliest tick that can be reached.
-    pub fn first(&self) -> Option<u64> {
-        self.snapshots.first().map(Snapshot::ticks)
+    /// The earliest tick that can be reached, and its time.
+    pub fn first(&self) -> Option<(u64, u64)> {
+        self.snapshots.first().map(|first| (first.ticks(), first.ns()))
     }
 
     /// Takes a snapshot if this is a new place for one.
@@ -72,24 +96,37 @@ impl History {
         self.snapshots.retain(|snapshot| snapshot.ticks() <= ticks);
     }
 
-    /// Restores the nearest snapshot at or before `ticks`. `false`: there is none, or it does not load.
-    fn back(&self, machine: &mut Machine, ticks: u64) -> bool {
-        let before = self.snapshots.partition_point(|snapshot| snapshot.ticks() <= ticks);
+    /// Restores the nearest snapshot that is not behind `target`. `false`: there is none, or it does not load.
+    fn back(&self, machine: &mut Machine, target: Target) -> bool {
+        let before = self.snapshots.partition_point(|snapshot| target.admits(snapshot.ticks(), snapshot.ns()));
         before.checked_sub(1).is_some_and(|index| machine.restore(&self.snapshots[index]).is_ok())
     }
 
-    /// Goes to a tick; stops on the way are passed over.
-    pub fn go_to(&self, machine: &mut Machine, ticks: u64) -> bool {
-        if (ticks < machine.ticks() || machine.exit().is_some()) && !self.back(machine, ticks) {
+    /// Goes to a point; stops on the way are passed over, snapshots taken. `false`: it cannot be reached, and the machine may stand elsewhere.
+    pub fn go_to(&mut self, machine: &mut Machine, target: Target) -> bool {
+        let here = target.admits(machine.ticks(), machine.now_ns());
+        if (!here || machine.exit().is_some()) && !self.back(machine, target) {
             return false;
         }
-        while machine.ticks() < ticks {
-            match machine.run(&Until::ticks(ticks)) {
-                Outcome::Debug { .. } => {}
-                _ => break,
+        let missing = |machine: &Machine| match target {
+            Target { ticks: Some(ticks), .. } if machine.ticks() < ticks => Some(Until::ticks(ticks)),
+            Target { ns: Some(ns), .. } if machine.now_ns() < ns => Some(Until::ns(ns)),
+            Target { .. } => None,
+        };
+        // Everything is halted for good: there is no other time.
+        let mut stuck = false;
+        while let Some(until) = missing(machine) {
+            let outcome = machine.run(&Until { checkpoint: true, ..until });
+            self.note(machine);
+            match outcome {
+                Outcome::Debug { .. } | Outcome::Deadline => {}
+                ended => {
+                    stuck = ended == Outcome::Stuck;
+                    break;
+                }
             }
         }
-        machine.ticks() == ticks
+        target.ticks.is_none_or(|ticks| machine.ticks() == ticks) && target.ns.is_none_or(|ns| stuck || machine.now_ns() >= ns)
     }
 
     /// Goes to the last point at which a vCPU had retired one tick less than now.
@@ -97,7 +134,7 @@ impl History {
         let Some(target) = machine.vcpu_ticks(vcpu).checked_sub(1) else { return false };
         let mut from = machine.ticks();
         while let Some(before) = from.checked_sub(1) {
-            if !self.back(machine, before) {
+            if !self.back(machine, Target::tick(before)) {
                 return false;
             }
             if machine.vcpu_ticks(vcpu) <= target {
@@ -118,7 +155,7 @@ impl History {
     /// Searches the interval that ends at `limit` for its last stop before `present`: of breakpoints, watchpoints, and the ticks that are `marked`. The machine is left somewhere in it. The answer
     /// is the stop, or where the interval begins, or `None` at the beginning of everything.
     pub fn search(&self, machine: &mut Machine, limit: u64, present: u64, marked: &[u64]) -> Option<Result<Hit, u64>> {
-        let start = limit.checked_sub(1).filter(|_| self.back(machine, limit - 1)).map(|_| machine.ticks())?;
+        let start = limit.checked_sub(1).filter(|_| self.back(machine, Target::tick(limit - 1))).map(|_| machine.ticks())?;
         let inside = marked.iter().copied().filter(|tick| (start..limit).contains(tick) && *tick < present).max();
         let mut last = inside.map(|ticks| Hit { ticks, why: Why::Mark });
         while machine.ticks() < limit {
@@ -138,7 +175,7 @@ impl History {
         }
         match last {
             Some(hit) => Some(Ok(hit)),
-            None if Some(start) == self.first() => None,
+            None if self.first().is_some_and(|(first, _)| first == start) => None,
             None => Some(Err(start)),
         }
     }

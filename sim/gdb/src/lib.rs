@@ -25,7 +25,8 @@
 //!
 //! # Limits
 //! Selectors and control registers can be read, not written. A single step is one tick: it may be the delivery of an interrupt or one iteration of a
-//! string instruction. Other vCPUs are never held back (gdb's scheduler locking is accepted and has no effect): their turns are part of the run.
+//! string instruction. A step back costs a run from the checkpoint before it, so a gdb that steps back by the
+//! thousand (`reverse-finish` out of an inlined function) is slow: `monitor goto-last-write` of the return address finds the call in one search. Other vCPUs are never held back (gdb's scheduler locking is accepted and has no effect): their turns are part of the run.
 
 mod arch;
 mod history;

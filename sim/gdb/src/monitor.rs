@@ -2,6 +2,7 @@
 
 use sim_board::{InputKind, Port};
 
+use crate::history::Target;
 use crate::session::{DiskWrite, Mark, Session};
 use crate::{symbols, zones};
 
@@ -17,7 +18,7 @@ const COMMANDS: &[(&str, &str, &str, Command)] = &[
     ("unimplemented", "", "accesses that no device defines", unimplemented),
     ("inputs", "", "what entered from outside, and when", inputs),
     ("console", "[1|2]", "what serial line 1 or 2 printed since the last time", console),
-    ("goto", "TICK|+N|-N", "goes to a tick, or N ticks on or back", go_to),
+    ("goto", "TICK|+N|-N|TIME", "goes to a tick, N ticks on or back, or a time (350ms, 1.5s)", go_to),
     ("goto-write", "NUMBER [DISK]", "goes back to the tick of a disk's write (journal: the board's disk_journal)", go_to_write),
     ("writes", "[N] [DISK]", "the last N writes of a disk (20), with their ticks", writes),
     ("stop-at-write", "NUMBER [DISK]", "marks the tick of a disk's write: continue and reverse-continue stop there", stop_at_write),
@@ -26,6 +27,7 @@ const COMMANDS: &[(&str, &str, &str, Command)] = &[
     ("zones", "", "the zones of our kernel", list_zones),
     ("translate", "ADDRESS", "the physical address behind a linear one, by the page tables of this vCPU", translate),
     ("last-write", "ADDRESS [LENGTH]", "who wrote there last before now: the tick, the vCPU and its stack", last_write),
+    ("goto-last-write", "ADDRESS [LENGTH]", "goes back to the last write there; of a return address it is the call (gdb/orrery.gdb: `goto-call`)", go_to_last_write),
     ("where", "[VCPU]", "the stack of a vCPU by frame pointers", stack),
     ("type", "TEXT", "types TEXT and a line end at serial line 1: enters the recording", type_text),
     ("xp", "ADDRESS [COUNT]", "bytes at a guest-physical address", physical),
@@ -118,23 +120,40 @@ fn go_to(session: &mut Session<'_>, arguments: &[&str]) -> String {
         (_, Some(back)) => number(back).map(|back| here.saturating_sub(back)),
         (None, None) => number(word),
     });
-    let Some(target) = target else { return "usage: monitor goto TICK|+N|-N\n".to_owned() };
+    let target = target.map(Target::tick).or_else(|| arguments.first().and_then(|word| time(word)).map(Target::time));
+    let Some(target) = target else { return "usage: monitor goto TICK|+N|-N|TIME (TIME: 350ms, 1.5s, ...)\n".to_owned() };
     stand(session, target)
 }
 
-fn stand(session: &mut Session<'_>, target: u64) -> String {
+fn stand(session: &mut Session<'_>, target: Target) -> String {
     if session.history.is_empty() {
         return "no snapshot yet: the machine cannot go back\n".to_owned();
     }
     let reached = session.history.go_to(session.machine, target);
-    let at = session.machine.ticks();
+    let at = format!("at tick {}, {} ns", session.machine.ticks(), session.machine.now_ns());
     if reached {
-        return format!("at tick {at}; `maintenance flush register-cache` shows its registers (gdb/orrery.gdb: `goto` does)\n");
+        return format!("{at}; `maintenance flush register-cache` shows its registers (gdb/orrery.gdb: `goto` does)\n");
     }
-    match session.history.first().filter(|first| target < *first) {
-        Some(first) => format!("the past begins at tick {first}: still at tick {at}\n"),
-        None => format!("the run ends before that: at tick {at}\n"),
+    match session.history.first().filter(|(ticks, ns)| target.ticks.is_some_and(|wanted| wanted < *ticks) || target.ns.is_some_and(|wanted| wanted < *ns)) {
+        Some((first, _)) => format!("the past begins at tick {first}: still {at}\n"),
+        None => format!("the run ends before that: {at}\n"),
     }
+}
+
+/// A virtual time in nanoseconds: digits, perhaps a fraction, and a unit.
+fn time(word: &str) -> Option<u64> {
+    let digits = word.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let scale: u64 = match &word[digits.len()..] {
+        "s" => 1_000_000_000,
+        "ms" => 1_000_000,
+        "us" => 1_000,
+        "ns" => 1,
+        _ => return None,
+    };
+    let (whole, part) = digits.split_once('.').unwrap_or((digits, "0"));
+    let denominator = 10u64.checked_pow(u32::try_from(part.len()).ok()?)?;
+    let part = part.parse::<u64>().ok()?.checked_mul(scale)? / denominator;
+    whole.parse::<u64>().ok()?.checked_mul(scale)?.checked_add(part)
 }
 
 /// The disk that is meant: the first if none is named; one that nobody has if the number is none.
@@ -159,7 +178,7 @@ fn go_to_write(session: &mut Session<'_>, arguments: &[&str]) -> String {
     let Some((wanted, rest)) = numbers.as_deref().and_then(<[u64]>::split_first) else { return "usage: monitor goto-write NUMBER [DISK]\n".to_owned() };
     let rows = session.disk_writes(disk_of(rest.first()));
     match rows.iter().find(|write| write.number == *wanted) {
-        Some(DiskWrite { ticks, sector, sectors, .. }) => format!("write {wanted} went to sector {sector}+{sectors}; {}", stand(session, *ticks)),
+        Some(DiskWrite { ticks, sector, sectors, .. }) => format!("write {wanted} went to sector {sector}+{sectors}; {}", stand(session, Target::tick(*ticks))),
         None => format!("the disk has seen {} writes by now\n", rows.len()),
     }
 }
@@ -198,14 +217,22 @@ fn translate(session: &mut Session<'_>, arguments: &[&str]) -> String {
     }
 }
 
+/// An address, and how many bytes there (8).
+fn range(arguments: &[&str]) -> Option<(u64, u64)> {
+    let length = arguments.get(1).map_or(Some(8), |word| number(word)).filter(|length| (1..=4096).contains(length))?;
+    Some((arguments.first().and_then(|word| number(word))?, length))
+}
+
+fn go_to_last_write(session: &mut Session<'_>, arguments: &[&str]) -> String {
+    let Some((address, length)) = range(arguments) else { return "usage: monitor goto-last-write ADDRESS [LENGTH]\n".to_owned() };
+    match session.last_write(address, length) {
+        Some((ticks, ..)) => stand(session, Target::tick(ticks)),
+        None => format!("nothing was written to {address:#x}+{length} since the first snapshot\n"),
+    }
+}
+
 fn last_write(session: &mut Session<'_>, arguments: &[&str]) -> String {
-    const USAGE: &str = "usage: monitor last-write ADDRESS [LENGTH]\n";
-    let Some(address) = arguments.first().and_then(|word| number(word)) else { return USAGE.to_owned() };
-    let length = match arguments.get(1).map(|word| number(word)) {
-        None => 8,
-        Some(Some(length @ 1..=4096)) => length,
-        Some(_) => return USAGE.to_owned(),
-    };
+    let Some((address, length)) = range(arguments) else { return "usage: monitor last-write ADDRESS [LENGTH]\n".to_owned() };
     if session.history.is_empty() {
         return "no snapshot yet: the machine cannot go back\n".to_owned();
     }
@@ -225,7 +252,7 @@ fn stack(session: &mut Session<'_>, arguments: &[&str]) -> String {
         Some(Ok(vcpu)) if vcpu < session.machine.vcpus() => vcpu,
         Some(_) => return "usage: monitor where [VCPU]\n".to_owned(),
     };
-    let stack = symbols::backtrace(session.machine, vcpu);
+    let stack = symbols::backtrace(session.machine, vcpu, &session.symbols);
     let mut text = String::new();
     show(session, &stack, &mut text);
     text

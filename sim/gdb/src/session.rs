@@ -19,7 +19,7 @@ use sim_board::{Machine, Outcome, Port, Until, Watchpoint};
 use sim_bus::DebugStop;
 
 use crate::arch::{Regs, X86_64};
-use crate::history::{History, Why};
+use crate::history::{self, History, Why};
 use crate::symbols::{self, Symbols};
 use crate::{Ended, GdbError, monitor};
 
@@ -171,6 +171,7 @@ impl<'a> Session<'a> {
     /// Finds the last write to a range before now and stays where it is. The answer is the tick of the write, the vCPU, and its stack.
     pub(crate) fn last_write(&mut self, address: u64, len: u64) -> Option<(u64, usize, Vec<u64>)> {
         let present = self.machine.ticks();
+        let here = history::Target::present(self.machine);
         self.lift();
         let watch = watchpoint(address, len, WatchKind::Write);
         self.machine.add_watch(watch);
@@ -183,13 +184,18 @@ impl<'a> Session<'a> {
             }
         };
         self.machine.remove_watch(watch);
-        let answer = found.filter(|hit| self.history.go_to(self.machine, hit.ticks)).and_then(|hit| match hit.why {
-            Why::Debugger { vcpu, .. } => Some((hit.ticks, vcpu, symbols::backtrace(self.machine, vcpu))),
+        let answer = found.filter(|hit| self.history.go_to(self.machine, history::Target::tick(hit.ticks))).and_then(|hit| match hit.why {
+            Why::Debugger { vcpu, .. } => Some((hit.ticks, vcpu, symbols::backtrace(self.machine, vcpu, &self.symbols))),
             Why::Mark => None,
         });
-        self.history.go_to(self.machine, present);
+        self.history.go_to(self.machine, here);
         self.lower();
         answer
+    }
+
+    /// The vCPU that is meant; where the machine stopped last, if there is none of this number.
+    fn known(&self, tid: Tid) -> usize {
+        Some(vcpu(tid)).filter(|vcpu| *vcpu < self.machine.vcpus()).unwrap_or(self.stopped_vcpu)
     }
 
     /// Takes gdb's breakpoints and watchpoints out of the machine for a while.
@@ -272,7 +278,7 @@ impl<'a> Session<'a> {
 
     fn step_back(&mut self, vcpu: usize) -> MultiThreadStopReason<u64> {
         self.end_shown = false;
-        let present = self.machine.ticks();
+        let present = history::Target::present(self.machine);
         if self.history.step_back(self.machine, vcpu) {
             self.stopped_vcpu = vcpu;
             return MultiThreadStopReason::SignalWithThread { tid: tid(vcpu), signal: Signal::SIGTRAP };
@@ -286,7 +292,7 @@ impl<'a> Session<'a> {
         self.end_shown = false;
         match self.history.search(self.machine, limit, present, &self.marked()) {
             Some(Ok(hit)) => {
-                self.history.go_to(self.machine, hit.ticks);
+                self.history.go_to(self.machine, history::Target::tick(hit.ticks));
                 Some(match hit.why {
                     Why::Debugger { vcpu, stop } => self.stopped(vcpu, stop),
                     Why::Mark => self.at_mark(),
@@ -297,8 +303,8 @@ impl<'a> Session<'a> {
                 None
             }
             None => {
-                let first = self.history.first().unwrap_or(present);
-                self.history.go_to(self.machine, first);
+                let first = self.history.first().map_or(present, |(ticks, _)| ticks);
+                self.history.go_to(self.machine, history::Target::tick(first));
                 self.stopped_vcpu = self.machine.current_vcpu();
                 Some(MultiThreadStopReason::ReplayLog { tid: Some(tid(self.stopped_vcpu)), pos: ReplayLogPosition::Begin })
             }
@@ -500,7 +506,7 @@ impl MultiThreadResume for Session<'_> {
 
 impl ReverseStep<Tid> for Session<'_> {
     fn reverse_step(&mut self, tid: Tid) -> Result<(), GdbError> {
-        self.resume = Resume::StepBack { vcpu: vcpu(tid) };
+        self.resume = Resume::StepBack { vcpu: self.known(tid) };
         Ok(())
     }
 }
@@ -522,7 +528,7 @@ impl MultiThreadSchedulerLocking for Session<'_> {
 
 impl MultiThreadSingleStep for Session<'_> {
     fn set_resume_action_step(&mut self, tid: Tid, _signal: Option<Signal>) -> Result<(), GdbError> {
-        let vcpu = vcpu(tid);
+        let vcpu = self.known(tid);
         self.resume = Resume::Step { vcpu, until: self.machine.vcpu_ticks(vcpu) + 1 };
         Ok(())
     }

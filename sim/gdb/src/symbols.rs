@@ -4,7 +4,7 @@ use goblin::elf::Elf;
 use goblin::elf::program_header::PT_LOAD;
 use goblin::elf::sym::{STT_FUNC, STT_OBJECT};
 use sim_board::Machine;
-use sim_cpu::RBP;
+use sim_cpu::{RBP, RSP};
 
 /// Frames of a backtrace at most.
 const FRAMES_MAX: usize = 32;
@@ -46,6 +46,13 @@ impl Symbols {
         self.functions.is_empty() && self.objects.is_empty()
     }
 
+    /// Where the function begins that an address is in.
+    fn start_of(&self, address: u64) -> Option<u64> {
+        let after = self.functions.partition_point(|(start, ..)| *start <= address);
+        let (start, size, _) = &self.functions[after.checked_sub(1)?];
+        (address - start < (*size).max(1)).then_some(*start)
+    }
+
     /// Where a static lies.
     pub fn object(&self, name: &str) -> Option<u64> {
         self.objects.iter().find(|(known, _)| known == name).map(|(_, address)| *address)
@@ -80,11 +87,28 @@ pub(crate) fn is_loaded(machine: &mut Machine, vcpu: usize, image: &[u8]) -> boo
     tried > 0 && 2 * same > tried
 }
 
-/// The return addresses of a vCPU's stack, innermost first, by frame pointers: complete where code keeps them, as our kernel does.
-pub(crate) fn backtrace(machine: &mut Machine, vcpu: usize) -> Vec<u64> {
+/// The return addresses of a vCPU's stack, innermost first, by frame pointers: complete where code keeps them, as our kernel does. A function that has not made
+/// its frame yet is known by its symbol.
+pub(crate) fn backtrace(machine: &mut Machine, vcpu: usize, symbols: &Symbols) -> Vec<u64> {
+    const PUSH_RBP: u8 = 0x55;
     let Some(state) = machine.cpu_state(vcpu) else { return Vec::new() };
     let mut addresses = vec![state.rip];
     let mut frame = state.gpr[RBP];
+    // Where the return address lies: on top before `push rbp`, below the saved RBP after it.
+    let unmade = match symbols.start_of(state.rip).map(|start| state.rip - start) {
+        Some(0) => Some(state.gpr[RSP]),
+        Some(1) => {
+            let mut first = [0];
+            (machine.read_linear(vcpu, state.rip - 1, &mut first) == 1 && first[0] == PUSH_RBP).then(|| state.gpr[RSP].wrapping_add(8))
+        }
+        Some(_) | None => None,
+    };
+    let mut word = [0; 8];
+    if let Some(at) = unmade
+        && machine.read_linear(vcpu, at, &mut word) == word.len()
+    {
+        addresses.push(u64::from_le_bytes(word));
+    }
     while addresses.len() < FRAMES_MAX {
         let mut words = [0; 16];
         if frame & 7 != 0 || machine.read_linear(vcpu, frame, &mut words) != words.len() {

@@ -290,6 +290,10 @@ fn reverse_finds_the_writes_of_every_processor() {
         }
         assert_eq!(seen.len(), 3, "all three wrote: {seen:?}");
         assert_eq!(gdb.ask("z2,5000,4"), "OK");
+        assert!(gdb.monitor("goto-last-write 0x5000 4").starts_with("at tick "));
+        let value = u32::from_str_radix(&gdb.ask("m5000,4"), 16).expect("hexadecimal").swap_bytes();
+        assert_eq!(value, count - 1, "before the write before that of the last stop");
+        assert!(gdb.monitor("goto-last-write 0x5000 0").starts_with("usage"));
         assert!(gdb.monitor("goto 20000").contains("at tick 20000"));
         assert_eq!(gdb.ask("D;1"), "OK");
     });
@@ -517,6 +521,10 @@ fn the_next_gdb_finds_the_machine_as_the_last_one_left_it() {
             assert!(gdb.monitor("goto -5000").contains("at tick 15000"), "the past is still there");
             assert!(gdb.monitor("goto +5").contains("at tick 15005"));
             assert!(gdb.monitor("goto 10x").starts_with("usage"));
+            assert!(gdb.monitor("goto 14.2us").contains("at tick 14200, 14200 ns"), "a point in time can be named by its time");
+            assert!(gdb.monitor("goto 1.5.2s").starts_with("usage") && gdb.monitor("goto 99999999999999999999s").starts_with("usage"));
+            assert!(gdb.monitor("goto 15005").contains("at tick 15005"));
+            assert!(gdb.ask("vCont;s:p1.63").starts_with('T'), "a thread that nobody has is the one that is shown");
             assert!(gdb.ask("vCont;c").starts_with("T0f"), "the breakpoints of the one before are not");
             gdb.send("vKill;1");
         });

@@ -27,6 +27,8 @@ use crate::recording;
 const PAGE: usize = 4096;
 /// Pages or blocks in a section.
 const GROUP: u64 = 512;
+/// Sectors of the largest disk: 8 PiB.
+const SECTORS_MAX: u64 = 1 << 44;
 const POINT: &str = "point";
 
 /// Writes a snapshot. `commit` names the program that does.
@@ -175,6 +177,9 @@ pub(crate) fn load_disk(file: &Reader<'_>, index: u64) -> Result<Box<dyn DiskBac
     let head = payload(file, &name)?;
     head.expect("disk", 1).map_err(FileError::load(&name))?;
     let sectors = head.get_number("sectors").map_err(FileError::load(&name))?;
+    if sectors > SECTORS_MAX {
+        return Err(FileError::content(&name, format!("{sectors} sectors are more than any disk has")));
+    }
     let read_only = head.get_number("read_only").map_err(FileError::load(&name))? != 0;
     let mut disk = MemoryDisk::new(Arc::from([]), sectors, false);
     let prefix = format!("{name} at ");
