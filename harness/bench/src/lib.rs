@@ -2,7 +2,7 @@
 //!
 //! # Theory
 //! *Speed* is a ratio within one run: tiny bare-metal guests ([`guests`], assembled here into PVH ELF images) run the same bytes on our machine and on
-//! QEMU TCG with and without `-icount`, interleaved, and the medians are compared. A guest writes `S` to COM1 before its loop and `E` after it; the time
+//! QEMU TCG with and without `-icount`, interleaved, and the medians are compared ([`plan`]). A guest writes `S` to COM1 before its loop and `E` after it; the time
 //! between the two letters counts, so loading and start-up do not. Instructions are counted by our machine, exactly.
 //!
 //! Debian's Linux ([`linux`]) gives three more rows: its boot, and a program's system calls and page faults.
@@ -24,6 +24,7 @@ pub mod guests;
 mod image;
 pub mod linux;
 pub mod os;
+pub mod plan;
 pub mod pool;
 pub mod report;
 pub mod speed;

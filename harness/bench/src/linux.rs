@@ -2,18 +2,17 @@
 //!
 //! One boot ([`SYSTEM`]) gives the costs of the system: the init script marks the end of the boot with `B` on COM1, and the measuring program marks the
 //! beginning and end of each of its loops. Linux itself is silent there. Another ([`PROGRAMS`]) runs openssl and Python's own tests, a third ([`PARALLEL`])
-//! keeps four vCPUs busy with turns of different lengths ([`quanta`]). All sides see a processor
+//! keeps four vCPUs busy with turns of different lengths ([`quanta_jobs`]). All sides see a processor
 //! with the same features: a program that finds better instructions on one of them would do other work there.
 
-use std::io::Read as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sim_board::{Board, Boot, Machine, Port, Until};
 
 use crate::BenchError;
-use crate::speed::{QEMU_SECONDS_MAX, Row, Side, child_peak, median, peak_kib, reset_peak};
+use crate::plan::{Job, Line, On, Span, Taken, fingerprint, own_cpu};
+use crate::speed::{Marked, peak_kib, reset_peak};
 
 /// The kernel and its initial RAM disk, as bytes and as files.
 #[derive(Clone, Debug)]
@@ -33,7 +32,9 @@ pub struct Workload {
     pub packages: &'static [&'static str],
     ram: u64,
     vcpus: u32,
-    spans: &'static [Span],
+    /// Seconds on an idle host, about: ours, TCG, `-icount`.
+    seconds: [f32; 3],
+    spans: &'static [Marks],
 }
 
 /// The system itself.
@@ -49,12 +50,13 @@ poweroff -f
     packages: &[],
     ram: 256 << 20,
     vcpus: 1,
+    seconds: [8.0, 10.0, 16.0],
     spans: &[
-        Span { name: "linux-boot", what: "Debian's Linux from power-on to its first program", from: None, until: b'B', target: Some(1.0 / 3.0) },
-        Span { name: "linux-call", what: "null system calls of a Linux program", from: Some(b'S'), until: b'E', target: None },
-        Span { name: "linux-fault", what: "anonymous page faults of a Linux program", from: Some(b'P'), until: b'F', target: None },
-        Span { name: "linux-switch", what: "a byte to and fro between two Linux processes", from: Some(b'C'), until: b'D', target: None },
-        Span { name: "linux-fork", what: "fork, exit and wait of a Linux program", from: Some(b'X'), until: b'Y', target: None },
+        Marks { name: "linux-boot", what: "Debian's Linux from power-on to its first program", from: None, until: b'B', target: Some(1.0 / 3.0) },
+        Marks { name: "linux-call", what: "null system calls of a Linux program", from: Some(b'S'), until: b'E', target: None },
+        Marks { name: "linux-fault", what: "anonymous page faults of a Linux program", from: Some(b'P'), until: b'F', target: None },
+        Marks { name: "linux-switch", what: "a byte to and fro between two Linux processes", from: Some(b'C'), until: b'D', target: None },
+        Marks { name: "linux-fork", what: "fork, exit and wait of a Linux program", from: Some(b'X'), until: b'Y', target: None },
     ],
 };
 
@@ -73,16 +75,17 @@ dd if=/dev/zero bs=64k count=80 2>/dev/null | openssl enc -aes-256-ctr -pbkdf2 -
 for i in 1 2 3; do openssl genpkey -algorithm ed25519 -out /tmp/key; openssl pkey -in /tmp/key -pubout -out /tmp/public; done
 printf Q >/dev/ttyS0
 printf T >/dev/ttyS0
-cd /tmp && python3.11 -m test test_int test_dict test_list test_tuple test_set test_generators test_richcmp test_slice >/tmp/log 2>&1 || printf ! >/dev/ttyS0
+cd /tmp && python3.11 -m test test_dict test_list test_generators test_richcmp test_slice >/tmp/log 2>&1 || printf ! >/dev/ttyS0
 printf U >/dev/ttyS0
 poweroff -f
 ",
     packages: &["openssl", "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib", "libpython3.11-testsuite"],
     ram: 512 << 20,
     vcpus: 1,
+    seconds: [15.0, 25.0, 40.0],
     spans: &[
-        Span { name: "openssl", what: "sums, ciphers and keys of openssl on Linux", from: Some(b'O'), until: b'Q', target: None },
-        Span { name: "python-test", what: "eight modules of `python3 -m test` on Linux", from: Some(b'T'), until: b'U', target: None },
+        Marks { name: "openssl", what: "sums, ciphers and keys of openssl on Linux", from: Some(b'O'), until: b'Q', target: None },
+        Marks { name: "python-test", what: "five modules of `python3 -m test` on Linux", from: Some(b'T'), until: b'U', target: None },
     ],
 };
 
@@ -101,11 +104,12 @@ poweroff -f
     packages: &[],
     ram: 256 << 20,
     vcpus: 4,
+    seconds: [8.0, 8.0, 16.0],
     spans: &[],
 };
 
 /// Lengths of a turn that [`quanta`] compares, in ticks.
-const QUANTA: [(u64, Span); 5] = [
+const QUANTA: [(u64, Marks); 5] = [
     (1_000, turns("smp-1000", "four shells on four vCPUs, turns of 1,000 ticks")),
     (3_000, turns("smp-3000", "the same, turns of 3,000 ticks")),
     (10_000, turns("smp-10000", "the same, turns of 10,000 ticks")),
@@ -113,35 +117,22 @@ const QUANTA: [(u64, Span); 5] = [
     (100_000, turns("smp-100000", "the same, turns of 100,000 ticks")),
 ];
 
-const fn turns(name: &'static str, what: &'static str) -> Span {
-    Span { name, what, from: Some(b'S'), until: b'E', target: None }
+const fn turns(name: &'static str, what: &'static str) -> Marks {
+    Marks { name, what, from: Some(b'S'), until: b'E', target: None }
 }
 
-/// Names of the rows of [`quanta`].
-pub fn quanta_names() -> impl Iterator<Item = &'static str> {
-    QUANTA.iter().map(|(_, span)| span.name)
+/// Rows of [`PARALLEL`].
+pub fn quanta_lines() -> Vec<Line> {
+    QUANTA.iter().map(|(_, marks)| Line { theirs: (PARALLEL.name, PARALLEL.name), ..marks.line(marks.name) }).collect()
 }
 
 /// [`PARALLEL`] with turns of each length, beside one and the same QEMU.
-///
-/// # Errors
-/// See [`BenchError`].
-pub fn quanta(guest: &LinuxGuest, rounds: usize, with_qemu: bool, mut progress: impl FnMut(&str)) -> Result<Vec<Row>, BenchError> {
-    let (mut tcg, mut icount) = (Vec::new(), Vec::new());
-    if with_qemu {
-        for round in 0..rounds.max(1) {
-            progress(&format!("{} on QEMU, round {}", PARALLEL.name, round + 1));
-            tcg.push(qemu(&PARALLEL, guest, false)?);
-            icount.push(qemu(&PARALLEL, guest, true)?);
-        }
-    }
-    let mut rows = Vec::new();
-    for (quantum, span) in QUANTA {
-        progress(span.name);
-        let ours = (0..rounds.max(1)).map(|_| simulate(&PARALLEL, guest, Some(quantum))).collect::<Result<Vec<_>, _>>()?;
-        rows.push(row(&span, &ours, &tcg, &icount)?);
-    }
-    Ok(rows)
+pub fn quanta_jobs(guest: &LinuxGuest) -> Vec<Job<'_>> {
+    const WHOLE: [Marks; 1] = [turns(PARALLEL.name, "")];
+    let [ours, tcg, icount] = PARALLEL.seconds.map(Some);
+    let beside = Job { seconds: [None, tcg, icount], ..job(&PARALLEL, &WHOLE, guest, None) };
+    let turns = QUANTA.iter().map(|(quantum, marks)| Job { name: marks.name, seconds: [ours, None, None], ..job(&PARALLEL, std::slice::from_ref(marks), guest, Some(*quantum)) });
+    std::iter::once(beside).chain(turns).collect()
 }
 
 /// All of one vCPU.
@@ -154,7 +145,7 @@ const TICKS_MAX: u64 = 60_000_000_000;
 
 /// What lies between two marks.
 #[derive(Clone, Copy, Debug)]
-struct Span {
+struct Marks {
     name: &'static str,
     what: &'static str,
     /// Power-on, or a mark.
@@ -164,107 +155,107 @@ struct Span {
     target: Option<f64>,
 }
 
-impl Workload {
-    /// Names of its rows.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.spans.iter().map(|span| span.name)
+impl Marks {
+    fn line(&self, job: &'static str) -> Line {
+        Line { name: self.name, what: self.what, target: self.target, ours: (job, self.name), theirs: (job, self.name) }
     }
 }
 
-/// When each mark came: time since power-on, instructions since power-on where they are counted.
-struct Marks {
-    at: Vec<(u8, Duration, u64)>,
+impl Workload {
+    /// Its rows.
+    pub fn lines(&self) -> Vec<Line> {
+        self.spans.iter().map(|marks| marks.line(self.name)).collect()
+    }
+}
+
+/// A workload of one vCPU as a job.
+pub fn workload<'a>(load: &'a Workload, guest: &'a LinuxGuest) -> Job<'a> {
+    job(load, load.spans, guest, None)
+}
+
+fn job<'a>(load: &'a Workload, spans: &'a [Marks], guest: &'a LinuxGuest, quantum: Option<u64>) -> Job<'a> {
+    let fingerprint = fingerprint(&[&guest.kernel, &guest.initrd, APPEND.as_bytes(), &quantum.unwrap_or(0).to_le_bytes()]);
+    let run = move |on: On| {
+        let at = match on {
+            On::Ours => simulate(load, guest, quantum)?,
+            On::Tcg => qemu(load, guest, false)?,
+            On::Icount => qemu(load, guest, true)?,
+        };
+        at.taken(spans)
+    };
+    Job { name: load.name, fingerprint, seconds: load.seconds.map(Some), times: 1, run: Box::new(run) }
+}
+
+/// A mark: time since power-on, on the clock and of processors, and instructions where they are counted.
+struct Mark {
+    letter: u8,
+    time: Duration,
+    cpu: Duration,
+    ticks: u64,
+}
+
+/// When each mark came.
+struct Seen {
+    at: Vec<Mark>,
     peak_kib: u64,
 }
 
-impl Marks {
-    fn between(&self, from: Option<u8>, until: u8) -> Result<(Duration, u64), BenchError> {
-        let find = |mark: u8| {
-            let found = self.at.iter().find(|(letter, ..)| *letter == mark).map(|(_, time, ticks)| (*time, *ticks));
-            found.ok_or_else(|| BenchError::Guest { name: "linux".to_owned(), how: format!("without the mark {}", char::from(mark)) })
+impl Seen {
+    fn taken(&self, spans: &[Marks]) -> Result<Taken, BenchError> {
+        let find = |letter: u8| {
+            let found = self.at.iter().find(|mark| mark.letter == letter);
+            found.ok_or_else(|| BenchError::Guest { name: "linux".to_owned(), how: format!("its time being over, without the mark {}", char::from(letter)) })
         };
-        let (begin, first) = from.map_or(Ok((Duration::ZERO, 0)), find)?;
-        let (end, last) = find(until)?;
-        Ok((end.saturating_sub(begin), last - first))
+        let power_on = Mark { letter: 0, time: Duration::ZERO, cpu: Duration::ZERO, ticks: 0 };
+        let span = |marks: &Marks| -> Result<Span, BenchError> {
+            let (begin, end) = (marks.from.map_or(Ok(&power_on), find)?, find(marks.until)?);
+            Ok(Span { name: marks.name.to_owned(), time: end.time.saturating_sub(begin.time), cpu: end.cpu.saturating_sub(begin.cpu), ticks: end.ticks - begin.ticks })
+        };
+        Ok(Taken { spans: spans.iter().map(span).collect::<Result<_, _>>()?, peak_kib: self.peak_kib })
     }
 }
 
-/// Boots and measures on each side.
-///
-/// # Errors
-/// See [`BenchError`].
-pub fn run(load: &Workload, guest: &LinuxGuest, rounds: usize, with_qemu: bool, mut progress: impl FnMut(&str)) -> Result<Vec<Row>, BenchError> {
-    let (mut ours, mut tcg, mut icount) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..rounds.max(1) {
-        progress(&format!("{}, round {}", load.name, round + 1));
-        ours.push(simulate(load, guest, None)?);
-        if with_qemu {
-            tcg.push(qemu(load, guest, false)?);
-            icount.push(qemu(load, guest, true)?);
-        }
-    }
-    load.spans.iter().map(|span| row(span, &ours, &tcg, &icount)).collect()
+fn failed(load: &Workload) -> BenchError {
+    BenchError::Guest { name: load.name.to_owned(), how: "a program that failed".to_owned() }
 }
 
-/// One span on all sides.
-fn row(span: &Span, ours: &[Marks], tcg: &[Marks], icount: &[Marks]) -> Result<Row, BenchError> {
-    let &Span { name, what, from, until, target } = span;
-    let sides = |all: &[Marks]| -> Result<Option<Side>, BenchError> {
-        let mut sides = all.iter().map(|marks| Ok(Side { time: marks.between(from, until)?.0, peak_kib: marks.peak_kib })).collect::<Result<Vec<_>, _>>()?;
-        Ok(median(&mut sides))
-    };
-    let instructions = ours.iter().map(|marks| marks.between(from, until).map(|(_, ticks)| ticks)).collect::<Result<Vec<_>, _>>()?;
-    let first = instructions.first().copied().unwrap_or(0);
-    if let Some(other) = instructions.iter().find(|count| **count != first) {
-        return Err(BenchError::Guest { name: name.to_owned(), how: format!("{other} instructions, before that {first}") });
-    }
-    let ours = sides(ours)?.unwrap_or(Side { time: Duration::ZERO, peak_kib: 0 });
-    Ok(Row { name, what, target, instructions: first, ours, tcg: sides(tcg)?, icount: sides(icount)? })
-}
-
-fn simulate(load: &Workload, guest: &LinuxGuest, quantum: Option<u64>) -> Result<Marks, BenchError> {
+fn simulate(load: &Workload, guest: &LinuxGuest, quantum: Option<u64>) -> Result<Seen, BenchError> {
     reset_peak();
     let board = Board { ram: load.ram, vcpus: load.vcpus, ..Board::default() };
     let board = Board { quantum: quantum.map_or(board.quantum, |ticks| [ticks; 2]), ..board };
+    let (begun, cpu) = (Instant::now(), own_cpu());
     let mut machine = Machine::new(&board, &Boot::new(&guest.kernel, Some(&guest.initrd), APPEND)).map_err(|error| BenchError::Machine(error.to_string()))?;
-    let begun = Instant::now();
     let mut at = Vec::new();
     loop {
         let outcome = machine.run(&Until::ticks(TICKS_MAX).or_any_output(Port::Com1));
         for letter in machine.serial_take(Port::Com1) {
             if letter == b'!' {
-                return Err(BenchError::Guest { name: load.name.to_owned(), how: "a program that failed".to_owned() });
+                return Err(failed(load));
             }
-            at.push((letter, begun.elapsed(), machine.ticks()));
+            at.push(Mark { letter, time: begun.elapsed(), cpu: own_cpu().saturating_sub(cpu), ticks: machine.ticks() });
         }
         if outcome.is_final() || machine.ticks() >= TICKS_MAX || outcome == sim_board::Outcome::Stuck {
-            return Ok(Marks { at, peak_kib: peak_kib() });
+            return Ok(Seen { at, peak_kib: peak_kib() });
         }
     }
 }
 
-fn qemu(load: &Workload, guest: &LinuxGuest, icount: bool) -> Result<Marks, BenchError> {
-    let fail = |error: std::io::Error| BenchError::Qemu(error.to_string());
-    let mut command = Command::new("timeout");
-    command.arg((QEMU_SECONDS_MAX * 3).to_string()).arg("qemu-system-x86_64");
-    command.args(["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none", "-accel", "tcg", "-cpu", "Nehalem", "-serial", "stdio"]);
-    command.arg("-m").arg((load.ram >> 20).to_string()).arg("-smp").arg(load.vcpus.to_string());
-    command.arg("-kernel").arg(&guest.kernel_path).arg("-initrd").arg(&guest.initrd_path).args(["-append", APPEND]);
-    if icount {
-        command.args(["-icount", "shift=0,sleep=off"]);
-    }
-    let begun = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(fail)?;
-    let mut output = child.stdout.take().ok_or_else(|| BenchError::Qemu("no output pipe".to_owned()))?;
-    let mut letter = [0_u8; 1];
-    let mut marks = Marks { at: Vec::new(), peak_kib: 0 };
-    while output.read(&mut letter).map_err(fail)? == 1 {
-        if letter[0] == b'!' {
-            return Err(BenchError::Guest { name: load.name.to_owned(), how: "a program that failed".to_owned() });
+/// Well above the slowest, on a host that has other work, too.
+const QEMU_SECONDS_MAX: u64 = 900;
+
+fn qemu(load: &Workload, guest: &LinuxGuest, icount: bool) -> Result<Seen, BenchError> {
+    let text = |path: &PathBuf| path.to_str().map(str::to_owned).ok_or_else(|| BenchError::Qemu("the path of the checkout is no UTF-8".to_owned()));
+    let (kernel, initrd) = (text(&guest.kernel_path)?, text(&guest.initrd_path)?);
+    let (memory, vcpus) = ((load.ram >> 20).to_string(), load.vcpus.to_string());
+    let arguments = ["-cpu", "Nehalem", "-m", &memory, "-smp", &vcpus, "-kernel", &kernel, "-initrd", &initrd, "-append", APPEND];
+    let mut machine = Marked::start(QEMU_SECONDS_MAX, &arguments, icount)?;
+    let mut seen = Seen { at: Vec::new(), peak_kib: 0 };
+    while let Some(mark) = machine.next()? {
+        if mark.letter == b'!' {
+            return Err(failed(load));
         }
-        marks.at.push((letter[0], begun.elapsed(), 0));
-        marks.peak_kib = child_peak(child.id()).max(marks.peak_kib);
+        seen.at.push(Mark { letter: mark.letter, time: mark.time, cpu: mark.cpu.unwrap_or(mark.time), ticks: 0 });
+        seen.peak_kib = seen.peak_kib.max(mark.peak_kib);
     }
-    child.wait().map_err(fail)?;
-    Ok(marks)
+    Ok(seen)
 }

@@ -1,27 +1,15 @@
 //! Simulator speed next to QEMU.
 
-use std::io::Read;
+use std::io::Read as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sim_board::{Board, Boot, Machine, Outcome, Port, Until};
 
 use crate::BenchError;
-use crate::guests::{GUESTS, Guest};
-
-/// What to run.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Names of guests; empty: all.
-    pub only: Vec<String>,
-    /// Interleaved rounds.
-    pub rounds: usize,
-    /// Compare with QEMU.
-    pub qemu: bool,
-    /// Where to put guest images for QEMU.
-    pub scratch: std::path::PathBuf,
-}
+use crate::guests::Guest;
+use crate::plan::{Job, Line, On, Span, Taken, cpu_of, own_cpu, peak_of};
 
 /// One guest's figures.
 #[derive(Clone, Debug)]
@@ -58,49 +46,29 @@ impl Row {
 const TICKS_MAX: u64 = 4_000_000_000;
 pub(crate) const QEMU_SECONDS_MAX: u64 = 60;
 
-/// Runs the guests.
+/// Seconds that QEMU needs beside the guest itself, about.
+pub(crate) const QEMU_START: f32 = 0.25;
+
+/// A guest as a job: short, so thrice in each round.
 ///
 /// # Errors
-/// See [`BenchError`].
-pub fn run(options: &Options, mut progress: impl FnMut(&str)) -> Result<Vec<Row>, BenchError> {
-    let mut rows = Vec::new();
-    for guest in GUESTS.iter().filter(|guest| options.only.is_empty() || options.only.iter().any(|name| name == guest.name)) {
-        progress(guest.name);
-        rows.push(one(guest, options)?);
-    }
-    Ok(rows)
+/// A mistake in the guest's assembly, or no place for its image.
+pub fn job<'a>(guest: &'a Guest, scratch: &Path) -> Result<Job<'a>, BenchError> {
+    let image = guest.image()?;
+    let path = scratch.join(format!("bench-{}.elf", guest.name));
+    std::fs::write(&path, &image).map_err(|error| BenchError::Qemu(error.to_string()))?;
+    let fingerprint = crate::plan::fingerprint(&[&image]);
+    let run = move |on: On| match on {
+        On::Ours => simulate(guest, &image),
+        On::Tcg => qemu(guest.name, &path, false),
+        On::Icount => qemu(guest.name, &path, true),
+    };
+    Ok(Job { name: guest.name, fingerprint, seconds: [Some(0.25), Some(0.3 + QEMU_START), Some(0.4 + QEMU_START)], times: 3, run: Box::new(run) })
 }
 
-fn one(guest: &Guest, options: &Options) -> Result<Row, BenchError> {
-    let image = guest.image()?;
-    let path = options.scratch.join(format!("bench-{}.elf", guest.name));
-    if options.qemu {
-        std::fs::create_dir_all(&options.scratch).map_err(|error| BenchError::Qemu(error.to_string()))?;
-        std::fs::write(&path, &image).map_err(|error| BenchError::Qemu(error.to_string()))?;
-    }
-    let (mut ours, mut tcg, mut icount) = (Vec::new(), Vec::new(), Vec::new());
-    let mut instructions = 0;
-    for _ in 0..options.rounds.max(1) {
-        let (count, side) = simulate(guest, &image)?;
-        if instructions != 0 && instructions != count {
-            return Err(BenchError::Guest { name: guest.name.to_string(), how: format!("{count} instructions, before that {instructions}") });
-        }
-        instructions = count;
-        ours.push(side);
-        if options.qemu {
-            tcg.push(qemu(&path, false)?);
-            icount.push(qemu(&path, true)?);
-        }
-    }
-    Ok(Row {
-        name: guest.name,
-        what: guest.what,
-        target: guest.target,
-        instructions,
-        ours: median(&mut ours).unwrap_or(Side { time: Duration::ZERO, peak_kib: 0 }),
-        tcg: median(&mut tcg),
-        icount: median(&mut icount),
-    })
+/// Its row.
+pub fn line(guest: &Guest) -> Line {
+    Line { name: guest.name, what: guest.what, target: guest.target, ours: (guest.name, guest.name), theirs: (guest.name, guest.name) }
 }
 
 pub(crate) fn median(sides: &mut [Side]) -> Option<Side> {
@@ -108,7 +76,7 @@ pub(crate) fn median(sides: &mut [Side]) -> Option<Side> {
     sides.get(sides.len() / 2).copied()
 }
 
-fn simulate(guest: &Guest, image: &[u8]) -> Result<(u64, Side), BenchError> {
+fn simulate(guest: &Guest, image: &[u8]) -> Result<Taken, BenchError> {
     reset_peak();
     let mut machine = Machine::new(&Board::default(), &Boot::new(image, None, "")).map_err(|error| BenchError::Machine(error.to_string()))?;
     let ended = |how: Outcome| BenchError::Guest { name: guest.name.to_string(), how: format!("{how:?}") };
@@ -117,64 +85,102 @@ fn simulate(guest: &Guest, image: &[u8]) -> Result<(u64, Side), BenchError> {
         other => return Err(ended(other)),
     }
     let first = machine.ticks();
-    let started = Instant::now();
+    let (started, cpu) = (Instant::now(), own_cpu());
     match machine.run(&Until::ticks(TICKS_MAX).or_output(Port::Com1, b"E")) {
         Outcome::Output(_) => {}
         other => return Err(ended(other)),
     }
-    let time = started.elapsed();
-    Ok((machine.ticks() - first, Side { time, peak_kib: peak_kib() }))
+    let (time, cpu) = (started.elapsed(), own_cpu().saturating_sub(cpu));
+    Ok(Taken { spans: vec![Span { name: guest.name.to_owned(), time, cpu, ticks: machine.ticks() - first }], peak_kib: peak_kib() })
 }
 
 /// Starts the peak of resident memory over (`proc(5)`, clear_refs). Where that is not allowed the peak is that of the whole run.
-pub(crate) fn reset_peak() {
+pub fn reset_peak() {
     drop(std::fs::write("/proc/self/clear_refs", "5"));
 }
 
-pub(crate) fn peak_kib() -> u64 {
-    std::fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|text| text.lines().find_map(|line| line.strip_prefix("VmHWM:").and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse().ok())))
-        .unwrap_or(0)
+/// Peak of this process's resident memory since then.
+pub fn peak_kib() -> u64 {
+    high_water("/proc/self/status")
 }
 
-fn qemu(image: &Path, icount: bool) -> Result<Side, BenchError> {
-    let fail = |error: std::io::Error| BenchError::Qemu(error.to_string());
-    let mut command = Command::new("timeout");
-    command.arg(QEMU_SECONDS_MAX.to_string()).arg("qemu-system-x86_64");
-    command.args(["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none", "-accel", "tcg", "-cpu", "max", "-m", "256"]);
-    command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-serial", "stdio", "-kernel"]).arg(image);
-    if icount {
-        command.args(["-icount", "shift=0,sleep=off"]);
+/// Peak of resident memory, of a process's `status` file.
+pub(crate) fn high_water(status: &str) -> u64 {
+    let text = std::fs::read_to_string(status).unwrap_or_default();
+    text.lines().find_map(|line| line.strip_prefix("VmHWM:").and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse().ok())).unwrap_or(0)
+}
+
+/// A QEMU whose guest writes marks to its standard output.
+pub(crate) struct Marked {
+    child: Child,
+    output: ChildStdout,
+    begun: Instant,
+}
+
+/// A mark, with the time on the clock and of processors since QEMU was started, and its peak memory so far.
+pub(crate) struct Mark {
+    pub letter: u8,
+    pub time: Duration,
+    /// `None` where it is gone already.
+    pub cpu: Option<Duration>,
+    pub peak_kib: u64,
+}
+
+impl Marked {
+    /// Starts it; `timeout` ends it after so many seconds.
+    pub fn start(seconds: u64, arguments: &[&str], icount: bool) -> Result<Marked, BenchError> {
+        let fail = |error: std::io::Error| BenchError::Qemu(format!("{error} (Debian: apt-get install qemu-system-x86)"));
+        let mut command = Command::new("timeout");
+        command.arg(seconds.to_string()).arg("qemu-system-x86_64").args(["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none", "-accel", "tcg", "-serial", "stdio"]).args(arguments);
+        if icount {
+            command.args(["-icount", "shift=0,sleep=off"]);
+        }
+        let begun = Instant::now();
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(fail)?;
+        let output = child.stdout.take().ok_or_else(|| BenchError::Qemu("no output pipe".to_string()))?;
+        Ok(Marked { child, output, begun })
     }
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(fail)?;
-    let mut output = child.stdout.take().ok_or_else(|| BenchError::Qemu("no output pipe".to_string()))?;
-    let mut letter = [0u8; 1];
-    let mut started = None;
-    let mut time = None;
-    let mut peak = 0;
-    while output.read(&mut letter).map_err(fail)? == 1 {
-        match letter[0] {
-            b'S' => started = Some(Instant::now()),
-            b'E' => {
-                time = started.map(|at| at.elapsed());
-                peak = child_peak(child.id());
-            }
+
+    /// The next mark; `None` at its end.
+    pub fn next(&mut self) -> Result<Option<Mark>, BenchError> {
+        let mut letter = [0_u8; 1];
+        if self.output.read(&mut letter).map_err(|error| BenchError::Qemu(error.to_string()))? == 0 {
+            return Ok(None);
+        }
+        let time = self.begun.elapsed();
+        // QEMU is the child of `timeout`. After a guest's last mark it may be gone before it is looked at.
+        let timeout = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{timeout}/task/{timeout}/children")).unwrap_or_default();
+        let child = children.split_whitespace().find_map(|word| word.parse().ok());
+        Ok(Some(Mark { letter: letter[0], time, cpu: child.map(cpu_of).filter(|cpu| !cpu.is_zero()), peak_kib: child.map_or(0, peak_of) }))
+    }
+}
+
+impl Drop for Marked {
+    fn drop(&mut self) {
+        // `timeout` hands the signal on. It may have ended already: then there is nobody to tell.
+        if let Some(child) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+            rustix::process::kill_process(child, rustix::process::Signal::TERM).unwrap_or(());
+        }
+        drop(self.child.wait());
+    }
+}
+
+fn qemu(name: &str, image: &Path, icount: bool) -> Result<Taken, BenchError> {
+    let image = image.to_str().ok_or_else(|| BenchError::Qemu("the path of the checkout is no UTF-8".to_owned()))?;
+    let arguments = ["-cpu", "max", "-m", "256", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", image];
+    let mut machine = Marked::start(QEMU_SECONDS_MAX, &arguments, icount)?;
+    let (mut begin, mut end) = (None, None);
+    while let Some(mark) = machine.next()? {
+        match mark.letter {
+            b'S' => begin = Some(mark),
+            b'E' => end = Some(mark),
             _ => {}
         }
     }
-    let status = child.wait().map_err(fail)?;
-    let time = time.ok_or_else(|| BenchError::Qemu(format!("{} gave no marks and ended with {status}", image.display())))?;
-    Ok(Side { time, peak_kib: peak })
-}
-
-/// Peak memory of QEMU, the child of `timeout`.
-pub(crate) fn child_peak(timeout: u32) -> u64 {
-    let children = std::fs::read_to_string(format!("/proc/{timeout}/task/{timeout}/children")).unwrap_or_default();
-    children
-        .split_whitespace()
-        .filter_map(|child| std::fs::read_to_string(format!("/proc/{child}/status")).ok())
-        .filter_map(|text| text.lines().find_map(|line| line.strip_prefix("VmHWM:").and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse().ok())))
-        .max()
-        .unwrap_or(0)
+    let (Some(begin), Some(end)) = (begin, end) else { return Err(BenchError::Qemu(format!("{name} gave no marks within {QEMU_SECONDS_MAX} s"))) };
+    let time = end.time.saturating_sub(begin.time);
+    // Where it is not known, the clock's: on a host with other work that is too much, and the median of the rounds leaves it out.
+    let cpu = end.cpu.zip(begin.cpu).map_or(time, |(end, begin)| end.saturating_sub(begin));
+    Ok(Taken { spans: vec![Span { name: name.to_owned(), time, cpu, ticks: 0 }], peak_kib: end.peak_kib.max(begin.peak_kib) })
 }

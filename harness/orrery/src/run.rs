@@ -152,7 +152,7 @@ pub fn qemu(args: &QemuArgs) -> Result<(), Failure> {
     let (here, there) = std::thread::scope(|scope| {
         let here = scope.spawn(|| bench.simulate(&scenario, &prepared, &mut Quiet));
         let mut progress = Progress::new(&format!("{} on QEMU", scenario.name), terminal);
-        let there = bench.emulate(&scenario, &prepared, &mut progress);
+        let there = bench.emulate(&scenario, &prepared, false, &mut progress);
         progress.finish();
         (here.join(), there)
     });

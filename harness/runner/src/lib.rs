@@ -253,8 +253,8 @@ impl Bench {
         Ok(driver::drive(scenario, prepared, &mut machine, watcher)?)
     }
 
-    /// Runs a prepared scenario on QEMU.
-    pub fn emulate(&self, scenario: &Scenario, prepared: &Prepared, watcher: &mut dyn Watcher) -> Result<Transcript, RunError> {
+    /// Runs a prepared scenario on QEMU, which counts instructions or does not.
+    pub fn emulate(&self, scenario: &Scenario, prepared: &Prepared, icount: bool, watcher: &mut dyn Watcher) -> Result<Transcript, RunError> {
         let media = qemu::Media::Kernel { kernel: prepared.kernel_path.clone(), initrd: prepared.initrd_path.clone(), append: prepared.append.clone() };
         if !prepared.board.nics.is_empty() {
             return Err(TargetError(format!("scenario {}: its network peers live in the simulator: QEMU's machine would have nobody to talk to", scenario.name)).into());
@@ -262,7 +262,7 @@ impl Bench {
         let folder = prepared.folder.join("qemu");
         let disks = disks::lay_out(&folder.join("disks"), &scenario.disks, &prepared.disks)?;
         let disks = scenario.disks.iter().zip(disks).map(|(disk, path)| qemu::QemuDisk { model: disk.model, path, read_only: disk.read_only }).collect();
-        let config = qemu::QemuConfig { media, vcpus: scenario.board.vcpus, memory_bytes: scenario.board.memory_bytes, disks, folder };
+        let config = qemu::QemuConfig { media, vcpus: scenario.board.vcpus, memory_bytes: scenario.board.memory_bytes, disks, folder, icount };
         let mut machine = qemu::Qemu::start(&config)?;
         Ok(driver::drive(scenario, prepared, &mut machine, watcher)?)
     }

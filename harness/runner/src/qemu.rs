@@ -48,6 +48,8 @@ pub struct QemuConfig {
     pub disks: Vec<QemuDisk>,
     /// Folder for the sockets; made if it is not there.
     pub folder: PathBuf,
+    /// Counts instructions, as far as QEMU does (`-icount`).
+    pub icount: bool,
 }
 
 /// A running QEMU.
@@ -70,6 +72,9 @@ pub fn arguments(config: &QemuConfig) -> Vec<String> {
     let mut words: Vec<String> = ["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"].map(str::to_owned).into();
     words.extend(["-smp".into(), config.vcpus.to_string(), "-m".into(), format!("{}M", config.memory_bytes >> 20)]);
     words.extend(["-device".into(), "isa-debug-exit,iobase=0xf4,iosize=0x04".into()]);
+    if config.icount {
+        words.extend(["-icount", "shift=0,sleep=off"].map(str::to_owned));
+    }
     match &config.media {
         Media::Kernel { kernel, initrd, append } => {
             words.extend(["-kernel".into(), kernel.display().to_string(), "-append".into(), append.clone()]);
