@@ -595,6 +595,8 @@ impl Store {
         let old_root = self.pool.uberblock().root.clone();
         let mut addresses: Vec<(u64, Place)> = Vec::new();
         let mut freed: BTreeSet<(u32, u64)> = BTreeSet::new();
+        // What the turn before would have written: most of it stays.
+        let mut before: Vec<(BlockPointer, Vec<u8>)> = Vec::new();
         // Each turn can only add addresses, and a space map grows by a few words per address: it settles after two or three.
         for _ in 0..64 {
             let mut mos = self.mos.clone();
@@ -606,6 +608,7 @@ impl Store {
                 addresses: &mut addresses,
                 next: 0,
                 changed: false,
+                before: core::mem::take(&mut before),
                 writes: Vec::new(),
                 frees: Vec::new(),
             };
@@ -627,6 +630,7 @@ impl Store {
                 }
             }
             if changed {
+                before = writes;
                 continue;
             }
             let mut delta = Space::default();
@@ -788,6 +792,8 @@ struct MosSink<'a> {
     addresses: &'a mut Vec<(u64, Place)>,
     next: usize,
     changed: bool,
+    /// The writes of the turn before: a block that is the same has the same sum.
+    before: Vec<(BlockPointer, Vec<u8>)>,
     writes: Vec<(BlockPointer, Vec<u8>)>,
     frees: Vec<BlockPointer>,
 }
@@ -801,8 +807,10 @@ impl Sink for MosSink<'_> {
             self.changed = true;
         }
         let dvas = self.addresses[self.next].1.dvas();
+        let known = self.before.get(self.next).filter(|(_, old)| *old == data).map(|(pointer, _)| pointer.words);
         self.next += 1;
-        let pointer = pointer_to(dvas, &data, size, Compression::Off, about, self.txg);
+        let words = known.unwrap_or_else(|| codec::fletcher4(&data));
+        let pointer = pointer_with(words, dvas, size, size, Compression::Off, about, self.txg);
         self.writes.push((pointer.clone(), data));
         Ok(pointer)
     }
@@ -879,10 +887,14 @@ fn sum(checksum: Checksum, data: &[u8]) -> codec::Words {
 }
 
 fn pointer_to(dvas: [Option<Dva>; 3], stored: &[u8], lsize: u64, compression: Compression, about: About, txg: u64) -> BlockPointer {
+    pointer_with(codec::fletcher4(stored), dvas, stored.len() as u64, lsize, compression, about, txg)
+}
+
+fn pointer_with(words: codec::Words, dvas: [Option<Dva>; 3], psize: u64, lsize: u64, compression: Compression, about: About, txg: u64) -> BlockPointer {
     BlockPointer {
         target: Target::Stored(dvas),
         lsize,
-        psize: stored.len() as u64,
+        psize,
         compression,
         checksum: Checksum::Fletcher4,
         kind: about.kind,
@@ -892,7 +904,7 @@ fn pointer_to(dvas: [Option<Dva>; 3], stored: &[u8], lsize: u64, compression: Co
         physical_birth: txg,
         birth: txg,
         fill: about.fill,
-        words: codec::fletcher4(stored),
+        words,
     }
 }
 

@@ -18,6 +18,8 @@ use crate::{Pool, Scrubbed};
 /// Blocks of metadata kept, and their bytes.
 const INTERIOR_MAX: usize = 1024;
 const INTERIOR_BYTES: usize = 8 << 20;
+/// So many uses of others leave a block's place among them as it is.
+const YOUNG: u64 = 64;
 const GANG_DEPTH_MAX: u32 = 8;
 pub(crate) const GANG_HEADER: usize = 512;
 
@@ -351,10 +353,13 @@ impl Interior {
     fn get(&mut self, pointer: &BlockPointer) -> Option<Arc<[u8]>> {
         let key = Self::key(pointer)?;
         let (used, data) = self.blocks.get_mut(&key)?;
-        self.order.remove(used);
         self.uses += 1;
-        *used = self.uses;
-        self.order.insert(self.uses, key);
+        // One that was used a moment ago is young enough.
+        if self.uses - *used > YOUNG {
+            self.order.remove(used);
+            *used = self.uses;
+            self.order.insert(self.uses, key);
+        }
         (data.len() as u64 == pointer.lsize).then(|| Arc::clone(data))
     }
 
