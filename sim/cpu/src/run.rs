@@ -783,20 +783,20 @@ impl Cpu {
             // Two branches instead of an index: the host predicts the way, and need not wait for the link's content.
             let link = usize::from(flow == Flow::Taken);
             let known = if flow == Flow::Taken { self.cache.follow::<1>(at) } else { self.cache.follow::<0>(at) };
-            if let Some((next, near)) = known {
-                if near {
-                    at = next;
-                    continue;
-                }
-                if self.core.budget >= 0 {
-                    // The deadline comes before the fetch: what is due then must not find the next page in the TLB.
-                    self.core.rip = self.cache.blocks[at as usize].target[link];
-                    return None;
-                }
+            if let Some((next, true)) = known {
+                at = next;
+                continue;
+            }
+            // Fetching may start the cache over: block `at` is looked at before.
+            let generation = self.cache.generation;
+            self.core.rip = self.cache.blocks[at as usize].target[link];
+            if !chain || self.core.budget >= 0 {
+                // The deadline comes before the fetch: what is due then must not find the next page in the TLB.
+                return None;
+            }
+            if let Some((next, _)) = known {
                 let target = &self.cache.blocks[next as usize];
-                let (linear, page, rip) = (target.linear, target.page, target.rip);
-                // RIP must be right if the fetch faults.
-                self.core.rip = rip;
+                let (linear, page) = (target.linear, target.page);
                 match self.code_page(m, linear) {
                     Ok(now) if now == page && self.cache.is_valid(next) => {
                         at = next;
@@ -806,11 +806,6 @@ impl Cpu {
                     Err(Fault) => return self.fault(m, b),
                 }
             }
-            self.core.rip = self.cache.blocks[at as usize].target[link];
-            if !chain || self.core.budget >= 0 {
-                return None;
-            }
-            let generation = self.cache.generation;
             match self.block_at_rip(m, 0) {
                 Ok(next) => {
                     if self.cache.generation == generation {
