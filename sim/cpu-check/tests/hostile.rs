@@ -16,17 +16,26 @@ struct End {
     memory: GuestMemory,
 }
 
-/// Runs `code` (at [`CODE`]) for `ticks`, in pieces of `cut`.
-fn run(code: &[u8], hot: Option<u16>, ticks: u64, cut: u64) -> Option<End> {
+/// Runs `code` (at [`CODE`]) for `ticks`, in pieces of `cut`. An interrupt is `due` at a tick; its handler writes down the present RBX and goes back.
+fn run(code: &[u8], hot: Option<u16>, ticks: u64, cut: u64, due: Option<u64>) -> Option<End> {
     let (mut memory, state) = long();
     memory.write(CODE, code).expect("it is in RAM");
+    // mov [DATA], rbx; iretq.
+    let mut handler = vec![0x48, 0x89, 0x1c, 0x25];
+    handler.extend((DATA as u32).to_le_bytes());
+    handler.extend([0x48, 0xcf]);
+    memory.write(HANDLERS + 16 * 0x30, &handler).expect("it is in RAM");
     let mut cpu = Cpu::new(Config::default());
     cpu.set_translating(hot).ok()?;
     cpu.set_state(&state);
-    let mut bus = EchoBus::new(None);
+    let mut bus = EchoBus::new(due);
     while cpu.ticks() < ticks {
         bus.base = cpu.ticks();
-        let deadline = ticks.min(cpu.ticks().saturating_add(cut));
+        let mut deadline = ticks.min(cpu.ticks().saturating_add(cut));
+        // As a board does: a run ends where an event is due.
+        if let Some(due) = bus.due.filter(|&due| due > cpu.ticks()) {
+            deadline = deadline.min(due);
+        }
         match cpu.run(&mut memory, &mut bus, deadline) {
             Stop::Deadline => {}
             other => panic!("{other:?} at tick {}, {:#x}", cpu.ticks(), cpu.rip()),
@@ -41,9 +50,9 @@ fn both(ticks: u64, make: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedErro
     let mut a = CodeAssembler::new(64).expect("64 is a size of code");
     make(&mut a).expect("it assembles");
     let code = a.assemble(CODE).expect("it assembles");
-    let reference = run(&code, None, ticks, u64::MAX).expect("the interpreter is always there");
+    let reference = run(&code, None, ticks, u64::MAX, None).expect("the interpreter is always there");
     for (hot, cut) in [(1, u64::MAX), (3, 9_999), (1, 777)] {
-        let Some(end) = run(&code, Some(hot), ticks, cut) else {
+        let Some(end) = run(&code, Some(hot), ticks, cut, None) else {
             eprintln!("nothing to compare: the host cannot translate");
             return;
         };
@@ -222,4 +231,55 @@ fn what_neither_processor_knows_is_undefined() {
         a.db(&[0xc4, 0x42, 0x71, 0xe8, 0x38])?;
         a.jmp(top)
     });
+}
+
+#[test]
+fn an_interrupt_waits_for_the_instruction_after_sti() {
+    // Counts in RBX with interrupts off and on, and puts RFLAGS by: three rounds warm the translator up, then the interrupt comes at each tick of two.
+    let mut a = CodeAssembler::new(64).expect("64 is a size of code");
+    let mut assemble = || -> Result<Vec<u8>, IcedError> {
+        let mut round = a.create_label();
+        a.set_label(&mut round)?;
+        a.cli()?;
+        a.pushfq()?;
+        a.inc(rbx)?;
+        a.inc(rbx)?;
+        a.sti()?;
+        a.inc(rbx)?;
+        a.pushfq()?;
+        a.inc(rbx)?;
+        a.pop(rax)?;
+        a.pop(rcx)?;
+        a.add(rdx, rax)?;
+        a.xor(rsi, rcx)?;
+        // With interrupts on, STI holds nothing off; with them off, two in a row do so once.
+        a.sti()?;
+        a.inc(rbx)?;
+        a.cli()?;
+        a.sti()?;
+        a.sti()?;
+        a.inc(rbx)?;
+        a.jmp(round)?;
+        a.assemble(CODE)
+    };
+    let code = assemble().expect("it assembles");
+    let mut written = std::collections::BTreeSet::new();
+    for due in 57..57 + 40 {
+        let end = |hot, cut| run(&code, hot, 300, cut, Some(due));
+        let reference = end(None, u64::MAX).expect("the interpreter is always there");
+        let mut noted = [0; 8];
+        reference.memory.read(DATA, &mut noted).expect("it is in RAM");
+        written.insert(u64::from_le_bytes(noted));
+        for (hot, cut) in [(None, 1), (Some(1), u64::MAX), (Some(1), 7)] {
+            let Some(found) = end(hot, cut) else {
+                eprintln!("nothing to compare: the host cannot translate");
+                return;
+            };
+            assert_eq!(reference.state, found.state, "due {due}, hot after {hot:?}, pieces of {cut}");
+            assert!(reference.memory.ram() == found.memory.ram(), "due {due}, hot after {hot:?}, pieces of {cut}");
+        }
+    }
+    // After the second INC, which is before the first STI, no interrupt is ever taken: one more is done by then.
+    assert!(written.iter().all(|count| count % 6 != 2), "{written:?}");
+    assert!(written.iter().any(|count| count % 6 == 3), "{written:?}");
 }

@@ -142,6 +142,8 @@ pub(crate) struct Core {
     pub watch_hit: Option<(u64, bool)>,
     /// A PAUSE that ends the turn ran.
     pub pause_seen: bool,
+    /// Nothing waited for this vCPU when blocks began to run. What may change that ends them.
+    pub quiet: bool,
     /// The running instruction is in an interrupt shadow.
     pub shadow_before: bool,
     /// RFLAGS.RF was set when the running instruction began.
@@ -194,6 +196,7 @@ impl Core {
             watches: Vec::new(),
             watch_hit: None,
             pause_seen: false,
+            quiet: false,
             shadow_before: false,
             resume_before: false,
             svm_exit: None,

@@ -90,11 +90,11 @@ impl CpuidTable {
         row(0x8000_0006, None, [0, 0x4200_4200, 0x0200_6140, 0x0080_9140]);
         // Invariant TSC.
         row(0x8000_0007, None, [0, 0, 0, 1 << 8]);
-        // XSAVEERPTR: the x87 error pointers are always saved.
-        row(0x8000_0008, None, [48 << 8 | 40, 1 << 2, log2 << 12 | (count - 1), 0]);
+        // XSAVEERPTR: the x87 error pointers are always saved. Nothing runs before its turn here, so kernels need not guard against it: SSBD_NOT_REQUIRED, BTC_NO.
+        row(0x8000_0008, None, [48 << 8 | 40, 1 << 2 | 1 << 26 | 1 << 29, log2 << 12 | (count - 1), 0]);
         row(0x8000_000a, None, [1, crate::svm::ASIDS, 0, SVM_EDX]);
-        // A null selector clears the base.
-        row(0x8000_0021, None, [1 << 6, 0, 0, 0]);
+        // LFENCE serializes; a null selector clears the base; SRSO_NO.
+        row(0x8000_0021, None, [1 << 2 | 1 << 6 | 1 << 29, 0, 0, 0]);
         CpuidTable { rows }
     }
 

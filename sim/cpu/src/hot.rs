@@ -16,7 +16,7 @@ use crate::core::mode;
 use crate::cpuid::CpuidTable;
 use crate::op::Flow;
 use crate::run::Cpu;
-use crate::state::{FS, GS, rflags};
+use crate::state::{FS, GS};
 use crate::tlb::ENTRIES;
 use sim_mem::GuestMemory;
 use sim_translate::{Counts, Guest, How, Translator, Unavailable, UnitId};
@@ -201,7 +201,8 @@ impl Cpu {
             hot.jit.remember(unit);
         }
         let mut flags = core.arith();
-        let (kernel, may_cli) = (core.sys.cpl == 0, core.sys.cpl <= core.iopl());
+        let (kernel, may_cli, virtualised) = (core.sys.cpl == 0, core.sys.cpl <= core.iopl(), core.sys.svm.guest);
+        let may_sti = may_cli && core.quiet && !virtualised;
         let mut guest = Guest {
             gpr: &mut core.r,
             xmm: &mut core.xmm,
@@ -215,16 +216,14 @@ impl Cpu {
             gs_base: &mut core.sys.seg[GS].base,
             kernel_gs_base: &mut core.sys.kernel_gs_base,
             kernel,
+            rest: &mut core.flags_rest,
             may_cli,
-            cli_done: false,
+            may_sti,
+            may_pushf: !virtualised,
         };
         let exit = hot.jit.run(&mut guest, unit);
-        let cli_done = guest.cli_done;
         let Some(exit) = exit else { return Left::Refused };
         core.set_arith(flags);
-        if cli_done {
-            core.flags_rest &= !rflags::IF;
-        }
         let last = if let How::Fetch { from, .. } = exit.how { from } else { exit.unit };
         let at = hot.units[last.index()];
         let block = &self.cache.blocks[at as usize];

@@ -883,7 +883,7 @@ impl Builder {
             }
             Mnemonic::Hlt => Self::end_plain(op, system::hlt),
             Mnemonic::Cli => Self::set_plain(op, system::cli),
-            Mnemonic::Sti => Self::end_plain(op, system::sti),
+            Mnemonic::Sti => Self::set_plain(op, system::sti),
             Mnemonic::Int3 => {
                 op.imm = 3;
                 Self::end_plain(op, exception::software_interrupt)

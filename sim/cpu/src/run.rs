@@ -272,6 +272,7 @@ impl Cpu {
         if attention.stop {
             return Some(Stop::Requested);
         }
+        core.quiet = !attention.interrupt && !attention.nmi;
         let due = core.due(attention);
         if core.sys.activity == Activity::Halted {
             if due == Due::Nothing {
@@ -762,9 +763,9 @@ impl Cpu {
             }
             by_address = flow == Flow::Indirect;
             if flow == Flow::Indirect {
-                // Guess by address. Both blocks in one page need no look at the translation.
+                // Guess by address. Both blocks in one page need no look at the translation, in one mode: a system call is a branch, too.
                 let rip = core.rip;
-                if chain && let Some(next) = self.cache.guess(rip, rip, core.mode as u16) {
+                if chain && core.mode as u16 == block.mode && let Some(next) = self.cache.guess(rip, rip, core.mode as u16) {
                     let target = &self.cache.blocks[next as usize];
                     if (target.linear ^ block.linear) >> 12 == 0 && target.page == block.page {
                         at = next;

@@ -50,8 +50,9 @@ pub(crate) struct Body {
     pub ways: [Option<usize>; 2],
     /// Guest address of each way.
     pub targets: [u64; 2],
-    /// Positions of jumps to the common exit.
+    /// Positions of jumps to the common exit, and to what loads the XMM registers.
     pub exits: Vec<Later>,
+    pub loads: Vec<Later>,
 }
 
 /// A place to leave at.
@@ -74,6 +75,8 @@ pub(crate) struct Builder<'a> {
     can: Can,
     /// Jumps to the common exit.
     exits: Vec<Later>,
+    /// The jump to what loads the XMM registers: before the first instruction that needs them.
+    loads: Vec<Later>,
     dead: usize,
     entry: usize,
     /// Instructions that must be in the unit, counted from its first: one of them writes flags that were left wrong.
@@ -96,9 +99,14 @@ pub(crate) fn translate(info: &mut InstructionInfoFactory, unit: u32, rip: u64, 
     let whole = instructions.len() == count;
     let mut builder = Builder::new(info, unit, rip, can);
     let mut good = builder.body(&instructions)?;
-    if builder.relies > good {
-        // Flags were left wrong because of an instruction that is not in the unit after all.
-        instructions.truncate(good);
+    loop {
+        // The instruction after STI belongs to it.
+        let ends_open = good > 0 && instructions[good - 1].mnemonic() == M::Sti;
+        // Flags may have been left wrong because of an instruction that is not in the unit after all.
+        if builder.relies <= good && !ends_open {
+            break;
+        }
+        instructions.truncate(good - usize::from(ends_open));
         builder = Builder::new(builder.info, unit, rip, can);
         good = builder.body(&instructions)?;
     }
@@ -190,17 +198,18 @@ fn flags_die(rest: &[Instruction]) -> Option<usize> {
 
 impl<'a> Builder<'a> {
     fn new(info: &'a mut InstructionInfoFactory, unit: u32, rip: u64, can: Can) -> Builder<'a> {
-        Builder { emit: Emit::new(), info, unit, ticks: 0, leaves: Vec::new(), to_way: [Vec::new(), Vec::new()], targets: [0; 2], rip, can, exits: Vec::new(), dead: 0, entry: 0, relies: 0 }
+        Builder { emit: Emit::new(), info, unit, ticks: 0, leaves: Vec::new(), to_way: [Vec::new(), Vec::new()], targets: [0; 2], rip, can, exits: Vec::new(), loads: Vec::new(), dead: 0, entry: 0, relies: 0 }
     }
 
     /// The entry, and as many instructions as can be translated. Their number is known only then: [`Builder::finish`] puts it into the entry.
     fn body(&mut self, instructions: &[Instruction]) -> Result<usize, Unsupported> {
         self.entry()?;
         for (index, instruction) in instructions.iter().enumerate() {
-            let (position, leaves, relies) = (self.emit.position(), self.leaves.len(), self.relies);
+            let (position, leaves, loads, relies) = (self.emit.position(), self.leaves.len(), self.loads.len(), self.relies);
             if self.instruction(instruction, index as u8, &instructions[index + 1..]).is_err() {
                 self.emit.rewind(position);
                 self.leaves.truncate(leaves);
+                self.loads.truncate(loads);
                 self.relies = relies;
                 return Ok(index);
             }
@@ -337,13 +346,11 @@ impl<'a> Builder<'a> {
             M::Call => return self.call(insn, index),
             M::Jmp => return self.jump(insn, index),
             M::Ret => return self.ret(insn, index),
-            M::Swapgs | M::Cli if insn.has_lock_prefix() => return Err(Unsupported),
+            M::Swapgs | M::Cli | M::Sti | M::Pushfq if insn.has_lock_prefix() => return Err(Unsupported),
             M::Swapgs => return self.swap_gs(index),
-            M::Cli => {
-                self.allowed(frame::NO_CLI, index)?;
-                self.emit.put(&Instruction::with2(Code::Mov_rm32_imm32, field(frame::CLI_DONE), 1)?)?;
-                return Ok(());
-            }
+            M::Cli => return self.set_rest(frame::NO_CLI, frame::REST_CLOSED, index),
+            M::Sti => return self.set_rest(frame::NO_STI, frame::REST_OPEN, index),
+            M::Pushfq => return self.push_flags(index),
             _ => {}
         }
         if insn.is_jcc_short_or_near() {
@@ -358,10 +365,53 @@ impl<'a> Builder<'a> {
             self.to_way[0].push(fall);
             return Ok(());
         }
-        if is_plain(insn) || (self.can.sse && is_sse(insn)) {
+        let needs_xmm = self.can.sse && is_sse(insn);
+        if needs_xmm && self.loads.is_empty() {
+            self.load_xmm()?;
+        }
+        if is_plain(insn) || needs_xmm {
             return self.plain(insn, index, rest);
         }
         Err(Unsupported)
+    }
+
+    /// Has the XMM registers loaded if they are not.
+    fn load_xmm(&mut self) -> Result<(), Unsupported> {
+        self.emit.load(S1, field(frame::NO_XMM))?;
+        let loaded = self.emit.jrcxz();
+        let back = self.emit.lea_ahead();
+        self.emit.store(field(frame::TARGET), S1)?;
+        let load = self.emit.jmp();
+        self.loads.push(load);
+        self.emit.resolve_here(&back);
+        self.emit.land(&loaded);
+        Ok(())
+    }
+
+    /// CLI and STI: RFLAGS as it is to be, if a field of the frame is 0.
+    fn set_rest(&mut self, refused: i64, rest: i64, index: u8) -> Result<(), Unsupported> {
+        self.allowed(refused, index)?;
+        self.emit.load(S1, field(rest))?;
+        self.emit.store(field(frame::REST), S1)?;
+        Ok(())
+    }
+
+    fn push_flags(&mut self, index: u8) -> Result<(), Unsupported> {
+        self.allowed(frame::NO_PUSHF, index)?;
+        self.push_value(index, |b| {
+            // The guest's RAX waits where it is stored on the way out.
+            b.emit.store(field(0), Register::RAX)?;
+            b.emit.put(&Instruction::with(Code::Lahf))?;
+            b.emit.put(&Instruction::with1(Code::Seto_rm8, Register::AL)?)?;
+            b.emit.put(&Instruction::with3(Code::VEX_Pext_r64_r64_rm64, S1, Register::RAX, field(frame::IN_AX))?)?;
+            b.emit.put(&Instruction::with3(Code::VEX_Rorx_r32_rm32_imm8, Register::ECX, Register::ECX, 1)?)?;
+            b.emit.put(&Instruction::with3(Code::VEX_Pext_r64_r64_rm64, S1, S1, field(frame::TURNED))?)?;
+            b.emit.put(&Instruction::with3(Code::VEX_Pdep_r64_r64_rm64, S1, S1, field(frame::IN_RFLAGS))?)?;
+            b.emit.load(Register::RAX, field(frame::REST))?;
+            b.emit.lea(S1, at_index(S1, Register::RAX, 1, 0))?;
+            b.emit.load(Register::RAX, field(0))?;
+            Ok(S1)
+        })
     }
 
     /// Goes on if a field of the frame is 0.
@@ -812,6 +862,6 @@ impl<'a> Builder<'a> {
         for (later, target) in &resolved {
             resolve(&mut code, later, *target as i64);
         }
-        Ok(Body { code, entry, dead, ticks: self.ticks, offsets, ways, targets: self.targets, exits })
+        Ok(Body { code, entry, dead, ticks: self.ticks, offsets, ways, targets: self.targets, exits, loads: self.loads })
     }
 }

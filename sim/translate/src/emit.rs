@@ -182,6 +182,18 @@ impl Emit {
         Later(self.code.len() - 1)
     }
 
+    /// `lea rcx, [rip + distance]` to where [`Emit::resolve_here`] is called.
+    pub fn lea_ahead(&mut self) -> Later {
+        self.bytes(&[0x48, 0x8d, 0x0d, 0, 0, 0, 0]);
+        Later(self.code.len() - 4)
+    }
+
+    /// Points a [`Emit::lea_ahead`] here.
+    pub fn resolve_here(&mut self, later: &Later) {
+        let here = self.code.len() as i64;
+        resolve(&mut self.code, later, here);
+    }
+
     /// Points a [`Emit::jrcxz`] here.
     pub fn land(&mut self, later: &Later) {
         let distance = self.code.len() - (later.0 + 1);

@@ -40,9 +40,10 @@ pub struct Translator {
     quirks: Quirks,
     spoiled: bool,
     units: Vec<Unit>,
-    /// Offsets of the way in and the way out, and where units begin.
+    /// Offsets of the way in, the way out and the load of XMM registers, and where units begin.
     enter: usize,
     leave: usize,
+    load_xmm: usize,
     first: usize,
     context: Context,
     /// Salts of the contexts seen.
@@ -66,6 +67,7 @@ impl Translator {
         let mut arena = Arena::new()?;
         let enter = arena.append(&way_in().map_err(|_| Unavailable::Encoder)?).ok_or(Unavailable::Memory)?;
         let leave = arena.append(&way_out().map_err(|_| Unavailable::Encoder)?).ok_or(Unavailable::Memory)?;
+        let load_xmm = arena.append(&load_xmm().map_err(|_| Unavailable::Encoder)?).ok_or(Unavailable::Memory)?;
         let first = arena.next();
         Ok(Translator {
             arena,
@@ -76,6 +78,7 @@ impl Translator {
             units: Vec::new(),
             enter,
             leave,
+            load_xmm,
             first,
             context: [0; 3],
             salts: Vec::new(),
@@ -117,6 +120,9 @@ impl Translator {
         let start = self.arena.next();
         for exit in &body.exits {
             resolve(&mut body.code, exit, self.leave as i64 - start as i64);
+        }
+        for load in &body.loads {
+            resolve(&mut body.code, load, self.load_xmm as i64 - start as i64);
         }
         let at = self.arena.append(&body.code)?;
         self.units.push(Unit {
@@ -227,13 +233,18 @@ impl Translator {
         frame.tags = guest.tags.view(guest.view) as u64;
         frame.ram = guest.ram.as_mut_ptr() as u64;
         frame.xmm = guest.xmm.as_mut_ptr() as u64;
+        frame.no_xmm = 1;
         frame.mxcsr = *guest.mxcsr;
         frame.fs_base = guest.fs_base;
         frame.gs_base = *guest.gs_base;
         frame.kernel_gs_base = *guest.kernel_gs_base;
         frame.not_kernel = u64::from(!guest.kernel);
         frame.no_cli = u64::from(!guest.may_cli);
-        frame.cli_done = 0;
+        frame.no_sti = u64::from(!guest.may_sti);
+        frame.no_pushf = u64::from(!guest.may_pushf);
+        frame.rest = *guest.rest;
+        frame.rest_closed = *guest.rest & !IF;
+        frame.rest_open = *guest.rest | IF;
         // SAFETY: `enter` is the way in, written by `new` and never again; it keeps the calling convention, takes the frame and the address of a unit's entry.
         // Units read and write the frame, guest registers through `frame.xmm` (borrowed in `guest`), the tags of one view (borrowed; `TAGS` points to VIEW_WORDS
         // words and indices are cut to 16 bits), and guest memory only where a tag admits it, which is inside `tags.limit() <= ram.len()` by the invariant of
@@ -249,7 +260,7 @@ impl Translator {
         *guest.mxcsr = frame.mxcsr;
         *guest.gs_base = frame.gs_base;
         *guest.kernel_gs_base = frame.kernel_gs_base;
-        guest.cli_done = frame.cli_done != 0;
+        *guest.rest = frame.rest;
         let code = frame.exit as u32;
         let id = code >> 8;
         let unit = &self.units[id as usize];
@@ -289,6 +300,9 @@ fn disassemble(code: &[u8], rip: u64) -> String {
     text
 }
 
+/// RFLAGS.IF.
+const IF: u64 = 1 << 9;
+
 /// RFLAGS bits to AH as SAHF takes it, and AL = OF.
 fn to_ax(flags: u64) -> u64 {
     (flags & 0xd5 | 2) << 8 | flags >> 11 & 1
@@ -310,12 +324,6 @@ fn way_in() -> Result<Vec<u8>, IcedError> {
     e.store(at(Register::RDI, frame::NATIVE_RSP), Register::RSP)?;
     e.mov(Register::RSP, Register::RDI)?;
     e.store(field(frame::TARGET), Register::RSI)?;
-    e.put(&Instruction::with1(Code::Stmxcsr_m32, field(frame::HOST_MXCSR))?)?;
-    e.put(&Instruction::with1(Code::Ldmxcsr_m32, field(frame::MXCSR))?)?;
-    e.load(Register::RCX, field(frame::XMM))?;
-    for n in 0..16u32 {
-        e.put(&Instruction::with2(Code::Movups_xmm_xmmm128, Register::XMM0 + n, at(Register::RCX, 16 * i64::from(n)))?)?;
-    }
     e.load(TAGS, field(frame::TAGS))?;
     e.load(BUDGET, field(frame::BUDGET))?;
     // AL + 0x7f overflows exactly if AL is 1; SAHF then sets the other five.
@@ -327,6 +335,20 @@ fn way_in() -> Result<Vec<u8>, IcedError> {
             e.load(sized(n, 8), field(8 * guest as i64))?;
         }
     }
+    e.put(&Instruction::with1::<MemoryOperand>(Code::Jmp_rm64, field(frame::TARGET))?)?;
+    Ok(e.take())
+}
+
+/// Loads the XMM registers and MXCSR, flags kept, and goes where the frame says.
+fn load_xmm() -> Result<Vec<u8>, IcedError> {
+    let mut e = Emit::new();
+    e.put(&Instruction::with1(Code::Stmxcsr_m32, field(frame::HOST_MXCSR))?)?;
+    e.put(&Instruction::with1(Code::Ldmxcsr_m32, field(frame::MXCSR))?)?;
+    e.load(Register::RCX, field(frame::XMM))?;
+    for n in 0..16u32 {
+        e.put(&Instruction::with2(Code::Movups_xmm_xmmm128, Register::XMM0 + n, at(Register::RCX, 16 * i64::from(n)))?)?;
+    }
+    e.put(&Instruction::with2(Code::Mov_rm64_imm32, field(frame::NO_XMM), 0)?)?;
     e.put(&Instruction::with1::<MemoryOperand>(Code::Jmp_rm64, field(frame::TARGET))?)?;
     Ok(e.take())
 }
@@ -344,12 +366,15 @@ fn way_out() -> Result<Vec<u8>, IcedError> {
     e.put(&Instruction::with1(Code::Seto_rm8, Register::AL)?)?;
     e.store(field(frame::FLAGS), Register::RAX)?;
     e.store(field(frame::BUDGET), BUDGET)?;
+    e.load(Register::RCX, field(frame::NO_XMM))?;
+    let never = e.jmp_unless_zero();
     e.load(Register::RCX, field(frame::XMM))?;
     for n in 0..16u32 {
         e.put(&Instruction::with2(Code::Movups_xmmm128_xmm, at(Register::RCX, 16 * i64::from(n)), Register::XMM0 + n)?)?;
     }
     e.put(&Instruction::with1(Code::Stmxcsr_m32, field(frame::MXCSR))?)?;
     e.put(&Instruction::with1(Code::Ldmxcsr_m32, field(frame::HOST_MXCSR))?)?;
+    e.resolve_here(&never);
     e.load(Register::RSP, field(frame::NATIVE_RSP))?;
     for register in SAVED.into_iter().rev() {
         e.put(&Instruction::with1(Code::Pop_r64, register)?)?;
@@ -399,9 +424,11 @@ mod tests {
                         fs_base: 0,
                         gs_base: &mut 0,
                         kernel_gs_base: &mut 0,
+                        rest: &mut 2,
                         kernel: true,
                         may_cli: true,
-                        cli_done: false,
+                        may_sti: true,
+                        may_pushf: true,
                     },
                     unit,
                 );

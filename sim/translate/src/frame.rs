@@ -16,6 +16,8 @@ pub(crate) struct Frame {
     pub tags: u64,
     pub ram: u64,
     pub xmm: u64,
+    /// 0 once the guest's XMM registers and MXCSR are the host's.
+    pub no_xmm: u64,
     pub mxcsr: u32,
     pub host_mxcsr: u32,
     pub native_rsp: u64,
@@ -32,10 +34,19 @@ pub(crate) struct Frame {
     pub fs_base: u64,
     pub gs_base: u64,
     pub kernel_gs_base: u64,
-    /// 0 in ring 0; 0 where CLI is allowed; not 0 once CLI was done.
+    /// 0 in ring 0; 0 where CLI, STI, PUSHFQ are allowed.
     pub not_kernel: u64,
     pub no_cli: u64,
-    pub cli_done: u64,
+    pub no_sti: u64,
+    pub no_pushf: u64,
+    /// RFLAGS but for the six flags: now, with IF clear, with IF set.
+    pub rest: u64,
+    pub rest_closed: u64,
+    pub rest_open: u64,
+    /// Masks for PEXT and PDEP that bring AH and AL of `flags` to their places in RFLAGS.
+    pub in_ax: u64,
+    pub turned: u64,
+    pub in_rflags: u64,
     pub value: u64,
     /// Negated guest addresses and host addresses, at the low bits of address + salt.
     pub jump_keys: [u64; JUMPS],
@@ -47,6 +58,7 @@ pub(crate) const BUDGET: i64 = offset_of!(Frame, budget) as i64;
 pub(crate) const TAGS: i64 = offset_of!(Frame, tags) as i64;
 pub(crate) const RAM: i64 = offset_of!(Frame, ram) as i64;
 pub(crate) const XMM: i64 = offset_of!(Frame, xmm) as i64;
+pub(crate) const NO_XMM: i64 = offset_of!(Frame, no_xmm) as i64;
 pub(crate) const MXCSR: i64 = offset_of!(Frame, mxcsr) as i64;
 pub(crate) const HOST_MXCSR: i64 = offset_of!(Frame, host_mxcsr) as i64;
 pub(crate) const NATIVE_RSP: i64 = offset_of!(Frame, native_rsp) as i64;
@@ -62,7 +74,14 @@ pub(crate) const GS_BASE: i64 = offset_of!(Frame, gs_base) as i64;
 pub(crate) const KERNEL_GS_BASE: i64 = offset_of!(Frame, kernel_gs_base) as i64;
 pub(crate) const NOT_KERNEL: i64 = offset_of!(Frame, not_kernel) as i64;
 pub(crate) const NO_CLI: i64 = offset_of!(Frame, no_cli) as i64;
-pub(crate) const CLI_DONE: i64 = offset_of!(Frame, cli_done) as i64;
+pub(crate) const NO_STI: i64 = offset_of!(Frame, no_sti) as i64;
+pub(crate) const NO_PUSHF: i64 = offset_of!(Frame, no_pushf) as i64;
+pub(crate) const REST: i64 = offset_of!(Frame, rest) as i64;
+pub(crate) const REST_CLOSED: i64 = offset_of!(Frame, rest_closed) as i64;
+pub(crate) const REST_OPEN: i64 = offset_of!(Frame, rest_open) as i64;
+pub(crate) const IN_AX: i64 = offset_of!(Frame, in_ax) as i64;
+pub(crate) const TURNED: i64 = offset_of!(Frame, turned) as i64;
+pub(crate) const IN_RFLAGS: i64 = offset_of!(Frame, in_rflags) as i64;
 pub(crate) const VALUE: i64 = offset_of!(Frame, value) as i64;
 pub(crate) const JUMP_KEYS: i64 = offset_of!(Frame, jump_keys) as i64;
 pub(crate) const JUMP_HOSTS: i64 = offset_of!(Frame, jump_hosts) as i64;
@@ -83,6 +102,10 @@ impl FrameBox {
         inner.beyond_page = !0xfff;
         inner.beyond_aligned = !0xff0;
         inner.sign = 1 << 63;
+        // OF CF PF AF ZF SF; after a turn by one CF PF AF ZF SF and, at the top, OF; their places.
+        inner.in_ax = 0xd501;
+        inner.turned = 0x8000_001f;
+        inner.in_rflags = 0x8d5;
         frame
     }
 

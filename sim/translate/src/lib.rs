@@ -31,7 +31,9 @@
 //! | indirect branch: slot by target + salt, target compared by sum with the negated key | finds the unit at an address in this context; a miss leaves before the branch | kept | as access |
 //! | entry from another page: fetch word + negated own word, `jrcxz` | the page is what it was, and its fetch hits | kept | nothing: the unit before is done, this one has not begun |
 //! | product: SETC, TEST of the low half, LAHF, OF through AL + 0x7f, SAHF | SF ZF PF of the low half, AF 0 | made | cannot leave |
-//! | SWAPGS, CLI: `mov rcx, [not allowed]`, `jrcxz`; the bases change places, CLI is noted | out where it would fault | kept | as access |
+//! | SWAPGS, CLI, STI: `mov rcx, [not allowed]`, `jrcxz`; the bases change places, RFLAGS with or without IF becomes the present one | out where it would fault, or an event waits for STI | kept | as access |
+//! | PUSHFQ: LAHF and SETO into the guest's RAX (put by), PEXT, RORX, PEXT, PDEP, LEA; then as push | the image | kept | as access |
+//! | before a unit's first SSE instruction: `mov rcx, [not loaded]`, `jrcxz`, else LEA of the place to come back to, and 16 loads elsewhere | most visits, system code above all, need no XMM register | kept | cannot leave |
 //! | registers of the frame: MOV to scratch, the instruction, MOV back | R11 to R15 | kept | cannot leave |
 //!
 //! # Between units
@@ -50,6 +52,10 @@
 //! # Exactness
 //! A unit's ticks are charged at its entry and only if they end before the deadline; the interpreter runs the rest. A unit that leaves without progress is
 //! followed by the interpreter for at least one block. Nothing of this can be seen in a receipt.
+//!
+//! *STI* holds interrupts off for one more instruction. No event waits when it is translated, and none can come before the deadline but by what the interpreter does;
+//! the instruction after it is in the same unit, whose ticks all end before the deadline. So the shadow has no place to be seen at, and none is made. A unit never
+//! ends with STI: `sti; hlt` is the interpreter's.
 //!
 //! # Structures
 //! `decode` (what both engines read alike), `tlb` (sealed tags), `frame` (what code sees), `registers`, `quirks`, `emit` (sequences), `block` (one block), `arena` (memory), `engine` (units, links, in and out).
@@ -153,10 +159,16 @@ pub struct Guest<'a> {
     pub fs_base: u64,
     pub gs_base: &'a mut u64,
     pub kernel_gs_base: &'a mut u64,
-    /// SWAPGS is allowed; CLI is; CLI was done.
+    /// RFLAGS but for the six flags. CLI and STI change IF in it.
+    pub rest: &'a mut u64,
+    /// SWAPGS is allowed.
     pub kernel: bool,
+    /// CLI is.
     pub may_cli: bool,
-    pub cli_done: bool,
+    /// STI is, and no event waits for it.
+    pub may_sti: bool,
+    /// PUSHFQ is.
+    pub may_pushf: bool,
 }
 
 /// Where and how translated code was left.

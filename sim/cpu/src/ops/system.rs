@@ -610,8 +610,16 @@ pub(crate) fn syscall(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, o
     }
     c.sys.seg[SS] = Core::flat(selector.wrapping_add(8), 0, false, false);
     c.sys.cpl = 0;
+    go_on(c)
+}
+
+/// The end of SYSCALL and SYSRET, mostly a branch like others: from 64-bit code to 64-bit code, and nothing has come due by the new flags.
+fn go_on(c: &mut Core) -> Flow {
+    let from = c.mode & mode::SIZE;
     c.update_mode();
-    Flow::Exit
+    let steps = c.flags_rest & (rflags::TF | rflags::RF) != 0;
+    let waits = c.flags_rest & rflags::IF != 0 && !c.quiet || c.sys.svm.guest;
+    if steps || waits || from != mode::CODE64 || c.mode & mode::SIZE != mode::CODE64 { Flow::Exit } else { Flow::Indirect }
 }
 
 /// SYSRET: `b` = operand size.
@@ -644,8 +652,7 @@ pub(crate) fn sysret(c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, op
     }
     c.sys.seg[SS] = Core::flat(base.wrapping_add(8) | 3, 3, false, false);
     c.sys.cpl = 3;
-    c.update_mode();
-    Flow::Exit
+    go_on(c)
 }
 
 /// SYSENTER: AMD processors know it in legacy mode only (APM vol. 3).
