@@ -80,6 +80,26 @@ struct Devices {
     paths: Vec<PathBuf>,
 }
 
+/// How a list of sizes is printed.
+#[derive(Debug, Args)]
+struct Look {
+    /// Scripted: no header, tabs between columns.
+    #[arg(short = 'H')]
+    scripted: bool,
+    /// Exact numbers of bytes.
+    #[arg(short = 'p')]
+    parsable: bool,
+    /// Prints JSON, with exact numbers of bytes.
+    #[arg(short = 'j', long)]
+    json: bool,
+}
+
+impl Look {
+    fn form(&self) -> list::Form {
+        list::Form::new(self.scripted, self.json)
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Lists the pools found on the devices.
@@ -104,15 +124,8 @@ enum Verb {
     List {
         #[command(flatten)]
         devices: Devices,
-        /// Scripted: no header, tabs between columns.
-        #[arg(short = 'H')]
-        scripted: bool,
-        /// Exact numbers of bytes.
-        #[arg(short = 'p')]
-        parsable: bool,
-        /// Prints JSON, with exact numbers of bytes.
-        #[arg(short = 'j', long)]
-        json: bool,
+        #[command(flatten)]
+        look: Look,
         /// Pool name or guid; all if left out.
         pool: Option<String>,
     },
@@ -138,15 +151,8 @@ enum Verb {
         devices: Devices,
         /// Dataset to start from (default: the pool).
         dataset: Option<String>,
-        /// Scripted: no header, tabs between columns.
-        #[arg(short = 'H')]
-        scripted: bool,
-        /// Exact numbers of bytes.
-        #[arg(short = 'p')]
-        parsable: bool,
-        /// Prints JSON, with exact numbers of bytes.
-        #[arg(short = 'j', long)]
-        json: bool,
+        #[command(flatten)]
+        look: Look,
     },
     /// Shows the properties of a dataset as stored, with their sources.
     ZfsGet {
@@ -378,19 +384,19 @@ pub fn run(args: &PoolArgs) -> Result<(), Failure> {
     match &args.verb {
         Verb::Import { devices, json } => list::import(&devices.open()?, *json),
         Verb::Status { devices, pool, json } => devices.each(pool.as_deref(), |pool| list::status(pool, *json)),
-        Verb::List { devices, scripted, parsable, json, pool } => {
+        Verb::List { devices, look, pool } => {
             let mut pools = Vec::new();
             devices.each(pool.as_deref(), |pool| {
                 pools.push(list::size_of(pool)?);
                 Ok(())
             })?;
-            list::pools(&pools, list::Form::new(*scripted, *json), *parsable)
+            list::pools(&pools, look.form(), look.parsable)
         }
         Verb::Send { devices, args } => stream::send(devices, args),
         Verb::Receive { paths, args } => stream::receive(&Devices { paths: paths.clone() }, args),
-        Verb::ZfsList { devices, dataset, scripted, parsable, json } => {
+        Verb::ZfsList { devices, dataset, look } => {
             let pool = devices.pool(dataset.as_deref().map(pool_of))?;
-            list::datasets(&pool, dataset.as_deref(), list::Form::new(*scripted, *json), *parsable)
+            list::datasets(&pool, dataset.as_deref(), look.form(), look.parsable)
         }
         Verb::ZfsGet { devices, dataset, scripted, json } => list::properties(&devices.pool(Some(pool_of(dataset)))?, dataset, list::Form::new(*scripted, *json)),
         Verb::Ls { devices, dataset, path, long, recursive } => {
