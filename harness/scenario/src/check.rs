@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 /// Complains about references to what does not exist and about contradictions.
 pub(crate) fn check(source: &Source<'_>, scenario: &Scenario) {
-    let zones: Vec<&str> = scenario.zones.iter().map(|zone| zone.name.as_str()).collect();
+    let zones: Vec<&str> = scenario.zones.iter().map(|zone| zone.name.as_str()).filter(|name| !name.is_empty()).collect();
     let known = |line: usize, kind: &str, word: &str, all: &[&str]| {
         if !all.contains(&word) {
             let hint = match nearest(word, all) {
