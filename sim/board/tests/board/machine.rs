@@ -511,6 +511,46 @@ fn multiboot_1_and_2_hand_over_as_specified() {
     assert_eq!(machine.run(&Until::ticks(100)), Outcome::DebugExit(0x6289 << 1 | 1));
 }
 
+/// Multiboot 2 §3.1.5: the address tag says where the file goes, whether it is an ELF or not; from where the load address is, or whole (all ones).
+#[test]
+fn a_multiboot_2_address_tag_places_the_file() {
+    const AT: u32 = 0x30_0000;
+    let bytes = |load: u32, load_end: u32, bss_end: u32| {
+        let magic = 0xe852_50d6u32;
+        let tags = [2, 24, AT, load, load_end, bss_end, 3, 12, AT + 64, 0, 0, 8];
+        let length = 16 + 4 * tags.len() as u32;
+        let header = [magic, 0, length, 0u32.wrapping_sub(magic).wrapping_sub(length)].into_iter().chain(tags);
+        let mut bytes: Vec<u8> = header.flat_map(u32::to_le_bytes).collect();
+        bytes.resize(64, 0x90);
+        // What lies at the header's address, and whether the end of the zeroed part is zero.
+        bytes.extend(assemble(|a| {
+            a.mov(eax, dword_ptr(AT))?;
+            a.add(eax, dword_ptr(AT + 0x7ff))?;
+            a.and(eax, 0xffff)?;
+            exit(a)
+        }));
+        bytes
+    };
+    let end = |image: &[u8]| Machine::new(&Board::default(), &Boot::new(image, None, "")).map(|mut machine| machine.run(&Until::ticks(100)));
+    for load in [AT, u32::MAX] {
+        assert_eq!(end(&bytes(load, 0, AT + 0x800)), Ok(Outcome::DebugExit(0x50d6 << 1 | 1)), "{load:#x}");
+    }
+    // In an ELF the tag counts, not the segments.
+    let mut inside = elf(&bytes(AT, 0, 0));
+    inside[0x200..0x214].fill(0);
+    assert_eq!(end(&inside), Ok(Outcome::DebugExit(0x50d6 << 1 | 1)));
+    for (image, said) in [
+        (bytes(AT + 8, 0, 0), "kernel image is malformed: Multiboot address fields"),
+        (bytes(AT - 8, 0, 0), "kernel image is malformed: Multiboot address fields"),
+        (bytes(AT, AT - 1, 0), "kernel image is malformed: Multiboot address fields"),
+        (bytes(AT, AT + 0x1000, 0), "kernel image is truncated: Multiboot image needs 4096 bytes, the file has "),
+        (bytes(AT, 0, 0xf000_0000), "Multiboot image at 0x300000+0xefd00000 does not lie in RAM"),
+    ] {
+        let error = end(&image).expect_err("is refused").to_string();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
 #[test]
 fn board_tables_are_checked() {
     let board = Board::from_toml("vcpus = 4\nram = \"1G\"\nseed = 7\n").expect("good table");

@@ -168,7 +168,8 @@ impl<P: Personality> Virtio<P> {
         Some((value, start, size))
     }
 
-    fn common_write(&mut self, start: u64, value: u64, cx: &mut Cx<'_>) {
+    /// Whether the write had an effect, or need not have one.
+    fn common_write(&mut self, start: u64, value: u64, cx: &mut Cx<'_>) -> bool {
         // A vector the function does not have reads back as "none" (§4.1.5.1.2).
         let vector = if value < u64::from(self.msix.vectors()) { value as u16 } else { 0xffff };
         match start {
@@ -178,12 +179,14 @@ impl<P: Personality> Virtio<P> {
                 let shift = 32 * self.driver_feature_select;
                 self.driver_features = self.driver_features & !(0xffff_ffff << shift) | (value & 0xffff_ffff) << shift;
             }
+            // Features above 63, of which none is offered, declined.
+            12 if value == 0 => {}
             16 => self.config_vector = vector,
             20 => {
                 let mut status = value as u8;
                 if status == 0 {
                     self.reset_device(cx);
-                    return;
+                    return true;
                 }
                 // Features that were not offered, or a legacy driver: FEATURES_OK does not stick (§3.1.1).
                 let acceptable = self.driver_features & !self.offered() == 0 && self.driver_features & VERSION_1 != 0;
@@ -197,7 +200,7 @@ impl<P: Personality> Virtio<P> {
             }
             22 => self.queue_select = value as u16,
             _ => {
-                let Some(queue) = self.selected() else { return };
+                let Some(queue) = self.selected() else { return false };
                 match start {
                     26 => queue.vector = vector,
                     // A queue's place is fixed once it is enabled.
@@ -207,10 +210,11 @@ impl<P: Personality> Virtio<P> {
                     40 if !queue.enabled => queue.driver = value,
                     48 if !queue.enabled => queue.device = value,
                     // Read-only fields, and writes the rules above refuse.
-                    _ => {}
+                    _ => return false,
                 }
             }
         }
+        true
     }
 
     fn is_live(&self) -> bool {
@@ -460,7 +464,9 @@ impl<P: Personality> Node for Virtio<P> {
                     // 64-bit addresses may be written in halves.
                     let shift = 8 * (offset - start);
                     let lanes = (u64::MAX >> (64 - 8 * u32::from(size.clamp(1, 8)))) << shift;
-                    self.common_write(start, old & !lanes | value << shift & lanes, cx);
+                    if !self.common_write(start, old & !lanes | value << shift & lanes, cx) {
+                        cx.unimplemented(Access::write(region, offset, size, value));
+                    }
                 }
                 _ => cx.unimplemented(Access::write(region, offset, size, value)),
             },

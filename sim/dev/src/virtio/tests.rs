@@ -161,6 +161,18 @@ fn features_that_were_not_offered_do_not_stick() {
 }
 
 #[test]
+fn writes_without_effect_are_reported() {
+    let mut bench = Bench::new(Virtio::new(Entropy));
+    // In turn: device features, number of queues and generation are read-only; a size that is no power of two; a queue is not switched off (§4.1.4.3).
+    for (offset, size, value, reported) in [(4u64, 4u8, 1u64, true), (18, 2, 1, true), (21, 1, 1, true), (24, 2, 48, true), (28, 2, 0, true), (24, 2, 64, false), (8, 4, 2, false), (12, 4, 0, false), (12, 4, 1, true)] {
+        bench.effects.clear();
+        bench.write(0, offset, size, value);
+        let told = bench.effects.iter().any(|effect| matches!(effect, Effect::Unimplemented(_)));
+        assert_eq!(told, reported, "{value} at {offset}");
+    }
+}
+
+#[test]
 fn entropy_fills_what_is_asked() {
     let mut bench = start(Entropy);
     descriptor(&mut bench, 0, 0x5000, 100, 2, 0);
