@@ -2,16 +2,28 @@
 
 use sim_dev::fuzz::{TARGETS, fuzz};
 
-/// Steps for each target: a few seconds in all.
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Steps where a few of them are enough.
 const STEPS: u64 = 150_000;
 
+/// Five seconds of each, on all processors.
 #[test]
 fn devices_take_garbage() {
-    for target in TARGETS {
-        let summary = fuzz(target.name, 7, STEPS).expect("a name of the table");
-        println!("{summary}");
-        assert!(summary.counts.accesses > STEPS / 4, "{summary}");
-    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(target) = TARGETS.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let steps = 5 * target.second;
+            let summary = fuzz(target.name, 7, steps).expect("a name of the table");
+            println!("{summary}");
+            assert!(summary.counts.accesses > steps / 4, "{summary}");
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, std::num::NonZero::get) {
+            scope.spawn(work);
+        }
+    });
 }
 
 /// The generators get past the front door: requests are served and interrupts come.

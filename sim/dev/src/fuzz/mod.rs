@@ -28,6 +28,8 @@ pub use targets::TARGETS;
 #[derive(Clone, Copy)]
 pub struct Target {
     pub name: &'static str,
+    /// Steps that take about a second of a processor: what a campaign's batch and a test are counted in, since nothing here looks at a clock.
+    pub second: u64,
     run: fn(&mut sim_core::Rng, u64) -> Counts,
 }
 

@@ -9,14 +9,15 @@ use super::storage::{ahci_act, ahci_prepare, nvme_act, nvme_prepare, virtio_act,
 use super::{Counts, Target};
 use crate::{acpi, ahci, debug, e1000e, fwcfg, hpet, i8042, ioapic, lapic, nvme, pci, pic, pit, post, rtc, uart, virtio};
 
-/// A row: name, how to make the device, its regions, its tokens, and how to talk to it.
+/// A row: name, steps a second in thousands, how to make the device, its regions, its tokens, and how to talk to it.
 macro_rules! target {
-    ($name:literal, $make:expr, $regions:expr, $tokens:expr) => {
-        target!($name, $make, $regions, $tokens, nothing, nothing)
+    ($name:literal, $rate:literal, $make:expr, $regions:expr, $tokens:expr) => {
+        target!($name, $rate, $make, $regions, $tokens, nothing, nothing)
     };
-    ($name:literal, $make:expr, $regions:expr, $tokens:expr, $prepare:expr, $act:expr) => {
+    ($name:literal, $rate:literal, $make:expr, $regions:expr, $tokens:expr, $prepare:expr, $act:expr) => {
         Target {
             name: $name,
+            second: $rate * 1000,
             run: |random, steps| {
                 let shape = Shape { make: $make, regions: $regions, tokens: $tokens, prepare: $prepare, act: $act };
                 run(&shape, random, steps)
@@ -27,28 +28,28 @@ macro_rules! target {
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
-    target!("uart", || uart::Uart::new(ConsoleId(0), false), &[(0, 9)], 3),
-    target!("uart-timed", || uart::Uart::new(ConsoleId(0), true), &[(0, 9)], 3),
-    target!("pit", pit::Pit::default, &[(0, 5), (1, 2)], 2),
-    target!("rtc", || rtc::Rtc::new(1_767_225_600, 1 << 28), &[(0, 3)], 3),
-    target!("hpet", hpet::Hpet::default, &[(0, 0x170)], 4),
-    target!("acpi", acpi::Acpi::default, &[(0, 16), (1, 1), (2, 1)], 1),
-    target!("i8042", i8042::I8042::default, &[(0, 1), (1, 1), (2, 1)], 1),
-    target!("fw-cfg", || fwcfg::FwCfg::new(1 << 28, 2), &[(0, 4)], 1),
-    target!("post", post::Post::default, &[(0, 2), (1, 2)], 1),
-    target!("debug-exit", || debug::DebugExit, &[(0, 4)], 1),
-    target!("pci-config", pci::HostBridge::default, &[(0, 64)], 1),
+    target!("uart", 10_000, || uart::Uart::new(ConsoleId(0), false), &[(0, 9)], 3),
+    target!("uart-timed", 9000, || uart::Uart::new(ConsoleId(0), true), &[(0, 9)], 3),
+    target!("pit", 450, pit::Pit::default, &[(0, 5), (1, 2)], 2),
+    target!("rtc", 11_000, || rtc::Rtc::new(1_767_225_600, 1 << 28), &[(0, 3)], 3),
+    target!("hpet", 6500, hpet::Hpet::default, &[(0, 0x170)], 4),
+    target!("acpi", 14_000, acpi::Acpi::default, &[(0, 16), (1, 1), (2, 1)], 1),
+    target!("i8042", 13_500, i8042::I8042::default, &[(0, 1), (1, 1), (2, 1)], 1),
+    target!("fw-cfg", 16_500, || fwcfg::FwCfg::new(1 << 28, 2), &[(0, 4)], 1),
+    target!("post", 21_000, post::Post::default, &[(0, 2), (1, 2)], 1),
+    target!("debug-exit", 17_000, || debug::DebugExit, &[(0, 4)], 1),
+    target!("pci-config", 16_000, pci::HostBridge::default, &[(0, 64)], 1),
     target!(
-        "virtio-blk",
+        "virtio-blk", 6000,
         || virtio::Virtio::new(virtio::Block::new(DiskId(0), SECTORS, false)),
         &[(0, 0x40), (0, 0x3010), (2, 0x1000)],
         4,
         virtio_prepare,
         virtio_act
     ),
-    target!("virtio-rng", || virtio::Virtio::new(virtio::Entropy), &[(0, 0x40), (0, 0x3010), (2, 0x1000)], 4, virtio_prepare, virtio_act),
+    target!("virtio-rng", 6000, || virtio::Virtio::new(virtio::Entropy), &[(0, 0x40), (0, 0x3010), (2, 0x1000)], 4, virtio_prepare, virtio_act),
     target!(
-        "virtio-net",
+        "virtio-net", 5000,
         || virtio::Virtio::new(virtio::Net::new(WireId(0), MAC, true)),
         &[(0, 0x40), (0, 0x3010), (2, 0x1000)],
         0x101,
@@ -56,7 +57,7 @@ pub const TARGETS: &[Target] = &[
         virtio_act
     ),
     target!(
-        "virtio-console",
+        "virtio-console", 1200,
         || virtio::Virtio::new(virtio::Console::new(ConsoleId(0))),
         &[(0, 0x40), (0, 0x3010), (2, 0x1000)],
         0x101,
@@ -64,16 +65,16 @@ pub const TARGETS: &[Target] = &[
         virtio_act
     ),
     target!(
-        "e1000e",
+        "e1000e", 900,
         || e1000e::E1000e::new(WireId(0), MAC, true),
         &[(0, 0x120), (0, 0x1030), (0, 0x2830), (0, 0x3830), (0, 0x4128), (0, 0x5c00), (3, 0x60)],
         14,
         e1000e_prepare,
         e1000e_act
     ),
-    target!("nvme", || nvme::Nvme::with_namespace(DiskId(0), SECTORS, false), &[(0, 0x44), (0, 0x1120), (4, 0x1000)], 4, nvme_prepare, nvme_act),
-    target!("ahci", || ahci::Ahci::with_disk(DiskId(0), SECTORS), &[(5, 0x30), (5, 0x180)], 4, ahci_prepare, ahci_act),
-    Target { name: "interrupts", run: interrupts },
+    target!("nvme", 2600, || nvme::Nvme::with_namespace(DiskId(0), SECTORS, false), &[(0, 0x44), (0, 0x1120), (4, 0x1000)], 4, nvme_prepare, nvme_act),
+    target!("ahci", 3800, || ahci::Ahci::with_disk(DiskId(0), SECTORS), &[(5, 0x30), (5, 0x180)], 4, ahci_prepare, ahci_act),
+    Target { name: "interrupts", second: 16_000_000, run: interrupts },
 ];
 
 /// Local APIC, I/O APIC and 8259s: no nodes, but types the board holds.
