@@ -7,6 +7,9 @@
 //!
 //! Which translation is used, and when, cannot be seen: a unit leaves before an instruction it cannot do, and the interpreter does that one.
 //!
+//! A block ends where its unit does: what the unit cannot do begins a block of its own, which the interpreter runs, and which is in turn cut before what can be translated
+//! again. So the way round such an instruction is one of links, with nothing to look up.
+//!
 //! # Pages
 //! Going to another page fetches through the TLB, which is state. [`Cpu::code_page`] leaves a fetch word in the fast tags when a fetch succeeded; units compare it
 //! and come back ([`Left::Fetch`]) where it is not theirs. While it is there, the interpreter's fetch would hit, and change nothing.
@@ -175,7 +178,15 @@ impl Cpu {
         let fit = bits & mode::SIZE == mode::CODE64 && bits & (mode::ALIGN | mode::SINGLE) == 0 && block.flags == 0 && block.valid && block.linear == block.rip;
         let sse = bits & (mode::EM | mode::TS | mode::NO_SSE) == 0;
         let start = (block.linear & 0xfff) as usize;
-        let unit = if fit { hot.jit.translate(block.rip, block.page, &m.page(block.page)[start..start + usize::from(block.bytes)], usize::from(block.ticks), sse, hot.counts) } else { None };
+        let count = usize::from(block.ticks);
+        let (mut unit, mut keep) = (None, count);
+        if fit {
+            let bytes = &m.page(block.page)[start..start + usize::from(block.bytes)];
+            (unit, keep) = match hot.jit.translate(block.rip, block.page, bytes, count, sse, hot.counts) {
+                Some((unit, done)) => (Some(unit), done),
+                None => (None, hot.jit.refused(block.rip, bytes, count, sse, hot.counts)),
+            };
+        }
         if hot.blocks.len() <= at as usize {
             hot.blocks.resize(at as usize + 64, (0, None));
         }
@@ -183,6 +194,9 @@ impl Cpu {
         if unit.is_some() {
             hot.units.push(at);
             block.flags |= TRANSLATED;
+        }
+        if keep < count {
+            self.cache.cut(at, keep);
         }
     }
 

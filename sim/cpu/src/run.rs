@@ -686,10 +686,13 @@ impl Cpu {
             let ticks = i64::from(block.ticks);
             let mut ended = None;
             if core.budget + ticks > 0 || block.flags != 0 {
-                if block.flags != TRANSLATED || core.budget + ticks >= 0 {
+                if block.flags == CROSSES && core.budget + ticks <= 0 {
+                    if !self.still_crosses(m, at) {
+                        return self.run_part(m, b, at);
+                    }
+                } else if block.flags != TRANSLATED || core.budget + ticks >= 0 {
                     return self.run_part(m, b, at);
-                }
-                if !interpret {
+                } else if !interpret {
                     if let (Some((way, from, page)), Some(hot)) = (left_by.take(), &mut self.hot)
                         && (from != block.linear >> 12 || page == block.page)
                     {
@@ -745,7 +748,8 @@ impl Cpu {
                     left_by = None;
                     core.block_rip = block.rip;
                     core.block_budget = core.budget;
-                    core.budget += ticks;
+                    // Fewer than before, if it was cut.
+                    core.budget += i64::from(block.ticks);
                     let ops = &self.cache.ops[block.ops()];
                     let [first, ..] = ops else { return None };
                     (first.f)(core, m, b, ops)
@@ -837,6 +841,17 @@ impl Cpu {
         }
         core.brk = Flow::Next;
         core.pause_stop()
+    }
+
+    /// Whether the second page of a block's only instruction is the one it was decoded from; it is translated each time. Where not, or where something is to be
+    /// looked at first, [`Cpu::run_part`] does the same again and what follows from it.
+    fn still_crosses(&mut self, m: &mut GuestMemory, at: u32) -> bool {
+        let block = &self.cache.blocks[at as usize];
+        let (rip, linear, second_page) = (block.rip, block.linear, block.second_page);
+        self.core.rip = rip;
+        let Ok(frame) = self.core.fetch_frame(m, (linear | 0xfff).wrapping_add(1)) else { return false };
+        let page = m.offset_of(frame).map_or(NONE, |offset| (offset as u64 / PAGE_SIZE) as u32);
+        page == second_page && self.core.code_log == m.code_log_end()
     }
 
     /// Runs as much of a block as the deadline allows, or a block that needs care.

@@ -131,7 +131,16 @@ impl Tlb {
         }
     }
 
-    /// Drops all fast tags: permissions of views changed (CR0.WP, SMEP...), or another address space came in.
+    /// Drops the fast tags of what is not global: another address space came in.
+    pub fn drop_fast_not_global(&mut self) {
+        for &slot in &self.filled {
+            if self.leaf[usize::from(slot)] & LEAF_GLOBAL == 0 {
+                self.fast.drop_tags(usize::from(slot));
+            }
+        }
+    }
+
+    /// Drops all fast tags: permissions of views changed (CR0.WP, SMEP...).
     pub fn drop_all_fast(&mut self) {
         let filled = std::mem::take(&mut self.filled);
         for &slot in &filled {

@@ -96,7 +96,6 @@ pub(crate) fn translate(info: &mut InstructionInfoFactory, unit: u32, rip: u64, 
         instructions.push(instruction);
         offsets.push(decoder.position() as u8);
     }
-    let whole = instructions.len() == count;
     let mut builder = Builder::new(info, unit, rip, can);
     let mut good = builder.body(&instructions)?;
     loop {
@@ -114,8 +113,28 @@ pub(crate) fn translate(info: &mut InstructionInfoFactory, unit: u32, rip: u64, 
         return Err(Unsupported);
     }
     offsets.truncate(good + 1);
-    builder.finish(&instructions[good - 1], whole && good == count, offsets)
+    builder.finish(&instructions[good - 1], offsets)
 }
+
+/// How many of up to `count` instructions of `bytes` at `rip` are best left to the interpreter before a unit is worth entering.
+pub(crate) fn refused(info: &mut InstructionInfoFactory, rip: u64, bytes: &[u8], count: usize, can: Can) -> usize {
+    let mut builder = Builder::new(info, 0, rip, can);
+    let (mut first, mut run) = (0, 0);
+    for (index, instruction) in Decoder::with_ip(64, bytes, rip, DECODER_OPTIONS).iter().take(count).enumerate() {
+        let good = !instruction.is_invalid() && builder.instruction(&instruction, index as u8, &[]).is_ok();
+        run = if good { run + 1 } else { 0 };
+        if run == 0 {
+            first = index + 1;
+        }
+        if run >= WORTH_ENTERING {
+            break;
+        }
+    }
+    if run >= WORTH_ENTERING { first } else { count }
+}
+
+/// Instructions one after the other that are worth entering translated code for.
+const WORTH_ENTERING: usize = 4;
 
 /// `lea r13, [r13+ticks]`; the number is the last byte.
 const LEA_BYTES: usize = 4;
@@ -791,20 +810,14 @@ impl<'a> Builder<'a> {
     }
 
     /// Ways out, cold stubs, and the resolution of jumps.
-    fn finish(mut self, last: &Instruction, whole: bool, offsets: Vec<u8>) -> Result<Body, Unsupported> {
+    fn finish(mut self, last: &Instruction, offsets: Vec<u8>) -> Result<Body, Unsupported> {
         self.ticks = (offsets.len() - 1) as u8;
         let mut exits = std::mem::take(&mut self.exits);
         let ends = last.is_jcc_short_or_near() || matches!(last.mnemonic(), M::Jmp | M::Call | M::Ret);
-        let mut cut = None;
         if !ends {
-            if whole {
-                self.targets[0] = last.next_ip();
-                let fall = self.emit.jmp();
-                self.to_way[0].push(fall);
-            } else {
-                // The next instruction is for the interpreter.
-                cut = Some(self.emit.jmp());
-            }
+            self.targets[0] = last.next_ip();
+            let fall = self.emit.jmp();
+            self.to_way[0].push(fall);
         }
         let mut resolved: Vec<(Later, usize)> = Vec::new();
         let mut ways = [None; 2];
@@ -832,10 +845,7 @@ impl<'a> Builder<'a> {
                 resolved.push((source, stub));
             }
         }
-        let mut leaves = std::mem::take(&mut self.leaves);
-        if let Some(from) = cut {
-            leaves.push(Leave { from, instruction: self.ticks });
-        }
+        let leaves = std::mem::take(&mut self.leaves);
         let mut last_stub: Option<(u8, usize)> = None;
         for Leave { from, instruction } in leaves {
             let stub = match last_stub {

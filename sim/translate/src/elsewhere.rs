@@ -20,7 +20,10 @@ impl Translator {
     pub fn clear(&mut self) {
         match self.never {}
     }
-    pub fn translate(&mut self, _rip: u64, _page: u32, _bytes: &[u8], _count: usize, _sse: bool, _counts: Counts) -> Option<UnitId> {
+    pub fn translate(&mut self, _rip: u64, _page: u32, _bytes: &[u8], _count: usize, _sse: bool, _counts: Counts) -> Option<(UnitId, usize)> {
+        match self.never {}
+    }
+    pub fn refused(&mut self, _rip: u64, _bytes: &[u8], _count: usize, _sse: bool, _counts: Counts) -> usize {
         match self.never {}
     }
     pub fn is_full(&self) -> bool {

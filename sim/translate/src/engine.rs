@@ -108,9 +108,9 @@ impl Translator {
         self.context = [u64::MAX; 3];
     }
 
-    /// Translates the block of `count` instructions at `rip`, which lies in page `page` of memory. `None`: its first instruction is not for the translator, or there is no room
-    /// ([`Translator::is_full`]).
-    pub fn translate(&mut self, rip: u64, page: u32, bytes: &[u8], count: usize, sse: bool, counts: Counts) -> Option<UnitId> {
+    /// Translates as much as it can from the beginning of the block of `count` instructions at `rip`, which lies in page `page` of memory, and says how many
+    /// instructions that is. `None`: its first one is not for the translator, or there is no room ([`Translator::is_full`]).
+    pub fn translate(&mut self, rip: u64, page: u32, bytes: &[u8], count: usize, sse: bool, counts: Counts) -> Option<(UnitId, usize)> {
         if self.is_full() {
             return None;
         }
@@ -125,6 +125,7 @@ impl Translator {
             resolve(&mut body.code, load, self.load_xmm as i64 - start as i64);
         }
         let at = self.arena.append(&body.code)?;
+        let done = usize::from(body.ticks);
         self.units.push(Unit {
             rip,
             offsets: body.offsets,
@@ -136,7 +137,13 @@ impl Translator {
             ways: body.ways.map(|way| way.map(|field| at + field)),
             targets: body.targets,
         });
-        Some(UnitId(id))
+        Some((UnitId(id), done))
+    }
+
+    /// How many instructions at the beginning of a block that [`Translator::translate`] refused to leave to the interpreter: as many as the block has, if what follows them
+    /// is not worth the way in.
+    pub fn refused(&mut self, rip: u64, bytes: &[u8], count: usize, sse: bool, counts: Counts) -> usize {
+        block::refused(&mut self.info, rip, bytes, count, Can { sse, counts, quirks: self.quirks, fetch: 0, spoiled: self.spoiled })
     }
 
     /// Whether [`Translator::clear`] is due.
@@ -400,7 +407,8 @@ mod tests {
             return;
         };
         // jmp rax
-        let unit = translator.translate(0x1000, 1, &[0xff, 0xe0], 1, true, Counts::default()).expect("it can be translated");
+        let (unit, done) = translator.translate(0x1000, 1, &[0xff, 0xe0], 1, true, Counts::default()).expect("it can be translated");
+        assert_eq!(done, 1);
         let tags = FastTags::new();
         for context in 1..40 {
             translator.set_context([context, 0, 0]);

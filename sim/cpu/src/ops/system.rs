@@ -150,7 +150,7 @@ impl Core {
             if !keep {
                 self.tlb.flush_if(|_, leaf, entry| entry == pcid && leaf & crate::tlb::LEAF_GLOBAL == 0);
             }
-            self.tlb.drop_all_fast();
+            self.tlb.drop_fast_not_global();
             self.code_vpage = 0;
         } else {
             self.flush_not_global();
