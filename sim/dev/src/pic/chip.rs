@@ -90,12 +90,15 @@ impl Chip {
         (0..8).filter(|line| mask & (1 << line) != 0).min_by_key(|&line| self.rank(line))
     }
 
+    /// Lines in service that count: in special mask mode masked ones neither hold others back nor are ended by an EOI that names none.
+    fn service(&self) -> u8 {
+        if self.special_mask { self.isr & !self.imr } else { self.isr }
+    }
+
     /// The line that would be acknowledged now.
     fn candidate(&self) -> Option<u8> {
         let line = self.highest(self.irr & !self.imr)?;
-        // Special mask mode: masked lines in service do not hold others back.
-        let service = if self.special_mask { self.isr & !self.imr } else { self.isr };
-        match self.highest(service) {
+        match self.highest(self.service()) {
             Some(busy) if self.rank(line) > self.rank(busy) => None,
             // Special fully nested mode lets the slave interrupt itself through the master.
             Some(busy) if line == busy => (self.master && self.fully_nested && line == 2).then_some(line),
@@ -196,7 +199,7 @@ impl Chip {
             0b000 => self.rotate_on_auto_eoi = false,
             0b100 => self.rotate_on_auto_eoi = true,
             0b001 | 0b101 => {
-                if let Some(line) = self.highest(self.isr) {
+                if let Some(line) = self.highest(self.service()) {
                     self.isr &= !(1 << line);
                     if value & 0x80 != 0 {
                         self.lowest = line;
@@ -231,6 +234,8 @@ impl Chip {
     }
     pub(super) fn set_level_mask(&mut self, value: u8) {
         self.level = value;
+        // A level is a request for as long as it lasts, whenever it came up.
+        self.irr |= self.lines & value;
     }
 
     pub(super) fn state(&mut self, fields: &mut dyn Fields) {

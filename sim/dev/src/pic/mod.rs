@@ -9,7 +9,8 @@
 //! [`PicPair`] is held by the board, not a node on a pin: the board feeds [`PicPair::set_line`] and asks [`PicPair::output`].
 //!
 //! # Limits
-//! Buffered mode and 8080/85 (call-type) vectors are accepted and have no effect: PCs have neither.
+//! Buffered mode and 8080/85 (call-type) vectors are accepted and have no effect: PCs have neither. ICW1's level bit has none either: ELCR stands in its
+//! place, as in all chipsets since the 82371.
 
 mod chip;
 #[cfg(test)]

@@ -105,3 +105,52 @@ fn masked_lines_and_auto_eoi() {
     out(&mut pics, 0x20, 0x0c);
     assert_eq!(read(&mut pics, 0x20), 0x84, "poll");
 }
+
+#[test]
+fn special_mask_mode_and_the_eoi_that_names_no_line() {
+    let mut pics = ready();
+    pics.set_line(3, true);
+    assert_eq!(pics.acknowledge(), 0x23);
+    out(&mut pics, 0x21, 0x08);
+    out(&mut pics, 0x20, 0x68); // special mask mode
+    pics.set_line(5, true);
+    assert_eq!(pics.acknowledge(), 0x25, "a masked line in service holds nobody back");
+    out(&mut pics, 0x20, 0x20);
+    out(&mut pics, 0x20, 0x20);
+    out(&mut pics, 0x20, 0x0b);
+    assert_eq!(read(&mut pics, 0x20), 0x08, "nor is it ended without its name");
+    out(&mut pics, 0x20, 0x63);
+    assert_eq!(read(&mut pics, 0x20), 0);
+}
+
+#[test]
+fn a_line_that_is_up_when_it_becomes_a_level_asks() {
+    let mut pics = ready();
+    pics.set_line(9, true);
+    assert_eq!(pics.acknowledge(), 0x29);
+    out(&mut pics, 0xa0, 0x20);
+    out(&mut pics, 0x20, 0x20);
+    assert!(!pics.output());
+    out(&mut pics, 0x4d1, 0x02);
+    assert!(pics.output());
+}
+
+#[test]
+fn special_fully_nested_mode_and_rotation_on_automatic_eoi() {
+    let mut pics = PicPair::default();
+    for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 0x11), (0xa0, 0x11), (0xa1, 0x28), (0xa1, 2), (0xa1, 0x03)] {
+        out(&mut pics, port, value);
+    }
+    out(&mut pics, 0x21, 0);
+    out(&mut pics, 0xa1, 0);
+    out(&mut pics, 0xa0, 0x80); // the slave rotates on automatic EOI
+    pics.set_line(10, true);
+    assert_eq!(pics.acknowledge(), 0x2a);
+    pics.set_line(10, false);
+    pics.set_line(10, true);
+    pics.set_line(11, true);
+    assert!(pics.output(), "the slave may interrupt itself");
+    assert_eq!(pics.acknowledge(), 0x2b, "line 10 is lowest now");
+    pics.set_line(3, true);
+    assert_eq!(pics.acknowledge(), 0x2a, "before the master's lower lines");
+}

@@ -83,10 +83,15 @@ impl Chip {
 
     /// A byte arrives from the line.
     pub(super) fn receive(&mut self, byte: u8) {
+        if !self.has_room() {
+            self.overrun = true;
+            // The FIFO keeps what it has; the one register is overwritten (data sheet, 8.4).
+            if !self.fifos() {
+                self.receive.clear();
+            }
+        }
         if self.has_room() {
             self.receive.push_back(byte);
-        } else {
-            self.overrun = true;
         }
         self.timeout_pending = false;
     }
@@ -210,6 +215,7 @@ impl Chip {
             Reg::InterruptIdOrFifoControl => {
                 // Changing the enable bit clears both FIFOs; the other bits take only if it is written as one.
                 let toggled = (value ^ self.fcr) & fcr::ENABLE != 0;
+                let value = if value & fcr::ENABLE != 0 { value } else { 0 };
                 if toggled || value & fcr::CLEAR_RECEIVE != 0 {
                     self.receive.clear();
                     self.timeout_pending = false;
@@ -218,7 +224,7 @@ impl Chip {
                     self.transmit.clear();
                     self.thre_pending = true;
                 }
-                self.fcr = if value & fcr::ENABLE != 0 { value & 0b1100_1001 } else { 0 };
+                self.fcr = value & 0b1100_1001;
             }
             Reg::LineControl => self.lcr = value,
             Reg::ModemControl => {
@@ -229,7 +235,7 @@ impl Chip {
                 let ring_fell = before & msr::RI != 0 && after & msr::RI == 0;
                 self.modem_delta |= changed & !msr::DELTA_RI | if ring_fell { msr::DELTA_RI } else { 0 };
             }
-            // Factory test (data sheet, 8.6.3): writes have no effect here.
+            // Writes have no effect.
             Reg::LineStatus | Reg::ModemStatus => {}
             Reg::Scratch => self.scratch = value,
         }

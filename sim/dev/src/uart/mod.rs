@@ -20,7 +20,7 @@ mod regs;
 #[cfg(test)]
 mod tests;
 
-use sim_bus::{ConsoleId, Cx, Device, Fields, RegMap, Region, Reset, Token};
+use sim_bus::{Access, ConsoleId, Cx, Device, Fields, RegMap, Region, Reset, Token};
 
 use chip::Chip;
 pub use regs::Reg;
@@ -44,15 +44,20 @@ impl Uart {
 
     /// Moves what can move, then shows the interrupt pin.
     fn settle(&mut self, cx: &mut Cx<'_>) {
+        let mut looped = false;
         while let Some(byte) = self.chip.transmit(self.timed) {
             if self.chip.loopback() {
                 self.chip.receive(byte);
+                looped = true;
             } else {
                 cx.output(self.console, byte);
             }
             if self.timed {
                 cx.after(self.chip.character_ns(), SENT);
             }
+        }
+        if looped {
+            self.watch(cx);
         }
         self.refill(cx);
         cx.irq(0, self.chip.interrupt());
@@ -106,7 +111,17 @@ impl Device for Uart {
     }
 
     fn write(&mut self, reg: Reg, value: u64, cx: &mut Cx<'_>) {
+        match reg {
+            // Factory test (data sheet, 8.6.3).
+            Reg::LineStatus => cx.unimplemented(Access::write(Region(0), 5, 1, value)),
+            Reg::ModemStatus => cx.unimplemented(Access::write(Region(0), 6, 1, value)),
+            _ => {}
+        }
         self.chip.write(reg, value as u8);
+        if reg == Reg::InterruptIdOrFifoControl {
+            // What has waited at the old trigger level may be below the new one.
+            self.watch(cx);
+        }
         self.settle(cx);
     }
 

@@ -128,3 +128,62 @@ fn save_and_load_are_inverse() {
     surplus.number("surplus", 0);
     assert!(sim_bus::Node::load(&mut other.node, &surplus).is_err());
 }
+
+#[test]
+fn character_timeout_in_loopback_and_after_a_new_trigger_level() {
+    let mut bench = uart();
+    bench.write(0, 4, 1, 0x1b);
+    bench.write(0, 2, 1, 0x81); // FIFOs on, trigger 8
+    bench.write(0, 1, 1, 0x01);
+    for byte in b"abc" {
+        bench.write(0, 0, 1, u64::from(*byte));
+    }
+    assert_eq!(bench.read(0, 2, 1), 0xc1);
+    bench.run_to(sim_bus::SECOND / 10);
+    assert_eq!(bench.read(0, 2, 1), 0xcc, "time-out");
+    let mut bench = uart();
+    bench.write(0, 2, 1, 0x01); // trigger 1
+    bench.write(0, 4, 1, 0x08);
+    bench.write(0, 1, 1, 0x01);
+    typed(&mut bench, b"abc");
+    assert_eq!(bench.read(0, 2, 1), 0xc4);
+    bench.write(0, 2, 1, 0x81);
+    assert!(!bench.pins[0]);
+    bench.run_to(sim_bus::SECOND / 10);
+    assert!(bench.pins[0], "what waited is not forgotten");
+    assert_eq!(bench.read(0, 2, 1), 0xcc);
+}
+
+#[test]
+fn fifo_control_takes_nothing_without_its_enable_bit() {
+    let mut bench = uart();
+    typed(&mut bench, b"a");
+    bench.write(0, 2, 1, 0x06);
+    assert_eq!(bench.read(0, 5, 1) & 1, 1, "the byte is still there");
+    assert_eq!(bench.read(0, 0, 1), u64::from(b'a'));
+}
+
+#[test]
+fn an_overrun_overwrites_the_register_and_spares_the_fifo() {
+    for (control, kept) in [(0u64, 17u64), (1, 0)] {
+        let mut bench = uart();
+        bench.write(0, 4, 1, 0x10);
+        bench.write(0, 2, 1, control);
+        for byte in 0..18 {
+            bench.write(0, 0, 1, byte);
+        }
+        assert_eq!(bench.read(0, 5, 1) & 3, 3, "overrun");
+        assert_eq!(bench.read(0, 5, 1) & 3, 1, "told once");
+        assert_eq!(bench.read(0, 0, 1), kept);
+    }
+}
+
+#[test]
+fn factory_test_writes_are_reported() {
+    let mut bench = uart();
+    bench.take();
+    bench.write(0, 5, 1, 0);
+    bench.write(0, 6, 1, 0);
+    let told = bench.take().into_iter().filter(|effect| matches!(effect, sim_bus::Effect::Unimplemented(_))).count();
+    assert_eq!(told, 2);
+}
