@@ -86,7 +86,7 @@ impl Bench {
         let (mut left, mut right) = (machine(None)?, machine(Some(HOT))?);
         let found = sim_snap::first_divergence(&mut left, &mut right, ticks).map_err(|error| TargetError(format!("comparing the engines: {error}")))?;
         Ok(found.map(|found| {
-            let listing = right.translation_of(found.vcpu, found.rip).unwrap_or_else(|| "that instruction is not translated\n".to_owned());
+            let listing = right.translation_of(found.rip).unwrap_or_else(|| "that instruction is not translated\n".to_owned());
             format!("interpreter and translator: {found}{listing}")
         }))
     }

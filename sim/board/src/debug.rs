@@ -34,8 +34,8 @@ impl Machine {
     }
 
     /// Host code of the translated block that holds the instruction at `rip`, for reports; `None` where it is interpreted.
-    pub fn translation_of(&self, vcpu: usize, rip: u64) -> Option<String> {
-        self.cpus.get(vcpu)?.translation_of(rip)
+    pub fn translation_of(&self, rip: u64) -> Option<String> {
+        self.cpus.get(self.code_at)?.translation_of(rip)
     }
 
     /// Reads memory at linear addresses; returns how many bytes could be read from the start.

@@ -76,6 +76,8 @@ pub(crate) struct Turn {
 pub struct Machine {
     pub(crate) board: Board,
     pub(crate) cpus: Vec<Cpu>,
+    /// The vCPU that has the code, which it hands on to whoever runs next. The host's business alone.
+    pub(crate) code_at: usize,
     pub(crate) memory: GuestMemory,
     pub(crate) bus: Bus,
     pub(crate) named: Named,
@@ -141,7 +143,8 @@ impl Machine {
         let model = board.cpu()?;
         let cpus = (0..board.vcpus)
             .map(|vcpu| {
-                let mut cpu = Cpu::new(Config {
+                let make = if vcpu == 0 { Cpu::new } else { Cpu::beside };
+                let mut cpu = make(Config {
                     vcpu,
                     cpuid: model.table(vcpu, board.vcpus),
                     pause_ends_turn: (board.pause_ends_turn || board.chaos) && board.vcpus > 1,
@@ -158,6 +161,7 @@ impl Machine {
         Ok(Machine {
             board: board.clone(),
             cpus,
+            code_at: 0,
             memory: ram(board.ram),
             bus,
             named,
@@ -294,6 +298,7 @@ impl Machine {
             self.bus.stop = false;
             self.bus.vcpu = self.turn.vcpu as u32;
 
+            self.hand_over_code();
             let cpu = &mut self.cpus[self.turn.vcpu];
             let before = cpu.ticks();
             let stop = cpu.run(&mut self.memory, &mut self.bus, before + budget);
@@ -357,6 +362,15 @@ impl Machine {
         self.turn.vcpu = next.expect("some vCPU is runnable");
         let [shortest, longest] = if self.turn.chaos { self.chaotic_quantum() } else { self.board.quantum };
         self.turn.left = shortest + self.turn.random.below(longest - shortest + 1);
+    }
+
+    /// Gives the code to the vCPU whose turn it is.
+    fn hand_over_code(&mut self) {
+        let (from, to) = (self.code_at, self.turn.vcpu);
+        if let Ok([from, to]) = self.cpus.get_disjoint_mut([from, to]) {
+            to.take_code(from);
+            self.code_at = self.turn.vcpu;
+        }
     }
 
     /// Bounds of a turn that is meant to hurt. Races are windows of a few instructions: most turns are short enough to end inside one, some long
@@ -618,8 +632,7 @@ impl Machine {
         }
         self.memory.clear_dirty();
         self.checkpointed_at = Some(self.bus.ticks);
-        let read = self.cpus.iter().map(Cpu::code_log_position).min().unwrap_or(0);
-        self.memory.trim_code_log(read);
+        self.memory.trim_code_log(self.cpus[self.code_at].code_log_position());
     }
 
     /// Everything but CPUs and memory, part by part: devices by their names, the rest of the board beside them.

@@ -77,6 +77,16 @@ impl Cache {
         Cache { blocks: Vec::new(), ops: Vec::new(), buckets: vec![NONE; BUCKETS], pages: Vec::new(), next_in_page: Vec::new(), jumps: vec![NONE; JUMPS], crossing: Vec::new(), killed: Vec::new(), generation: 0 }
     }
 
+    /// A cache that has no place for blocks: for whoever borrows one before it runs.
+    pub fn nowhere() -> Cache {
+        Cache { blocks: Vec::new(), ops: Vec::new(), buckets: Vec::new(), pages: Vec::new(), next_in_page: Vec::new(), jumps: Vec::new(), crossing: Vec::new(), killed: Vec::new(), generation: 0 }
+    }
+
+    /// Whether it has no place for blocks.
+    pub fn is_nowhere(&self) -> bool {
+        self.buckets.is_empty()
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         if self.blocks.len() < BUCKETS / 64 {

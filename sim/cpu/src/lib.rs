@@ -24,7 +24,7 @@
 //! [`Cpu`] = `Core` (hot state: registers, lazy flags, TLB) + block cache + debugger hooks. [`CpuState`] is the architectural state as plain data.
 //!
 //! # Locking
-//! None: `&mut`. Several vCPUs share one memory and take turns; each has its own TLB and block cache.
+//! None: `&mut`. Several vCPUs share one memory and take turns; each has its own TLB, and hands on decoded and translated code ([`Cpu::take_code`]).
 //!
 //! # Failure
 //! Guest code can do anything; the worst it gets is [`Stop::TripleFault`]. No guest input panics the engine.
@@ -58,6 +58,7 @@ mod mmu;
 mod op;
 mod ops;
 mod run;
+mod shared;
 mod simd;
 mod state;
 mod svm;

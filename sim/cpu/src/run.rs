@@ -45,9 +45,13 @@ impl Cpu {
     pub fn new(config: Config) -> Cpu {
         // A host that lost its translator since it was chosen interprets.
         let hot = crate::engine::chosen(config.vcpu).and_then(|after| Hot::new(after, &config.cpuid).ok()).map(Box::new);
+        Cpu::with_code(config, Cache::new(), hot)
+    }
+
+    pub(crate) fn with_code(config: Config, cache: Cache, hot: Option<Box<Hot>>) -> Cpu {
         Cpu {
             core: Core::new(config),
-            cache: Cache::new(),
+            cache,
             hot,
             breakpoints: BTreeSet::new(),
             host_watches: Vec::new(),
@@ -229,6 +233,9 @@ impl Cpu {
             self.core.deadline = now + i64::MAX as u64;
         }
         self.core.run_budget = self.core.budget;
+        if self.cache.is_nowhere() {
+            self.cache = Cache::new();
+        }
         loop {
             if let Some(stop) = self.turn(memory, bus) {
                 return stop;
@@ -346,6 +353,17 @@ impl Cpu {
             self.cache.clear();
             self.collect_watches();
         }
+    }
+
+    /// Whether blocks end at the same breakpoints as `other`'s: no host's, and none of the guest's that were seen.
+    pub(crate) fn stops_as(&self, other: &Cpu) -> bool {
+        self.breakpoints == other.breakpoints && self.instruction_breakpoints().eq(other.instruction_breakpoints())
+    }
+
+    /// Where blocks end for the sake of DR7, by slot.
+    fn instruction_breakpoints(&self) -> impl Iterator<Item = Option<u64>> {
+        let [dr7, dr @ ..] = &self.debug_seen;
+        dr.iter().enumerate().map(move |(slot, at)| (dr7 >> (2 * slot) & 3 != 0 && dr7 >> (16 + 4 * slot) & 3 == 0).then_some(*at))
     }
 
     /// Whether DR7 has an instruction breakpoint at `linear`; the DR6 bits.

@@ -3,7 +3,7 @@
 mod support;
 
 use iced_x86::code_asm::*;
-use sim_cpu::{Stop, rflags};
+use sim_cpu::{Config, Cpu, Stop, rflags};
 use support::{CODE, DATA, HANDLERS, Machine, STACK};
 
 /// A small generator of its own, so that a seed names a program for ever.
@@ -25,9 +25,10 @@ const REGS: [AsmRegister64; 8] = [rax, rbx, rdx, r8, r9, r10, r11, r12];
 const REGS32: [AsmRegister32; 8] = [eax, ebx, edx, r8d, r9d, r10d, r11d, r12d];
 
 /// Random arithmetic, memory, branches, calls, REP, faults, ports and self-modification in an endless loop.
-fn program(machine: &mut Machine, seed: u64) {
+/// Returns where what is called begins: `push rbx`, `rol rbx, 3`...
+fn program(machine: &mut Machine, seed: u64) -> u64 {
     let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    machine.code(CODE, |a| {
+    let end = machine.code(CODE, |a| {
         let mut top = a.create_label();
         let mut callee = a.create_label();
         a.mov(rbp, DATA)?;
@@ -128,6 +129,7 @@ fn program(machine: &mut Machine, seed: u64) {
         state.gpr[15] = 0;
     });
     machine.bus.interrupt_at = Some((997 + seed * 13 % 500, 0x30));
+    end - 10
 }
 
 struct Outcome {
@@ -185,4 +187,77 @@ fn programs_do_run() {
     assert!((1..60).any(|seed| run(seed, 6_000, |_| 6_000).state.gpr[14] > 0), "no division faulted");
     assert!((1..60).any(|seed| run(seed, 6_000, |_| 6_000).state.gpr[15] > 0), "no interrupt came");
     assert!((1..60).all(|seed| run(seed, 50, |_| 6_000).state.gpr[4] <= STACK + 0x8000));
+}
+
+/// What three vCPUs that take turns over one memory do to it and to themselves, and how often the host's breakpoint on the last one stopped it.
+fn turns(seed: u64, shared: bool, hot: Option<u16>) -> (Vec<sim_cpu::CpuState>, Vec<u8>, u32) {
+    let mut machine = Machine::long();
+    let callee = program(&mut machine, seed);
+    machine.bus.interrupt_at = None;
+    // #DB: the frame has RF, so the instruction runs.
+    machine.code(HANDLERS + 16, |a| a.inc(r15).and_then(|()| a.iretq()));
+    let mut cpus: Vec<Cpu> = (0..3)
+        .map(|vcpu| {
+            let config = Config { vcpu, ..Config::default() };
+            let mut cpu = if shared && vcpu > 0 { Cpu::beside(config) } else { Cpu::new(config) };
+            let mut state = machine.cpu.state();
+            state.gpr[3] ^= u64::from(vcpu);
+            state.gpr[4] -= 0x1000 * u64::from(vcpu);
+            if vcpu == 1 && seed.is_multiple_of(3) {
+                (state.sys.dr[0], state.sys.dr7) = (callee + 1, 0x401);
+            }
+            cpu.set_state(&state);
+            if !(shared && vcpu > 0) {
+                cpu.set_translating(hot).expect("asked before");
+            }
+            cpu
+        })
+        .collect();
+    if seed.is_multiple_of(2) {
+        cpus[2].add_breakpoint(callee);
+    }
+    let (mut rng, mut at, mut stops) = (Rng(seed), 0, 0);
+    for _ in 0..300 {
+        let next = rng.below(3) as usize;
+        let longest = if rng.below(4) == 0 { 200 } else { 30 };
+        let deadline = cpus[next].ticks() + 1 + rng.below(longest);
+        if shared && let Ok([from, to]) = cpus.get_disjoint_mut([at, next]) {
+            to.take_code(from);
+        }
+        at = next;
+        machine.bus.base = cpus[next].ticks();
+        while let Stop::Debug(_) = cpus[next].run(&mut machine.memory, &mut machine.bus, deadline) {
+            stops += 1;
+            machine.bus.base = cpus[next].ticks();
+        }
+        if !shared {
+            let read = cpus.iter().map(Cpu::code_log_position).min().unwrap_or(0);
+            machine.memory.trim_code_log(read);
+        } else if rng.0 & 8 == 0 {
+            machine.memory.trim_code_log(cpus[at].code_log_position());
+        }
+    }
+    (cpus.iter().map(Cpu::state).collect(), machine.memory.ram().to_vec(), stops)
+}
+
+#[test]
+fn whose_code_it_was_cannot_be_seen() {
+    let translates = Machine::long().cpu.set_translating(Some(1)).is_ok();
+    let (mut stopped, mut trapped, mut alone) = (0, 0, 0);
+    for seed in 1..40 {
+        let own = turns(seed, false, None);
+        stopped += own.2;
+        trapped += own.0[1].gpr[15];
+        for hot in [None, Some(2)].into_iter().filter(|hot| hot.is_none() || translates) {
+            let shared = turns(seed, true, hot);
+            for (vcpu, (own, shared)) in own.0.iter().zip(&shared.0).enumerate() {
+                assert_eq!(own.save().diff(&shared.save()), Vec::<String>::new(), "seed {seed}, vCPU {vcpu}, hot after {hot:?}");
+            }
+            assert!(own.1 == shared.1, "seed {seed}, hot after {hot:?}: memory differs");
+            assert_eq!(own.2, shared.2, "seed {seed}, hot after {hot:?}: stops");
+        }
+        alone += u64::from(own.0.iter().all(|state| state.sys.activity == sim_cpu::Activity::Running));
+    }
+    assert!(stopped > 8 && trapped > 20, "the host's breakpoint stopped {stopped} times, the guest's trapped {trapped} times");
+    assert!(alone > 25, "only {alone} of 39 programs ran to the end");
 }
