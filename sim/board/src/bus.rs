@@ -224,12 +224,11 @@ impl Bus {
                     let name = self.name(source);
                     self.undefined(name, access, now);
                 }
-                Effect::Window { region, base, length } => {
-                    self.mmio.remove(source, region);
-                    if let Some(base) = base
-                        && self.mmio.insert(base, length, source, region).is_err()
-                    {
-                        self.note(source, "window", format!("region {} at {base:#x} overlaps another: not mapped", region.0), now);
+                Effect::Window { .. } => {
+                    for (node, region, base) in self.remap() {
+                        if node == source {
+                            self.note(source, "window", format!("region {} at {base:#x} overlaps another: not mapped", region.0), now);
+                        }
                     }
                 }
                 Effect::A20(on) => {
@@ -487,18 +486,24 @@ impl Bus {
         matches!(msr, lapic::MSR_APIC_BASE | lapic::MSR_TSC_DEADLINE | lapic::MSR_X2APIC_FIRST..=lapic::MSR_X2APIC_LAST)
     }
 
-    /// Puts the windows of PCI functions where their BARs say, after a load.
-    pub fn remap(&mut self) {
-        for index in 0..self.nodes.len() {
+    /// Puts the windows of PCI functions where their BARs say. Of windows that overlap the first in the order of nodes is mapped, whatever came before:
+    /// one that gives way uncovers those below, and a loaded machine decodes as the saved one did. Returns those that are not mapped.
+    pub fn remap(&mut self) -> Vec<(NodeId, Region, u64)> {
+        let mut placed = Vec::new();
+        for (index, slot) in self.nodes.iter().enumerate() {
             let id = NodeId(index as u16);
-            for (region, base, length) in self.nodes[index].node.windows() {
+            for (region, base, length) in slot.node.windows() {
                 self.mmio.remove(id, region);
-                if let Some(base) = base {
-                    // One that overlapped when the guest placed it overlaps again, and again is not mapped.
-                    self.mmio.insert(base, length, id, region).unwrap_or_default();
-                }
+                placed.extend(base.map(|base| (id, region, base, length)));
             }
         }
+        let mut hidden = Vec::new();
+        for (id, region, base, length) in placed {
+            if self.mmio.insert(base, length, id, region).is_err() {
+                hidden.push((id, region, base));
+            }
+        }
+        hidden
     }
 
     /// All state but nodes, part by part.

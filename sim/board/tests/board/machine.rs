@@ -286,6 +286,29 @@ fn endings_of_other_kinds() {
 }
 
 #[test]
+fn a_window_that_was_hidden_answers_when_the_other_has_gone() {
+    let code = assemble(|a| {
+        // The first disk's registers onto the second's, and then the second's away.
+        for (device, base) in [(1, 0xc020_0000u32), (2, 0xc030_0000)] {
+            a.mov(edx, 0xcf8)?;
+            a.mov(eax, (0x8000_0010u32 | device << 11) as i32)?;
+            a.out(dx, eax)?;
+            a.mov(edx, 0xcfc)?;
+            a.mov(eax, base as i32)?;
+            a.out(dx, eax)?;
+        }
+        a.movzx(eax, word_ptr(0xc020_0012u32))?; // how many queues there are
+        a.movzx(ecx, word_ptr(0xc030_0012u32))?;
+        a.shl(ecx, 4)?;
+        a.or(eax, ecx)?;
+        exit(a)
+    });
+    let disk = "[[disk]]\nmodel='virtio-blk'\nsize='64K'\n";
+    let mut machine = boot(&Board::from_toml(&disk.repeat(2)).expect("a sound board"), &code);
+    assert_eq!(machine.run(&Until::ticks(1000)), Outcome::DebugExit(0x11 << 1 | 1));
+}
+
+#[test]
 fn unimplemented_accesses_are_listed_with_counts() {
     let (machine, _) = run(&assemble(|a| {
         for _ in 0..3 {

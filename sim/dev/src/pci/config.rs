@@ -11,6 +11,8 @@ const COMMAND_MASTER: u8 = 1 << 2;
 /// In the command register's second byte.
 const COMMAND_INTX_DISABLE: u8 = 1 << 2;
 const STATUS_INTERRUPT: u8 = 1 << 3;
+/// In the power-management control register.
+const POWER_STATE: u8 = 3;
 
 /// What never changes about a function.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,6 +62,8 @@ pub struct Function {
     bars: Vec<Bar>,
     last_capability: usize,
     next_free: usize,
+    /// Where the power state is, for functions that have one.
+    power: Option<usize>,
 }
 
 impl Function {
@@ -71,6 +75,7 @@ impl Function {
             bars: Vec::new(),
             last_capability: CAPABILITIES,
             next_free: 0x40,
+            power: None,
         };
         function.set(0x00, &identity.vendor.to_le_bytes());
         function.set(0x02, &identity.device.to_le_bytes());
@@ -124,7 +129,7 @@ impl Function {
     /// Adds the power-management capability (PCI PM 1.2 §3.2): D0 and D3hot, state kept, no PME.
     pub fn with_power_management(mut self) -> Self {
         // Version 3; control: no soft reset, power state writable.
-        self.add_capability(0x01, &[3, 0, 8, 0, 0, 0], &[0, 0, 3, 0, 0, 0]);
+        self.power = Some(self.add_capability(0x01, &[3, 0, 8, 0, 0, 0], &[0, 0, POWER_STATE, 0, 0, 0]) + 4);
         self
     }
 
@@ -135,7 +140,8 @@ impl Function {
         // Offsets are from the capability's start, two bytes before the body's.
         body[0..2].copy_from_slice(&0x0092u16.to_le_bytes()); // version 2, root-complex integrated endpoint
         body[2..6].copy_from_slice(&(1u32 << 15).to_le_bytes()); // role-based error reporting, payload 128
-        mask[6..8].copy_from_slice(&0x78ffu16.to_le_bytes()); // device control, without function-level reset
+        body[6..8].copy_from_slice(&0x2810u16.to_le_bytes()); // device control: relaxed ordering, no snoop, reads of 512
+        mask[6..8].copy_from_slice(&0x78ffu16.to_le_bytes()); // all but function-level reset
         self.add_capability(0x10, &body, &mask);
         self
     }
@@ -150,7 +156,12 @@ impl Function {
     /// Drives INTA# on the node's pin 0, unless software has disabled it (PCI 3.0 §6.2.2, command bit 10), and shows it in the status register.
     pub fn interrupt(&mut self, level: bool, cx: &mut Cx<'_>) {
         self.bytes[STATUS] = self.bytes[STATUS] & !STATUS_INTERRUPT | if level { STATUS_INTERRUPT } else { 0 };
-        cx.irq(0, level && self.bytes[COMMAND + 1] & COMMAND_INTX_DISABLE == 0);
+        cx.irq(0, level && self.is_awake() && self.bytes[COMMAND + 1] & COMMAND_INTX_DISABLE == 0);
+    }
+
+    /// In D3hot a function answers to configuration accesses and does nothing else (PCI PM 1.2 §5.4.1).
+    fn is_awake(&self) -> bool {
+        self.power.is_none_or(|at| self.bytes[at] & POWER_STATE == 0)
     }
 
     /// A byte as it stands.
@@ -160,12 +171,12 @@ impl Function {
 
     /// Whether the function may use DMA and send messages.
     pub fn is_master(&self) -> bool {
-        self.bytes[COMMAND] & COMMAND_MASTER != 0
+        self.bytes[COMMAND] & COMMAND_MASTER != 0 && self.is_awake()
     }
 
     /// The BARs with their present bases; `None` while memory decode is off.
     pub fn windows(&self) -> impl Iterator<Item = (Bar, Option<u64>)> + '_ {
-        let on = self.bytes[COMMAND] & COMMAND_MEMORY != 0;
+        let on = self.bytes[COMMAND] & COMMAND_MEMORY != 0 && self.is_awake();
         self.bars.iter().map(move |bar| {
             let base = self.bar_base(*bar);
             // A BAR at zero or at the sizing value decodes nothing.
@@ -206,8 +217,12 @@ impl Function {
             if at >= self.bytes.len() {
                 return;
             }
+            if self.power == Some(at) && matches!(byte & POWER_STATE, 1 | 2) {
+                // A state that is not there is not taken (PCI PM 1.2 §3.2.4).
+                continue;
+            }
             self.bytes[at] = self.bytes[at] & !self.mask[at] | byte & self.mask[at];
-            moved |= at == COMMAND || (BARS..BARS + 24).contains(&at);
+            moved |= at / 2 == COMMAND / 2 || (BARS..BARS + 24).contains(&at) || self.power == Some(at);
         }
         if moved {
             self.announce(cx);

@@ -92,9 +92,15 @@ impl MsiX {
         }
         if offset >= PENDING_OFFSET {
             let first = (offset - PENDING_OFFSET) as usize * 8;
+            if first >= self.entries.len().next_multiple_of(64) {
+                cx.unimplemented(Access::read(region, offset, size));
+            }
             return (0..32).filter(|bit| self.entries.get(first + bit).is_some_and(|entry| entry.pending)).fold(0, |bits, bit| bits | 1 << bit);
         }
-        let Some(entry) = self.entries.get(offset as usize / 16) else { return 0 };
+        let Some(entry) = self.entries.get(offset as usize / 16) else {
+            cx.unimplemented(Access::read(region, offset, size));
+            return 0;
+        };
         match offset & 0xc {
             0x0 => entry.address & 0xffff_ffff,
             0x4 => entry.address >> 32,
@@ -109,8 +115,11 @@ impl MsiX {
             return;
         }
         for (at, word) in [(offset, value & 0xffff_ffff), (offset + 4, value >> 32)].into_iter().take(usize::from(size) / 4) {
-            // Pending bits are read-only.
-            let Some(entry) = self.entries.get_mut(at as usize / 16).filter(|_| at < PENDING_OFFSET) else { continue };
+            // Pending bits are read-only (§6.8.2.10: what a write does is undefined), and past the table is nothing.
+            let Some(entry) = self.entries.get_mut(at as usize / 16).filter(|_| at < PENDING_OFFSET) else {
+                cx.unimplemented(Access::write(region, at, 4, word));
+                continue;
+            };
             match at & 0xc {
                 0x0 => entry.address = entry.address & !0xffff_ffff | word & !3,
                 0x4 => entry.address = entry.address & 0xffff_ffff | word << 32,

@@ -135,3 +135,59 @@ fn narrow_bars_and_the_single_message() {
     bench.call(|node, cx| node.config_write(4, 2, 4, cx));
     assert!(bench.pins[0], "still asserted");
 }
+
+#[test]
+fn the_byte_with_the_interrupt_disable_bit_acts_alone() {
+    let function = Function::new(Identity::default()).with_bar(Bar::wide(0, 0x4000, Region(5))).with_pin();
+    let mut table = Function::new(Identity::default());
+    let mut bench = Bench::new(Probe(function, MsiX::new(&mut table, 0, 1)));
+    bench.call(|node, cx| node.0.interrupt(true, cx));
+    assert!(bench.pins[0]);
+    bench.call(|node, cx| node.config_write(5, 1, 4, cx));
+    assert!(!bench.pins[0]);
+    assert_eq!(bench.call(|node, cx| node.config_read(6, 1, cx)) & 8, 8, "the status tells still");
+}
+
+#[test]
+fn a_sleeping_function_answers_to_configuration_alone() {
+    let mut bench = probe();
+    bench.node.0 = bench.node.0.clone().with_power_management().with_express();
+    bench.call(|node, cx| node.config_write(0x10, 4, 0xe000_0000, cx));
+    bench.call(|node, cx| node.config_write(4, 2, 6, cx));
+    let power = bench.call(|node, cx| node.config_read(0x41, 1, cx)) as u16 + 4;
+    bench.call(|node, cx| node.config_write(power, 1, 2, cx));
+    assert_eq!(bench.call(|node, cx| node.config_read(power, 1, cx)), 8, "D2 is not there");
+    bench.take();
+    bench.call(|node, cx| node.config_write(power, 2, 3, cx));
+    assert_eq!(bench.take(), [Effect::Window { region: Region(5), base: None, length: 0x4000 }]);
+    assert!(!bench.node.0.is_master());
+    bench.call(|node, cx| node.config_write(power, 2, 0, cx));
+    assert_eq!(bench.take(), [Effect::Window { region: Region(5), base: Some(0xe000_0000), length: 0x4000 }]);
+    let express = bench.call(|node, cx| node.config_read(power - 3, 1, cx)) as u16;
+    assert_eq!(bench.call(|node, cx| node.config_read(express + 8, 2, cx)), 0x2810, "device control");
+}
+
+#[test]
+fn function_mask_and_what_lies_past_the_table() {
+    let mut bench = probe();
+    bench.call(|node, cx| node.config_write(4, 2, 6, cx));
+    bench.call(|node, cx| node.config_write(0x42, 2, 0xc000, cx));
+    for vector in [0u64, 2] {
+        bench.write(5, 16 * vector, 8, 0xfee0_1000);
+        bench.write(5, 16 * vector + 8, 8, 0x50 + vector);
+        bench.call(|node, cx| node.event(sim_bus::Token(vector as u16), cx));
+    }
+    bench.call(|node, cx| node.event(sim_bus::Token(1), cx));
+    assert_eq!(bench.read(5, 0x800, 8), 7, "all are pending");
+    bench.take();
+    bench.call(|node, cx| node.config_write(0x43, 1, 0x80, cx));
+    assert_eq!(bench.take(), [0x50, 0x52].map(|data| Effect::Message { address: 0xfee0_1000, data }));
+    assert_eq!(bench.read(5, 0x800, 4), 2, "one has its own mask");
+    for (offset, told) in [(0x2cu64, 0), (0x30, 2), (0x800, 1), (0x804, 1), (0x808, 2)] {
+        bench.take();
+        bench.read(5, offset, 4);
+        bench.write(5, offset, 4, 0);
+        let count = bench.take().into_iter().filter(|effect| matches!(effect, Effect::Unimplemented(_))).count();
+        assert_eq!(count, told, "{offset:#x}");
+    }
+}
