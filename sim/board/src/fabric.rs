@@ -174,7 +174,12 @@ impl Fabric {
         }
         let destination = (address >> 12 & 0xff) as u32;
         let logical = address >> 2 & 1 != 0;
-        let Some(delivery) = Delivery::decode(data >> 8) else { return true };
+        let delivery = match Delivery::decode(data >> 8) {
+            // With the redirection hint one of those addressed takes it.
+            Some(Delivery::Fixed) if address >> 3 & 1 != 0 => Delivery::LowestPriority,
+            Some(delivery) => delivery,
+            None => return true,
+        };
         if matches!(delivery, Delivery::Fixed | Delivery::LowestPriority) {
             for slot in [usize::from(data as u8), ANY_VECTOR] {
                 if self.lost[slot] > 0 {
@@ -218,7 +223,8 @@ impl Fabric {
     fn deliver(&mut self, destination: u32, logical: bool, wide: bool, delivery: Delivery, vector: u8, level: bool, cx: &mut Cx<'_>) {
         let targets = (0..self.lapics.len()).filter(|&target| self.lapics[target].matches(destination, logical, wide));
         if delivery == Delivery::LowestPriority {
-            // Ties go to the lowest identifier: one fixed rule.
+            // Who does not accept takes no part. Ties go to the lowest identifier: one fixed rule.
+            let targets = targets.filter(|&target| self.lapics[target].software_enabled());
             if let Some(target) = targets.min_by_key(|&target| (self.lapics[target].processor_priority(), target)) {
                 self.hit(target, Delivery::Fixed, vector, level, cx);
             }
@@ -271,5 +277,32 @@ impl Fabric {
             fields.array("lost", &mut self.lost);
         });
         self.refresh_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sim_bus::{Backends, Cx};
+
+    use super::Fabric;
+
+    #[test]
+    fn one_takes_a_message_for_several_who_accepts_and_has_least_to_do() {
+        let (mut effects, mut backends) = (Vec::new(), Backends::new(1));
+        let mut cx = Cx::new(0, &mut effects, &mut backends, None);
+        let mut fabric = Fabric::new(4, 1_000_000);
+        // The first is turned off by software, the second busy.
+        for (vcpu, lapic) in fabric.lapics.iter_mut().enumerate() {
+            lapic.write(0xd0, 4, 1 << (24 + vcpu), &mut cx);
+            lapic.write(0xf0, 4, if vcpu == 0 { 0xff } else { 0x1ff }, &mut cx);
+        }
+        fabric.lapics[1].set_cr8(5);
+        let taken = |fabric: &Fabric| (0..4).filter(|&vcpu| fabric.lapics[vcpu].wants_interrupt(false)).collect::<Vec<_>>();
+        // Logical, 0 to 3: lowest priority by delivery mode, then by the redirection hint, then all.
+        for (address, data, who) in [(0xfee0_f004u64, 0x4181u32, vec![2]), (0xfee0_f00c, 0x4082, vec![2]), (0xfee0_f004, 0x4083, vec![1, 2, 3])] {
+            let mut fabric = fabric.clone();
+            assert!(fabric.message(address, data, &mut cx));
+            assert_eq!(taken(&fabric), who, "{address:#x} {data:#x}");
+        }
     }
 }

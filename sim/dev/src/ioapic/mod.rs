@@ -27,6 +27,12 @@ mod entry {
     pub const WRITABLE: u64 = 0xff00_0000_0001_afff;
 }
 
+/// Whether an entry has the level's ways: remote IRR and the wait for an EOI. Only fixed and lowest-priority interrupts are ended by one; of the others the
+/// data sheet says that they are edges, whatever the trigger bit says (3.2.4, delivery mode).
+fn is_level(redirection: u64) -> bool {
+    redirection & entry::LEVEL != 0 && redirection >> 8 & 7 <= 1
+}
+
 /// The chip.
 #[derive(Clone, Debug)]
 pub struct IoApic {
@@ -56,7 +62,7 @@ impl IoApic {
         } else {
             self.lines &= !bit;
         }
-        if redirection & entry::LEVEL == 0 && rose {
+        if !is_level(redirection) && rose {
             // An edge on a masked input is lost (data sheet, 3.2.4, bit 16).
             if redirection & entry::MASKED == 0 {
                 self.pending |= bit;
@@ -69,7 +75,7 @@ impl IoApic {
     pub fn end_of_interrupt(&mut self, vector: u8, cx: &mut Cx<'_>) {
         for input in 0..INPUTS {
             let redirection = self.entries[input];
-            if redirection & entry::LEVEL != 0 && redirection as u8 == vector && redirection & entry::REMOTE_IRR != 0 {
+            if is_level(redirection) && redirection as u8 == vector && redirection & entry::REMOTE_IRR != 0 {
                 self.entries[input] &= !entry::REMOTE_IRR;
                 self.service(input, cx);
             }
@@ -82,7 +88,7 @@ impl IoApic {
         if redirection & entry::MASKED != 0 {
             return;
         }
-        if redirection & entry::LEVEL != 0 {
+        if is_level(redirection) {
             if self.lines & bit == 0 || redirection & entry::REMOTE_IRR != 0 {
                 return;
             }
@@ -133,7 +139,7 @@ impl IoApic {
                     old & 0xffff_ffff | u64::from(value) << 32
                 };
                 let mut new = new & entry::WRITABLE | old & !entry::WRITABLE;
-                if new & entry::LEVEL == 0 {
+                if !is_level(new) {
                     new &= !entry::REMOTE_IRR;
                 } else {
                     self.pending &= !(1 << input);
@@ -148,7 +154,7 @@ impl IoApic {
     pub fn read(&mut self, offset: u64, size: u8, cx: &mut Cx<'_>) -> u64 {
         match offset {
             0x00 => u64::from(self.select),
-            0x10 => u64::from(self.read_register(self.select, cx)),
+            0x10 if size == 4 => u64::from(self.read_register(self.select, cx)),
             // The EOI register is write-only.
             0x40 => 0,
             _ => {
@@ -161,7 +167,8 @@ impl IoApic {
     pub fn write(&mut self, offset: u64, size: u8, value: u64, cx: &mut Cx<'_>) {
         match offset {
             0x00 => self.select = value as u8,
-            0x10 => self.write_register(self.select, value as u32, cx),
+            // The window is 32 bits wide (data sheet, 3.1).
+            0x10 if size == 4 => self.write_register(self.select, value as u32, cx),
             0x40 => self.end_of_interrupt(value as u8, cx),
             _ => cx.unimplemented(Access::write(Region(0), offset, size, value)),
         }

@@ -73,3 +73,23 @@ fn a_level_sends_again_after_eoi_while_asserted() {
     assert!(rig.effects.is_empty());
     assert_eq!(rig.get(0x10 + 2 * 16) & (1 << 14), 0);
 }
+
+#[test]
+fn an_nmi_is_an_edge_whatever_its_entry_says() {
+    let mut rig = Rig::new();
+    rig.set(0x10 + 2 * 5, 0x8400);
+    for _ in 0..2 {
+        assert_eq!(rig.line(5, true).len(), 1, "no EOI will ever come");
+        assert!(rig.line(5, false).is_empty());
+    }
+    assert_eq!(rig.get(0x10 + 2 * 5), 0x8400);
+}
+
+#[test]
+fn parts_of_the_window_are_reported() {
+    let mut rig = Rig::new();
+    rig.set(0x18, 0x31);
+    rig.run(|chip, cx| chip.write(0x10, 1, 0x55, cx));
+    assert!(matches!(std::mem::take(&mut rig.effects)[..], [Effect::Unimplemented(_)]));
+    assert_eq!(rig.get(0x18), 0x31);
+}

@@ -182,7 +182,8 @@ impl Lapic {
     pub fn answers_mmio(&self) -> bool {
         self.globally_enabled() && !self.x2apic()
     }
-    fn software_enabled(&self) -> bool {
+    /// Whether fixed interrupts are accepted (SDM vol. 3 §11.4.7.2).
+    pub fn software_enabled(&self) -> bool {
         self.svr & 0x100 != 0
     }
     fn x2apic_ldr(&self) -> u32 {
@@ -331,7 +332,8 @@ impl Lapic {
     fn arm(&mut self, cx: &mut Cx<'_>) {
         let Some(started) = self.started else { return };
         let period = (u64::from(self.initial) * self.divisor()).max(1);
-        let begun = started.saturating_add(cx.now().saturating_sub(started) / period * period);
+        let periods = if self.timer_mode() & lvt::PERIODIC != 0 { cx.now().saturating_sub(started) / period } else { 0 };
+        let begun = started.saturating_add(periods * period);
         self.started = Some(begun);
         if self.lvt[Lvt::Timer.index()] & (lvt::PERIODIC | lvt::MASKED) == lvt::PERIODIC | lvt::MASKED {
             cx.cancel(TIMER);
@@ -508,8 +510,8 @@ impl Lapic {
     fn end_of_interrupt(&mut self, cx: &mut Cx<'_>) {
         if let Some(vector) = self.isr.highest() {
             self.isr.clear(vector);
+            // TMR stays: it tells of the vector's last acceptance (SDM vol. 3 §11.8.4).
             if self.tmr.has(vector) {
-                self.tmr.clear(vector);
                 cx.push(Effect::Eoi(vector));
             }
         }

@@ -73,6 +73,9 @@ fn level_vectors_broadcast_their_end() {
     rig.chip.acknowledge();
     rig.write(0xb0, 0);
     assert_eq!(rig.effects, [Effect::Eoi(0x60)]);
+    assert_eq!(rig.read(0x1b0), 1, "TMR tells of the last acceptance");
+    rig.accept(0x60, false);
+    assert_eq!(rig.read(0x1b0), 0);
 }
 
 #[test]
@@ -200,4 +203,18 @@ fn a_storm_that_nobody_takes_is_slowed() {
     assert_eq!(rig.read(0x390), 600);
     rig.write(0x320, 0x2_0040);
     assert_eq!(rig.effects.last(), Some(&Effect::Set { token: super::TIMER, at: rig.now + 600 }));
+}
+
+#[test]
+fn a_one_shot_that_is_overdue_does_not_begin_anew() {
+    let mut rig = Rig::new();
+    rig.write(0x3e0, 0xb); // divide by 1
+    rig.write(0x320, 0x1_0040);
+    rig.write(0x380, 100);
+    rig.now = 103;
+    rig.write(0x320, 0x40);
+    assert_eq!(rig.effects.last(), Some(&Effect::Set { token: super::TIMER, at: 100 }));
+    assert_eq!(rig.read(0x390), 0);
+    rig.run(|chip, cx| chip.expire(cx));
+    assert_eq!(rig.chip.acknowledge(), Some(0x40));
 }
