@@ -1,4 +1,4 @@
-//! One batch of a campaign of this crate, timed: `cargo run --release -p pool-fire --example campaign -- liar|labels|parsers|streams|atlas|ztest|family SEED CASES`.
+//! One batch of a campaign of this crate, timed: `cargo run --release -p pool-fire --example campaign -- liar|labels|parsers|streams|atlas|ztest|storm|twice SEED CASES`.
 
 use std::time::Instant;
 
@@ -13,8 +13,10 @@ fn main() -> std::process::ExitCode {
         Some("parsers") => pool_fire::parsers_batch(seed, cases),
         Some("streams") => pool_fire::streams_batch(seed, cases),
         Some("atlas") => pool_fire::atlas_batch(seed, cases),
+        Some("storm") => pool_fire::storm::run(pool_fire::shape_of(seed), seed, cases, 100).map(|lives| lives.to_string()),
+        Some("twice") => pool_fire::storm::replayed(pool_fire::shape_of(seed), seed, cases, 100).map(|lives| lives.to_string()),
         Some("ztest") => pool_fire::ztest_batch(seed, cases),
-        _ => Err(String::from("liar, labels, parsers, streams, atlas or ztest")),
+        _ => Err(String::from("liar, labels, parsers, streams, atlas, ztest, storm or twice")),
     };
     match found {
         Ok(told) => println!("{told}, {:.1} s", started.elapsed().as_secs_f64()),

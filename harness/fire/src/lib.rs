@@ -4,10 +4,11 @@
 //! A workload runs on a pool whose disks note every write and flush. Afterwards the state of the disks at any moment can be made again, with
 //! what a write cache may have kept or lost ([`disk::Replay`]), and the pool opened from it: whatever was acknowledged must be there, whatever was not must be
 //! there whole or not at all, and the full check ([`pool_dmu::check`]) must find nothing. The same workload runs on disks that lie, fail and
-//! vanish ([`matrix`]), and from random seeds with kills between ([`ztest`]).
+//! vanish ([`matrix`]), and from random seeds with kills between ([`ztest`]). What the kernel has above the library, with its locks and threads, is tried with tasks that take turns
+//! as a seed decides ([`storm`]).
 //!
 //! # Structures
-//! [`disk`] (disks and journals), [`rig`] (pools and layouts), [`work`] (the workload and its model), [`atlas`], [`matrix`], [`ztest`], [`fuzz`] with [`lie`] and [`streams`]; for judges
+//! [`disk`] (disks and journals), [`rig`] (pools and layouts), [`work`] (the workload and its model), [`atlas`], [`matrix`], [`ztest`], [`storm`], [`fuzz`] with [`lie`] and [`streams`]; for judges
 //! from outside (`zdb`, `module`, `grub` beside this crate) [`image`] and [`listing`].
 //!
 //! # Failure
@@ -25,6 +26,7 @@ pub mod lie;
 pub mod listing;
 pub mod matrix;
 pub mod rig;
+pub mod storm;
 pub mod streams;
 pub mod work;
 pub mod ztest;
@@ -45,7 +47,8 @@ pub fn atlas_batch(seed: u64, cases: u64) -> Result<String, String> {
     if atlas.is_clean() { Ok(format!("{}: {atlas}", shape.name)) } else { Err(format!("{}: {atlas}; {}", shape.name, atlas.findings.join("; "))) }
 }
 
-/// A batch of random lives for a campaign.
+/// A batch of random lives for a campaign: of the pool's library, one operation after another, and of the kernel's storage layer, its tasks in turns; every eighth of these is
+/// lived twice, to see that it is the same.
 ///
 /// # Errors
 /// The finding.
@@ -53,7 +56,9 @@ pub fn ztest_batch(seed: u64, cases: u64) -> Result<String, String> {
     let shape = shape_of(seed);
     let lives = ztest::run(shape, seed, cases)?;
     let families = family::ztest(shape, seed, cases)?;
-    Ok(format!("{}: {lives}; of datasets: {families}", shape.name))
+    let live = if (seed / cases.max(1)).is_multiple_of(8) { storm::replayed } else { storm::run };
+    let turns = live(shape, seed, cases, 100)?;
+    Ok(format!("{}: {lives}; of datasets: {families}; {turns}", shape.name))
 }
 
 fn told(what: &str, report: &fuzz::Report) -> String {

@@ -86,7 +86,7 @@ fn rows() -> Vec<Campaign> {
     rows.push(call("network", "frames changed, cut, repeated, of noise, for the switch and the peers behind it", 20_000, |seed, cases| Ok(format!("{} frames came back", sim_net::fuzz(seed, cases)))));
     rows.push(call("translate-vs-interpret", "random programs: translated code against the interpreter, whole and cut", 10_000, cpu_check::campaign));
     rows.push(call("pool-atlas", "power cuts at every write of a workload on a pool: nothing acknowledged lost, nothing in part", 300, pool_fire::atlas_batch));
-    rows.push(call("pool-ztest", "random lives of a pool and of families of datasets: operations, streams, broken disks, kills", 10, pool_fire::ztest_batch));
+    rows.push(call("pool-ztest", "random lives: of a pool, of families of datasets, of the kernel's storage layer with its tasks in turns: operations, streams, broken disks, kills", 10, pool_fire::ztest_batch));
     rows.push(call("pool-liar", "blocks of pools changed under good checksums: an error, never a panic", 1000, pool_fire::liar_batch));
     rows.push(call("pool-labels", "configs and uberblocks changed under good checksums", 5000, pool_fire::labels_batch));
     rows.push(call("pool-parsers", "changed structures of the pool's format for each parser", 500_000, pool_fire::parsers_batch));

@@ -306,6 +306,7 @@ fn describe(status: &Status) -> NvList {
         .with("size", status.size)
         .with("allocated", status.allocated)
         .with("scan", status.scan.as_str())
+        .with("scanning", u64::from(status.scanning))
         .with("scan_errors", status.scan_errors)
         .with("suspended", u64::from(status.suspended))
         .with("age", status.age.0)

@@ -6,13 +6,17 @@
 //! without one, a private sparse memory in which every user address works. Lock order is checked as in the kernel: each thread carries
 //! the classes it holds, and taking them out of order panics the test.
 //!
+//! Under [`baton::run`] the same threads take turns, as a seed decides: then time, random numbers and who is next are a function of the seed.
+//!
 //! # Structures
 //! [`start`] installs everything, once per process, and may be called by every test. [`fail_nth`] makes the n-th fallible
 //! allocation of the calling thread fail. [`log_lines`] gives what was logged.
 //!
 //! # Limits
 //! Tests of one process share frames, zones' charges and the log: use a zone number of your own ([`fresh_zone`]) where caps or
-//! charges are looked at. Time is the host's.
+//! charges are looked at. Time is the host's, outside of [`baton::run`].
+
+pub mod baton;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -157,6 +161,9 @@ impl Platform for Host {
 
 impl Clock for Host {
     fn monotonic(&self) -> Nanos {
+        if let Some((run, _)) = baton::mine() {
+            return run.now();
+        }
         let started = self.started.get_or_init(Instant::now);
         Nanos(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
@@ -167,6 +174,10 @@ impl Clock for Host {
 
 impl Rng for Host {
     fn fill(&self, out: &mut [u8]) {
+        if let Some((run, _)) = baton::mine() {
+            out.fill_with(|| run.random().to_le_bytes()[0]);
+            return;
+        }
         for byte in out {
             // splitmix64, a step a byte: good enough to look random to a test.
             let mut z = self.rng.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
@@ -179,7 +190,10 @@ impl Rng for Host {
 
 impl Log for Host {
     fn line(&self, args: fmt::Arguments<'_>) {
-        lock(&LOG).push(args.to_string());
+        match baton::mine() {
+            Some((run, _)) => run.log(args),
+            None => lock(&LOG).push(args.to_string()),
+        }
     }
 }
 
@@ -514,9 +528,12 @@ impl Host {
 }
 
 impl Spawn for Host {
-    fn spawn(&self, name: &str, _zone: ZoneId, body: Box<dyn FnOnce() + Send>) -> Result<ThreadId, OutOfMemory> {
+    fn spawn(&self, name: &str, zone: ZoneId, body: Box<dyn FnOnce() + Send>) -> Result<ThreadId, OutOfMemory> {
         if injected_failure() {
             return Err(OutOfMemory);
+        }
+        if let Some((run, _)) = baton::mine() {
+            return run.serve(name, zone, body);
         }
         let (sender, receiver) = std::sync::mpsc::channel();
         let started = std::thread::Builder::new().name(name.into()).spawn(move || {
@@ -530,6 +547,12 @@ impl Spawn for Host {
         }
         receiver.recv().map_err(|_| OutOfMemory)
     }
+    fn current_zone(&self) -> ZoneId {
+        baton::mine().map_or(ZoneId::GLOBAL, |(run, me)| run.zone(me))
+    }
+    fn yield_now(&self) {
+        baton::point();
+    }
 }
 
 fn assert_no_locks(what: &str) {
@@ -542,6 +565,9 @@ impl Dispatch for Host {
             let spin = held.iter().find(|class| **class >= sync::Class::FIRST_SPIN);
             assert!(spin.is_none(), "park under spin locks {held:?}");
         });
+        if let Some((run, me)) = baton::mine() {
+            return run.park(me, deadline, interruptible);
+        }
         let parker = self.parker(self.me()).expect("a thread knows itself");
         let mut state = lock(&parker.state);
         loop {
@@ -566,18 +592,28 @@ impl Dispatch for Host {
         }
     }
     fn unpark(&self, thread: ThreadId) {
+        if baton::unpark(thread) {
+            return;
+        }
         if let Some(parker) = self.parker(thread.0) {
             lock(&parker.state).token = true;
             parker.changed.notify_all();
         }
     }
     fn interrupt(&self, thread: ThreadId) {
+        if baton::interrupt(thread) {
+            return;
+        }
         if let Some(parker) = self.parker(thread.0) {
             lock(&parker.state).interrupt = true;
             parker.changed.notify_all();
         }
     }
     fn clear_interrupt(&self) {
+        if let Some((run, me)) = baton::mine() {
+            run.set_interrupt(me, false);
+            return;
+        }
         if let Some(parker) = self.parker(self.me()) {
             lock(&parker.state).interrupt = false;
         }
@@ -586,7 +622,7 @@ impl Dispatch for Host {
 
 impl Processor for Host {
     fn current(&self) -> ThreadId {
-        ThreadId(self.me())
+        baton::mine().map_or_else(|| ThreadId(self.me()), |(_, me)| baton::Run::id(me))
     }
     fn enter_spin(&self, class: u8) -> u64 {
         self.lock_taken(class, false);
@@ -596,6 +632,7 @@ impl Processor for Host {
         self.lock_released(class);
     }
     fn lock_taken(&self, class: u8, nests: bool) {
+        baton::point();
         HELD.with_borrow_mut(|held| {
             if let Some(top) = held.iter().max() {
                 let in_order = class > *top || (class == *top && nests);

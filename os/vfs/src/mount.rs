@@ -405,6 +405,25 @@ pub fn unmount(cx: &Cx<'_>, path: &[u8], lazy: bool) -> Result<()> {
     place.mount.detach(1, lazy)
 }
 
+/// Unmounts every mount below `root` that `is_ours`, deepest first, without walking to it: its file system, or the one below, may be beyond reading.
+///
+/// # Errors
+/// One that is busy, by its source; those that were deeper are unmounted.
+pub fn unmount_those(root: &Place, is_ours: impl Fn(&Mount) -> bool) -> core::result::Result<(), (String, VfsError)> {
+    let mut found = Vec::new();
+    collect(&root.mount, &mut found);
+    while let Some(mount) = found.pop() {
+        if !is_ours(&mount) {
+            continue;
+        }
+        if mount.child_count.load(Ordering::Acquire) != 0 {
+            return Err((mount.source.clone(), VfsError::Busy));
+        }
+        mount.detach(1, false).map_err(|error| (mount.source.clone(), error))?;
+    }
+    Ok(())
+}
+
 /// Unmounts every mount of `zone` below `root`, deepest first, busy or not: a halt always ends. Returns how many there
 /// were and how many of them were still held by somebody (for the log).
 pub fn unmount_zone(root: &Place, zone: ZoneId) -> (usize, usize) {

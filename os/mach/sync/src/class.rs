@@ -1,12 +1,24 @@
 //! The lock classes, lowest first: a thread may take a lock only if its class is higher than all classes it holds.
 //! One table for the whole kernel; adding a lock class is a line here.
 
-/// Class of a lock. The order of the variants *is* the lock order (outermost first).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(u8)]
-pub enum Class {
+macro_rules! classes {
+    ($($(#[$about:meta])* $name:ident $(= $number:literal)?,)*) => {
+        /// Class of a lock. The order of the variants *is* the lock order (outermost first).
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        #[repr(u8)]
+        pub enum Class {
+            $($(#[$about])* $name $(= $number)?,)*
+        }
+
+        const NAMES: &[(Class, &str)] = &[$((Class::$name, stringify!($name))),*];
+    };
+}
+
+classes! {
     // Sleeping locks (Mutex), outermost first.
     Control = 1,
+    /// An operator's change of datasets that mounts or unmounts.
+    Operator,
     ZoneTable,
     Zone,
     ProcTable,
@@ -80,6 +92,11 @@ const _: () = assert!((Class::Log as u8) < 64);
 impl Class {
     /// Number of the first class of spin locks; those of mutexes are lower.
     pub const FIRST_SPIN: u8 = Self::Signals as u8;
+    /// The name of a class by its number, for reports.
+    #[must_use]
+    pub fn name(number: u8) -> Option<&'static str> {
+        NAMES.iter().find(|(class, _)| *class as u8 == number).map(|(_, name)| *name)
+    }
     /// True for classes of which several locks may be held at once (ordered by other means).
     #[must_use]
     pub const fn nests(self) -> bool {

@@ -142,6 +142,15 @@ impl<K: Ord + Clone, V> Cache<K, V> {
         self.sizes[list as usize]
     }
 
+    /// Forgets what was learnt, ghosts and targets, as a new cache that keeps what this one has and has counted what this one did.
+    pub fn forget(&mut self) {
+        for list in [List::RecentGhost, List::FrequentGhost] {
+            core::mem::take(&mut self.lists[list as usize]).into_values().for_each(|key| drop(self.entries.remove(&key)));
+            self.sizes[list as usize] = 0;
+        }
+        (self.stats.p, self.stats.c) = (self.stats.c_max / 2, self.stats.c_max);
+    }
+
     /// Bytes kept.
     #[must_use]
     pub fn size(&self) -> u64 {

@@ -123,6 +123,10 @@ impl Store {
     /// # Errors
     /// As [`Store::commit`].
     pub fn log_sync(&mut self, dataset: u64, now: u64) -> Result<(), EditError> {
+        // What the commit that failed has put away looks clean, and is not durable.
+        if self.is_suspended() {
+            return Err(EditError::Suspended);
+        }
         let Some(head) = self.heads.get_mut(&dataset) else { return Ok(()) };
         match head.style.sync {
             SyncStyle::Never => return Ok(()),

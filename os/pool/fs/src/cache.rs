@@ -129,6 +129,11 @@ pub(crate) fn make_room(wanted: u64) {
     }
 }
 
+/// No pool is left: what was learnt of its files is forgotten.
+pub(crate) fn forget_all() {
+    with(Cache::forget);
+}
+
 /// Counters: the kstat `arcstats`.
 #[must_use]
 pub fn stats() -> Stats {

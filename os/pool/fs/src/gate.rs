@@ -49,6 +49,12 @@ pub fn forget_zone(zone: ZoneId) {
     tenants.reads.remove(&zone);
 }
 
+/// No pool is left: the disks' times and who used them are forgotten.
+pub(crate) fn forget_all() {
+    let throttle = TENANTS.lock().throttle.take();
+    drop(throttle);
+}
+
 /// What a zone read from disks so far.
 #[must_use]
 pub fn zone_reads(zone: ZoneId) -> ZoneReads {

@@ -14,10 +14,10 @@ use pool_dmu::edit::EditError;
 use pool_dmu::{Auxiliary, DatasetInfo, DatasetKind, Datasets, Line as HistoryLine, ObjectSet, ScanKind, Store};
 use pool_spa::{Event, EventSink, ImportOptions, Layout, Pool, VdevStatus};
 use pool_zpl::{NewEntry, create_filesystem};
-use sync::{Class, SpinLock};
+use sync::{Class, Mutex, MutexGuard, SpinLock};
 use vfs::{Cx, MountFlags, VfsError};
 
-use crate::storage::now;
+use crate::storage::{KIND, now};
 use crate::{Storage, gate, registry};
 
 /// Why an operation was refused, in words that say what to do.
@@ -43,6 +43,14 @@ impl core::fmt::Display for Refused {
 }
 
 type Result<R> = core::result::Result<R, Refused>;
+
+/// One operation at a time takes file systems off their places and puts them back: what it found mounted, or not, stays so until it is done.
+static OPERATOR: Mutex<()> = Mutex::new(Class::Operator, ());
+
+/// Waits until no other operation mounts or unmounts.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    OPERATOR.lock()
+}
 
 fn failed(what: &str, error: VfsError) -> Refused {
     match error {
@@ -340,6 +348,7 @@ pub fn pool_of(name: &str) -> Result<Arc<Storage>> {
 /// # Errors
 /// See [`Refused`]; the pool stays imported then, unless a device did not take its last commit.
 pub fn export(cx: &Cx<'_>, name: &str, destroy: bool) -> Result<()> {
+    let _alone = alone();
     let pool = pool(name)?;
     unmount_all(cx, &pool)?;
     let exported = pool.export(destroy);
@@ -511,6 +520,8 @@ pub struct Status {
     /// Spares and cache devices: what for, name, state.
     pub aside: Vec<(&'static str, String, &'static str)>,
     pub scan: String,
+    /// A scan is under way.
+    pub scanning: bool,
     /// Blocks that the last scan found no good copy of.
     pub scan_errors: u64,
     pub suspended: bool,
@@ -551,6 +562,7 @@ pub fn status(pool: &Storage) -> Result<Status> {
             vdevs: inner.status(),
             aside: aside(store)?,
             scan: String::new(),
+            scanning: false,
             scan_errors: 0,
             suspended: false,
             age: kif::clock().monotonic().since(pool.started()),
@@ -558,6 +570,7 @@ pub fn status(pool: &Storage) -> Result<Status> {
     });
     let mut status = look.map_err(|error| failed(pool.name(), error))?;
     (status.scan, status.scan_errors) = pool.scan_lines(status.allocated);
+    status.scanning = pool.is_scanning();
     status.suspended = pool.is_suspended();
     Ok(status)
 }
@@ -587,6 +600,7 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 /// See [`Refused`].
 pub fn create_dataset(cx: &Cx<'_>, name: &str, properties: &[(String, String)]) -> Result<()> {
     check_name(name)?;
+    let _alone = alone();
     let pool = pool_of(name)?;
     let made = edit(&pool, name, |store| {
         create_filesystem(store, name, &NewEntry { mode: 0o755, uid: 0, gid: 0, now: now() })?;
@@ -605,6 +619,7 @@ pub fn create_dataset(cx: &Cx<'_>, name: &str, properties: &[(String, String)]) 
 /// See [`Refused`].
 pub fn clone_dataset(cx: &Cx<'_>, origin: &str, name: &str, properties: &[(String, String)]) -> Result<()> {
     check_name(name)?;
+    let _alone = alone();
     let pool = pool_of(name)?;
     edit(&pool, name, |store| store.clone_dataset(origin, name, now().0))?;
     finish_new(cx, &pool, name, properties)
@@ -624,7 +639,7 @@ fn finish_new(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str, properties: &[(Strin
 pub(crate) fn mount_new(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
     let found = edit(pool, name, |store| Ok((Datasets::open(store.pool())?.find(name)?.kind, store.find(name)?)))?;
     let is_ours = found.0 == DatasetKind::Filesystem && !pool.has_mounted(found.1);
-    if is_ours && is_automatic(pool, name)? { mount(cx, pool, name) } else { Ok(()) }
+    if is_ours && is_automatic(pool, name)? { mount_one(cx, pool, name) } else { Ok(()) }
 }
 
 /// Commits what a pool has open, so that what is on disk is what there is.
@@ -662,6 +677,7 @@ pub fn snapshot(names: &[String], recursive: bool) -> Result<()> {
 /// # Errors
 /// See [`Refused`].
 pub fn rollback(cx: &Cx<'_>, name: &str, destroy_newer: bool) -> Result<()> {
+    let _alone = alone();
     let pool = pool_of(name)?;
     let (dataset, short) = name.split_once('@').ok_or_else(|| Refused::Invalid(format!("{name}: roll back to which snapshot, DATASET@NAME?")))?;
     let newer: Vec<String> = edit(&pool, name, |store| {
@@ -687,6 +703,7 @@ pub fn rollback(cx: &Cx<'_>, name: &str, destroy_newer: bool) -> Result<()> {
 /// # Errors
 /// See [`Refused`].
 pub fn promote(name: &str) -> Result<()> {
+    let _alone = alone();
     let pool = pool_of(name)?;
     pool.settle().map_err(|error| failed(name, error))?;
     edit(&pool, name, |store| store.promote(name, now().0))
@@ -698,6 +715,7 @@ pub fn promote(name: &str) -> Result<()> {
 /// See [`Refused`].
 pub fn rename(cx: &Cx<'_>, from: &str, to: &str, recursive: bool) -> Result<()> {
     check_name(to)?;
+    let _alone = alone();
     let pool = pool_of(from)?;
     let Some((dataset, old)) = from.split_once('@') else {
         if pool_of(to)?.name() != pool.name() {
@@ -708,7 +726,7 @@ pub fn rename(cx: &Cx<'_>, from: &str, to: &str, recursive: bool) -> Result<()> 
         let result = edit(&pool, from, |store| store.rename(from, to, now().0));
         for name in mounted {
             let name = if result.is_ok() { format!("{to}{}", &name[from.len()..]) } else { name };
-            mount(cx, &pool, &name)?;
+            mount_one(cx, &pool, &name)?;
         }
         return result;
     };
@@ -740,6 +758,7 @@ fn refuse_sent(pool: &Storage, names: &[String]) -> Result<()> {
 /// # Errors
 /// See [`Refused`]. [`Refused::Busy`] names what is in the way.
 pub fn destroy(cx: &Cx<'_>, name: &str, extent: Extent, defer: bool) -> Result<()> {
+    let _alone = alone();
     let pool = pool_of(name)?;
     if name == pool.name() {
         return Err(Refused::Invalid(format!("{name}: that is the pool itself: zpool destroy {name}")));
@@ -775,7 +794,7 @@ pub fn destroy(cx: &Cx<'_>, name: &str, extent: Extent, defer: bool) -> Result<(
         Ok(()) => doomed.into_iter().for_each(|dataset| pool.forget(dataset)),
         Err(_) => {
             for name in mounted {
-                mount(cx, &pool, &name)?;
+                mount_one(cx, &pool, &name)?;
             }
         }
     }
@@ -875,6 +894,7 @@ fn moves(property: &str) -> bool {
 /// # Errors
 /// See [`Refused`].
 pub fn set(cx: &Cx<'_>, name: &str, property: &str, text: Option<&str>) -> Result<()> {
+    let _alone = alone();
     let pool = pool_of(name)?;
     let change = |pool: &Arc<Storage>| match text {
         Some(text) => put_property(pool, name, property, text),
@@ -949,7 +969,7 @@ pub(crate) fn unmount_list(cx: &Cx<'_>, pool: &Arc<Storage>, names: &[String]) -
         let (true, Some(path)) = (pool.has_mounted(dataset), at) else { continue };
         if let Err(error) = vfs::mount::unmount(cx, path.as_bytes(), false) {
             for name in done.iter().rev() {
-                mount(cx, pool, name)?;
+                mount_one(cx, pool, name)?;
             }
             return Err(failed(name, error));
         }
@@ -965,7 +985,7 @@ fn without_mounts(cx: &Cx<'_>, pool: &Arc<Storage>, names: &[String], change: im
     let mounted = unmount_list(cx, pool, names)?;
     let result = change(pool);
     for name in mounted {
-        mount(cx, pool, &name)?;
+        mount_one(cx, pool, &name)?;
     }
     result
 }
@@ -975,6 +995,12 @@ fn without_mounts(cx: &Cx<'_>, pool: &Arc<Storage>, names: &[String], change: im
 /// # Errors
 /// See [`Refused`].
 pub fn mount(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
+    let _alone = alone();
+    mount_one(cx, pool, name)
+}
+
+/// The same, of an operation that is alone.
+pub(crate) fn mount_one(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
     let (dataset, Some(path)) = place(pool, name)? else { return Ok(()) };
     if edit(pool, name, |store| store.is_inconsistent(dataset))? {
         return Err(Refused::Busy(format!("{name}: a receive into it is not finished: resume it with 'zfs send -t' and the token, or forget it with 'zfs receive -A'")));
@@ -1010,6 +1036,7 @@ fn filesystems(pool: &Storage) -> Result<Vec<String>> {
 /// # Errors
 /// The pool cannot be read.
 pub fn mount_all(cx: &Cx<'_>, pool: &Arc<Storage>) -> Result<()> {
+    let _alone = alone();
     for name in filesystems(pool)? {
         match mount_new(cx, pool, &name) {
             Ok(()) => {}
@@ -1024,19 +1051,19 @@ pub fn mount_all(cx: &Cx<'_>, pool: &Arc<Storage>) -> Result<()> {
 /// # Errors
 /// Not mounted, or in use.
 pub fn unmount(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
-    let (_, Some(path)) = place(pool, name)? else { return Err(Refused::NotFound(format!("{name}: not mounted"))) };
+    let _alone = alone();
+    let (dataset, at) = place(pool, name)?;
+    let (true, Some(path)) = (pool.has_mounted(dataset), at) else { return Err(Refused::NotFound(format!("{name}: not mounted"))) };
     vfs::mount::unmount(cx, path.as_bytes(), false).map_err(|error| failed(&path, error))
 }
 
+/// Unmounts all file systems of a pool, which may be suspended: nothing of it is read.
 fn unmount_all(cx: &Cx<'_>, pool: &Arc<Storage>) -> Result<()> {
-    let mut names = filesystems(pool)?;
-    names.reverse();
-    for name in names {
-        let (dataset, at) = place(pool, &name)?;
-        let (true, Some(path)) = (pool.has_mounted(dataset), at) else { continue };
-        vfs::mount::unmount(cx, path.as_bytes(), false).map_err(|error| failed(&path, error))?;
-    }
-    Ok(())
+    let is_ours = |mount: &vfs::Mount| {
+        let below = mount.source().strip_prefix(pool.name());
+        mount.fs().kind() == KIND && below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    vfs::mount::unmount_those(cx.root, is_ours).map_err(|(name, error)| failed(&name, error))
 }
 
 /// At boot: imports every pool that was in use when the machine went down, and mounts it.

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use sync::{Class, SpinLock};
 
-use crate::Storage;
+use crate::{Storage, cache, gate};
 
 static POOLS: SpinLock<Vec<Arc<Storage>>> = SpinLock::new(Class::PoolNodes, Vec::new());
 
@@ -21,14 +21,19 @@ pub fn add(pool: &Arc<Storage>) -> bool {
     fresh
 }
 
-/// Takes a pool out (after its export).
+/// Takes a pool out (after its export). With the last one goes what was learnt of tenants' use of disks: nothing of it says anything about the next pool's.
 pub fn remove(pool: &Arc<Storage>) {
-    let gone = {
+    let (gone, is_last) = {
         let mut pools = POOLS.lock();
         let place = pools.iter().position(|known| Arc::ptr_eq(known, pool));
-        place.map(|place| pools.remove(place))
+        let gone = place.map(|place| pools.remove(place));
+        (gone, pools.is_empty())
     };
     drop(gone);
+    if is_last {
+        gate::forget_all();
+        cache::forget_all();
+    }
 }
 
 /// All pools, by name.

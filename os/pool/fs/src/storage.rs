@@ -43,6 +43,8 @@ const SCAN_BLOCKS: u64 = 64;
 const REBUILD_BYTES: u64 = 1 << 20;
 /// Nodes kept although nobody holds them.
 const RECENT_MAX: usize = 1024;
+/// What `mount` calls our file systems.
+pub(crate) const KIND: &str = "zfs";
 /// `f_type` of ZFS.
 const MAGIC: u64 = 0x2fc1_2fc1;
 
@@ -400,15 +402,16 @@ impl Storage {
     }
 
     fn with_inner_for<R>(&self, class: IoClass, zone: ZoneId, body: impl FnOnce(&mut Inner) -> core::result::Result<R, EditError>) -> Result<R> {
-        let result = self.run_on(class, zone, body)?;
-        // A store whose commit failed takes no more, whatever the reason was: who waits for room in its group would wait for ever.
-        if let Err(error @ (EditError::Write(_) | EditError::Suspended)) = &result
-            && !self.suspended.swap(true, Relaxed)
-        {
+        self.run_on(class, zone, body)?.map_err(|error| convert(&error))
+    }
+
+    /// A store whose commit failed takes no more, whatever the reason was: who waits for room in its group would wait for ever. The caller holds the store: who has it next is
+    /// to know.
+    fn note_failure(&self, error: &EditError) {
+        if matches!(error, EditError::Write(_) | EditError::Suspended) && !self.suspended.swap(true, Relaxed) {
             let why = if matches!(error, EditError::Suspended) { "a commit failed" } else { "a device refuses writes" };
             kif::log().line(format_args!("pool {}: {why} ({error}); the pool is suspended", self.name));
         }
-        result.map_err(|error| convert(&error))
     }
 
     fn run_on<R>(&self, class: IoClass, zone: ZoneId, body: impl FnOnce(&mut Inner) -> core::result::Result<R, EditError>) -> Result<core::result::Result<R, EditError>> {
@@ -423,7 +426,12 @@ impl Storage {
         let mut result = None;
         let called = kif::spawn().on_large_stack(&mut || result = body.take().map(|body| body(inner)));
         match (called, result) {
-            (Ok(()), Some(result)) => Ok(result),
+            (Ok(()), Some(result)) => {
+                if let Err(error) = &result {
+                    self.note_failure(error);
+                }
+                Ok(result)
+            }
             _ => Err(VfsError::NoMemory),
         }
     }
@@ -730,7 +738,7 @@ impl Mounted {
 
 impl Filesystem for Mounted {
     fn kind(&self) -> &'static str {
-        "zfs"
+        KIND
     }
     fn root(&self) -> VnodeRef {
         Node::open_root(&self.shared, self.root)

@@ -140,6 +140,7 @@ impl Receiving {
         let pool = manage::pool_of(target)?;
         manage::settle(&pool)?;
         let head = target.split('@').next().unwrap_or(target);
+        let _alone = manage::alone();
         let inside = if naming == Naming::Exact { manage::at_and_below(&pool, head)? } else { Vec::new() };
         let mounted = manage::unmount_list(cx, &pool, &inside)?;
         let options = ReceiveOptions { force, resumable, owners: Some(pool_zpl::owners) };
@@ -155,6 +156,7 @@ impl Receiving {
         let fed = manage::edit(&self.pool, &self.target, |store| Ok(unpacker.feed(store, bytes, now().0)))?;
         fed.map_err(|error| {
             self.unpacker = None;
+            let _alone = manage::alone();
             match self.mount(cx) {
                 Ok(()) => broken(&self.target, &error),
                 Err(second) => Refused::Failed(format!("{}: {error}; then {second}", self.target)),
@@ -169,6 +171,7 @@ impl Receiving {
     pub fn finish(&mut self, cx: &Cx<'_>) -> Result<Vec<String>> {
         let unpacker = self.unpacker.take().ok_or_else(|| Refused::Invalid(format!("{}: the stream has ended", self.target)))?;
         let done = manage::edit(&self.pool, &self.target, |store| Ok(unpacker.finish(store, now().0)))?;
+        let _alone = manage::alone();
         self.mount(cx)?;
         let (received, notes) = done.map_err(|error| broken(&self.target, &error))?;
         for note in notes {
@@ -185,7 +188,7 @@ impl Receiving {
 
     /// Mounts again what was mounted before.
     fn mount(&self, cx: &Cx<'_>) -> Result<()> {
-        self.mounted.iter().try_for_each(|name| manage::mount(cx, &self.pool, name))
+        self.mounted.iter().try_for_each(|name| manage::mount_one(cx, &self.pool, name))
     }
 }
 

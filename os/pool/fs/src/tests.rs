@@ -253,6 +253,30 @@ fn a_removed_file_lives_as_long_as_it_is_open() {
 }
 
 #[test]
+fn a_file_with_the_number_of_one_that_was_open_at_the_commit_is_replayed() {
+    let (memory, pool) = create("reused");
+    let fs = mount(&pool);
+    let root = fs.root();
+    let keep = make(&root, "keep");
+    let gone = make(&root, "gone");
+    let number = gone.id().ino;
+    pool.sync().expect("commits");
+    // From the first on there is an intent log.
+    keep.sync().expect("syncs");
+    root.unlink(b"gone").expect("removes");
+    pool.sync().expect("commits");
+    drop(gone);
+    root.unlink(b"keep").expect("removes, and what was open goes");
+    let fresh: Vec<VnodeRef> = (0..200).map(|at| make(&root, &format!("f{at}"))).collect();
+    let again = fresh.iter().find(|node| node.id().ino == number).expect("the number is somebody's again");
+    again.write_at(0, b"mine", IO).expect("writes");
+    again.sync().expect("syncs");
+    let name = fresh.iter().position(|node| node.id().ino == number).map(|at| format!("f{at}")).expect("found");
+    let imported = import(&memory);
+    assert_eq!(contents(&mount(&imported).root().lookup(name.as_bytes()).expect("there")), b"mine");
+}
+
+#[test]
 fn directories_list_completely_in_any_pieces_and_renames_keep_the_tree() {
     let (_, pool) = create("tree");
     let fs = mount(&pool);

@@ -27,6 +27,10 @@ pub fn replay_logs(store: &mut Store, now: Time) -> Result<u64, EditError> {
         let records = store.begin_replay(*dataset)?;
         count += records.len() as u64;
         let is_volume = store.edit_dataset(*dataset, None)?.0.os_kind() == ZVOL;
+        if !is_volume && !records.is_empty() {
+            // As every mount does, and before it has users: a record may be about a file that took the number of one that was still open at the commit, and went since.
+            Writer::open(store, *dataset)?.drain_unlinked()?;
+        }
         for record in &records {
             if let Some(change) = Logged::parse(record)? {
                 if is_volume { replay_volume(store, *dataset, change)? } else { replay_file(store, *dataset, record, change, now)? }

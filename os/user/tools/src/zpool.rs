@@ -99,7 +99,7 @@ fn one<'a>(operands: &'a [String], usage: &str) -> Result<&'a str, Failure> {
 fn wait_for(pool: &str) -> Result<u8, Failure> {
     loop {
         let found = pools(&[pool.to_owned()])?;
-        if !found.iter().any(|pool| pool.string("scan").is_ok_and(|scan| scan.contains("in progress"))) {
+        if !found.iter().any(|pool| pool.number("scanning").is_ok_and(|scanning| scanning != 0)) {
             return Ok(0);
         }
         std::thread::sleep(std::time::Duration::from_millis(500));
@@ -241,13 +241,13 @@ fn heading(column: &str) -> String {
 }
 
 /// What is wrong with a pool and what to do about it: the worst that applies.
-fn advice(states: &[&str], scan: &str, counts: u64, damaged: u64, suspended: bool) -> Option<(&'static str, &'static str)> {
+fn advice(states: &[&str], is_resilvering: bool, counts: u64, damaged: u64, suspended: bool) -> Option<(&'static str, &'static str)> {
     let has = |state: &str| states.contains(&state);
     Some(if suspended {
         ("A device refused a write: nothing is written any more.", "Make sure that the devices are there, then export the pool and import it again.")
     } else if damaged > 0 {
         ("Some blocks have no good copy: what they held is lost.", "Restore the files concerned (the console names the blocks), then scrub again.")
-    } else if scan.starts_with("resilver in progress") {
+    } else if is_resilvering {
         ("One or more devices is being resilvered. The pool works meanwhile, perhaps without redundancy.", "Wait for the resilver to complete.")
     } else if has("FAULTED") {
         ("One or more devices failed too often and are not used.", "Replace the device with 'zpool replace', or 'zpool clear' it if it is well again.")
@@ -286,7 +286,8 @@ fn status(arguments: &[String]) -> Result<u8, Failure> {
             rows.push(row);
         }
         let damaged = number("scan_errors")?;
-        let advice = advice(&states, text("scan")?, errors, damaged, number("suspended")? != 0);
+        let is_resilvering = number("scanning")? != 0 && text("scan")?.starts_with("resilver");
+        let advice = advice(&states, is_resilvering, errors, damaged, number("suspended")? != 0);
         if steps.contains(&Step::Flag('x')) && advice.is_none() {
             continue;
         }
