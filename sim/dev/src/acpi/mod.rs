@@ -38,6 +38,8 @@ mod bits {
     pub const STATUS: u16 = 0x8731;
     pub const ENABLE: u16 = 0x0721;
     pub const SCI_EN: u16 = 1 << 0;
+    /// Of the control register: BM_RLD and SLP_TYP. GBL_RLS and SLP_EN are write-only (table 4.16), and nobody waits for the global lock.
+    pub const CONTROL: u16 = 0x1c02;
     pub const SLEEP_TYPE_SHIFT: u16 = 10;
     pub const SLEEP_ENABLE: u16 = 1 << 13;
 }
@@ -124,7 +126,7 @@ impl Device for Acpi {
             }
             Reg::Control => {
                 let value = value as u16;
-                self.control = value & !bits::SLEEP_ENABLE & !bits::SCI_EN | self.control & bits::SCI_EN;
+                self.control = value & bits::CONTROL | self.control & bits::SCI_EN;
                 if value & bits::SLEEP_ENABLE != 0 {
                     if value >> bits::SLEEP_TYPE_SHIFT & 7 == SLEEP_TYPE_S5 {
                         cx.end(Ending::PowerOff);

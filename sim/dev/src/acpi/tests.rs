@@ -40,3 +40,10 @@ fn port_cf9_resets_on_the_rise_of_bit_2() {
     bench.write(2, 0, 1, 6);
     assert_eq!(bench.take(), [Effect::End(Ending::Reset)]);
 }
+
+#[test]
+fn the_control_register_shows_what_it_has() {
+    let mut bench = Bench::new(Acpi::default());
+    bench.write(0, 4, 2, 0xdfff);
+    assert_eq!(bench.read(0, 4, 2), 0x1c03);
+}

@@ -148,6 +148,11 @@ impl Interrupts {
         true
     }
 
+    /// Interrupts take another way from now on: nobody has been told of anything that way.
+    pub fn forget(&mut self) {
+        self.told = 0;
+    }
+
     /// A throttled vector's time has come: call [`Self::settle`] next.
     pub fn throttled(&mut self, vector: usize) {
         if let Some(waiting) = self.waiting.get_mut(vector) {

@@ -425,7 +425,15 @@ impl Node for E1000e {
     }
 
     fn config_write(&mut self, register: u16, size: u8, value: u64, cx: &mut Cx<'_>) {
+        let way = |chip: &Self| (chip.msi.is_enabled(&chip.function), chip.msix.is_enabled(&chip.function));
+        let before = way(self);
         self.function.write(register, size, value, cx);
         self.msix.settle(&self.function, cx);
+        if way(self) != before {
+            // With messages on INTA# is off (PCI 3.0 §6.8.1.3), and who waits is told of by the new way.
+            self.interrupts.forget();
+            self.function.interrupt(false, cx);
+            self.settle(cx);
+        }
     }
 }

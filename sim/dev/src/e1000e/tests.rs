@@ -274,3 +274,23 @@ fn register_rows_are_in_order() {
         assert_eq!(bench.take().is_empty(), there, "{offset:#x}");
     }
 }
+
+#[test]
+fn messages_take_over_from_the_pin() {
+    let mut bench = Bench::new(E1000e::new(WireId(0), MAC, true));
+    let mut at = bench.call(|node, cx| node.config_read(0x34, 1, cx)) as u16;
+    while bench.call(|node, cx| node.config_read(at, 1, cx)) != 5 {
+        at = bench.call(|node, cx| node.config_read(at + 1, 1, cx)) as u16;
+    }
+    bench.call(|node, cx| node.config_write(4, 2, 6, cx));
+    bench.call(|node, cx| node.config_write(at + 4, 4, 0xfee0_0000, cx));
+    bench.call(|node, cx| node.config_write(at + 12, 2, 0x41, cx));
+    write(&mut bench, &[(0xd0, 4), (0xc8, 4)]); // IMS, ICS: the link changed
+    assert!(bench.pins[0]);
+    bench.take();
+    bench.call(|node, cx| node.config_write(at + 2, 2, 1, cx));
+    assert!(!bench.pins[0]);
+    assert!(bench.take().contains(&Effect::Message { address: 0xfee0_0000, data: 0x41 }));
+    bench.call(|node, cx| node.config_write(at + 2, 2, 0, cx));
+    assert!(bench.pins[0], "and back");
+}

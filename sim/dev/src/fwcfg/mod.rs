@@ -8,6 +8,9 @@
 
 use sim_bus::{Access, Cx, Fields, Node, Region, Reset, Token};
 
+/// Signature, features, RAM, CPUs, CPUs at most, directory.
+const ITEMS: [u16; 6] = [0x00, 0x01, 0x03, 0x05, 0x0f, 0x19];
+
 /// The device.
 #[derive(Clone, Debug)]
 pub struct FwCfg {
@@ -59,6 +62,10 @@ impl Node for FwCfg {
             (0, 2) => {
                 self.selector = value as u16;
                 self.position = 0;
+                if !ITEMS.contains(&self.selector) {
+                    // It reads as zeros, as the specification says; but somebody wanted something.
+                    cx.unimplemented(Access::write(region, offset, size, value));
+                }
             }
             (1, 1) => {}
             _ => cx.unimplemented(Access::write(region, offset, size, value)),
@@ -94,5 +101,8 @@ mod tests {
         assert_eq!(item(&mut bench, 3, 8), (256u64 << 20).to_le_bytes());
         assert_eq!(item(&mut bench, 5, 2), [4, 0]);
         assert_eq!(item(&mut bench, 0x19, 4), [0; 4], "no files");
+        assert!(bench.take().is_empty());
+        assert_eq!(item(&mut bench, 0x15, 4), [0; 4], "no command line");
+        assert!(matches!(bench.take()[..], [sim_bus::Effect::Unimplemented(_)]));
     }
 }

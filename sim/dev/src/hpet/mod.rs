@@ -50,7 +50,7 @@ mod timer {
     pub const WRITABLE: u64 = 0x7f4e;
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Comparator {
     config: u64,
     value: u64,
@@ -58,6 +58,13 @@ struct Comparator {
     fsb: u64,
     /// The next write to the comparator sets the accumulator and not the period.
     set_value: bool,
+}
+
+impl Default for Comparator {
+    fn default() -> Self {
+        // Comparators come up with all bits set (§2.3.9).
+        Self { config: 0, value: u64::MAX, period: 0, fsb: 0, set_value: false }
+    }
 }
 
 /// The timer block.
@@ -144,10 +151,27 @@ impl Hpet {
             cx.msi(one.fsb >> 32, one.fsb as u32);
         } else if one.config & timer::LEVEL != 0 {
             cx.irq(self.pin(index), true);
+        } else if self.legacy() && index < 2 {
+            // To the 8259 a request that falls before it is acknowledged is none: the line stays up until the next.
+            cx.irq(self.pin(index), false);
+            cx.irq(self.pin(index), true);
         } else {
             cx.irq(self.pin(index), true);
             cx.irq(self.pin(index), false);
         }
+    }
+
+    /// Writes to a comparator, or to the half that `lanes` names. What is written last is the period; in periodic mode it is the next match, too, only
+    /// where software has asked for that.
+    fn write_comparator(&mut self, index: usize, value: u64, lanes: u64, cx: &mut Cx<'_>) {
+        let mask = self.mask(index);
+        let one = &mut self.timers[index];
+        let put = |old: u64| (old & !lanes | value & lanes) & mask;
+        if one.config & timer::PERIODIC == 0 || std::mem::take(&mut one.set_value) {
+            one.value = put(one.value);
+        }
+        one.period = put(one.period);
+        self.arm(index, cx);
     }
 
     fn capabilities() -> u64 {
@@ -233,6 +257,10 @@ impl Hpet {
                         if wanted & timer::LEVEL == 0 || wanted & timer::ENABLED == 0 {
                             self.status &= !(1 << index);
                         }
+                        if self.legacy() && index < 2 && (wanted & timer::LEVEL != 0 || wanted & timer::ENABLED == 0) {
+                            // Where an edge has left it up.
+                            cx.irq(self.pin(index), false);
+                        }
                         let one = &mut self.timers[index];
                         one.set_value = wanted & timer::SET_VALUE != 0;
                         one.config = wanted & !timer::SET_VALUE;
@@ -243,20 +271,7 @@ impl Hpet {
                         self.raise(cx);
                         self.arm(index, cx);
                     }
-                    0x08 => {
-                        let value = value & self.mask(index);
-                        let one = &mut self.timers[index];
-                        if one.config & timer::PERIODIC == 0 || std::mem::take(&mut one.set_value) {
-                            one.value = value;
-                            // Software that writes once means both; the second write then sets the period alone.
-                            if one.config & timer::PERIODIC == 0 {
-                                one.period = value;
-                            }
-                        } else {
-                            one.period = value;
-                        }
-                        self.arm(index, cx);
-                    }
+                    0x08 => self.write_comparator(index, value, u64::MAX, cx),
                     0x10 => self.timers[index].fsb = value,
                     _ => return false,
                 }
@@ -291,6 +306,12 @@ impl Node for Hpet {
             (8, Some(_)) => Some(value),
             // The status register is write-one-to-clear: the other half must not clear.
             (_, Some(_)) if offset & !7 == 0x20 => Some(value << (8 * (offset & 4))),
+            // Of a comparator there are two, of which only one reads.
+            (_, Some(_)) if offset >= 0x100 && offset & 0x18 == 0x08 => {
+                let shift = 8 * (offset & 4);
+                self.write_comparator((offset - 0x100) as usize / 0x20, value << shift, 0xffff_ffff << shift, cx);
+                return;
+            }
             (_, Some(old)) => {
                 let shift = 8 * (offset & 4);
                 Some(old & !(0xffff_ffff << shift) | value << shift)

@@ -61,6 +61,11 @@ impl Counter {
         }
     }
 
+    /// Begins to count anew, as programmed.
+    pub(super) fn restart(&mut self, now: Nanos) {
+        self.loaded = Some(now);
+    }
+
     pub(super) fn gate(&self) -> bool {
         self.gate
     }

@@ -52,7 +52,8 @@ pub struct Pit {
 impl Default for Pit {
     fn default() -> Self {
         let mut pit = Self { counters: [Counter::new(true), Counter::new(true), Counter::new(false)], speaker: false };
-        // Firmware leaves channel 0 at its slowest square wave (18.2 Hz) with the 8259 masked.
+        // Firmware leaves channel 0 running at its slowest square wave (18.2 Hz) with the 8259 masked.
+        pit.counters[0].restart(0);
         pit.counters[1].control(0x54, 0);
         pit.counters[1].write(18, 0);
         pit
@@ -139,8 +140,9 @@ impl Device for Pit {
 
     fn reset(&mut self, _how: Reset, cx: &mut Cx<'_>) {
         *self = Self::default();
+        self.counters[0].restart(cx.now());
         cx.irq(0, false);
-        cx.cancel(CHANNEL0);
+        self.drive(cx);
     }
 
     fn state(&mut self, fields: &mut dyn Fields) {

@@ -98,3 +98,24 @@ fn latch_and_read_back() {
     bench.write(0, 3, 1, 0xe2); // read-back of status, channel 0
     assert_eq!(bench.read(0, 0, 1), 0xb4);
 }
+
+#[test]
+fn channel_0_runs_as_firmware_leaves_it() {
+    let mut bench = Bench::new(Pit::default());
+    bench.call(|node, cx| sim_bus::Node::reset(node, sim_bus::Reset::PowerOn, cx));
+    bench.take();
+    let (mut edges, mut level) = (0, true);
+    bench.run_to(SECOND);
+    for effect in bench.take() {
+        if let sim_bus::Effect::Pin { level: new, .. } = effect {
+            edges += u32::from(new && !level);
+            level = new;
+        }
+    }
+    assert_eq!(edges, 18, "18.2 Hz");
+    bench.write(0, 3, 1, 0);
+    let first = bench.read(0, 0, 1) | bench.read(0, 0, 1) << 8;
+    bench.run_to(SECOND + 100_000);
+    bench.write(0, 3, 1, 0);
+    assert_ne!(bench.read(0, 0, 1) | bench.read(0, 0, 1) << 8, first, "it counts");
+}

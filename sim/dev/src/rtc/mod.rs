@@ -241,7 +241,10 @@ impl Rtc {
                     self.base = time.to_seconds().wrapping_sub(now / SECOND);
                 }
                 // SET clears the update-ended enable (data sheet, register B).
+                let passed = self.passed(now);
                 self.b = if set { value & !b::UPDATE } else { value };
+                // An interrupt that is enabled while its flag is up comes at once.
+                self.c |= passed & self.b;
                 self.schedule(cx);
                 self.interrupt(cx);
             }

@@ -93,3 +93,18 @@ fn flags_come_up_without_their_interrupts() {
     bench.run_to(4 * SECOND);
     assert_eq!(get(&mut bench, 0x0c), 0x40, "SET holds the clock still");
 }
+
+#[test]
+fn an_interrupt_enabled_while_its_flag_is_up_comes_at_once() {
+    let mut bench = Bench::new(Rtc::new(0, 1 << 20));
+    bench.run_to(SECOND / 2);
+    set(&mut bench, 0x0b, 0x42);
+    assert!(bench.pins[0], "periodic");
+    assert_eq!(get(&mut bench, 0x0c), 0xc0);
+    assert!(!bench.pins[0]);
+    set(&mut bench, 0x0b, 0x02);
+    bench.run_to(3 * SECOND / 2);
+    get(&mut bench, 0x0c);
+    set(&mut bench, 0x0b, 0x12);
+    assert!(!bench.pins[0], "no update since");
+}
