@@ -192,19 +192,23 @@ impl Cache {
         at
     }
 
-    /// Lets block `at` end after `ticks` instructions, which must be where an operation ends: its translation does. What follows is found when it is next gone to.
+    /// Whether block `at` can end after `ticks` instructions: it does, or an operation begins there. None begins between a comparison and the branch it is fused with.
+    pub fn can_end(&self, at: u32, ticks: usize) -> bool {
+        let block = &self.blocks[at as usize];
+        usize::from(block.ticks) == ticks || self.ops[block.ops()].iter().skip(1).any(|op| usize::from(op.idx) == ticks)
+    }
+
+    /// Lets block `at` end after `ticks` instructions if it can ([`Cache::can_end`]). What follows is found when it is next gone to.
     pub fn cut(&mut self, at: u32, ticks: usize) {
         let block = &mut self.blocks[at as usize];
         let range = block.ops();
-        let Some((count, next)) = self.ops[range].iter().enumerate().skip(1).find(|(_, op)| usize::from(op.idx) == ticks) else {
-            debug_assert!(false, "an instruction in the middle of an operation begins none");
-            return;
-        };
-        block.count = count as u8;
-        block.ticks = ticks as u8;
-        block.bytes = next.off;
-        block.target[0] = block.rip.wrapping_add(u64::from(next.off));
-        block.link = [NONE; 2];
+        if let Some((count, next)) = self.ops[range].iter().enumerate().skip(1).find(|(_, op)| usize::from(op.idx) == ticks) {
+            block.count = count as u8;
+            block.ticks = ticks as u8;
+            block.bytes = next.off;
+            block.target[0] = block.rip.wrapping_add(u64::from(next.off));
+            block.link = [NONE; 2];
+        }
     }
 
     /// Drops the blocks of a page that was written. Blocks that cross into it are found by their own page: the decoder marks

@@ -182,11 +182,23 @@ impl Cpu {
         let (mut unit, mut keep) = (None, count);
         if fit {
             let bytes = &m.page(block.page)[start..start + usize::from(block.bytes)];
-            (unit, keep) = match hot.jit.translate(block.rip, block.page, bytes, count, sse, hot.counts) {
-                Some((unit, done)) => (Some(unit), done),
-                None => (None, hot.jit.refused(block.rip, bytes, count, sse, hot.counts)),
-            };
+            let (rip, page) = (block.rip, block.page);
+            while unit.is_none() && keep > 0 {
+                match hot.jit.translate(rip, page, bytes, keep, sse, hot.counts) {
+                    Some((made, done)) if self.cache.can_end(at, done) => (unit, keep) = (Some(made), done),
+                    // It ends between what the interpreter does as one: once more without the first of the two. Nobody will enter what was made.
+                    Some((_, done)) => {
+                        hot.units.push(at);
+                        keep = done - 1;
+                    }
+                    None => break,
+                }
+            }
+            if unit.is_none() {
+                keep = hot.jit.refused(rip, bytes, count, sse, hot.counts);
+            }
         }
+        let block = &mut self.cache.blocks[at as usize];
         if hot.blocks.len() <= at as usize {
             hot.blocks.resize(at as usize + 64, (0, None));
         }
@@ -215,6 +227,7 @@ impl Cpu {
             hot.jit.remember(unit);
         }
         let mut flags = core.arith();
+        core.tlb.fast.stand_on(m.ram_mut());
         let (kernel, may_cli, virtualised) = (core.sys.cpl == 0, core.sys.cpl <= core.iopl(), core.sys.svm.guest);
         let may_sti = may_cli && core.quiet && !virtualised;
         let mut guest = Guest {

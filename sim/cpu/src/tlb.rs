@@ -43,7 +43,15 @@ pub(crate) struct Tlb {
     pub leaf: Box<[u64; ENTRIES]>,
     pub pcid: Box<[u16; ENTRIES]>,
     filled: Vec<u16>,
-    large: u32,
+    /// Fragments of large pages, by the GiB they lie in modulo [`GIBS`].
+    large: Box<[u32; GIBS]>,
+}
+
+/// A kernel's large pages are far from a program's small ones.
+const GIBS: usize = 256;
+
+fn gib(address: u64) -> usize {
+    (address >> 30) as usize & (GIBS - 1)
 }
 
 fn boxed<T: Copy + std::fmt::Debug, const N: usize>(value: T) -> Box<[T; N]> {
@@ -58,7 +66,7 @@ impl Tlb {
             leaf: boxed(0),
             pcid: boxed(0),
             filled: Vec::new(),
-            large: 0,
+            large: boxed(0),
         }
     }
 
@@ -76,9 +84,9 @@ impl Tlb {
         if self.tag[index] == 0 {
             self.filled.push(index as u16);
         } else {
-            self.large -= u32::from(self.leaf[index] & LEAF_LARGE != 0);
+            self.large[gib(self.tag[index])] -= u32::from(self.leaf[index] & LEAF_LARGE != 0);
         }
-        self.large += u32::from(leaf & LEAF_LARGE != 0);
+        self.large[gib(address)] += u32::from(leaf & LEAF_LARGE != 0);
         self.tag[index] = address & !0xfff | 1;
         self.leaf[index] = leaf;
         self.pcid[index] = pcid;
@@ -86,7 +94,7 @@ impl Tlb {
     }
 
     fn clear(&mut self, index: usize) {
-        self.large -= u32::from(self.leaf[index] & LEAF_LARGE != 0);
+        self.large[gib(self.tag[index])] -= u32::from(self.leaf[index] & LEAF_LARGE != 0);
         self.tag[index] = 0;
         self.leaf[index] = 0;
         self.fast.drop_tags(index);
@@ -114,12 +122,12 @@ impl Tlb {
             self.clear(usize::from(slot));
         }
         self.filled = filled;
-        debug_assert_eq!(self.large, 0);
+        debug_assert!(self.large.iter().all(|&count| count == 0));
     }
 
-    /// Drops what translates `address` (INVLPG): with large pages about, the whole 1 GiB around it if it is large.
+    /// Drops what translates `address` (INVLPG): the whole 1 GiB around it, of what is large there.
     pub fn flush_page(&mut self, address: u64, pcid: u16) {
-        if self.large != 0 {
+        if self.large[gib(address)] != 0 {
             self.flush_if(|tag, leaf, entry_pcid| {
                 let near = leaf & LEAF_LARGE != 0 && tag >> 30 == address >> 30;
                 (near || tag & !0xfff == address & !0xfff) && (entry_pcid == pcid || leaf & LEAF_GLOBAL != 0)

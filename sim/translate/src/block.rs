@@ -327,7 +327,7 @@ impl<'a> Builder<'a> {
             };
             if short {
                 self.emit.put(&Instruction::with2(Code::Lea_r32_m, Register::R11D, operand)?)?;
-            } else {
+            } else if base != Some(S2) || index.is_some() || displacement != 0 {
                 self.emit.lea(S2, operand)?;
             }
         }

@@ -241,8 +241,6 @@ impl Emit {
             let miss = e.jmp_unless_zero();
             e.page_index(S2)?;
             e.load(S1, at_index(TAGS, S1, 8, (ADDEND * ENTRIES * 8) as i64))?;
-            e.lea(S2, at_index(S2, S1, 1, 0))?;
-            e.load(S1, field(frame::RAM))?;
             Ok(miss)
         })
     }

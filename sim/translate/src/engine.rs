@@ -2,7 +2,7 @@
 
 use crate::arena::Arena;
 use crate::block::{self, Can, FETCH, WAY};
-use crate::emit::{BUDGET, Emit, TAGS, at, field, resolve};
+use crate::emit::{BUDGET, Emit, S1, S2, TAGS, at, field, resolve};
 use crate::frame::{self, Frame, FrameBox, JUMPS};
 use crate::registers::{host, sized};
 use crate::quirks::Quirks;
@@ -229,16 +229,15 @@ impl Translator {
     /// Runs from `unit` on until something is not for translated code. `None`: the memory is not what the tags were made for.
     pub fn run(&mut self, guest: &mut Guest<'_>, unit: UnitId) -> Option<Exit> {
         let entry = self.arena.address(self.units.get(unit.0 as usize)?.entry);
-        if guest.tags.limit() > guest.ram.len() as u64 {
+        if guest.tags.limit() > guest.ram.len() as u64 || guest.tags.base() != guest.ram.as_mut_ptr() as u64 {
             return None;
         }
         let enter = self.arena.address(self.enter);
         let frame = self.frame.get();
-        frame.gpr.copy_from_slice(&guest.gpr[..16]);
+        frame.guest = guest.gpr.as_mut_ptr() as u64;
         frame.flags = to_ax(*guest.flags);
         frame.budget = *guest.budget;
         frame.tags = guest.tags.view(guest.view) as u64;
-        frame.ram = guest.ram.as_mut_ptr() as u64;
         frame.xmm = guest.xmm.as_mut_ptr() as u64;
         frame.no_xmm = 1;
         frame.mxcsr = *guest.mxcsr;
@@ -253,15 +252,14 @@ impl Translator {
         frame.rest_closed = *guest.rest & !IF;
         frame.rest_open = *guest.rest | IF;
         // SAFETY: `enter` is the way in, written by `new` and never again; it keeps the calling convention, takes the frame and the address of a unit's entry.
-        // Units read and write the frame, guest registers through `frame.xmm` (borrowed in `guest`), the tags of one view (borrowed; `TAGS` points to VIEW_WORDS
-        // words and indices are cut to 16 bits), and guest memory only where a tag admits it, which is inside `tags.limit() <= ram.len()` by the invariant of
-        // `FastTags`. Entries in the jump cache and patched jumps lead to unit entries of this arena, which is rewound only together with both. The frame and
+        // Units read and write the frame, guest registers through `frame.guest` and `frame.xmm` (borrowed in `guest`), the tags of one view (borrowed; `TAGS` points
+        // to VIEW_WORDS words and indices are cut to 16 bits), and guest memory only where a tag admits it, which is inside `tags.limit() <= ram.len()` from
+        // `tags.base() == ram` on by the invariant of `FastTags`. Entries in the jump cache and patched jumps lead to unit entries of this arena, which is rewound only together with both. The frame and
         // everything borrowed stay in place during the call, and no other thread has them.
         unsafe {
             let run: extern "sysv64" fn(*mut Frame, u64) = std::mem::transmute(enter as *const ());
             run(frame, entry);
         }
-        guest.gpr[..16].copy_from_slice(&frame.gpr);
         *guest.flags = from_ax(frame.flags);
         *guest.budget = frame.budget;
         *guest.mxcsr = frame.mxcsr;
@@ -337,9 +335,15 @@ fn way_in() -> Result<Vec<u8>, IcedError> {
     e.load(Register::RAX, field(frame::FLAGS))?;
     e.put(&Instruction::with2(Code::Add_AL_imm8, Register::AL, 0x7f)?)?;
     e.put(&Instruction::with(Code::Sahf))?;
+    e.load(S1, field(frame::GUEST))?;
     for guest in 0..16 {
-        if let Some(n) = host(guest) {
-            e.load(sized(n, 8), field(8 * guest as i64))?;
+        let place = at(S1, 8 * guest as i64);
+        match host(guest) {
+            Some(n) => e.load(sized(n, 8), place)?,
+            None => {
+                e.load(S2, place)?;
+                e.store(field(8 * guest as i64), S2)?;
+            }
         }
     }
     e.put(&Instruction::with1::<MemoryOperand>(Code::Jmp_rm64, field(frame::TARGET))?)?;
@@ -364,9 +368,15 @@ fn load_xmm() -> Result<Vec<u8>, IcedError> {
 fn way_out() -> Result<Vec<u8>, IcedError> {
     let mut e = Emit::new();
     e.store(field(frame::EXIT), Register::RCX)?;
+    e.load(S1, field(frame::GUEST))?;
     for guest in 0..16 {
-        if let Some(n) = host(guest) {
-            e.store(field(8 * guest as i64), sized(n, 8))?;
+        let place = at(S1, 8 * guest as i64);
+        match host(guest) {
+            Some(n) => e.store(place, sized(n, 8))?,
+            None => {
+                e.load(S2, field(8 * guest as i64))?;
+                e.store(place, S2)?;
+            }
         }
     }
     e.put(&Instruction::with(Code::Lahf))?;
@@ -409,7 +419,8 @@ mod tests {
         // jmp rax
         let (unit, done) = translator.translate(0x1000, 1, &[0xff, 0xe0], 1, true, Counts::default()).expect("it can be translated");
         assert_eq!(done, 1);
-        let tags = FastTags::new();
+        let mut tags = FastTags::new();
+        tags.stand_on(&mut []);
         for context in 1..40 {
             translator.set_context([context, 0, 0]);
             if context == 1 {

@@ -8,13 +8,14 @@ pub(crate) const JUMPS: usize = 1 << 16;
 /// Below it lies free stack for signal handlers of the host.
 #[repr(C, align(64))]
 pub(crate) struct Frame {
-    /// Guest registers by number; R11 to R15 live here while translated code runs, the others on the way in and out.
+    /// Guest registers by number: R11 to R15 live here while translated code runs.
     pub gpr: [u64; 16],
     /// AH as LAHF leaves it, AL = OF.
     pub flags: u64,
     pub budget: i64,
     pub tags: u64,
-    pub ram: u64,
+    /// Where the guest's registers are between visits.
+    pub guest: u64,
     pub xmm: u64,
     /// 0 once the guest's XMM registers and MXCSR are the host's.
     pub no_xmm: u64,
@@ -56,7 +57,7 @@ pub(crate) struct Frame {
 pub(crate) const FLAGS: i64 = offset_of!(Frame, flags) as i64;
 pub(crate) const BUDGET: i64 = offset_of!(Frame, budget) as i64;
 pub(crate) const TAGS: i64 = offset_of!(Frame, tags) as i64;
-pub(crate) const RAM: i64 = offset_of!(Frame, ram) as i64;
+pub(crate) const GUEST: i64 = offset_of!(Frame, guest) as i64;
 pub(crate) const XMM: i64 = offset_of!(Frame, xmm) as i64;
 pub(crate) const NO_XMM: i64 = offset_of!(Frame, no_xmm) as i64;
 pub(crate) const MXCSR: i64 = offset_of!(Frame, mxcsr) as i64;

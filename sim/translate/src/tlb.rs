@@ -11,8 +11,8 @@
 //! Most slots admit little, and few views have any: what a slot admits is kept in one place, so that dropping it touches only that.
 //!
 //! # Invariant
-//! If `read` or `write` of a slot is the negated address of page `p` with that index, then `p + addend` of that view is a page inside `0..limit`. A tag that admits
-//! nothing is zero, or for the first and last index something else.
+//! If `read` or `write` of a slot is the negated address of page `p` with that index, then `p + addend` of that view is a page inside `base..base + limit` of the host's
+//! addresses. A tag that admits nothing is zero, or for the first and last index something else. Memory that has another place drops what is admitted ([`FastTags::stand_on`]).
 
 /// Entries of each view: one per virtual page number modulo this.
 pub const ENTRIES: usize = 1 << 16;
@@ -37,14 +37,18 @@ pub struct FastTags {
     /// By index: a bit for each word that admits something, by view and kind.
     admitted: Box<[u16; ENTRIES]>,
     limit: u64,
+    /// Where guest memory is.
+    base: u64,
 }
 
 /// The fetch word of code at `address` that is in page `page` of memory; `None` beyond a tebibyte of it. The slot has the middle of the address.
 pub fn fetch_word(address: u64, page: u32) -> Option<u64> {
-    const PAGES: u64 = 1 << 28;
     let number = u64::from(page) + 1;
-    (number < PAGES).then_some(address & !((ENTRIES as u64) * 4096 - 1) | number)
+    (number < PAGES).then_some(address & !(PAGES - 1) | number)
 }
+
+/// Bytes that the slots reach, so that this many numbers of pages fit below the part of the address that a fetch word has.
+const PAGES: u64 = ENTRIES as u64 * 4096;
 
 fn bit(view: usize, kind: usize) -> u16 {
     1 << ((view & (VIEWS - 1)) * KINDS + kind)
@@ -92,7 +96,7 @@ impl Default for FastTags {
 impl FastTags {
     /// Tags that admit nothing.
     pub fn new() -> FastTags {
-        let mut tags = FastTags { words: boxed(0), places: boxed(0), admitted: boxed(0), limit: 0 };
+        let mut tags = FastTags { words: boxed(0), places: boxed(0), admitted: boxed(0), limit: 0, base: 0 };
         for view in 0..VIEWS {
             for index in [0, LAST] {
                 tags.words[word(view, READ, index)] = never(index);
@@ -105,6 +109,23 @@ impl FastTags {
     /// Bytes of guest memory that a hit may reach; what runs with these tags must have as many.
     pub fn limit(&self) -> u64 {
         self.limit
+    }
+
+    /// The host's address that addends of views lead to guest memory at.
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Says what memory what is admitted lies in. If that is elsewhere than before, nothing is admitted any more.
+    #[inline]
+    pub fn stand_on(&mut self, ram: &mut [u8]) {
+        let base = ram.as_mut_ptr() as u64;
+        if self.base != base {
+            self.base = base;
+            for index in 0..ENTRIES {
+                self.drop_tags(index);
+            }
+        }
     }
 
     /// Read tag of a slot.
@@ -145,7 +166,7 @@ impl FastTags {
     fn admit(&mut self, view: usize, kind: usize, address: u64, len: u64) {
         if self.backed(address, len) {
             let index = index(address);
-            self.words[word(view, ADDEND, index)] = self.places[index];
+            self.words[word(view, ADDEND, index)] = self.places[index].wrapping_add(self.base);
             self.words[word(view, kind, index)] = (address & !0xfff).wrapping_neg();
             self.admitted[index] |= bit(view, kind);
         }
@@ -168,6 +189,14 @@ impl FastTags {
             self.words[word(view, FETCH, index)] = fetch;
             self.admitted[index] |= bit(view, FETCH);
         }
+    }
+
+    /// The page of memory that code at `address` comes from, if it was said that it may be fetched.
+    #[inline(always)]
+    pub fn fetched(&self, view: usize, address: u64) -> Option<u32> {
+        let fetch = self.words[word(view, FETCH, index(address))];
+        let number = fetch & (PAGES - 1);
+        (number != 0 && (fetch ^ address) & !(PAGES - 1) == 0).then(|| (number - 1) as u32)
     }
 
     /// Drops those tags of a slot whose bits are in `which`.
@@ -227,6 +256,7 @@ mod tests {
             tags.allow_write(view, 0x5000, 0x10000);
             tags.allow_fetch(view, 0x5000, 5);
             assert_eq!(Some(tags.words[word(view, FETCH, 5)]), fetch_word(0x5fff, 5));
+            assert_eq!([0x5123, 0x4fff, 0x6000, 0x1000_5000].map(|address| tags.fetched(view, address)), [Some(5), None, None, None]);
         }
         tags.drop_write(5);
         assert!((0..VIEWS).all(|view| tags.write(view, 5) == 0 && tags.read(view, 5) != 0));
