@@ -120,6 +120,7 @@ impl Fabric {
     pub fn drive(&mut self, node: NodeId, line: Line, level: bool, cx: &mut Cx<'_>) {
         let bit = 1u64 << (node.0 & 63);
         match line {
+            Line::LegacyReplacement if level == self.legacy_replacement => {}
             Line::LegacyReplacement => {
                 self.legacy_replacement = level;
                 for irq in [0, 8] {

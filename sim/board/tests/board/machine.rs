@@ -255,9 +255,41 @@ fn pit_through_the_8259_and_through_the_io_apic() {
         };
         let (machine, outcome) = run(&with_handler(main, handler));
         assert_eq!(outcome, Outcome::DebugExit(21), "through the I/O APIC: {io_apic}");
-        // The first edge comes when the mode is set: nine periods remain.
-        assert!((89_000_000..101_000_000).contains(&machine.now_ns()), "{}", machine.now_ns());
+        // The line is high already when the mode is set: ten whole periods.
+        assert!((99_000_000..101_000_000).contains(&machine.now_ns()), "{}", machine.now_ns());
     }
+}
+
+#[test]
+fn hpet_in_the_place_of_the_pit_through_the_8259() {
+    let main = |a: &mut CodeAssembler| {
+        let mut again = a.create_label();
+        interrupts(a, 0x30)?;
+        for (port, value) in [(0x20, 0x11), (0x21, 0x30), (0x21, 4), (0x21, 1), (0x21, 0xfe)] {
+            outb(a, port, value)?;
+        }
+        // Periodic, 32 bits, 10 ms; then on, with legacy replacement.
+        for (offset, value) in [(0x100u32, 0x14c), (0x108, 1_000_000), (0x10, 3)] {
+            a.mov(dword_ptr(0xfed0_0000 + offset), value)?;
+        }
+        a.xor(esi, esi)?;
+        a.set_label(&mut again)?;
+        a.sti()?;
+        a.hlt()?;
+        a.cli()?;
+        a.cmp(esi, 10)?;
+        a.jne(again)?;
+        a.mov(eax, esi)?;
+        exit(a)
+    };
+    let handler = |a: &mut CodeAssembler| {
+        a.inc(esi)?;
+        outb(a, 0x20, 0x20)?;
+        a.iretd()
+    };
+    let (machine, outcome) = run(&with_handler(main, handler));
+    assert_eq!(outcome, Outcome::DebugExit(21));
+    assert!((99_000_000..101_000_000).contains(&machine.now_ns()), "{}", machine.now_ns());
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn one_write_sets_match_and_period_and_the_line_stays_up_for_the_8259() {
     bench.take();
     bench.run_to(10_000);
     let edge = [false, true].map(|level| Effect::Pin { pin: PIN_LEGACY_IRQ0, level });
-    assert_eq!(bench.take(), [edge.clone(), edge].concat());
+    assert_eq!(bench.take(), [edge, edge].concat());
     bench.write(0, 0x100, 4, 0);
     assert_eq!(bench.take(), [Effect::Pin { pin: PIN_LEGACY_IRQ0, level: false }]);
 }
