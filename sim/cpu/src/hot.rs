@@ -55,6 +55,8 @@ pub(crate) enum Left {
     Interpret,
     /// As before, because the code of block `at` was written over; its unit may lead on to a new one.
     Stale { at: u32 },
+    /// RIP is set to the beginning of block `at`, which does not fit before the deadline.
+    Short { at: u32 },
     /// Nothing ran.
     Refused,
 }
@@ -264,7 +266,11 @@ impl Cpu {
             }
             How::Before { rip, done } => {
                 core.rip = rip;
-                if done == 0 && !block.valid { Left::Stale { at } } else { Left::Interpret }
+                match done {
+                    0 if !block.valid => Left::Stale { at },
+                    0 if core.budget + i64::from(block.ticks) >= 0 => Left::Short { at },
+                    _ => Left::Interpret,
+                }
             }
         }
     }

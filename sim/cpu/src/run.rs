@@ -744,6 +744,7 @@ impl Cpu {
                             interpret = !(same && self.hot.as_mut().is_some_and(|hot| hot.forward(dead, at)));
                             continue;
                         }
+                        Left::Short { at } => return self.run_part(m, b, at),
                         Left::Refused => {}
                     }
                 }
