@@ -428,6 +428,12 @@ impl Cpu {
         if self.core.code_vpage == linear & !0xfff | 1 {
             return Ok(self.core.code_page);
         }
+        if let Some(page) = self.core.tlb.fast.fetched(self.core.view / ENTRIES, linear) {
+            // It would hit, and change nothing.
+            self.core.code_vpage = linear & !0xfff | 1;
+            self.core.code_page = page;
+            return Ok(page);
+        }
         let frame = self.core.fetch_frame(m, linear)?;
         if self.core.code_log != m.code_log_end() {
             // The walk set accessed bits in a page that holds code.
