@@ -103,12 +103,6 @@ impl IoApic {
         cx.push(Effect::Message { address, data });
     }
 
-    /// Whether input 0 takes the 8259's output as ExtINT, unmasked (virtual wire through the I/O APIC).
-    pub fn external_interrupt(&self) -> bool {
-        let redirection = self.entries[0];
-        redirection & entry::MASKED == 0 && redirection >> 8 & 7 == 7
-    }
-
     fn read_register(&self, index: u8, cx: &mut Cx<'_>) -> u32 {
         match index {
             0x00 => u32::from(self.id) << 24,

@@ -233,11 +233,6 @@ impl Lapic {
         Some(vector)
     }
 
-    /// The vector for an INTA cycle that finds nothing.
-    pub fn spurious_vector(&self) -> u8 {
-        self.svr as u8
-    }
-
     /// Accepts a fixed interrupt.
     pub fn accept(&mut self, vector: u8, level: bool, cx: &mut Cx<'_>) {
         if !self.globally_enabled() || !self.software_enabled() {
