@@ -81,7 +81,7 @@ pub fn image(args: &ImageArgs) -> Result<(), Failure> {
 /// Boots the image and asks the shell a question that only a working shell answers.
 fn reaches_shell(context: &Context, iso: &Path, firmware: Option<PathBuf>) -> Result<Duration, String> {
     let folder = context.root.join("out/image").join(if firmware.is_some() { "ovmf" } else { "seabios" });
-    let config = QemuConfig { media: Media::Cdrom { iso: iso.to_owned(), firmware }, vcpus: 1, memory_bytes: 1 << 30, disks: Vec::new(), folder: folder.clone(), icount: false };
+    let config = QemuConfig { media: Media::Cdrom { iso: iso.to_owned(), firmware }, vcpus: 1, memory_bytes: 1 << 30, disks: Vec::new(), folder: folder.clone(), icount: false, faults: Vec::new() };
     let mut machine = Qemu::start(&config).map_err(|error| error.to_string())?;
     let begun = Instant::now();
     let mut console = Vec::new();

@@ -20,6 +20,7 @@ pub mod disks;
 pub mod driver;
 pub mod linux;
 pub mod live;
+pub mod mishap;
 pub mod progress;
 pub mod qemu;
 pub mod sim;
@@ -262,7 +263,7 @@ impl Bench {
         let folder = prepared.folder.join("qemu");
         let disks = disks::lay_out(&folder.join("disks"), &scenario.disks, &prepared.disks)?;
         let disks = scenario.disks.iter().zip(disks).map(|(disk, path)| qemu::QemuDisk { model: disk.model, path, read_only: disk.read_only }).collect();
-        let config = qemu::QemuConfig { media, vcpus: scenario.board.vcpus, memory_bytes: scenario.board.memory_bytes, disks, folder, icount };
+        let config = qemu::QemuConfig { media, vcpus: scenario.board.vcpus, memory_bytes: scenario.board.memory_bytes, disks, folder, icount, faults: prepared.board.faults.clone() };
         let mut machine = qemu::Qemu::start(&config)?;
         Ok(driver::drive(scenario, prepared, &mut machine, watcher)?)
     }

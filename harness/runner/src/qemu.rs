@@ -2,11 +2,12 @@
 //!
 //! # Theory
 //! The runner listens on two sockets and QEMU connects to them, so that no byte of the guest is lost. A thread per socket moves bytes into a
-//! channel; the guest's time is the wall clock.
+//! channel; the guest's time is the wall clock. What a scenario wants to happen to disks, and can happen here, [`Mishaps`] does.
 //!
 //! # Failure
 //! What QEMU says on its standard error is kept and shown if it ends before the guest does. The process is killed when the target is dropped.
 
+use crate::mishap::Mishaps;
 use crate::target::{End, Line, Target, TargetError};
 use scenario::DiskModel;
 use std::io::{Read as _, Write as _};
@@ -50,6 +51,8 @@ pub struct QemuConfig {
     pub folder: PathBuf,
     /// Counts instructions, as far as QEMU does (`-icount`).
     pub icount: bool,
+    /// What is to happen to the disks.
+    pub faults: Vec<sim_fault::Fault>,
 }
 
 /// A running QEMU.
@@ -58,6 +61,8 @@ pub struct Qemu {
     child: Child,
     console: UnixStream,
     agent: UnixStream,
+    monitor: UnixStream,
+    mishaps: Mishaps,
     input: Receiver<(bool, Vec<u8>)>,
     console_bytes: Vec<u8>,
     agent_bytes: Vec<u8>,
@@ -119,18 +124,21 @@ impl Qemu {
         };
         let (console_path, console_listener) = listen("console")?;
         let (agent_path, agent_listener) = listen("agent")?;
+        let (monitor_path, monitor_listener) = listen("monitor")?;
         let errors = config.folder.join("qemu.stderr");
         let error_file = std::fs::File::create(&errors).map_err(|error| fail("cannot keep QEMU's messages", error))?;
         let mut command = Command::new("qemu-system-x86_64");
         command.args(arguments(config));
         command.arg("-chardev").arg(format!("socket,id=con,path={}", console_path.display())).arg("-serial").arg("chardev:con");
         command.arg("-chardev").arg(format!("socket,id=agt,path={}", agent_path.display())).arg("-serial").arg("chardev:agt");
+        command.arg("-chardev").arg(format!("socket,id=mon,path={}", monitor_path.display())).arg("-mon").arg("chardev=mon,mode=readline");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(error_file);
         let mut child = command.spawn().map_err(|error| fail("cannot start qemu-system-x86_64 (Debian: apt-get install qemu-system-x86)", error))?;
-        let connected = accept(&mut child, &console_listener, &errors).and_then(|console| Ok((console, accept(&mut child, &agent_listener, &errors)?)));
+        let mut accept = |listener: &UnixListener| accept(&mut child, listener, &errors);
+        let connected = accept(&console_listener).and_then(|console| Ok((console, accept(&agent_listener)?, accept(&monitor_listener)?)));
         drop(std::fs::remove_dir_all(&sockets));
-        let (console, agent) = match connected {
-            Ok(pair) => pair,
+        let (console, agent, monitor) = match connected {
+            Ok(lines) => lines,
             Err(error) => {
                 drop(child.kill());
                 drop(child.wait());
@@ -140,12 +148,19 @@ impl Qemu {
         let (sender, input) = channel();
         listen_on(&console, true, sender.clone()).map_err(|error| fail("QEMU's console", error))?;
         listen_on(&agent, false, sender).map_err(|error| fail("QEMU's agent line", error))?;
-        let disks = config.disks.iter().map(|disk| disk.path.clone()).collect();
-        Ok(Self { child, console, agent, input, console_bytes: Vec::new(), agent_bytes: Vec::new(), errors, disks, started: Instant::now() })
+        drain(&monitor).map_err(|error| fail("QEMU's monitor", error))?;
+        let disks: Vec<PathBuf> = config.disks.iter().map(|disk| disk.path.clone()).collect();
+        let mishaps = Mishaps::new(&config.faults, &disks);
+        Ok(Self { child, console, agent, monitor, mishaps, input, console_bytes: Vec::new(), agent_bytes: Vec::new(), errors, disks, started: Instant::now() })
     }
 
     fn keep(&mut self, (console, bytes): (bool, Vec<u8>)) {
-        if console { self.console_bytes.extend(bytes) } else { self.agent_bytes.extend(bytes) }
+        if console {
+            self.mishaps.hear(&bytes, &mut self.monitor);
+            self.console_bytes.extend(bytes);
+        } else {
+            self.agent_bytes.extend(bytes);
+        }
     }
 }
 
@@ -189,6 +204,13 @@ fn listen_on(stream: &UnixStream, console: bool, sender: Sender<(bool, Vec<u8>)>
     Ok(())
 }
 
+/// Reads what the monitor says, so that it can go on saying it.
+fn drain(monitor: &UnixStream) -> std::io::Result<()> {
+    let mut stream = monitor.try_clone()?;
+    std::thread::spawn(move || drop(std::io::copy(&mut stream, &mut std::io::sink())));
+    Ok(())
+}
+
 impl Target for Qemu {
     fn name(&self) -> &'static str {
         "QEMU"
@@ -205,6 +227,7 @@ impl Target for Qemu {
         while let Ok(piece) = self.input.try_recv() {
             self.keep(piece);
         }
+        self.mishaps.go_on();
         let Some(status) = ended else { return Ok(None) };
         match status.code() {
             Some(0) => Ok(Some(End::PowerOff)),
@@ -255,7 +278,7 @@ impl Target for Qemu {
     }
 
     fn events(&mut self) -> Vec<String> {
-        Vec::new()
+        self.mishaps.take_events()
     }
 
     fn unimplemented(&mut self) -> Vec<String> {
