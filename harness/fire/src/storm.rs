@@ -918,7 +918,6 @@ pub fn run(shape: &Shape, seed: u64, lives: u64, operations: u64) -> Result<Repo
         book.report.decisions += outcome.decisions;
         book.report.switches += outcome.switches;
         book.report.receipt = mix(book.report.receipt ^ outcome.receipt);
-        let had_trouble = disks.iter().any(Disk::is_broken);
         if was_cut {
             for step in journal.take() {
                 replay.step(step);
@@ -927,7 +926,7 @@ pub fn run(shape: &Shape, seed: u64, lives: u64, operations: u64) -> Result<Repo
         } else {
             disks = disks.iter().map(Disk::fork).collect();
         }
-        examine(&disks, seed ^ number, had_trouble || book.report.troubles > 0, was_cut, &mut book).map_err(|what| say(&what))?;
+        examine(&disks, seed ^ number, shape.bearable() > 0, was_cut, &mut book).map_err(|what| say(&what))?;
     }
     Ok(book.report)
 }

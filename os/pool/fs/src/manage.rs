@@ -965,13 +965,15 @@ pub(crate) fn unmount_list(cx: &Cx<'_>, pool: &Arc<Storage>, names: &[String]) -
     let mut names: Vec<&String> = names.iter().filter(|name| !name.contains('@')).collect();
     names.sort();
     for name in names.into_iter().rev() {
-        let (dataset, at) = place(pool, name)?;
-        let (true, Some(path)) = (pool.has_mounted(dataset), at) else { continue };
-        if let Err(error) = vfs::mount::unmount(cx, path.as_bytes(), false) {
+        let (dataset, _) = place(pool, name)?;
+        if !pool.has_mounted(dataset) {
+            continue;
+        }
+        if let Err(refused) = unmount_one(cx, pool, name, dataset) {
             for name in done.iter().rev() {
                 mount_one(cx, pool, name)?;
             }
-            return Err(failed(name, error));
+            return Err(refused);
         }
         pool.forget(dataset);
         done.push(name.clone());
@@ -1052,9 +1054,19 @@ pub fn mount_all(cx: &Cx<'_>, pool: &Arc<Storage>) -> Result<()> {
 /// Not mounted, or in use.
 pub fn unmount(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
     let _alone = alone();
-    let (dataset, at) = place(pool, name)?;
-    let (true, Some(path)) = (pool.has_mounted(dataset), at) else { return Err(Refused::NotFound(format!("{name}: not mounted"))) };
-    vfs::mount::unmount(cx, path.as_bytes(), false).map_err(|error| failed(&path, error))
+    let (dataset, _) = place(pool, name)?;
+    if !pool.has_mounted(dataset) {
+        return Err(Refused::NotFound(format!("{name}: not mounted")));
+    }
+    unmount_one(cx, pool, name, dataset)
+}
+
+/// Takes a file system off the place it is on, wherever that is: another may have been mounted over it.
+fn unmount_one(cx: &Cx<'_>, pool: &Storage, name: &str, dataset: u64) -> Result<()> {
+    let is_it = |mount: &vfs::Mount| mount.fs().kind() == KIND && mount.source() == name;
+    vfs::mount::unmount_those(cx.root, is_it).map_err(|(name, error)| failed(&name, error))?;
+    // A bind of it elsewhere keeps it.
+    if pool.has_mounted(dataset) { Err(failed(name, VfsError::Busy)) } else { Ok(()) }
 }
 
 /// Unmounts all file systems of a pool, which may be suspended: nothing of it is read.
