@@ -458,10 +458,23 @@ fn name_of(class: u8) -> String {
     Class::name(class).map_or_else(|| class.to_string(), str::to_owned)
 }
 
-/// The functions of a stack that are ours.
+/// The functions of a stack that are ours: where there is debug information their files say so, else their names.
 fn told(stack: &Backtrace) -> String {
     let text = stack.to_string();
-    let functions = text.lines().filter_map(|line| line.trim().split_once(": ")).map(|(_, function)| function);
-    let ours = functions.filter(|function| ["pool", "vfs", "sync", "control", "zone"].iter().any(|word| function.trim_start_matches('<').starts_with(word)));
-    ours.take(FRAMES_MAX).map(|function| format!("\n    {function}")).collect()
+    let mut lines = text.lines().map(str::trim).peekable();
+    let mut out = String::new();
+    let mut count = 0;
+    while let Some(line) = lines.next() {
+        let Some((_, function)) = line.split_once(": ") else { continue };
+        let is_ours = match lines.next_if(|next| next.starts_with("at ")) {
+            Some(at) => !["/rustc/", "/library/", "baton.rs", "backtrace"].iter().any(|word| at.contains(word)),
+            None => ["pool", "vfs", "sync", "control", "zone"].iter().any(|word| function.trim_start_matches('<').starts_with(word)),
+        };
+        if is_ours && count < FRAMES_MAX {
+            count += 1;
+            out.push_str("\n    ");
+            out.push_str(function);
+        }
+    }
+    out
 }
