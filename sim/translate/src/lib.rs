@@ -61,7 +61,7 @@
 //! `decode` (what both engines read alike), `tlb` (sealed tags), `frame` (what code sees), `registers`, `quirks`, `emit` (sequences), `block` (one block), `arena` (memory), `engine` (units, links, in and out).
 //!
 //! # Locking
-//! None: `&mut`. Each vCPU has its own.
+//! None: `&mut`. A machine has one, which goes from vCPU to vCPU with the turn (`sim-cpu`'s `shared.rs`): nothing in it but the frame is a vCPU's, and that is filled at each entry.
 //!
 //! # Failure
 //! What cannot be translated ends the unit or makes none. A host without BMI2 or without executable memory has no translator ([`Unavailable`]). Guests cannot make
