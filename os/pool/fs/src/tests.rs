@@ -312,6 +312,35 @@ fn directories_list_completely_in_any_pieces_and_renames_keep_the_tree() {
 }
 
 #[test]
+fn a_piece_of_a_large_directory_costs_a_leaf_not_the_directory() {
+    let (_, pool) = create("pieces");
+    let fs = mount(&pool);
+    let root = fs.root();
+    for number in 0..1000 {
+        make(&root, &format!("a rather long name of a file, number {number}"));
+    }
+    let object = root.id().ino;
+    let (mut from, mut seen, mut pieces) = (0, Vec::new(), 0);
+    loop {
+        let page = pool.read(fs.dataset(), |writer| writer.read_dir_from(object, from, 10)).expect("reads");
+        // A leaf of 16 KiB has room for fewer than 200 entries of three chunks of 24 bytes and more.
+        assert!(page.entries.len() < 10 + 200, "{} entries at once", page.entries.len());
+        assert!(page.next.is_none() || page.entries.len() >= 10, "{} entries, and there are more", page.entries.len());
+        assert!(page.entries.iter().all(|(hash, _)| *hash >= from && page.next.is_none_or(|next| *hash < next)), "a piece has what belongs to it");
+        seen.extend(page.entries.into_iter().map(|(_, entry)| entry.name));
+        pieces += 1;
+        match page.next {
+            Some(next) => from = next,
+            None => break,
+        }
+    }
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 1000);
+    assert!(pieces > 4, "{pieces} pieces");
+}
+
+#[test]
 fn a_full_pool_refuses_before_it_loses() {
     let (memory, pool) = create("full");
     let fs = mount(&pool);

@@ -41,10 +41,26 @@ impl Header {
     }
 }
 
-/// The words of a log.
-fn words<'a>(name: &'static str, data: &'a [u8]) -> Result<impl Iterator<Item = u64> + use<'a>, FormatError> {
+/// Reads a log, whichever it is: entries, and the vdev where one names it.
+fn read<'a>(name: &'static str, data: &'a [u8]) -> Result<impl Iterator<Item = Result<(Option<u32>, Entry), FormatError>> + use<'a>, FormatError> {
     let (words, rest) = data.as_chunks::<8>();
-    if rest.is_empty() { Ok(words.iter().map(|word| u64::from_le_bytes(*word))) } else { Err(FormatError::new(name, "length is not a multiple of eight", data.len() as u64)) }
+    if !rest.is_empty() {
+        return Err(FormatError::new(name, "length is not a multiple of eight", data.len() as u64));
+    }
+    let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
+    Ok(core::iter::from_fn(move || {
+        loop {
+            let word = words.next()?;
+            match word >> 62 {
+                0 | 1 => return Some(Ok((None, Entry { free: word >> 15 & 1 == 1, offset: word >> 16 & (OFFSET_MAX - 1), run: (word & (RUN_MAX - 1)) + 1 }))),
+                2 => {}
+                _ => {
+                    let vdev = u32::try_from(word & VDEV_MASK).ok();
+                    return Some(words.next().map(|second| (vdev, two_words(word, second))).ok_or(FormatError::new(name, "two-word entry is cut", word)));
+                }
+            }
+        }
+    }))
 }
 
 /// Reads a log, entry by entry: nobody keeps a list of a length that a disk chose.
@@ -52,17 +68,7 @@ fn words<'a>(name: &'static str, data: &'a [u8]) -> Result<impl Iterator<Item = 
 /// # Errors
 /// Length not a multiple of eight; in place of an entry: a two-word entry cut in half.
 pub fn parse(data: &[u8]) -> Result<impl Iterator<Item = Result<Entry, FormatError>> + use<'_>, FormatError> {
-    let mut words = words("space map", data)?;
-    Ok(core::iter::from_fn(move || {
-        loop {
-            let word = words.next()?;
-            match word >> 62 {
-                0 | 1 => return Some(Ok(Entry { free: word >> 15 & 1 == 1, offset: word >> 16 & (OFFSET_MAX - 1), run: (word & (RUN_MAX - 1)) + 1 })),
-                2 => {}
-                _ => return Some(words.next().map(|second| two_words(word, second)).ok_or(FormatError::new("space map", "two-word entry is cut", word))),
-            }
-        }
-    }))
+    Ok(read("space map", data)?.map(|read| read.map(|(_, entry)| entry)))
 }
 
 /// An entry of a log space map (feature `log_spacemap`): in sectors, from the start of the vdev's space.
@@ -77,20 +83,8 @@ pub struct LogEntry {
 /// # Errors
 /// Length not a multiple of eight; in place of an entry: one cut in half, or of one word.
 pub fn parse_log(data: &[u8]) -> Result<impl Iterator<Item = Result<LogEntry, FormatError>> + use<'_>, FormatError> {
-    let mut words = words("log space map", data)?;
-    Ok(core::iter::from_fn(move || {
-        loop {
-            let word = words.next()?;
-            match word >> 62 {
-                2 => {}
-                3 => {
-                    let second = words.next().ok_or(FormatError::new("log space map", "two-word entry is cut", word));
-                    return Some(second.map(|second| LogEntry { vdev: u32::try_from(word & VDEV_MASK).unwrap_or(u32::MAX), entry: two_words(word, second) }));
-                }
-                _ => return Some(Err(FormatError::new("log space map", "an entry names no vdev", word))),
-            }
-        }
-    }))
+    let named = |(vdev, entry): (Option<u32>, Entry)| vdev.map(|vdev| LogEntry { vdev, entry }).ok_or(FormatError::new("log space map", "an entry names no vdev", entry.offset));
+    Ok(read("log space map", data)?.map(move |read| read.and_then(named)))
 }
 
 const fn two_words(first: u64, second: u64) -> Entry {
