@@ -317,7 +317,7 @@ fn a_piece_of_a_large_directory_costs_a_leaf_not_the_directory() {
     let fs = mount(&pool);
     let root = fs.root();
     for number in 0..1000 {
-        make(&root, &format!("a rather long name of a file, number {number}"));
+        make(&root, &format!("a name of a file that is too long for an entry of a micro ZAP, number {number}"));
     }
     let object = root.id().ino;
     let (mut from, mut seen, mut pieces) = (0, Vec::new(), 0);
