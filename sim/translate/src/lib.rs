@@ -26,7 +26,7 @@
 //! | sequence | does | flags | when left, restores |
 //! |---|---|---|---|
 //! | entry: `lea r13,[r13+ticks]` `pext rcx,r13,sign` `jrcxz out` | charges the whole block, unless it would reach the deadline | kept | `out` takes the charge back |
-//! | access: `rorx` `movzx` (index), tag + address + size - 1, `pext` of the bits beyond a page, `jrcxz hit`, else out; addend, RAM base | hit test and page crossing in one (alignment of 16-byte SSE operands too: low four bits in the mask) | kept | ticks from this instruction on |
+//! | access: `rorx` `movzx` (index), tag + address + size - 1, `pext` of the bits beyond a page, `jrcxz hit`, else out; addend to the host's address | hit test and page crossing in one (alignment of 16-byte SSE operands too: low four bits in the mask) | kept | ticks from this instruction on |
 //! | push, call: address and access first, then the value's store, then RSP | restartable: memory is checked before RSP changes | kept | as access |
 //! | indirect branch: slot by target + salt, target compared by sum with the negated key | finds the unit at an address in this context; a miss leaves before the branch | kept | as access |
 //! | entry from another page: fetch word + negated own word, `jrcxz` | the page is what it was, and its fetch hits | kept | nothing: the unit before is done, this one has not begun |
@@ -64,7 +64,7 @@
 //! None: `&mut`. A machine has one, which goes from vCPU to vCPU with the turn (`sim-cpu`'s `shared.rs`): nothing in it but the frame is a vCPU's, and that is filled at each entry.
 //!
 //! # Failure
-//! What cannot be translated ends the unit or makes none. A host without BMI2 or without executable memory has no translator ([`Unavailable`]). Guests cannot make
+//! What cannot be translated ends the unit, which then falls through to it, or makes none. A host without BMI2 or without executable memory has no translator ([`Unavailable`]). Guests cannot make
 //! it grow: 32 MiB of code and a quarter of a million units, then everything starts over.
 //!
 //! # Limits
