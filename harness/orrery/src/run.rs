@@ -12,8 +12,9 @@ use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub struct RunArgs {
-    /// A scenario: a path, or its name below scenarios/.
-    scenario: String,
+    /// Scenarios, one after another: paths, or names below scenarios/.
+    #[arg(required = true, value_name = "SCENARIO")]
+    scenarios: Vec<String>,
     /// How often to run it; all receipts must be equal. Default: what the scenario says.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16))]
     repeat: Option<u32>,
@@ -33,8 +34,9 @@ pub struct RunArgs {
 
 #[derive(clap::Args)]
 pub struct QemuArgs {
-    /// A scenario: a path, or its name below scenarios/.
-    scenario: String,
+    /// Scenarios, one after another: paths, or names below scenarios/.
+    #[arg(required = true, value_name = "SCENARIO")]
+    scenarios: Vec<String>,
     /// With a kernel built for trying an edit.
     #[arg(long)]
     quick: bool,
@@ -120,10 +122,29 @@ pub fn show(scenario: &Scenario, runs: &[Transcript], verdict: &Verdict) {
     }
 }
 
+/// Does one after another; all are done, and one that does not hold is the result.
+fn each(scenarios: &[String], one: impl Fn(&str) -> Result<(), Failure>) -> Result<(), Failure> {
+    let mut failing = Vec::new();
+    for name in scenarios {
+        match one(name) {
+            Err(Failure::DoesNotHold) => failing.push(name.as_str()),
+            result => result?,
+        }
+    }
+    if scenarios.len() > 1 {
+        println!("\n{} of {} scenarios hold{}{}", scenarios.len() - failing.len(), scenarios.len(), if failing.is_empty() { "" } else { "; not: " }, failing.join(" "));
+    }
+    if failing.is_empty() { Ok(()) } else { Err(Failure::DoesNotHold) }
+}
+
 /// The verb `run`.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    each(&args.scenarios, |name| run_one(args, name))
+}
+
+fn run_one(args: &RunArgs, name: &str) -> Result<(), Failure> {
     let context = Context::find()?;
-    let mut scenario = context.scenario(&args.scenario)?;
+    let mut scenario = context.scenario(name)?;
     scenario.repeat = args.repeat.unwrap_or(scenario.repeat);
     scenario.board.seed = args.seed.unwrap_or(scenario.board.seed);
     scenario.cut = args.cut_seed.or(scenario.cut);
@@ -135,14 +156,18 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     if finished.verdict.holds() {
         return Ok(());
     }
-    println!("{}", finished.again(&context, &args.scenario));
+    println!("{}", finished.again(&context, name));
     Err(Failure::DoesNotHold)
 }
 
 /// The verb `qemu`.
 pub fn qemu(args: &QemuArgs) -> Result<(), Failure> {
+    each(&args.scenarios, |name| qemu_one(args, name))
+}
+
+fn qemu_one(args: &QemuArgs, name: &str) -> Result<(), Failure> {
     let context = Context::find()?;
-    let mut scenario = context.scenario(&args.scenario)?;
+    let mut scenario = context.scenario(name)?;
     scenario.repeat = 1;
     let bench = context.bench(profile(args.quick), [&scenario])?;
     let folder = context.bundle(&scenario.name);
