@@ -119,6 +119,22 @@ impl Family {
         self.members.iter().find_map(|(name, member)| Some((name.as_str(), member.snapshots.iter().position(|snapshot| snapshot.id == id)?)))
     }
 
+    /// True if there is no order in which to destroy these: what is below goes first, and so does a clone, which may be what it is below of.
+    fn is_tangled(&self, inside: &[String]) -> bool {
+        let mut left: Vec<&String> = inside.iter().collect();
+        loop {
+            let is_free = |name: &String| {
+                let below = format!("{name}/");
+                let ids: Vec<u64> = self.members[name].snapshots.iter().map(|snapshot| snapshot.id).collect();
+                !left.iter().any(|other| other.starts_with(&below) || self.members[*other].origin.is_some_and(|id| ids.contains(&id)))
+            };
+            match left.iter().position(|name| is_free(name)) {
+                Some(at) => drop(left.remove(at)),
+                None => return !left.is_empty(),
+            }
+        }
+    }
+
     fn has_clones(&self, id: u64) -> bool {
         self.members.values().any(|member| member.origin == Some(id))
     }
@@ -299,8 +315,9 @@ impl Family {
                 let ids: Vec<u64> = inside.iter().flat_map(|name| &self.members[name].snapshots).map(|snapshot| snapshot.id).collect();
                 let is_held = inside.iter().flat_map(|name| &self.members[name].snapshots).any(|snapshot| snapshot.held);
                 let is_origin = self.members.iter().any(|(name, member)| !inside.contains(name) && member.origin.is_some_and(|id| ids.contains(&id)));
+                let is_tangled = self.is_tangled(&inside);
                 let result = store.destroy_tree(&name, false, NOW.0);
-                if is_held || is_origin {
+                if is_held || is_origin || is_tangled {
                     self.refuse(result)?;
                 } else {
                     result?;
