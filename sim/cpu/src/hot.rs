@@ -229,7 +229,6 @@ impl Cpu {
             hot.jit.remember(unit);
         }
         let mut flags = core.arith();
-        core.tlb.fast.stand_on(m.ram_mut());
         let (kernel, may_cli, virtualised) = (core.sys.cpl == 0, core.sys.cpl <= core.iopl(), core.sys.svm.guest);
         let may_sti = may_cli && core.quiet && !virtualised;
         let mut guest = Guest {

@@ -236,6 +236,10 @@ impl Cpu {
         if self.cache.is_nowhere() {
             self.cache = Cache::new();
         }
+        if self.hot.is_some() {
+            // Before anything is admitted: of a page that is run already, a fetch word that is dropped would not come back.
+            self.core.tlb.fast.stand_on(memory.ram_mut());
+        }
         loop {
             if let Some(stop) = self.turn(memory, bus) {
                 return stop;
