@@ -124,6 +124,9 @@ pub fn show(scenario: &Scenario, runs: &[Transcript], verdict: &Verdict) {
 
 /// Does one after another; all are done, and one that does not hold is the result.
 fn each(scenarios: &[String], one: impl Fn(&str) -> Result<(), Failure>) -> Result<(), Failure> {
+    // What is mistyped is said before hours of the others.
+    let context = Context::find()?;
+    scenarios.iter().try_for_each(|name| context.scenario(name).map(drop))?;
     let mut failing = Vec::new();
     for name in scenarios {
         match one(name) {

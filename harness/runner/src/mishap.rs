@@ -2,8 +2,9 @@
 //!
 //! # Theory
 //! A fault that begins at a marker on the console and is `removed` is a disk that is pulled: QEMU's monitor takes the medium away, and the guest's transfers fail. One that is
-//! `slow` from there on is a disk that QEMU gives only so many transfers a second. One that is `corrupt-write` or `bit-rot` is done to the image behind QEMU's back: of the pages that have changed since the marker, every so many gets bits flipped. All other
-//! faults are the simulator's alone.
+//! `slow` from there on is a disk that QEMU gives only so many transfers a second. One that is `corrupt-write` is done to the image behind QEMU's back: of the pages that have
+//! changed since the marker, every so many gets bits flipped. All other faults are the simulator's alone, and so are these where the marker is not their only condition.
+//! A disk that is pulled stays away, however long the fault says.
 //!
 //! # Failure
 //! An image that cannot be read or written is left as it is; the event log says what was done, and what was not.
@@ -14,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use sim_fault::{Effect, Fault, Kind};
+use sim_fault::{Effect, Fault, Kind, Trigger};
 
 /// Changed pages are looked for this often.
 const LOOK: Duration = Duration::from_millis(200);
@@ -47,6 +48,10 @@ struct Mishap {
     stand: Stand,
 }
 
+fn alone(fault: &Fault) -> String {
+    format!("fault `{}` is the simulator's alone: it does not happen here", fault.name)
+}
+
 /// The mishaps of a run.
 #[derive(Debug, Default)]
 pub struct Mishaps {
@@ -63,17 +68,21 @@ impl Mishaps {
         let mut found = Self { images: images.to_vec(), ..Self::default() };
         for fault in faults {
             let every = fault.trigger.every.unwrap_or(1);
+            let Trigger { at_ns: None, tick: None, operation: None, sectors: None, chance: None, .. } = fault.trigger else {
+                found.events.push(alone(fault));
+                continue;
+            };
             let deed = match fault.effect {
                 Effect::Disk { kind: Kind::Removed { .. }, .. } => Some(Deed::Pull),
                 Effect::Disk { kind: Kind::Slow { ns }, .. } if fault.strikes.is_none() => Some(Deed::Slow { a_second: (1_000_000_000 / ns.max(1)).max(1) }),
-                Effect::Disk { kind: Kind::CorruptWrite { bits } | Kind::BitRot { bits }, .. } => Some(Deed::Rot { every, bits, left: fault.strikes.unwrap_or(1) }),
+                Effect::Disk { kind: Kind::CorruptWrite { bits }, .. } => Some(Deed::Rot { every, bits, left: fault.strikes.unwrap_or(u32::MAX) }),
                 _ => None,
             };
             match (deed, fault.effect, &fault.trigger.marker) {
                 (Some(deed), Effect::Disk { disk, .. }, Some(marker)) => {
                     found.all.push(Mishap { name: fault.name.clone(), marker: marker.clone(), disk: usize::from(disk), deed, stand: Stand::Waits });
                 }
-                _ => found.events.push(format!("fault `{}` is the simulator's alone: it does not happen here", fault.name)),
+                _ => found.events.push(alone(fault)),
             }
         }
         found
@@ -147,11 +156,23 @@ impl Mishaps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sim_fault::{On, Trigger};
+    use sim_fault::On;
 
     fn fault(kind: Kind, marker: &str) -> Fault {
         let trigger = Trigger { at_ns: None, tick: None, marker: Some(marker.into()), operation: None, every: Some(2), sectors: None, on: On::Any, chance: None, period_ns: 0 };
         Fault { name: "f".into(), effect: Effect::Disk { disk: 0, kind }, trigger, strikes: Some(2), survives: String::new() }
+    }
+
+    #[test]
+    fn what_the_marker_does_not_decide_alone_does_not_happen() {
+        let mut at_sectors = fault(Kind::Removed { ns: 1 }, "pull");
+        at_sectors.trigger.sectors = Some([0, 7]);
+        let (mut monitor, _other) = UnixStream::pair().expect("a pair");
+        let mut all = Mishaps::new(&[at_sectors], &[]);
+        all.hear(b"pull", &mut monitor);
+        assert_eq!(all.take_events(), ["fault `f` is the simulator's alone: it does not happen here"]);
+        let unlimited = Fault { strikes: None, ..fault(Kind::CorruptWrite { bits: 1 }, "rot") };
+        assert!(matches!(Mishaps::new(&[unlimited], &[]).all[0].deed, Deed::Rot { left: u32::MAX, .. }));
     }
 
     #[test]

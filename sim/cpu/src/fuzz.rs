@@ -293,7 +293,7 @@ impl Bench {
             memory.restore_page(page, self.clean.page(page));
         }
         memory.clear_dirty();
-        memory.trim_code_log(memory.code_log_end());
+        memory.forget_code();
         self.used.push(memory);
     }
 

@@ -483,8 +483,12 @@ impl Cpu {
         if flags & CROSSES != 0 {
             let frame = self.core.fetch_frame(m, (linear | 0xfff).wrapping_add(1))?;
             let now = m.offset_of(frame).map_or(NONE, |offset| (offset as u64 / PAGE_SIZE) as u32);
-            if now != second_page {
-                self.cache.blocks[at as usize].valid = false;
+            // The walk may have set accessed bits in a page that holds code.
+            self.sync(m);
+            if now != second_page || !self.cache.is_valid(at) {
+                if let Some(block) = self.cache.blocks.get_mut(at as usize) {
+                    block.valid = false;
+                }
                 return self.build(m, linear, page, bits);
             }
         }
@@ -715,8 +719,10 @@ impl Cpu {
             let mut ended = None;
             if core.budget + ticks > 0 || block.flags != 0 {
                 if block.flags == CROSSES && core.budget + ticks <= 0 {
-                    if !self.still_crosses(m, at) {
-                        return self.run_part(m, b, at);
+                    match self.still_crosses(m, at) {
+                        Ok(true) => {}
+                        Ok(false) => return None,
+                        Err(Fault) => return self.fault(m, b),
                     }
                 } else if block.flags != TRANSLATED || core.budget + ticks >= 0 {
                     return self.run_part(m, b, at);
@@ -872,15 +878,16 @@ impl Cpu {
         core.pause_stop()
     }
 
-    /// Whether the second page of a block's only instruction is the one it was decoded from; it is translated each time. Where not, or where something is to be
-    /// looked at first, [`Cpu::run_part`] does the same again and what follows from it.
-    fn still_crosses(&mut self, m: &mut GuestMemory, at: u32) -> bool {
+    /// Whether block `at`, of one instruction that goes on in a second page, may run: that page is translated each time the instruction runs, and once, since what
+    /// faults drops its TLB entry. If it is another than the block was decoded from the block goes; if the walk wrote to code, that is looked at first.
+    fn still_crosses(&mut self, m: &mut GuestMemory, at: u32) -> Result<bool, Fault> {
         let block = &self.cache.blocks[at as usize];
         let (rip, linear, second_page) = (block.rip, block.linear, block.second_page);
         self.core.rip = rip;
-        let Ok(frame) = self.core.fetch_frame(m, (linear | 0xfff).wrapping_add(1)) else { return false };
+        let frame = self.core.fetch_frame(m, (linear | 0xfff).wrapping_add(1))?;
         let page = m.offset_of(frame).map_or(NONE, |offset| (offset as u64 / PAGE_SIZE) as u32);
-        page == second_page && self.core.code_log == m.code_log_end()
+        self.cache.blocks[at as usize].valid &= page == second_page;
+        Ok(page == second_page && self.core.code_log == m.code_log_end())
     }
 
     /// Runs as much of a block as the deadline allows, or a block that needs care.
@@ -898,16 +905,10 @@ impl Cpu {
             }
         }
         if flags & CROSSES != 0 {
-            // The second page is translated each time the instruction runs.
-            let linear = block_linear(&self.cache, at);
-            let frame = match self.core.fetch_frame(m, (linear | 0xfff).wrapping_add(1)) {
-                Ok(frame) => frame,
+            match self.still_crosses(m, at) {
+                Ok(true) => {}
+                Ok(false) => return None,
                 Err(Fault) => return self.fault(m, b),
-            };
-            let page = m.offset_of(frame).map_or(NONE, |offset| (offset as u64 / PAGE_SIZE) as u32);
-            if page != self.cache.blocks[at as usize].second_page {
-                self.cache.blocks[at as usize].valid = false;
-                return None;
             }
         }
         let left = -self.core.budget;
@@ -923,10 +924,6 @@ impl Cpu {
         }
         self.run_ops(m, b, at, first, first + fits)
     }
-}
-
-fn block_linear(cache: &Cache, at: u32) -> u64 {
-    cache.blocks[at as usize].linear
 }
 
 impl Core {

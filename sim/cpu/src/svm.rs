@@ -551,7 +551,8 @@ impl Core {
         let now = self.world_key();
         if was[..4] != now[..4] {
             self.tlb.flush();
-        } else if was[4] != now[4] {
+        } else if was[4] != now[4] || self.mode & mode::ALIGN != 0 {
+            // With alignment checked, tags that were made without the check let what is misaligned through.
             self.tlb.drop_all_fast();
         }
         self.other_world = Some(other);

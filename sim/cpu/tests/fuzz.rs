@@ -2,7 +2,7 @@
 
 #[test]
 fn garbage_neither_panics_nor_shows_where_it_was_cut() {
-    let cases = std::env::var("ORRERY_FUZZ_CASES").ok().and_then(|value| value.parse().ok()).unwrap_or(4000);
+    let cases = std::env::var("ORRERY_FUZZ_CASES").ok().and_then(|value| value.parse().ok()).unwrap_or(2000);
     let found = sim_cpu::fuzz::fuzz(1, cases);
     assert_eq!(found, Ok(format!("{cases} cases")));
 }

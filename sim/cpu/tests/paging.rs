@@ -221,6 +221,46 @@ fn an_instruction_that_crosses_pages_follows_its_second_page() {
 }
 
 #[test]
+fn a_stale_second_page_faults_once_wherever_the_run_is_cut() {
+    let (start, second, aside) = (CODE + 0xffd, CODE + 0x1000, CODE + 0x8000);
+    for step in [1, 3, 1000] {
+        let mut machine = Machine::long();
+        // mov eax, 1 over the bound, in its fifth turn with a TLB entry that does not permit to fetch any more.
+        machine.bytes(start, &[0xb8, 1, 0]);
+        machine.bytes(second, &[0, 0]);
+        machine.code(second + 2, |a| a.jmp(aside));
+        machine.code(aside, |a| {
+            let (mut go, mut done) = (a.create_label(), a.create_label());
+            a.dec(ecx)?;
+            a.je(done)?;
+            a.cmp(ecx, 1)?;
+            a.jne(go)?;
+            a.mov(qword_ptr(pte(second)), rbx)?;
+            a.invlpg(byte_ptr(second))?;
+            a.mov(rax, qword_ptr(second))?;
+            a.mov(qword_ptr(pte(second)), rdx)?;
+            a.jmp(go)?;
+            a.set_label(&mut go)?;
+            a.jmp(start)?;
+            a.set_label(&mut done)?;
+            a.hlt()
+        });
+        machine.code(HANDLERS + 16 * 14, |a| {
+            a.inc(r15)?;
+            a.add(rsp, 8)?;
+            a.iretq()
+        });
+        machine.change(|state| {
+            state.rip = aside;
+            state.sys.efer |= 1 << 11;
+            (state.gpr[RCX], state.gpr[3], state.gpr[RDX]) = (6, second | 7 | 1 << 63, second | 7);
+        });
+        while machine.run(step) == Stop::Deadline {}
+        assert_eq!((machine.gpr(RAX), machine.gpr(RCX), machine.gpr(15)), (1, 0, 1), "cut every {step} ticks");
+    }
+}
+
+#[test]
 fn code_written_through_another_mapping_runs_at_once() {
     let mut machine = Machine::long();
     // DATA maps the frame of the code page.

@@ -333,6 +333,15 @@ impl GuestMemory {
         self.mark_epoch += 1;
     }
 
+    /// Forgets which pages hold decoded instructions, and the log of their writes: nobody has any.
+    pub fn forget_code(&mut self) {
+        for mark in &mut self.marks {
+            *mark &= !CODE;
+        }
+        self.mark_epoch += 1;
+        self.trim_code_log(self.code_log_end());
+    }
+
     /// The bytes of one page (flat, in pages).
     pub fn page(&self, page: u32) -> &[u8] {
         let start = page as usize * PAGE_SIZE as usize;

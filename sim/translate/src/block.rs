@@ -418,7 +418,7 @@ impl<'a> Builder<'a> {
     fn push_flags(&mut self, index: u8) -> Result<(), Unsupported> {
         self.allowed(frame::NO_PUSHF, index)?;
         self.push_value(index, |b| {
-            // The guest's RAX waits where it is stored on the way out.
+            // The guest's RAX waits in its field of the frame, which has no other use.
             b.emit.store(field(0), Register::RAX)?;
             b.emit.put(&Instruction::with(Code::Lahf))?;
             b.emit.put(&Instruction::with1(Code::Seto_rm8, Register::AL)?)?;

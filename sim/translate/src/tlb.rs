@@ -122,6 +122,7 @@ impl FastTags {
         let base = ram.as_mut_ptr() as u64;
         if self.base != base {
             self.base = base;
+            self.limit = 0;
             for index in 0..ENTRIES {
                 self.drop_tags(index);
             }

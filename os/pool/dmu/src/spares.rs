@@ -144,7 +144,10 @@ impl Store {
         let mut devices = self.list(kind)?;
         devices.push(config);
         self.pool.put_auxiliary(guid, device);
-        self.pool.label_auxiliary(guid, Some(kind.state()))?;
+        if let Err(error) = self.pool.label_auxiliary(guid, Some(kind.state())) {
+            drop(self.pool.take_auxiliary(guid));
+            return Err(error.into());
+        }
         self.write_list(kind, devices)?;
         self.commit(now)?;
         Ok(guid)
@@ -168,7 +171,8 @@ impl Store {
             self.write_list(kind, devices)?;
             self.commit(now)?;
             if self.pool.auxiliary_size(guid).is_some() {
-                self.pool.label_auxiliary(guid, None)?;
+                // Gone from the pool whether or not its labels can be cleared.
+                let _cleared = self.pool.label_auxiliary(guid, None);
                 drop(self.pool.take_auxiliary(guid));
             }
             return Ok(());
@@ -211,6 +215,8 @@ impl Store {
                     }
                     // Too small for this place; the next may fit.
                     Err(EditError::Invalid(_)) => {}
+                    // It cannot be written, and is no spare any more.
+                    Err(EditError::Write(_)) if !self.is_suspended() => {}
                     Err(error) => return Err(error),
                 }
             }

@@ -503,7 +503,8 @@ impl Store {
     }
 
     /// True after a failed commit.
-    pub(crate) const fn is_suspended(&self) -> bool {
+    #[must_use]
+    pub const fn is_suspended(&self) -> bool {
         self.suspended
     }
 

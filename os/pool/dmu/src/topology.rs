@@ -132,6 +132,23 @@ impl Store {
         self.pool.reshape(trees, devices)
     }
 
+    /// Makes the tree what `trees` say, with new devices, whose labels are invalid until the commit. If one of these cannot be written, all is as it was: a leaf that stayed
+    /// would pass for whole.
+    fn take_in(&mut self, trees: &[VdevConfig], devices: Vec<(u64, Box<dyn BlockDev>)>) -> Result<(), EditError> {
+        let before = self.pool.trees();
+        let guids: Vec<u64> = devices.iter().map(|(guid, _)| *guid).collect();
+        self.retree(trees, devices);
+        let prepared = guids.iter().try_for_each(|guid| self.pool.prepare(*guid));
+        if prepared.is_err() {
+            self.retree(&before, Vec::new());
+            for guid in guids {
+                // The one that failed, again.
+                let _cleared = self.pool.forget(guid);
+            }
+        }
+        Ok(prepared?)
+    }
+
     pub(crate) fn leaf_config(&mut self, path: &str, guid: u64) -> Result<VdevConfig, EditError> {
         let mut leaf = VdevConfig::new(pool_spa::leaf_type(path), guid, Vec::new())?;
         leaf.set("path", Some(Value::Text(path.to_string())))?;
@@ -171,9 +188,13 @@ impl Store {
             return Err(EditError::Invalid("the device's sectors are larger than the vdev's allocation unit"));
         }
         let guid = self.new_guid();
+        let saved = self.mos.clone();
         let leaf = self.leaf_config(path, guid)?;
-        self.graft(at, leaf, device, if replace { "replacing" } else { "mirror" }, now)?;
-        Ok(guid)
+        let done = self.graft(at, leaf, device, if replace { "replacing" } else { "mirror" }, now);
+        if done.is_err() && !self.is_suspended() {
+            self.mos = saved;
+        }
+        done.map(|()| guid)
     }
 
     /// A device of `bytes` can stand beside or in place of leaf `at`.
@@ -219,8 +240,7 @@ impl Store {
                 substitute(&mut trees[top], at, &group)?;
             }
         }
-        self.retree(&trees, vec![(guid, device)]);
-        self.pool.prepare(guid)?;
+        self.take_in(&trees, vec![(guid, device)])?;
         let txg = self.txg;
         self.pool.note_lacking(guid, TXG_INITIAL..txg + 1);
         self.rebuild_anew();
@@ -348,15 +368,15 @@ impl Store {
             pool_spa::CreateError::TooSmall { .. } => EditError::Invalid("a device is too small"),
         })?;
         let bytes = ((tree.asize >> tree.metaslab_shift) * 8).next_multiple_of(512);
+        let saved = self.mos.clone();
         let array = self.mos.allocate(&self.pool, OBJECT_ARRAY, bytes, 0, Vec::new())?;
         self.mos.edit(&self.pool, array)?.put_block(0, vec![0; usize::try_from(bytes).unwrap_or(512)]);
         tree.set("metaslab_array", Some(Value::Number(array)))?;
         tree.set("is_log", Some(Value::Number(u64::from(is_log))))?;
-        let guids: Vec<u64> = devices.iter().map(|(guid, _)| *guid).collect();
         trees.push(tree);
-        self.retree(&trees, devices);
-        for guid in guids {
-            self.pool.prepare(guid)?;
+        if let Err(error) = self.take_in(&trees, devices) {
+            self.mos = saved;
+            return Err(error);
         }
         let number = u32::try_from(id).map_err(|_| EditError::Invalid("too many vdevs"))?;
         if let Some((_, geometry)) = self.pool.geometry().into_iter().find(|(top, _)| *top == number) {

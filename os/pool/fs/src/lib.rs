@@ -25,6 +25,7 @@
 //! back, destroyed or received into, and mounted again. [`streams`] are sends and receives, held by an open descriptor between two pieces.
 //!
 //! # Locking
+//! `Operator` (an operation of [`manage`] that mounts or unmounts; one at a time, not between two pieces of a stream) ->
 //! `Pages` (a node's pages) -> the gate's turn -> `Pool` (the store; held across disk I/O) -> `PoolQueue` (spin: who waits) -> `PoolNodes` (spin: node tables,
 //! attributes, tenants) -> `PoolCache` (spin). Room is made, and the throttle waited for, with none of them held. A node is never dropped under a spin
 //! lock. One tenant's transfer therefore waits for another's on the same pool; transaction groups that overlap are the next step.

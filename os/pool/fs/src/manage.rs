@@ -15,9 +15,9 @@ use pool_dmu::{Auxiliary, DatasetInfo, DatasetKind, Datasets, Line as HistoryLin
 use pool_spa::{Event, EventSink, ImportOptions, Layout, Pool, VdevStatus};
 use pool_zpl::{NewEntry, create_filesystem};
 use sync::{Class, Mutex, MutexGuard, SpinLock};
-use vfs::{Cx, MountFlags, VfsError};
+use vfs::{Cx, MountFlags, Place, VfsError};
 
-use crate::storage::{KIND, now};
+use crate::storage::now;
 use crate::{Storage, gate, registry};
 
 /// Why an operation was refused, in words that say what to do.
@@ -550,17 +550,19 @@ fn aside(store: &Store) -> core::result::Result<Vec<(&'static str, String, &'sta
 /// # Errors
 /// See [`Refused`].
 pub fn status(pool: &Storage) -> Result<Status> {
-    let look = pool.with(|store| {
+    let look = pool.look(|store| {
         let (free, total) = store.free_total();
         let inner = store.pool();
-        Ok(Status {
+        // Of a pool that is suspended the rest is to be seen, whether its lists can be read or not.
+        let aside = aside(store).or_else(|error| if store.is_suspended() { Ok(Vec::new()) } else { Err(error) })?;
+        Ok::<Status, EditError>(Status {
             name: store.name(),
             guid: inner.guid(),
             health: inner.health().name().to_string(),
             size: total,
             allocated: total - free,
             vdevs: inner.status(),
-            aside: aside(store)?,
+            aside,
             scan: String::new(),
             scanning: false,
             scan_errors: 0,
@@ -568,7 +570,7 @@ pub fn status(pool: &Storage) -> Result<Status> {
             age: kif::clock().monotonic().since(pool.started()),
         })
     });
-    let mut status = look.map_err(|error| failed(pool.name(), error))?;
+    let mut status = look.map_err(|error| failed(pool.name(), error))?.map_err(|error| edit_failed(pool.name(), &error))?;
     (status.scan, status.scan_errors) = pool.scan_lines(status.allocated);
     status.scanning = pool.is_scanning();
     status.suspended = pool.is_suspended();
@@ -1011,18 +1013,29 @@ pub(crate) fn mount_one(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<
         VfsError::Busy => Refused::Busy(format!("{name}: already mounted")),
         error => failed(name, error),
     })?;
-    let mut made = String::new();
-    for part in path.split('/').filter(|part| !part.is_empty()) {
-        made.push('/');
-        made.push_str(part);
-        match vfs::ops::mkdir(cx, None, made.as_bytes(), 0o755) {
-            Ok(()) | Err(VfsError::Exists) => {}
-            Err(error) => return Err(failed(&made, error)),
-        }
-    }
-    let at = vfs::lookup(cx, None, path.as_bytes(), vfs::Follow::Yes).map_err(|error| failed(&path, error))?;
+    let at = directory(cx, &path)?;
     vfs::mount::mount(&at, fs, name, MountFlags::empty()).map_err(|error| failed(&path, error))?;
     Ok(())
+}
+
+/// Makes the directory at `path` where it is not there, and finds it. Each part is looked up from the one before, and none may be a link: a part may lie in a tenant's
+/// tree, whose link would lead the mount to wherever he likes.
+fn directory(cx: &Cx<'_>, path: &str) -> Result<Place> {
+    let mut at = cx.root.clone();
+    for part in path.split('/').filter(|part| !matches!(*part, "" | ".")) {
+        if part == ".." {
+            return Err(Refused::Invalid(format!("{path}: '..' is no part of a mountpoint")));
+        }
+        match vfs::ops::mkdir(cx, Some(&at), part.as_bytes(), 0o755) {
+            Ok(()) | Err(VfsError::Exists) => {}
+            Err(error) => return Err(failed(path, error)),
+        }
+        at = vfs::lookup(cx, Some(&at), part.as_bytes(), vfs::Follow::No).map_err(|error| failed(path, error))?;
+        if at.vnode.kind() == vfs::Kind::Symlink {
+            return Err(Refused::Busy(format!("{path}: '{part}' is a link, and a file system is mounted on no link: remove it, or set another mountpoint")));
+        }
+    }
+    Ok(at)
 }
 
 fn filesystems(pool: &Storage) -> Result<Vec<String>> {
@@ -1063,7 +1076,9 @@ pub fn unmount(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
 
 /// Takes a file system off the place it is on, wherever that is: another may have been mounted over it.
 fn unmount_one(cx: &Cx<'_>, pool: &Storage, name: &str, dataset: u64) -> Result<()> {
-    let is_it = |mount: &vfs::Mount| mount.fs().kind() == KIND && mount.source() == name;
+    // Its source alone does not make it ours: whoever may bind says what that is.
+    let numbers = pool.mounted_numbers(Some(dataset));
+    let is_it = |mount: &vfs::Mount| mount.source() == name && numbers.contains(&mount.root().id().fs);
     vfs::mount::unmount_those(cx.root, is_it).map_err(|(name, error)| failed(&name, error))?;
     // A bind of it elsewhere keeps it.
     if pool.has_mounted(dataset) { Err(failed(name, VfsError::Busy)) } else { Ok(()) }
@@ -1071,9 +1086,10 @@ fn unmount_one(cx: &Cx<'_>, pool: &Storage, name: &str, dataset: u64) -> Result<
 
 /// Unmounts all file systems of a pool, which may be suspended: nothing of it is read.
 fn unmount_all(cx: &Cx<'_>, pool: &Arc<Storage>) -> Result<()> {
+    let numbers = pool.mounted_numbers(None);
     let is_ours = |mount: &vfs::Mount| {
         let below = mount.source().strip_prefix(pool.name());
-        mount.fs().kind() == KIND && below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) && numbers.contains(&mount.root().id().fs)
     };
     vfs::mount::unmount_those(cx.root, is_ours).map_err(|(name, error)| failed(&name, error))
 }

@@ -43,8 +43,6 @@ const SCAN_BLOCKS: u64 = 64;
 const REBUILD_BYTES: u64 = 1 << 20;
 /// Nodes kept although nobody holds them.
 const RECENT_MAX: usize = 1024;
-/// What `mount` calls our file systems.
-pub(crate) const KIND: &str = "zfs";
 /// `f_type` of ZFS.
 const MAGIC: u64 = 0x2fc1_2fc1;
 
@@ -367,6 +365,12 @@ impl Storage {
         self.shared().iter().any(|shared| shared.dataset == dataset && shared.is_mounted.load(Relaxed))
     }
 
+    /// Numbers (`st_dev`) of the file systems that are mounted, or of `only` that one.
+    pub(crate) fn mounted_numbers(&self, only: Option<u64>) -> Vec<u64> {
+        let shared = self.shared().into_iter().filter(|shared| shared.is_mounted.load(Relaxed) && only.is_none_or(|only| shared.dataset == only));
+        shared.map(|shared| shared.id).collect()
+    }
+
     /// Forgets what was read of file system `dataset`, which is not mounted and changes by other means than its files.
     pub(crate) fn forget(&self, dataset: u64) {
         self.mounted.lock().retain(|shared| shared.upgrade().is_some_and(|shared| shared.dataset != dataset));
@@ -405,20 +409,33 @@ impl Storage {
         self.run_on(class, zone, body)?.map_err(|error| convert(&error))
     }
 
-    /// A store whose commit failed takes no more, whatever the reason was: who waits for room in its group would wait for ever. The caller holds the store: who has it next is
-    /// to know.
-    fn note_failure(&self, error: &EditError) {
-        if matches!(error, EditError::Write(_) | EditError::Suspended) && !self.suspended.swap(true, Relaxed) {
-            let why = if matches!(error, EditError::Suspended) { "a commit failed" } else { "a device refuses writes" };
-            kif::log().line(format_args!("pool {}: {why} ({error}); the pool is suspended", self.name));
-        }
+    /// Calls `body` with the store to look at it, be the pool suspended or not.
+    ///
+    /// # Errors
+    /// The pool was exported, or there is no memory for its work.
+    pub(crate) fn look<R>(&self, body: impl FnOnce(&Store) -> R) -> Result<R> {
+        self.alone(IoClass::SyncRead, kif::spawn().current_zone(), true, |inner| body(&inner.store))
     }
 
+    /// A store whose commit failed takes no more, whatever the reason was and whether `body` passed it on: who waits for room in its group would wait for ever. Who has the
+    /// store next is to know. A device that refuses a write outside of a commit (one to be added, a spare to be removed) is nothing to the pool.
     fn run_on<R>(&self, class: IoClass, zone: ZoneId, body: impl FnOnce(&mut Inner) -> core::result::Result<R, EditError>) -> Result<core::result::Result<R, EditError>> {
+        self.alone(class, zone, false, |inner| {
+            let result = body(inner);
+            if inner.store.is_suspended() && !self.suspended.swap(true, Relaxed) {
+                let why = result.as_ref().err().map(|error| format!(" ({error})")).unwrap_or_default();
+                kif::log().line(format_args!("pool {}: a commit failed{why}; the pool is suspended", self.name));
+            }
+            result
+        })
+    }
+
+    /// Calls `body` while nobody else has the store; if the pool is suspended, only if `body` can bear it.
+    fn alone<R>(&self, class: IoClass, zone: ZoneId, may_be_suspended: bool, body: impl FnOnce(&mut Inner) -> R) -> Result<R> {
         let _pass = self.gate.enter(class, zone);
         let mut inner = self.inner.lock();
         let inner = inner.as_mut().ok_or(VfsError::NoDevice)?;
-        if self.is_suspended() {
+        if self.is_suspended() && !may_be_suspended {
             return Err(VfsError::Io);
         }
         // The pool's code works with blocks on its stack.
@@ -426,12 +443,7 @@ impl Storage {
         let mut result = None;
         let called = kif::spawn().on_large_stack(&mut || result = body.take().map(|body| body(inner)));
         match (called, result) {
-            (Ok(()), Some(result)) => {
-                if let Err(error) = &result {
-                    self.note_failure(error);
-                }
-                Ok(result)
-            }
+            (Ok(()), Some(result)) => Ok(result),
             _ => Err(VfsError::NoMemory),
         }
     }
@@ -738,7 +750,7 @@ impl Mounted {
 
 impl Filesystem for Mounted {
     fn kind(&self) -> &'static str {
-        KIND
+        "zfs"
     }
     fn root(&self) -> VnodeRef {
         Node::open_root(&self.shared, self.root)
@@ -749,7 +761,10 @@ impl Filesystem for Mounted {
         Ok(StatFs { magic: MAGIC, block_bytes: block, blocks: total / block, blocks_free: free / block, files: total / 512, files_free: free / 512 })
     }
     fn sync(&self) -> Result<()> {
-        self.shared.storage.sync()
+        let storage = &self.shared.storage;
+        storage.sync()?;
+        // What the failed commit had is not on the disks, and never will be: that there is nothing left to do is no success.
+        if storage.is_suspended() { Err(VfsError::Io) } else { Ok(()) }
     }
 }
 

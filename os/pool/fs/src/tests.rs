@@ -14,11 +14,12 @@ use kif::{BlockDev, BlockError, PAGE_SIZE, ZoneId};
 use pool_dmu::Store;
 use pool_spa::{Layout, Pool};
 use pool_zpl::{NewEntry, create_filesystem};
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::Mutex;
 use vfs::mount::Filesystem;
-use vfs::{DevNo, Io, Kind, Owner, RenameFlags, SetAttr, VfsError, VnodeRef};
+use vfs::{Cred, Cx, DevNo, Io, Kind, MountFlags, Owner, RenameFlags, SetAttr, VfsError, VnodeRef};
 
-use crate::{Mounted, Storage};
+use crate::{Mounted, Storage, manage};
 
 const BYTES: usize = 96 << 20;
 const OWNER: Owner = Owner { uid: 1, gid: 2, zone: ZoneId::GLOBAL };
@@ -338,6 +339,98 @@ fn a_piece_of_a_large_directory_costs_a_leaf_not_the_directory() {
     seen.dedup();
     assert_eq!(seen.len(), 1000);
     assert!(pieces > 4, "{pieces} pieces");
+}
+
+/// A disk that refuses writes while it is told to.
+struct Refusing(Memory, Arc<AtomicBool>);
+
+impl BlockDev for Refusing {
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+    fn sector_bytes(&self) -> u32 {
+        self.0.sector_bytes()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BlockError> {
+        self.0.read(offset, out)
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
+        if self.1.load(Relaxed) { Err(BlockError::Io) } else { self.0.write(offset, data) }
+    }
+    fn flush(&self) -> Result<(), BlockError> {
+        self.0.flush()
+    }
+}
+
+#[test]
+fn a_suspended_pool_says_so_and_acknowledges_nothing() {
+    let (memory, pool) = create("suspended");
+    pool.export(false).expect("exports");
+    let refuses = Arc::new(AtomicBool::new(false));
+    let disk = Refusing(memory, Arc::clone(&refuses));
+    let opened = Pool::import(vec![Box::new(disk) as Box<dyn BlockDev>], None).expect("imports");
+    let pool = Storage::start(Store::open(opened, random(3)).expect("opens")).expect("starts");
+    let fs = mount(&pool);
+    let file = make(&fs.root(), "f");
+    file.write_at(0, b"lost", IO).expect("writes");
+    refuses.store(true, Relaxed);
+    assert_eq!(fs.sync(), Err(VfsError::Io));
+    refuses.store(false, Relaxed);
+    assert_eq!((fs.sync(), file.sync()), (Err(VfsError::Io), Err(VfsError::Io)), "what the failed commit had is gone");
+    let status = manage::status(&pool).expect("the operator is told");
+    assert!(status.suspended && status.vdevs.len() == 1);
+    drop((file, fs));
+    assert_eq!(pool.export(false), Err(VfsError::Io));
+}
+
+#[test]
+fn a_bad_disk_that_is_added_is_nothing_to_the_pool() {
+    let (memory, pool) = create("adds");
+    let fs = mount(&pool);
+    let refuses = || Box::new(Refusing(Memory(Arc::new(Mutex::new(vec![0; BYTES]))), Arc::new(AtomicBool::new(true)))) as Box<dyn BlockDev>;
+    let one = || Layout { redundancy: None, devices: vec![(String::from("bad"), refuses())] };
+    let first = pool.with(|store| Ok(store.pool().status()[0].guid)).expect("its disk");
+    assert_eq!(pool.with(|store| store.add_auxiliary(pool_dmu::Auxiliary::Spare, "bad", refuses(), 1)), Err(VfsError::Io));
+    assert_eq!(pool.with(|store| store.attach(first, "bad", refuses(), false, 1)), Err(VfsError::Io));
+    assert_eq!(pool.with(|store| store.add(one(), false, 1)), Err(VfsError::Io));
+    assert_eq!(make(&fs.root(), "f").write_at(0, b"kept", IO), Ok(4));
+    fs.sync().expect("the pool goes on");
+    let status = manage::status(&pool).expect("status");
+    assert!(!status.suspended && status.vdevs.len() == 1 && status.vdevs[0].children.is_empty() && status.aside.is_empty());
+    assert_eq!(contents(&mount(&import(&memory)).root().lookup(b"f").expect("there")), b"kept");
+}
+
+#[test]
+fn a_bind_that_calls_itself_like_another_file_system_is_not_taken_for_it() {
+    let (_, ours) = create("victim");
+    let (_, theirs) = create("tenant");
+    let root = vfs::mount::mount_root(vfs::tmpfs::new(&vfs::tmpfs::Options::default()), "root");
+    let cred = Cred::root(ZoneId::GLOBAL);
+    let cx = Cx { cred: &cred, root: &root, cwd: &root };
+    manage::mount(&cx, &ours, "victim").expect("mounts");
+    manage::mount(&cx, &theirs, "tenant").expect("mounts");
+    let place = |path: &[u8]| {
+        vfs::ops::mkdir(&cx, None, path, 0o755).expect("makes a directory");
+        vfs::lookup(&cx, None, path, vfs::Follow::Yes).expect("finds it")
+    };
+    let (at, from) = (place(b"/tenant/at"), place(b"/tenant/victim"));
+    let held = vfs::mount::bind(&at, &from, "victim", MountFlags::empty()).expect("binds");
+    manage::unmount(&cx, &ours, "victim").expect("nobody uses it");
+    assert!(at.cross().is(&held), "the tenant's own stays");
+}
+
+#[test]
+fn a_link_does_not_lead_a_mount_elsewhere() {
+    let (_, pool) = create("linked");
+    let root = vfs::mount::mount_root(vfs::tmpfs::new(&vfs::tmpfs::Options::default()), "root");
+    let cred = Cred::root(ZoneId::GLOBAL);
+    let cx = Cx { cred: &cred, root: &root, cwd: &root };
+    vfs::ops::mkdir(&cx, None, b"/bin", 0o755).expect("makes a directory");
+    vfs::ops::symlink(&cx, b"/bin", None, b"/linked").expect("makes a link");
+    let refused = manage::mount(&cx, &pool, "linked").expect_err("nothing is mounted over /bin");
+    assert!(format!("{refused:?}").contains("'linked' is a link"), "{refused:?}");
+    vfs::ops::unlink(&cx, None, b"/linked").expect("removes it");
+    manage::mount(&cx, &pool, "linked").expect("on a directory");
 }
 
 #[test]

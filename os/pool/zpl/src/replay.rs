@@ -91,7 +91,7 @@ fn replay_file(store: &mut Store, dataset: u64, record: &Record, change: Logged,
             let with = |bit: u32| mask >> bit & 1 == 1;
             let mut writer = Writer::open(store, dataset)?;
             if with(3) {
-                writer.truncate(object, size, now)?;
+                missing_is_fine(writer.truncate(object, size, now))?;
             }
             let change = Change {
                 mode: with(0).then_some(mode),

@@ -213,6 +213,10 @@ impl Hpet {
                 let was_legacy = self.legacy();
                 self.lower(cx);
                 self.config = value & (config::ENABLE | config::LEGACY);
+                if was_legacy != self.legacy() {
+                    // Before what is up is shown: who drives IRQ 0 and 8 changes, and the lines begin low.
+                    cx.irq(PIN_LEGACY, self.legacy());
+                }
                 self.raise(cx);
                 if was != self.running() {
                     self.count = count;
@@ -220,9 +224,6 @@ impl Hpet {
                     for index in 0..TIMERS {
                         self.arm(index, cx);
                     }
-                }
-                if was_legacy != self.legacy() {
-                    cx.irq(PIN_LEGACY, self.legacy());
                 }
             }
             0x020 => {

@@ -125,6 +125,23 @@ fn one_write_sets_match_and_period_and_the_line_stays_up_for_the_8259() {
 }
 
 #[test]
+fn a_level_that_is_up_goes_over_to_the_replaced_line() {
+    let mut bench = Bench::new(Hpet::default());
+    bench.write(0, 0x100, 4, 0x6 | 21 << 9);
+    bench.write(0, 0x108, 8, 10);
+    bench.write(0, 0x10, 4, 1);
+    bench.run_to(100);
+    bench.take();
+    let pins = |pins: [(u8, bool); 3]| pins.map(|(pin, level)| Effect::Pin { pin, level });
+    let shown = |bench: &mut Bench<Hpet>| bench.take().into_iter().filter(|effect| matches!(effect, Effect::Pin { .. })).collect::<Vec<_>>();
+    // The board clears both lines when the owner changes: what is up is shown after that.
+    bench.write(0, 0x10, 4, 3);
+    assert_eq!(shown(&mut bench), pins([(21, false), (PIN_LEGACY, true), (PIN_LEGACY_IRQ0, true)]));
+    bench.write(0, 0x10, 4, 1);
+    assert_eq!(shown(&mut bench), pins([(PIN_LEGACY_IRQ0, false), (PIN_LEGACY, false), (21, true)]));
+}
+
+#[test]
 fn the_halves_of_match_and_period_are_their_own() {
     let mut bench = Bench::new(Hpet::default());
     bench.write(0, 0xf0, 8, 5 << 32);
