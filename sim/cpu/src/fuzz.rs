@@ -313,8 +313,9 @@ impl Bench {
         if whole.memory.dirty_pages().iter().chain(cut.memory.dirty_pages()).any(|page| whole.memory.page(*page) != cut.memory.page(*page)) {
             return found("memory differs");
         }
-        if whole.bus.seen != cut.bus.seen {
-            return found("the bus saw something else");
+        let (one, other) = (&whole.bus.seen, &cut.bus.seen);
+        if let Some(at) = (0..one.len().max(other.len())).find(|&at| one.get(at) != other.get(at)) {
+            return found(&format!("the bus saw something else (tick, place, value): {:x?}, cut {:x?}", one.get(at), other.get(at)));
         }
         self.put_away(whole);
         self.put_away(cut);
