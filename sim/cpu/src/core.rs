@@ -99,6 +99,9 @@ pub(crate) struct Core {
     pub budget: i64,
     /// Budget at the start of the current block.
     pub block_budget: i64,
+    /// Instructions of the current block before the running one, for accesses to system tables, which no operation is at hand for. Every handler that makes them runs
+    /// alone ([`crate::op::Run::plain`]).
+    pub running: u8,
     /// RIP of the current block's first instruction.
     pub block_rip: u64,
     /// Lazy arithmetic flags: see [`flags`].
@@ -166,6 +169,7 @@ impl Core {
             rip: 0,
             budget: 0,
             block_budget: 0,
+            running: 0,
             block_rip: 0,
             cc_op: flags::EXACT,
             cc_res: 0,
@@ -332,6 +336,13 @@ impl Core {
     /// When something between instructions happens.
     pub fn at_now(&self) -> At {
         At { vcpu: self.config.vcpu, ticks: (self.budget - self.run_budget) as u64 }
+    }
+
+    /// Charges the tick of an event between instructions; what its delivery accesses is accessed now.
+    pub fn begin_event(&mut self) {
+        self.block_budget = self.budget;
+        self.running = 0;
+        self.budget += 1;
     }
 
     /// RIP of `op`.

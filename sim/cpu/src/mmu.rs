@@ -610,9 +610,9 @@ impl Core {
         if self.sys.cr4 & cr4::SMAP != 0 { tlb::KERNEL } else { tlb::KERNEL_USER }
     }
 
-    /// Stands in for the running instruction where none is at hand; the time of the access is that of the instruction boundary.
+    /// Stands in for the running instruction or event where none is at hand; the time of the access is where that began.
     pub fn system_op(&self) -> Op {
-        crate::ops::boundary_op()
+        Op { idx: self.running, ..Op::bare(crate::ops::nop) }
     }
 
     /// The frame the instruction at `address` is fetched from: through the latch, then the TLB.

@@ -77,6 +77,7 @@ fn after_all(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, ops: &[Op]) 
 /// [`Run::plain`].
 fn through_plain(c: &mut Core, m: &mut GuestMemory, b: &mut dyn CpuBus, ops: &[Op]) -> Flow {
     let [op, rest @ ..] = ops else { return Flow::Next };
+    c.running = op.idx;
     let flow = (op.plain)(c, m, b, op);
     if flow != Flow::Next {
         c.left = rest.len();

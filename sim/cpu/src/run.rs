@@ -266,8 +266,7 @@ impl Cpu {
             Activity::Shutdown => return Some(Stop::TripleFault),
         }
         if core.sys.svm.inject != 0 {
-            core.block_budget = core.budget;
-            core.budget += 1;
+            core.begin_event();
             let triple = core.deliver_injected(m, b).is_err();
             core.brk = Flow::Next;
             return triple.then_some(Stop::TripleFault);
@@ -404,8 +403,7 @@ impl Cpu {
 
     /// Delivers an external event: one tick.
     fn deliver_event(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, vector: u8) -> Option<Stop> {
-        self.core.block_budget = self.core.budget;
-        self.core.budget += 1;
+        self.core.begin_event();
         let triple = self.core.deliver_external(m, b, vector).is_err();
         self.core.brk = Flow::Next;
         triple.then_some(Stop::TripleFault)
@@ -413,8 +411,7 @@ impl Cpu {
 
     /// Delivers the trap in `core.fault`: one tick.
     fn deliver_trap(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus) -> Option<Stop> {
-        self.core.block_budget = self.core.budget;
-        self.core.budget += 1;
+        self.core.begin_event();
         let triple = self.core.deliver_fault(m, b).is_err();
         self.core.brk = Flow::Next;
         triple.then_some(Stop::TripleFault)

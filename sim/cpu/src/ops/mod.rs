@@ -155,11 +155,6 @@ pub(crate) fn done<const F: bool, const M: u8>(c: &Core) -> Flow {
     if F || M == REG || M == IMM { Flow::Next } else { c.brk }
 }
 
-/// An operation that stands for "between instructions".
-pub(crate) fn boundary_op() -> Op {
-    Op::bare(nop)
-}
-
 /// Does nothing.
 pub(crate) fn nop(_c: &mut Core, _m: &mut GuestMemory, _b: &mut dyn CpuBus, _op: &Op) -> Flow {
     Flow::Next
