@@ -14,7 +14,8 @@
 //! p: target of Recent     c: target of all, c_min <= c <= c_max     Recent + Frequent <= c after `evict` has been asked until it says no
 //! ```
 //! The cache holds values but decides only: who evicts asks [`Cache::evict`] for a victim, frees what it stands for with no lock of the cache held, and puts
-//! it back with [`Cache::refuse`] if it is in use.
+//! it back with [`Cache::refuse`] if it is in use. What goes next can be written to a second, slower level before it does: [`Cache::tail`] says what that is, and
+//! module [`second`] where it lies there.
 //!
 //! # Locking
 //! None; the user has a lock. Every call is logarithmic in the number of entries.
@@ -28,7 +29,10 @@
 #![no_std]
 extern crate alloc;
 
+pub mod second;
+
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 /// A second use this soon after the first is the same use.
 pub const SECOND_CHANCE_NS: u64 = 62_000_000;
@@ -103,6 +107,8 @@ struct Entry<V> {
     first_use: u64,
     /// Read ahead and not used yet.
     is_ahead: bool,
+    /// The second level has it, or was offered it.
+    is_offered: bool,
     /// `None` for a ghost.
     value: Option<V>,
 }
@@ -254,7 +260,7 @@ impl<K: Ord + Clone, V> Cache<K, V> {
             target = List::Recent;
         }
         let place = self.enlist(target, key.clone(), size, owner);
-        self.entries.insert(key, Entry { list: target, place, size, owner, first_use: now_ns, is_ahead: want == Want::Prefetch, value: Some(value) });
+        self.entries.insert(key, Entry { list: target, place, size, owner, first_use: now_ns, is_ahead: want == Want::Prefetch, is_offered: false, value: Some(value) });
         replaced
     }
 
@@ -265,6 +271,7 @@ impl<K: Ord + Clone, V> Cache<K, V> {
             return;
         }
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.value.is_some()) else { return };
+        entry.is_offered = false;
         let (list, old, owner) = (entry.list, core::mem::replace(&mut entry.size, size), entry.owner);
         self.sizes[list as usize] = self.sizes[list as usize] - old + size;
         let owned = self.owners.entry(owner).or_insert(0);
@@ -279,6 +286,33 @@ impl<K: Ord + Clone, V> Cache<K, V> {
         let entry = self.entries.remove(key)?;
         self.unlist(entry.list, entry.place, entry.size, entry.owner);
         entry.value
+    }
+
+    /// What goes next, so far from the end of each of the two lists, used and not offered to the second level yet: what was used again first, of each the oldest first.
+    #[must_use]
+    pub fn tail(&self, bytes: u64) -> Vec<(K, &V)> {
+        let mut out = Vec::new();
+        for list in [List::Frequent, List::Recent] {
+            let mut left = bytes;
+            for key in self.lists[list as usize].values() {
+                let Some(entry) = self.entries.get(key) else { continue };
+                if left < entry.size {
+                    break;
+                }
+                left -= entry.size;
+                if let Some(value) = entry.value.as_ref().filter(|_| !entry.is_offered && !entry.is_ahead) {
+                    out.push((key.clone(), value));
+                }
+            }
+        }
+        out
+    }
+
+    /// The second level has what is kept of `key`, or does not want it.
+    pub fn offered(&mut self, key: &K) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.is_offered = true;
+        }
     }
 
     /// The next to go while more is kept than the target; it is a ghost from now on. `None`: all is well.
@@ -349,7 +383,7 @@ impl<K: Ord + Clone, V> Cache<K, V> {
             None => {}
         }
         let place = self.enlist(list, key.clone(), size, owner);
-        self.entries.insert(key, Entry { list, place, size, owner, first_use: 0, is_ahead: false, value: Some(value) });
+        self.entries.insert(key, Entry { list, place, size, owner, first_use: 0, is_ahead: false, is_offered: false, value: Some(value) });
     }
 
     /// Memory is short: the target goes down by `bytes`, or by a 128th if that is more, but not below the least. True if it went down.
