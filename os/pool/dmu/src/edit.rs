@@ -203,6 +203,17 @@ impl Edit {
         Object::new(pool, self.dnode.clone()).block(number)
     }
 
+    /// The pointer of block `number` as committed, perhaps a hole; `None` if it has changed since.
+    ///
+    /// # Errors
+    /// Unreadable or malformed.
+    pub fn committed(&self, pool: &Pool, number: u64) -> Result<Option<BlockPointer>, Error> {
+        if self.blocks.contains_key(&number) || self.is_dropped(number) {
+            return Ok(None);
+        }
+        Object::new(pool, self.dnode.clone()).pointer(number).map(Some)
+    }
+
     /// Replaces block `number`. `data` has the object's block size.
     ///
     /// # Panics

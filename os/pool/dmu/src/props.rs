@@ -18,7 +18,7 @@
 //! | sync: disabled, always | this crate ([`Store::log_sync`]); for always the file system asks [`Store::is_always_synced`] |
 //! | mountpoint, canmount, readonly, atime, relatime, exec, setuid, devices, zoned, overlay, snapdir | who mounts: `pool-fs` in the kernel, nobody on the host |
 //! | xattr: on, dir, sa | who sets one: both kinds are read everywhere |
-//! | primarycache, secondarycache | whoever caches; there is no second cache |
+//! | primarycache, secondarycache | `second`, and whoever keeps pages |
 //! | acltype, aclmode, aclinherit, mlslabel, sharenfs, sharesmb, volmode, snapdev | stored and shown; the mode is the only access control, nothing is shared |
 //! | dedup, dnodesize, `special_small_blocks` (other than off, legacy, 0), vscan, nbmand (on), other checksums and compressions | refused by name |
 
@@ -311,6 +311,17 @@ pub(crate) struct Style {
     pub sync: SyncStyle,
     /// Every change is made durable at once.
     pub always_sync: bool,
+    /// What stays in memory, and what may go to cache devices.
+    pub primary: Cached,
+    pub secondary: Cached,
+}
+
+/// What of a dataset a cache keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cached {
+    All,
+    Metadata,
+    None,
 }
 
 /// What making a dataset durable does.
@@ -659,7 +670,13 @@ impl Store {
             (_, Some(1)) => SyncStyle::Commit,
             _ => SyncStyle::Log,
         };
-        Ok(Style { compression, copies, checksum, record_size, redundant: number("redundant_metadata")? != Some(1), sync, always_sync: number("sync")? == Some(1) })
+        let cached = |name: &str| Ok::<_, Error>(match number(name)? {
+            Some(0) => Cached::None,
+            Some(1) => Cached::Metadata,
+            _ => Cached::All,
+        });
+        let (primary, secondary) = (cached("primarycache")?, cached("secondarycache")?);
+        Ok(Style { primary, secondary, compression, copies, checksum, record_size, redundant: number("redundant_metadata")? != Some(1), sync, always_sync: number("sync")? == Some(1) })
     }
 
     /// Values that mean something we do not do, or the pool cannot have, are refused when they are set by hand; a stream may bring them.

@@ -6,7 +6,7 @@
 //! it, is whole again the spare goes back; when the failed leaf is detached the spare is an ordinary leaf from then on and leaves the list.
 //!
 //! # Limits
-//! Cache devices are labelled and listed, and hold no blocks: they are empty to OpenZFS too.
+//! What cache devices hold (`second`) is lost with an export: they are empty to OpenZFS too.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -19,7 +19,7 @@ use pool_phys::label::{STATE_CACHE, STATE_SPARE};
 use pool_phys::nvlist::{self, List, Value};
 use pool_phys::{FormatError, label};
 use pool_spa::config::{VdevConfig, VdevKind};
-use pool_spa::{VdevState, leaf_type};
+use pool_spa::{CacheDevice, VdevState, leaf_type};
 
 use crate::dsl::{put, word};
 use crate::edit::EditError;
@@ -59,7 +59,7 @@ impl Auxiliary {
 }
 
 /// A device outside the tree, as `status` shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct AuxiliaryStatus {
     pub guid: u64,
     pub path: String,
@@ -67,6 +67,8 @@ pub struct AuxiliaryStatus {
     pub in_use: bool,
     /// Its device is here.
     pub present: bool,
+    /// Of a cache device that is here: how it is and what it holds.
+    pub cache: Option<CacheDevice>,
 }
 
 /// Reads a list of devices from the MOS.
@@ -121,7 +123,8 @@ impl Store {
         let status = |device: VdevConfig| {
             let in_use = trees.iter().any(|tree| tree.find(device.guid).is_some());
             let present = in_use || self.pool.auxiliary_size(device.guid).is_some();
-            AuxiliaryStatus { guid: device.guid, path: device.path.unwrap_or_else(|| device.guid.to_string()), in_use, present }
+            let cache = self.pool.cache_device(device.guid).filter(|_| kind == Auxiliary::Cache);
+            AuxiliaryStatus { guid: device.guid, path: device.path.unwrap_or_else(|| device.guid.to_string()), in_use, present, cache }
         };
         Ok(self.list(kind)?.into_iter().map(status).collect())
     }
@@ -150,6 +153,9 @@ impl Store {
         }
         self.write_list(kind, devices)?;
         self.commit(now)?;
+        if kind == Auxiliary::Cache {
+            self.pool.begin_cache(guid);
+        }
         Ok(guid)
     }
 
@@ -274,7 +280,7 @@ impl Store {
             for device in devices {
                 let state = match (kind, device.present, device.in_use) {
                     (_, false, _) => "UNAVAIL",
-                    (Auxiliary::Cache, ..) => "ONLINE",
+                    (Auxiliary::Cache, ..) => device.cache.as_ref().map_or("ONLINE", |cache| cache.state.name()),
                     (Auxiliary::Spare, _, true) => "INUSE",
                     (Auxiliary::Spare, ..) => "AVAIL",
                 };

@@ -37,7 +37,7 @@ use crate::dsl::{
 };
 use crate::edit::{About, Accounts, EditError, Owners, Set, Sink};
 use crate::features::{Feature, HOLE_BIRTH, LARGE_BLOCKS, PROJECT_QUOTA, SHA512, USEROBJ_ACCOUNTING, ZSTD};
-use crate::props::Style;
+use crate::props::{Cached, Style};
 use crate::log::{OpenLog, PendingLog};
 use crate::quota::Limits;
 use crate::rebuild::Rebuild;
@@ -253,6 +253,7 @@ impl Store {
             random,
         };
         store.load_dirty_logs()?;
+        store.begin_caches();
         store.claim_logs()?;
         store.retire_foreign()?;
         Ok(store)
@@ -274,6 +275,12 @@ impl Store {
     #[must_use]
     pub fn free_total(&self) -> (u64, u64) {
         self.space.free_total()
+    }
+
+    /// Bytes of each top-level vdev and those in use, in the order of [`Pool::status`].
+    #[must_use]
+    pub fn space_of_vdevs(&self) -> Vec<(u64, u64)> {
+        self.pool.top_ids().map(|id| self.space.space_of(id)).collect()
     }
 
     /// Accepts that `bytes` more are to be written with the open txg, if they fit with all copies and what keeps the pool able to free space again.
@@ -429,6 +436,7 @@ impl Store {
         }
         let head = self.heads.get_mut(&dataset).ok_or(Error::NotFound)?;
         head.owners = owners.or(head.owners);
+        self.pool.cache_metadata(head.style.secondary != Cached::None);
         Ok((&mut head.set, &self.pool))
     }
 
@@ -640,7 +648,7 @@ impl Store {
                 for (dva, data) in place.writes(data, self.txg) {
                     self.pool.write_block(&dva, &data)?;
                 }
-                self.pool.remember(pointer, data);
+                self.pool.remember(pointer, data.as_slice());
             }
             frees.iter().for_each(|pointer| delta.add(pointer, self.space.deflated(pointer), -1));
             self.mos = mos;
@@ -871,8 +879,9 @@ pub(crate) fn load_space(pool: &Pool, mos: &Set) -> Result<Allocator, EditError>
     Ok(space)
 }
 
-/// Every place a block takes.
+/// Every place that a block to be freed takes; it is cached no more.
 pub(crate) fn places(pool: &Pool, pointer: &BlockPointer) -> Result<Vec<Dva>, EditError> {
+    pool.forget_cached(pointer);
     let lost = FormatError::new("gang block", "its header cannot be read, so its pieces cannot be freed", pointer.birth);
     Ok(pool.places(pointer).ok_or(lost)?)
 }

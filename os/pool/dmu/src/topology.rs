@@ -21,6 +21,7 @@ use pool_spa::config::{VdevConfig, VdevKind};
 use pool_spa::{Layout, Pool, VdevState, usable_bytes};
 
 use crate::edit::EditError;
+use crate::spares::Auxiliary;
 use crate::dsl::put;
 use crate::store::{OBJECT_ARRAY, OBJECT_DIRECTORY, SPACE_MAP, SPACE_MAP_BLOCK, SPACE_MAP_HEADER, Store, ZAP_METADATA};
 use crate::zap_edit as zap;
@@ -292,6 +293,9 @@ impl Store {
     /// # Errors
     /// No such leaf; data would become unreadable.
     pub fn offline(&mut self, guid: u64, now: u64) -> Result<(), EditError> {
+        if self.serve_cache(guid, VdevState::Offline)? {
+            return Ok(());
+        }
         self.withdraw(guid, "offline", VdevState::Offline, now)
     }
 
@@ -320,6 +324,10 @@ impl Store {
     /// # Errors
     /// No such leaf.
     pub fn online(&mut self, guid: u64, now: u64) -> Result<(), EditError> {
+        if self.serve_cache(guid, VdevState::Online)? {
+            self.pool.clear_errors(Some(guid));
+            return Ok(());
+        }
         let mut trees = self.pool.trees();
         let top = find_top(&trees, guid)?;
         for key in ["offline", "faulted"] {
@@ -499,7 +507,10 @@ impl Store {
     pub fn leaf_called(&self, path: &str) -> Option<u64> {
         let trees = self.pool.trees();
         let leaves: Vec<(u64, Option<String>)> = trees.iter().flat_map(VdevConfig::leaves).map(|leaf| (leaf.guid, leaf.path.clone())).collect();
-        leaves.into_iter().find(|(guid, known)| known.as_deref() == Some(path) || path.parse() == Ok(*guid)).map(|(guid, _)| guid)
+        leaves.into_iter().find(|(guid, known)| known.as_deref() == Some(path) || path.parse() == Ok(*guid)).map(|(guid, _)| guid).or_else(|| {
+            let caches = self.auxiliaries(Auxiliary::Cache).unwrap_or_default();
+            caches.into_iter().find(|device| device.path == path).map(|device| device.guid)
+        })
     }
 }
 

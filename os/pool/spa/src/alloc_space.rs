@@ -357,6 +357,15 @@ impl Allocator {
         (slabs().map(|slab| slab.free.total()).sum::<u64>() + deferred, slabs().map(|slab| slab.range.end - slab.range.start).sum())
     }
 
+    /// Bytes of a vdev and those in use, as stored.
+    #[must_use]
+    pub fn space_of(&self, vdev: u32) -> (u64, u64) {
+        let slabs = || self.tops.get(&vdev).into_iter().flat_map(|top| &top.metaslabs);
+        let deferred: u64 = self.deferred.iter().flatten().filter(|(id, _)| *id == vdev).map(|(_, range)| range.end - range.start).sum();
+        let total: u64 = slabs().map(|slab| slab.range.end - slab.range.start).sum();
+        (total, total.saturating_sub(slabs().map(|slab| slab.free.total()).sum::<u64>() + deferred))
+    }
+
     /// Bytes that can be allocated with the open txg, and bytes in all.
     #[must_use]
     pub fn usable_total(&self) -> (u64, u64) {

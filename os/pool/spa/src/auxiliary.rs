@@ -27,6 +27,7 @@ impl Pool {
 
     /// Gives a device out, to be a vdev or to leave the pool.
     pub fn take_auxiliary(&mut self, guid: u64) -> Option<Box<dyn BlockDev>> {
+        self.end_cache(guid);
         self.auxiliary_mut().remove(&guid)?.take_device()
     }
 

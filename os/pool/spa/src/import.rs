@@ -18,6 +18,7 @@ use crate::event::Event;
 use crate::leaf::{Context, Leaf, VdevState};
 use crate::vdev::{Leaves, Vdev, VdevStatus, leaf_of};
 use crate::Geometry;
+use crate::second::SecondLevel;
 use crate::zio::Interior;
 
 /// Features a reader of the MOS must know, among those a label can list (`features_for_read`).
@@ -171,6 +172,7 @@ pub struct Pool {
     auxiliary: Leaves,
     context: Context,
     interior: RefCell<Interior>,
+    second: SecondLevel,
 }
 
 impl fmt::Debug for Pool {
@@ -255,7 +257,7 @@ impl Pool {
             return Err(ImportError::MissingTops { found: trees.len(), expected });
         }
         let tops = trees.iter().map(|(id, tree)| (*id, Vdev::open(tree, tree.ashift, &mut leaves))).collect();
-        Ok(Self { name: pool.name, guid: pool.guid, state: pool.state, uberblock, found_txgs, tops, labels, strays: leaves, auxiliary, context: Context::default(), interior: RefCell::default() })
+        Ok(Self { name: pool.name, guid: pool.guid, state: pool.state, uberblock, found_txgs, tops, labels, strays: leaves, auxiliary, context: Context::default(), interior: RefCell::default(), second: SecondLevel::default() })
     }
 
     /// Name in the labels.
@@ -278,13 +280,17 @@ impl Pool {
     pub const fn uberblock(&self) -> &Uberblock {
         &self.uberblock
     }
+    /// Numbers of the top-level vdevs, in the order of [`Pool::status`].
+    pub fn top_ids(&self) -> impl Iterator<Item = u32> {
+        self.tops.keys().map(|id| u32::try_from(*id).unwrap_or(u32::MAX))
+    }
     /// The vdev tree with its error counts.
     #[must_use]
     pub fn status(&self) -> Vec<VdevStatus> {
         self.tops.values().map(Vdev::status).collect()
     }
     pub(crate) fn new(name: String, guid: u64, uberblock: Uberblock, tops: BTreeMap<u64, Vdev>, labels: BTreeMap<u64, List>) -> Self {
-        Self { name, guid, state: 0, uberblock, found_txgs: Vec::new(), tops, labels, strays: Leaves::new(), auxiliary: Leaves::new(), context: Context::default(), interior: RefCell::default() }
+        Self { name, guid, state: 0, uberblock, found_txgs: Vec::new(), tops, labels, strays: Leaves::new(), auxiliary: Leaves::new(), context: Context::default(), interior: RefCell::default(), second: SecondLevel::default() }
     }
     pub(crate) const fn set_state(&mut self, state: u64) {
         self.state = state;
@@ -303,6 +309,9 @@ impl Pool {
     }
     pub(crate) fn interior(&self) -> RefMut<'_, Interior> {
         self.interior.borrow_mut()
+    }
+    pub(crate) const fn second(&self) -> &SecondLevel {
+        &self.second
     }
     pub(crate) const fn context_mut(&mut self) -> &mut Context {
         &mut self.context

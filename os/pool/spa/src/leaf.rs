@@ -337,6 +337,11 @@ impl Leaf {
     }
 
     pub fn status(&self, config: &VdevConfig) -> LeafStatus {
+        LeafStatus { path: config.path.clone(), ..self.status_of(config.guid) }
+    }
+
+    /// The same of a leaf that has no place in the tree.
+    pub fn status_of(&self, guid: u64) -> LeafStatus {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counts = LeafCounts {
             reads: get(&self.stats.reads),
@@ -348,6 +353,6 @@ impl Leaf {
             checksum_errors: get(&self.stats.checksum_errors),
             repaired: get(&self.stats.repaired),
         };
-        LeafStatus { guid: config.guid, path: config.path.clone(), state: self.state(), counts, missing_txgs: self.lacks.total() }
+        LeafStatus { guid, path: None, state: self.state(), counts, missing_txgs: self.lacks.total() }
     }
 }

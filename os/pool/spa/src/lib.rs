@@ -24,11 +24,11 @@
 //! written afresh. More: a typed error names the block. Labels are outside input: damaged ones are skipped, contradictory ones refused by name.
 //!
 //! # Limits
-//! Salted checksums (skein, edonr) are refused by name. Gang blocks nest up to 8 deep. At most 255 children per vdev. Cache devices are labelled and
-//! listed, and hold nothing. No removal of top-level vdevs.
+//! Salted checksums (skein, edonr) are refused by name. Gang blocks nest up to 8 deep. At most 255 children per vdev. What cache devices hold is lost
+//! with an export (module `second`). No removal of top-level vdevs.
 //!
 //! # Reading order
-//! `config`, `import`, `leaf`, `vdev`, `zio`; then `alloc_space`, `commit`, `create`, `topology`, `event`.
+//! `config`, `import`, `leaf`, `vdev`, `zio`; then `alloc_space`, `commit`, `create`, `topology`, `second`, `event`.
 #![no_std]
 extern crate alloc;
 
@@ -40,6 +40,7 @@ mod create;
 mod event;
 mod import;
 mod leaf;
+mod second;
 mod slice;
 mod topology;
 mod vdev;
@@ -51,6 +52,7 @@ pub use create::{CreateError, FIRST_ARRAY_OBJECT, Layout, NewDevices, create, le
 pub use event::{Event, EventSink, Op};
 pub use import::{Found, ImportError, ImportOptions, Pool, scan};
 pub use leaf::{LeafCounts, LeafStatus, VdevState};
+pub use second::{CacheDevice, SecondCounts};
 pub use slice::{label_disk, open_partitions};
 pub use topology::{leaves_below, usable_bytes};
 pub use vdev::{Scrubbed, VdevStatus};

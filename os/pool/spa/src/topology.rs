@@ -154,6 +154,7 @@ impl Pool {
                 leaf.clear_errors();
             }
         });
+        self.auxiliary().values().filter(|leaf| guid.is_none_or(|guid| guid == leaf.guid())).for_each(Leaf::clear_errors);
     }
 
     /// Takes the device out of a leaf: it was pulled. Between txgs only.

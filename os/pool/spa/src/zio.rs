@@ -1,5 +1,6 @@
 //! Reading one block: copies, gang trees, checksum, decompression.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec;
@@ -65,7 +66,7 @@ impl fmt::Display for ReadError {
 
 impl core::error::Error for ReadError {}
 
-fn checksum_ok(algorithm: Checksum, words: codec::Words, data: &[u8]) -> Result<bool, Reason> {
+pub(crate) fn checksum_ok(algorithm: Checksum, words: codec::Words, data: &[u8]) -> Result<bool, Reason> {
     Ok(match algorithm {
         Checksum::Off | Checksum::NoParity => true,
         Checksum::Fletcher2 => codec::fletcher2(data) == words,
@@ -109,7 +110,7 @@ impl Pool {
             return Ok(known.to_vec());
         }
         let data = self.read_device(pointer)?;
-        self.interior().put(pointer, || Arc::from(data.as_slice()));
+        self.interior().put(pointer, self.wants_metadata(), || Arc::from(data.as_slice()));
         Ok(data)
     }
 
@@ -122,13 +123,13 @@ impl Pool {
             return Ok(known);
         }
         let data: Arc<[u8]> = Arc::from(self.read_device(pointer)?);
-        self.interior().put(pointer, || Arc::clone(&data));
+        self.interior().put(pointer, self.wants_metadata(), || Arc::clone(&data));
         Ok(data)
     }
 
     /// A block of metadata that was just written: whoever wants it next need not read it back.
-    pub fn remember(&self, pointer: &BlockPointer, data: &[u8]) {
-        self.interior().put(pointer, || Arc::from(data));
+    pub fn remember(&self, pointer: &BlockPointer, data: impl Into<Arc<[u8]>>) {
+        self.interior().put(pointer, false, || data.into());
     }
 
     fn read_device(&self, pointer: &BlockPointer) -> Result<Vec<u8>, ReadError> {
@@ -143,7 +144,7 @@ impl Pool {
             }
             Target::Stored(_) if pointer.encrypted => return Err(fail(Reason::Encrypted)),
             Target::Stored(_) => {
-                let stored = self.read_stored(pointer, 0).map_err(fail)?;
+                let stored = self.read_second(pointer).map_or_else(|| self.read_stored(pointer, 0), Ok).map_err(fail)?;
                 decompress(pointer.compression, &stored, &mut out).map_err(fail)?;
             }
         }
@@ -328,14 +329,23 @@ impl Pool {
 }
 
 /// What a block is known by: vdev, offset, birth.
-type Key = (u32, u64, u64);
+pub(crate) type Key = (u32, u64, u64);
+
+/// One of them.
+#[derive(Debug)]
+struct Held {
+    used: u64,
+    data: Arc<[u8]>,
+    /// For a cache device, once it leaves memory.
+    second: Option<Box<BlockPointer>>,
+}
 
 /// Blocks of pointers, dnodes and name tables read last. Every way to a file's data leads through several, most of them the same ones; decompressing
 /// them again and again is most of what a small read would cost. A block is known by its address and birth: neither changes while anything
 /// refers to it.
 #[derive(Debug, Default)]
 pub(crate) struct Interior {
-    blocks: BTreeMap<Key, (u64, Arc<[u8]>)>,
+    blocks: BTreeMap<Key, Held>,
     /// By when they were used last.
     order: BTreeMap<u64, Key>,
     bytes: usize,
@@ -352,7 +362,7 @@ impl Interior {
 
     fn get(&mut self, pointer: &BlockPointer) -> Option<Arc<[u8]>> {
         let key = Self::key(pointer)?;
-        let (used, data) = self.blocks.get_mut(&key)?;
+        let Held { used, data, .. } = self.blocks.get_mut(&key)?;
         self.uses += 1;
         // One that was used a moment ago is young enough.
         if self.uses - *used > YOUNG {
@@ -363,22 +373,36 @@ impl Interior {
         (data.len() as u64 == pointer.lsize).then(|| Arc::clone(data))
     }
 
-    fn put(&mut self, pointer: &BlockPointer, data: impl FnOnce() -> Arc<[u8]>) {
+    fn put(&mut self, pointer: &BlockPointer, for_second: bool, data: impl FnOnce() -> Arc<[u8]>) {
         let Some(key) = Self::key(pointer) else { return };
         let data = data();
         self.bytes += data.len();
         self.uses += 1;
         self.order.insert(self.uses, key);
-        if let Some((used, old)) = self.blocks.insert(key, (self.uses, data)) {
-            self.order.remove(&used);
-            self.bytes -= old.len();
+        let held = Held { used: self.uses, data, second: for_second.then(|| Box::new(pointer.clone())) };
+        if let Some(old) = self.blocks.insert(key, held) {
+            self.order.remove(&old.used);
+            self.bytes -= old.data.len();
         }
         while self.bytes > INTERIOR_BYTES || self.blocks.len() > INTERIOR_MAX {
             let Some((_, key)) = self.order.pop_first() else { break };
-            if let Some((_, old)) = self.blocks.remove(&key) {
-                self.bytes -= old.len();
+            if let Some(old) = self.blocks.remove(&key) {
+                self.bytes -= old.data.len();
             }
         }
+    }
+
+    /// What leaves memory next and may go to a cache device, each once: up to so many bytes as stored, the oldest first.
+    pub(crate) fn tail(&mut self, bytes: u64) -> Vec<(BlockPointer, Arc<[u8]>)> {
+        let mut out = Vec::new();
+        let mut left = bytes;
+        for key in self.order.values() {
+            let Some(held) = self.blocks.get_mut(key) else { continue };
+            let Some(pointer) = held.second.take_if(|pointer| pointer.psize <= left) else { continue };
+            left -= pointer.psize;
+            out.push((*pointer, Arc::clone(&held.data)));
+        }
+        out
     }
 }
 
