@@ -10,9 +10,9 @@ use control_abi::{Code, Operation};
 use kif::ZoneId;
 use nv::NvList;
 use pool_dmu::DatasetKind;
-use pool_fs::manage::{self, DeviceChange, Extent, Refused, Status};
+use pool_fs::manage::{self, Aside, DeviceChange, Extent, NewVolume, Refused, Status};
 use pool_fs::streams::{Receiving, Sending, abort_receive};
-use pool_spa::VdevStatus;
+use pool_spa::{LeafCounts, VdevStatus};
 use pool_stream::{Naming, PackageOptions};
 use vfs::{Cred, Cx};
 
@@ -194,9 +194,20 @@ fn carry_out(operation: Operation, request: &NvList) -> Answer {
                 let (name, value) = pair.split_once('=').ok_or_else(|| Refusal::new(Code::Invalid, format!("'{pair}' is not NAME=VALUE")))?;
                 properties.push((name.to_string(), value.to_string()));
             }
-            match request.opt_string("origin")? {
-                Some(origin) => manage::clone_dataset(&cx, origin, request.string("name")?, &properties)?,
-                None => manage::create_dataset(&cx, request.string("name")?, &properties)?,
+            let name = request.string("name")?;
+            if flag(request, "parents")? {
+                manage::create_above(&cx, name)?;
+                if manage::is_there(name)? {
+                    return nothing();
+                }
+            }
+            match (request.opt_string("origin")?, request.opt_string("volsize")?) {
+                (Some(origin), _) => manage::clone_dataset(&cx, origin, name, &properties)?,
+                (None, Some(size)) => {
+                    let new = NewVolume { size, block_size: request.opt_string("volblocksize")?, sparse: flag(request, "sparse")? };
+                    manage::create_volume(&cx, name, new, &properties)?;
+                }
+                (None, None) => manage::create_dataset(&cx, name, &properties)?,
             }
             nothing()
         }
@@ -296,8 +307,13 @@ fn dataset_list(request: &NvList) -> Answer {
 
 fn describe(status: &Status) -> NvList {
     let mut vdevs = Vec::new();
-    for vdev in &status.vdevs {
+    for (vdev, (size, allocated)) in status.vdevs.iter().zip(&status.space) {
+        let at = vdevs.len();
         walk(vdev, 0, &mut vdevs);
+        if let Some(top) = vdevs.get_mut(at) {
+            top.set("size", *size);
+            top.set("allocated", *allocated);
+        }
     }
     NvList::new()
         .with("name", status.name.as_str())
@@ -310,27 +326,40 @@ fn describe(status: &Status) -> NvList {
         .with("scan_errors", status.scan_errors)
         .with("suspended", u64::from(status.suspended))
         .with("age", status.age.0)
-        .with("aside", status.aside.iter().map(|(kind, name, state)| format!("{kind} {} {state}", name.trim_start_matches("/dev/"))).collect::<Vec<_>>())
+        .with("aside", status.aside.iter().map(beside).collect::<Vec<_>>())
         .with("vdevs", vdevs)
+}
+
+fn counted(list: NvList, counts: &LeafCounts) -> NvList {
+    list.with("read", counts.read_errors)
+        .with("write", counts.write_errors)
+        .with("checksum", counts.checksum_errors)
+        .with("reads", counts.reads)
+        .with("writes", counts.writes)
+        .with("bytes_read", counts.bytes_read)
+        .with("bytes_written", counts.bytes_written)
+}
+
+/// A spare or cache device.
+fn beside(device: &Aside) -> NvList {
+    let list = NvList::new()
+        .with("kind", device.kind)
+        .with("name", device.name.trim_start_matches("/dev/"))
+        .with("state", device.state)
+        .with("size", device.size)
+        .with("allocated", device.allocated);
+    counted(list, &device.counts)
 }
 
 fn walk(vdev: &VdevStatus, depth: u64, out: &mut Vec<NvList>) {
     let counts = vdev.leaf.as_ref().map(|leaf| leaf.counts).unwrap_or_default();
-    out.push(
-        NvList::new()
-            .with("name", vdev.name.trim_start_matches("/dev/"))
-            .with("guid", vdev.guid)
-            .with("depth", depth)
-            .with("state", vdev.state.name())
-            .with("log", u64::from(vdev.is_log))
-            .with("read", counts.read_errors)
-            .with("write", counts.write_errors)
-            .with("checksum", counts.checksum_errors)
-            .with("reads", counts.reads)
-            .with("writes", counts.writes)
-            .with("bytes_read", counts.bytes_read)
-            .with("bytes_written", counts.bytes_written),
-    );
+    let list = NvList::new()
+        .with("name", vdev.name.trim_start_matches("/dev/"))
+        .with("guid", vdev.guid)
+        .with("depth", depth)
+        .with("state", vdev.state.name())
+        .with("log", u64::from(vdev.is_log));
+    out.push(counted(list, &counts));
     for child in &vdev.children {
         walk(child, depth + 1, out);
     }

@@ -87,6 +87,19 @@ impl Source for ArcStats {
         number("mfu_size", stats.mfu_size);
         number("mru_ghost_size", stats.mru_ghost_size);
         number("mfu_ghost_size", stats.mfu_ghost_size);
+        let second = pool_fs::second_stats();
+        number("l2_hits", second.hits);
+        number("l2_misses", second.misses);
+        number("l2_feeds", second.feeds);
+        number("l2_read_bytes", second.read_bytes);
+        number("l2_write_bytes", second.write_bytes);
+        number("l2_writes_sent", second.writes_sent);
+        number("l2_writes_error", second.writes_error);
+        number("l2_cksum_bad", second.cksum_bad);
+        number("l2_io_error", second.io_error);
+        number("l2_size", second.size);
+        number("l2_asize", second.asize);
+        number("l2_hdr_size", second.hdr_size);
     }
 }
 

@@ -80,6 +80,7 @@ impl vfs::devfs::KernelLog for LogReader {
 /// Imports and mounts the pools that were in use when the machine last went down.
 pub fn start_pools() {
     kif::on_shortage(pool_fs::relieve);
+    pool_fs::install_volumes();
     let cred = vfs::Cred::root(ZoneId::GLOBAL);
     pool_fs::manage::start_all(&Cx { cred: &cred, root: root(), cwd: root() });
 }

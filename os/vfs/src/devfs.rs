@@ -17,7 +17,7 @@ use kif::{Frame, Nanos, PAGE_SIZE, ZoneId};
 use once_cell::race::OnceBox;
 use sync::{Class, Mutex};
 
-use crate::device::{self, Row, Scope};
+use crate::device::{self, Entry, Row, Scope};
 use crate::file::OpenFlags;
 use crate::mount::{Filesystem, next_fs_id};
 use crate::tty::job::{JobControl, jobs};
@@ -37,6 +37,10 @@ const FIRST_LINK_INO: u64 = 8;
 /// Inode numbers of devices: this and the device number.
 const DEVICE_INO: u64 = 1 << 40;
 const BLOCK_INO: u64 = 1 << 41;
+/// And of directories in the tree of devices: this and a number made of the path.
+const BRANCH_INO: u64 = 1 << 42;
+/// Group of disks.
+const DISK_GROUP: u32 = 6;
 
 /// Where the kernel log can be read; the kernel registers one.
 pub trait KernelLog: Send + Sync {
@@ -124,6 +128,10 @@ enum What {
     Link(usize),
     Device(Row),
     Slave(u32),
+    /// A directory of the tree of devices, by its path there.
+    Branch(Arc<str>),
+    /// A device of the tree, by its path and number.
+    Leaf(Arc<str>, DevNo),
 }
 
 struct Node {
@@ -146,11 +154,21 @@ impl What {
             Self::Link(index) => FIRST_LINK_INO + *index as u64,
             Self::Device(row) => device_ino(row.kind, row.dev),
             Self::Slave(index) => device_ino(Kind::CharDevice, DevNo::new(pty::SLAVE_MAJOR, *index)),
+            // FNV-1a: two directories with one number would be an odd sight, and no more.
+            Self::Branch(path) => BRANCH_INO | path.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)) >> 23,
+            Self::Leaf(_, dev) => device_ino(Kind::BlockDevice, *dev),
+        }
+    }
+    fn in_tree(path: &str, entry: Entry) -> Self {
+        match entry {
+            Entry::Directory => Self::Branch(path.into()),
+            Entry::Block(dev) => Self::Leaf(path.into(), dev),
         }
     }
     const fn kind(&self) -> Kind {
         match self {
-            Self::Root | Self::Pts | Self::Shm => Kind::Directory,
+            Self::Root | Self::Pts | Self::Shm | Self::Branch(_) => Kind::Directory,
+            Self::Leaf(..) => Kind::BlockDevice,
             Self::Link(_) => Kind::Symlink,
             Self::Device(row) => row.kind,
             Self::Slave(_) => Kind::CharDevice,
@@ -175,10 +193,15 @@ impl Node {
                 list.extend(LINKS.iter().enumerate().map(|(index, (name, _))| (name.as_bytes().to_vec(), What::Link(index))));
                 list.push((b"pts".to_vec(), What::Pts));
                 list.push((b"shm".to_vec(), What::Shm));
+                list.extend(device::tree().filter(|tree| tree.is_there(zone)).map(|tree| (tree.name().into(), What::Branch("".into()))));
                 list
             }
             What::Pts => pty::numbers(zone).into_iter().map(|index| (decimal(index), What::Slave(index))).collect(),
-            What::Shm | What::Link(_) | What::Device(_) | What::Slave(_) => Vec::new(),
+            What::Branch(path) => {
+                let found = device::tree().map(|tree| tree.list(zone, path)).unwrap_or_default();
+                found.into_iter().map(|(name, entry)| (name.clone().into_bytes(), What::in_tree(&below(path, &name), entry))).collect()
+            }
+            What::Shm | What::Link(_) | What::Device(_) | What::Slave(_) | What::Leaf(..) => Vec::new(),
         }
     }
     fn find(&self, name: &[u8]) -> Option<What> {
@@ -189,13 +212,19 @@ impl Node {
                 b"shm" => Some(What::Shm),
                 _ => device::row(zone, name).map(What::Device).or_else(|| {
                     LINKS.iter().position(|(link, _)| link.as_bytes() == name).map(What::Link)
+                }).or_else(|| {
+                    device::tree().filter(|tree| tree.name().as_bytes() == name && tree.is_there(zone)).map(|_| What::Branch("".into()))
                 }),
             },
             What::Pts => {
                 let index: u32 = core::str::from_utf8(name).ok()?.parse().ok()?;
                 (decimal(index) == name && pty::slave(zone, index).is_some()).then_some(What::Slave(index))
             }
-            What::Shm | What::Link(_) | What::Device(_) | What::Slave(_) => None,
+            What::Branch(path) => {
+                let path = below(path, core::str::from_utf8(name).ok()?);
+                device::tree()?.find(zone, &path).map(|entry| What::in_tree(&path, entry))
+            }
+            What::Shm | What::Link(_) | What::Device(_) | What::Slave(_) | What::Leaf(..) => None,
         }
     }
     fn name(&self) -> Vec<u8> {
@@ -206,8 +235,15 @@ impl Node {
             What::Link(index) => LINKS[*index].0.as_bytes().to_vec(),
             What::Device(row) => row.name.as_bytes().to_vec(),
             What::Slave(index) => decimal(*index),
+            What::Branch(path) if path.is_empty() => device::tree().map(|tree| tree.name().into()).unwrap_or_default(),
+            What::Branch(path) | What::Leaf(path, _) => path.rsplit('/').next().unwrap_or_default().as_bytes().to_vec(),
         }
     }
+}
+
+/// `name` in the directory at `path`.
+fn below(path: &str, name: &str) -> alloc::string::String {
+    if path.is_empty() { name.into() } else { alloc::format!("{path}/{name}") }
 }
 
 fn decimal(value: u32) -> Vec<u8> {
@@ -225,7 +261,8 @@ impl Vnode for Node {
     }
     fn attr(&self) -> Result<Attr> {
         let (mut mode, mut uid, mut gid) = match &self.what {
-            What::Root | What::Pts => (0o755, 0, 0),
+            What::Root | What::Pts | What::Branch(_) => (0o755, 0, 0),
+            What::Leaf(..) => (0o660, 0, DISK_GROUP),
             What::Shm => (0o1777, 0, 0),
             What::Link(_) => (0o777, 0, 0),
             What::Device(row) => (row.mode, 0, row.gid),
@@ -237,7 +274,8 @@ impl Vnode for Node {
         let rdev = match &self.what {
             What::Device(row) => row.dev,
             What::Slave(index) => DevNo::new(pty::SLAVE_MAJOR, *index),
-            What::Root | What::Pts | What::Shm | What::Link(_) => DevNo::default(),
+            What::Leaf(_, dev) => *dev,
+            What::Root | What::Pts | What::Shm | What::Link(_) | What::Branch(_) => DevNo::default(),
         };
         let size = if let What::Link(index) = self.what { LINKS[index].1.len() as u64 } else { 0 };
         let nlink = if matches!(self.what.kind(), Kind::Directory) { 2 } else { 1 };
@@ -272,9 +310,17 @@ impl Vnode for Node {
         self.find(name).map(|what| self.shared.node(what)).ok_or(VfsError::NotFound)
     }
     fn parent(&self) -> Result<(VnodeRef, Box<[u8]>)> {
-        match self.what {
+        match &self.what {
             What::Root | What::Pts | What::Shm => Ok((self.shared.node(What::Root), self.name().into())),
-            What::Link(_) | What::Device(_) | What::Slave(_) => Err(VfsError::NotDirectory),
+            What::Branch(path) => {
+                let up = match path.rsplit_once('/') {
+                    Some((up, _)) => What::Branch(up.into()),
+                    None if path.is_empty() => What::Root,
+                    None => What::Branch("".into()),
+                };
+                Ok((self.shared.node(up), self.name().into()))
+            }
+            What::Link(_) | What::Device(_) | What::Slave(_) | What::Leaf(..) => Err(VfsError::NotDirectory),
         }
     }
     fn readdir(&self, cookie: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {

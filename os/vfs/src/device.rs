@@ -1,11 +1,15 @@
 //! Devices: one table from a device number to who opens it.
 //!
 //! Adding a device is one row: [`register`]. `devfs` lists the rows that a zone may see; a device node elsewhere (made by
-//! `mknod` or unpacked from the initrd) finds its row by number.
+//! `mknod` or unpacked from the initrd) finds its row by number. Devices that come and go, with names in directories of their own (volumes of a pool), are one
+//! [`Tree`]: who has them is asked each time.
 
+use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use kif::ZoneId;
+use once_cell::race::OnceBox;
 use sync::{Class, Mutex};
 
 use crate::file::OpenFlags;
@@ -51,6 +55,45 @@ pub struct Row {
     pub driver: Arc<dyn Driver>,
 }
 
+/// What a name in a tree of devices is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entry {
+    Directory,
+    Block(DevNo),
+}
+
+/// Block devices in directories below `/dev/NAME`, which come and go.
+pub trait Tree: Send + Sync {
+    /// Name of the directory under `/dev`.
+    fn name(&self) -> &'static str;
+    /// Major number of its devices.
+    fn major(&self) -> u32;
+    /// True if `zone` has something in it.
+    fn is_there(&self, zone: ZoneId) -> bool;
+    /// What `zone` has at `path`, names joined with `/`.
+    fn find(&self, zone: ZoneId, path: &str) -> Option<Entry>;
+    /// What `zone` has in the directory at `path`; empty: the tree's own.
+    fn list(&self, zone: ZoneId, path: &str) -> Vec<(String, Entry)>;
+    /// Opens a device, as [`Driver::open`].
+    ///
+    /// # Errors
+    /// No such device for this zone; it refuses.
+    fn open(&self, dev: DevNo, node: &VnodeRef, flags: OpenFlags, zone: ZoneId) -> Result<VnodeRef>;
+}
+
+static TREE: OnceBox<Box<dyn Tree>> = OnceBox::new();
+
+/// Registers the tree (first one wins).
+pub fn set_tree(tree: Box<dyn Tree>) {
+    if TREE.set(Box::new(tree)).is_err() {}
+}
+
+/// The registered tree.
+#[must_use]
+pub fn tree() -> Option<&'static dyn Tree> {
+    TREE.get().map(|tree| &**tree)
+}
+
 static TABLE: Mutex<Vec<Row>> = Mutex::new(Class::Vnode, Vec::new());
 
 /// Adds a device. Each `(kind, dev)` and each name once.
@@ -91,8 +134,10 @@ pub(crate) fn open(kind: Kind, dev: DevNo, node: &VnodeRef, flags: OpenFlags, zo
         .iter()
         .find(|row| row.kind == kind && row.dev == dev && row.scope.includes(zone))
         .map(|row| Arc::clone(&row.driver));
+    let in_tree = || tree().filter(|tree| kind == Kind::BlockDevice && tree.major() == dev.major);
     match driver {
         Some(driver) => driver.open(dev, node, flags, zone),
+        None if in_tree().is_some() => in_tree().ok_or(VfsError::NoSuchDevice)?.open(dev, node, flags, zone),
         None => crate::tty::open_slave(kind, dev, flags, zone)?.ok_or(VfsError::NoSuchDevice),
     }
 }

@@ -350,7 +350,10 @@ impl Store {
     }
 
     /// Full name of a dataset, head or snapshot.
-    pub(crate) fn dataset_name(&self, dataset: u64) -> Result<String, EditError> {
+    ///
+    /// # Errors
+    /// Not found, unreadable, malformed.
+    pub fn dataset_name(&self, dataset: u64) -> Result<String, EditError> {
         let directory = self.peek(dataset, ds::DIR)?;
         let name = self.dir_name(directory)?;
         let head = self.peek(directory, dir::HEAD)?;

@@ -5,6 +5,7 @@
 //! to itself (pool reference, section 6).
 
 use alloc::sync::Weak;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use kif::{Nanos, PAGE_SIZE, ZoneId};
@@ -132,6 +133,16 @@ pub(crate) fn make_room(wanted: u64) {
 /// No pool is left: what was learnt of its files is forgotten.
 pub(crate) fn forget_all() {
     with(Cache::forget);
+}
+
+/// What goes next, so many bytes from the end of each list, and was not offered to cache devices.
+pub(crate) fn tail(bytes: u64) -> Vec<(Key, Weak<Node>)> {
+    with(|cache| cache.tail(bytes).into_iter().map(|(key, node)| (key, Weak::clone(node))).collect())
+}
+
+/// The cache devices have what is kept of a run, or do not want it.
+pub(crate) fn offered(key: &Key) {
+    with(|cache| cache.offered(key));
 }
 
 /// Counters: the kstat `arcstats`.

@@ -10,7 +10,7 @@
 //! store at each sync as long as anybody maps it.
 //!
 //! Which runs of files stay is decided by one adaptive cache for all pools (module `cache`, policy in `pool_arc`), which gives up when little memory is free. A file
-//! that is read in order is read ahead by a thread of the pool. A writer waits the longer the more the open group has, and stands still while it is full.
+//! that is read in order is read ahead by a thread of the pool. What goes next is written to the pool's cache devices by another (module `feed`). A writer waits the longer the more the open group has, and stands still while it is full.
 //!
 //! Who goes first is decided by class and by the zone's weight (module `gate`, policy in `pool_fair`); a zone that uses more than its part of overused disks waits
 //! some microseconds before each operation.
@@ -37,12 +37,13 @@
 //!
 //! # Limits
 //! No access-control lists, no extended attributes on write. Access times are kept in memory only. The cache of file pages holds at most half of
-//! memory. A receive or send counts as the operator's.
+//! memory; what a cache device holds is lost with an export. A receive or send counts as the operator's.
 #![no_std]
 extern crate alloc;
 
 mod cache;
 mod error;
+mod feed;
 mod gate;
 pub mod manage;
 mod node;
@@ -51,11 +52,15 @@ mod storage;
 pub mod streams;
 #[cfg(test)]
 mod tests;
+mod volume;
+pub mod zones;
 
 pub use cache::{owned as cached_by, relieve, stats as cache_stats};
+pub use feed::{SecondStats, second_stats};
 pub use gate::{ZoneReads, forget_zone, set_weight, zone_reads};
 pub use pool_arc::Stats as CacheStats;
 pub use registry::{add, all, find, remove};
+pub use volume::install as install_volumes;
 pub use storage::{COMMIT_INTERVAL, Mounted, Storage};
 
 /// What can be imported from a set of devices, for callers that show it.

@@ -12,13 +12,13 @@ use alloc::vec::Vec;
 use kif::{BlockDev, BlockError, Nanos, ZoneId};
 use pool_dmu::edit::EditError;
 use pool_dmu::{Auxiliary, DatasetInfo, DatasetKind, Datasets, Line as HistoryLine, ObjectSet, ScanKind, Store};
-use pool_spa::{Event, EventSink, ImportOptions, Layout, Pool, VdevStatus};
-use pool_zpl::{NewEntry, create_filesystem};
+use pool_spa::{Event, EventSink, ImportOptions, Layout, LeafCounts, Pool, VdevStatus};
+use pool_zpl::{NewEntry, Zvol, create_filesystem};
 use sync::{Class, Mutex, MutexGuard, SpinLock};
 use vfs::{Cx, MountFlags, Place, VfsError};
 
 use crate::storage::now;
-use crate::{Storage, gate, registry};
+use crate::{Storage, gate, registry, volume, zones};
 
 /// Why an operation was refused, in words that say what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -350,6 +350,7 @@ pub fn pool_of(name: &str) -> Result<Arc<Storage>> {
 pub fn export(cx: &Cx<'_>, name: &str, destroy: bool) -> Result<()> {
     let _alone = alone();
     let pool = pool(name)?;
+    refuse_open_below(&pool, name)?;
     unmount_all(cx, &pool)?;
     let exported = pool.export(destroy);
     if pool.is_gone() {
@@ -421,6 +422,7 @@ pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Opti
     if missing {
         return Err(Refused::NotFound(format!("{old}: no such device in pool {pool_name}; see 'zpool status'")));
     }
+    feed(&pool)?;
     error.map_or(Ok(()), |error| Err(edit_failed(old, &error)))
 }
 
@@ -474,7 +476,12 @@ pub fn add(pool_name: &str, words: &[String]) -> Result<()> {
     for (layout, role) in layouts(words)? {
         edit(&pool, pool_name, |store| add_one(store, layout, role, now().0))?;
     }
-    Ok(())
+    feed(&pool)
+}
+
+/// What goes next from memory goes to the pool's cache devices, if it has any.
+fn feed(pool: &Arc<Storage>) -> Result<()> {
+    pool.begin_feeding().map_err(|kif::OutOfMemory| Refused::Failed(format!("{}: no memory for the thread that feeds cache devices", pool.name())))
 }
 
 /// Forgets the error counts of all devices of a pool.
@@ -517,8 +524,10 @@ pub struct Status {
     pub size: u64,
     pub allocated: u64,
     pub vdevs: Vec<VdevStatus>,
-    /// Spares and cache devices: what for, name, state.
-    pub aside: Vec<(&'static str, String, &'static str)>,
+    /// Of each of them: bytes, and those allocated.
+    pub space: Vec<(u64, u64)>,
+    /// Spares and cache devices.
+    pub aside: Vec<Aside>,
     pub scan: String,
     /// A scan is under way.
     pub scanning: bool,
@@ -529,17 +538,32 @@ pub struct Status {
     pub age: Nanos,
 }
 
-fn aside(store: &Store) -> core::result::Result<Vec<(&'static str, String, &'static str)>, EditError> {
+/// A spare or cache device, as `zpool status` shows it.
+#[derive(Clone, Debug)]
+pub struct Aside {
+    /// `spares` or `cache`.
+    pub kind: &'static str,
+    pub name: String,
+    pub state: &'static str,
+    /// Bytes for blocks, and those taken: of a cache device.
+    pub size: u64,
+    pub allocated: u64,
+    pub counts: LeafCounts,
+}
+
+fn aside(store: &Store) -> core::result::Result<Vec<Aside>, EditError> {
     let mut out = Vec::new();
     for (kind, title) in [(Auxiliary::Cache, "cache"), (Auxiliary::Spare, "spares")] {
         for device in store.auxiliaries(kind)? {
+            let cache = device.cache.as_ref();
             let state = match (kind, device.present, device.in_use) {
                 (_, false, _) => "UNAVAIL",
-                (Auxiliary::Cache, ..) => "ONLINE",
+                (Auxiliary::Cache, ..) => cache.map_or("ONLINE", |cache| cache.state.name()),
                 (Auxiliary::Spare, _, true) => "INUSE",
                 (Auxiliary::Spare, ..) => "AVAIL",
             };
-            out.push((title, device.path, state));
+            let (size, allocated, counts) = cache.map_or((0, 0, LeafCounts::default()), |cache| (cache.size, cache.allocated, cache.leaf.counts));
+            out.push(Aside { kind: title, name: device.path, state, size, allocated, counts });
         }
     }
     Ok(out)
@@ -562,6 +586,7 @@ pub fn status(pool: &Storage) -> Result<Status> {
             size: total,
             allocated: total - free,
             vdevs: inner.status(),
+            space: store.space_of_vdevs(),
             aside,
             scan: String::new(),
             scanning: false,
@@ -608,10 +633,7 @@ pub fn create_dataset(cx: &Cx<'_>, name: &str, properties: &[(String, String)]) 
         create_filesystem(store, name, &NewEntry { mode: 0o755, uid: 0, gid: 0, now: now() })?;
         store.commit(now().0)
     });
-    made.map_err(|refusal| match (refusal, name.rsplit_once('/')) {
-        (Refused::NotFound(_), Some((parent, _))) => Refused::NotFound(format!("{name}: there is no {parent} to make it in; make that first")),
-        (refusal, _) => refusal,
-    })?;
+    made.map_err(|refusal| orphan(refusal, name))?;
     finish_new(cx, &pool, name, properties)
 }
 
@@ -625,6 +647,76 @@ pub fn clone_dataset(cx: &Cx<'_>, origin: &str, name: &str, properties: &[(Strin
     let pool = pool_of(name)?;
     edit(&pool, name, |store| store.clone_dataset(origin, name, now().0))?;
     finish_new(cx, &pool, name, properties)
+}
+
+/// Size and form of a volume to be made, as words.
+#[derive(Clone, Copy, Debug)]
+pub struct NewVolume<'w> {
+    pub size: &'w str,
+    /// `None`: as OpenZFS has it.
+    pub block_size: Option<&'w str>,
+    /// Nothing is reserved for it.
+    pub sparse: bool,
+}
+
+/// A size in words.
+fn bytes(what: &str, text: &str) -> Result<u64> {
+    pool_dmu::parse_size(text).ok_or_else(|| Refused::Invalid(format!("{what}: '{text}' is not a size; write for example 256M")))
+}
+
+/// Makes a volume with properties. Nothing is left of one whose properties are refused.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn create_volume(cx: &Cx<'_>, name: &str, new: NewVolume<'_>, properties: &[(String, String)]) -> Result<()> {
+    check_name(name)?;
+    let _alone = alone();
+    let pool = pool_of(name)?;
+    let block_size = new.block_size.map_or(Ok(pool_zpl::BLOCK_DEFAULT), |text| bytes(name, text))?;
+    // OpenZFS rounds up what is no multiple of the block size.
+    let size = bytes(name, new.size)?.checked_next_multiple_of(block_size.max(1)).unwrap_or(u64::MAX);
+    let made = edit(&pool, name, |store| {
+        pool_zpl::check_size(size, block_size)?;
+        let made = Zvol::create(store, name, size, block_size, new.sparse, now().0);
+        if made.is_err() && store.find(name).is_ok() && !matches!(made, Err(EditError::Exists)) {
+            // The reservation was refused: it is not there.
+            store.destroy_dataset(name, now().0)?;
+        }
+        made?;
+        store.commit(now().0)
+    });
+    made.map_err(|refusal| orphan(refusal, name))?;
+    finish_new(cx, &pool, name, properties)
+}
+
+/// A dataset to be made in one that is not there.
+fn orphan(refusal: Refused, name: &str) -> Refused {
+    match (refusal, name.rsplit_once('/')) {
+        (Refused::NotFound(_), Some((parent, _))) => Refused::NotFound(format!("{name}: there is no {parent} to make it in; make that first, or with -p")),
+        (refusal, _) => refusal,
+    }
+}
+
+/// Whether there is a dataset of this name.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn is_there(name: &str) -> Result<bool> {
+    edit(&*pool_of(name)?, name, |store| Ok(store.find(name).is_ok()))
+}
+
+/// Makes those above `name` that are not there.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn create_above(cx: &Cx<'_>, name: &str) -> Result<()> {
+    for (at, _) in name.match_indices('/') {
+        let above = &name[..at];
+        if !is_there(above)? {
+            create_dataset(cx, above, &[])?;
+        }
+    }
+    Ok(())
 }
 
 fn finish_new(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str, properties: &[(String, String)]) -> Result<()> {
@@ -690,8 +782,12 @@ pub fn rollback(cx: &Cx<'_>, name: &str, destroy_newer: bool) -> Result<()> {
         return Err(Refused::Busy(format!("{name}: there are newer snapshots ({}); -r destroys them", newer.join(" "))));
     }
     refuse_sent(&pool, &newer)?;
+    refuse_open_below(&pool, dataset)?;
     without_mounts(cx, &pool, &[dataset.to_string()], |pool| {
+        let head = edit(pool, name, |store| store.find(dataset))?;
+        pool.forget(head);
         edit(pool, name, |store| {
+            check_open(pool, head)?;
             if !newer.is_empty() {
                 store.destroy_snapshots(&newer.iter().map(String::as_str).collect::<Vec<_>>(), false, now().0)?;
             }
@@ -755,6 +851,24 @@ fn refuse_sent(pool: &Storage, names: &[String]) -> Result<()> {
     pool.being_sent(names).map_or(Ok(()), |name| Err(Refused::Busy(format!("{name}: it is being sent; wait for that, or end it"))))
 }
 
+/// Volumes at and below `top` that are open stay as they are.
+pub(crate) fn refuse_open_below(pool: &Storage, top: &str) -> Result<()> {
+    for open in pool.open_volumes() {
+        // Of a pool that is suspended the name may not be known.
+        let name = pool.look(|store| store.dataset_name(open)).ok().and_then(core::result::Result::ok);
+        let name = name.unwrap_or_else(|| String::from(top));
+        if zones::is_within(&name, top) {
+            return Err(Refused::Busy(volume::in_use(&name)));
+        }
+    }
+    Ok(())
+}
+
+/// A volume that is open stays, for who has the store: nobody has opened it meanwhile.
+fn check_open(pool: &Storage, dataset: u64) -> core::result::Result<(), EditError> {
+    if pool.has_open(dataset) { Err(EditError::Busy("it was opened just now")) } else { Ok(()) }
+}
+
 /// Destroys a dataset, a snapshot (`defer`: when nothing needs it any more), snapshots `dataset@first%last`, or a bookmark.
 ///
 /// # Errors
@@ -787,13 +901,22 @@ pub fn destroy(cx: &Cx<'_>, name: &str, extent: Extent, defer: bool) -> Result<(
     };
     refuse_sent(&pool, &inside)?;
     let doomed: Vec<u64> = edit(&pool, name, |store| inside.iter().filter(|name| !name.contains('@')).map(|name| store.find(name)).collect())?;
+    inside.iter().try_for_each(|name| refuse_open_below(&pool, name))?;
     let mounted = unmount_list(cx, &pool, &inside)?;
-    let result = edit(&pool, name, |store| match extent {
-        Extent::One => store.destroy_dataset(name, now().0),
-        Extent::Below | Extent::Clones => store.destroy_tree(name, extent == Extent::Clones, now().0),
+    let result = edit(&pool, name, |store| {
+        doomed.iter().try_for_each(|dataset| check_open(&pool, *dataset))?;
+        match extent {
+            Extent::One => store.destroy_dataset(name, now().0),
+            Extent::Below | Extent::Clones => store.destroy_tree(name, extent == Extent::Clones, now().0),
+        }
     });
     match &result {
-        Ok(()) => doomed.into_iter().for_each(|dataset| pool.forget(dataset)),
+        Ok(()) => {
+            for dataset in doomed {
+                pool.forget(dataset);
+                volume::forget(pool.name(), Some(dataset));
+            }
+        }
         Err(_) => {
             for name in mounted {
                 mount_one(cx, &pool, &name)?;
@@ -898,6 +1021,10 @@ fn moves(property: &str) -> bool {
 pub fn set(cx: &Cx<'_>, name: &str, property: &str, text: Option<&str>) -> Result<()> {
     let _alone = alone();
     let pool = pool_of(name)?;
+    if let ("volsize", Some(text)) = (property, text) {
+        let size = bytes(name, text)?;
+        return pool.resize_volume(name, size).map_err(|error| failed(name, error))?.map_err(|error| edit_failed(name, &error));
+    }
     let change = |pool: &Arc<Storage>| match text {
         Some(text) => put_property(pool, name, property, text),
         None => edit(pool, name, |store| {
@@ -906,7 +1033,11 @@ pub fn set(cx: &Cx<'_>, name: &str, property: &str, text: Option<&str>) -> Resul
         }),
     };
     if !moves(property) || name.contains('@') {
-        return change(&pool);
+        let changed = change(&pool);
+        if property == "readonly" {
+            pool.look_at_read_only();
+        }
+        return changed;
     }
     let inside = at_and_below(&pool, name)?;
     without_mounts(cx, &pool, &inside, change)

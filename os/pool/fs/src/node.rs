@@ -10,18 +10,20 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use kif::{Frame, Nanos, PAGE_SHIFT, PAGE_SIZE, ZoneId};
 use pool_arc::Want;
+use pool_dmu::Fed;
 use pool_dmu::edit::EditError;
 use pool_fair::queue::IoClass;
 use pool_fair::throttle::Op;
 use pool_phys::sa::Znode;
-use pool_zpl::{Change, Make, NewEntry, Writer};
+use pool_zpl::{Change, Make, NewEntry, VOLUME_DATA, Writer};
 use sync::{Class, Mutex, SpinLock};
 use vfs::pipe::Pipe;
 use vfs::{Attr, DevNo, DirEntry, Io, Kind, Lent, NodeId, OpenFlags, Owner, RenameFlags, Result, SetAttr, VfsError, Vnode, VnodeRef};
 
 use crate::cache::{self, Key, RUN};
 use crate::gate;
-use crate::storage::{Shared, now};
+use crate::Storage;
+use crate::storage::{Contents, Shared, now};
 
 type Pool<R> = core::result::Result<R, EditError>;
 
@@ -91,6 +93,10 @@ impl Node {
         self.object
     }
 
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     fn arc(&self) -> Arc<Self> {
         self.me.upgrade().expect("a method runs on a live node")
     }
@@ -123,6 +129,54 @@ impl Node {
             Ok(node) => node,
             Err(error) => Arc::new(Unreadable { id: NodeId { fs: shared.id, ino: root }, error }),
         }
+    }
+
+    /// The data of the volume `shared`, whose size is to be told: one object, with pages like a file's.
+    pub fn open_volume(shared: &Arc<Shared>) -> Arc<Self> {
+        shared.node(VOLUME_DATA, || {
+            Arc::new_cyclic(|me| Self {
+                shared: Arc::clone(shared),
+                me: Weak::clone(me),
+                object: VOLUME_DATA,
+                kind: Kind::BlockDevice,
+                attributes: SpinLock::new(Class::PoolNodes, Znode { links: 1, ..Znode::default() }),
+                pages: Mutex::new(Class::Pages, Pages::default()),
+                unlinked: AtomicBool::new(false),
+                fifo: None,
+            })
+        })
+    }
+
+    /// Bytes of a volume.
+    pub fn volume_size(&self) -> u64 {
+        self.size()
+    }
+
+    /// Says how large a volume is; the caller holds the pool.
+    pub fn set_volume_size(&self, size: u64) {
+        self.attributes.lock().size = size;
+    }
+
+    /// Lets go of pages behind the end of a volume.
+    pub fn cut_volume(&self) {
+        let mut pages = self.pages.lock();
+        let size = self.size();
+        let gone = self.cut_pages(&mut pages, size);
+        drop(pages);
+        drop(gone);
+    }
+
+    /// Makes a part of a volume zeros that take no room.
+    pub fn discard(&self, offset: u64, length: u64) -> Result<()> {
+        let pages = self.pages.lock();
+        self.shared.storage.change_volume(self.shared.dataset, 4096, |store, volume| volume.discard(store, offset, length))?;
+        let (page, end) = (PAGE_SIZE as u64, offset + length);
+        for (index, frame) in pages.frames.range(offset / page..end.div_ceil(page)) {
+            let start = index * page;
+            let (from, to) = (offset.max(start) - start, end.min(start + page) - start);
+            frame.write(from as usize, &vec![0; (to - from) as usize]);
+        }
+        Ok(())
     }
 
     fn read<R>(&self, body: impl FnOnce(&mut Writer<'_>) -> Pool<R>) -> Result<R> {
@@ -319,6 +373,32 @@ impl Node {
         cache::balance();
     }
 
+    /// Offers the blocks of a run to the cache devices, as far as they are in memory.
+    pub fn feed(&self, run: u64) -> Result<Fed> {
+        let pages = self.pages.lock();
+        if pages.writable.range(run * RUN_PAGES..(run + 1) * RUN_PAGES).next().is_some() {
+            return Ok(Fed { written: 0, is_open: true });
+        }
+        let end = self.size().div_ceil(PAGE_SIZE as u64);
+        let mut contents = |offset: u64, length: u64| {
+            let mut data = vec![0; usize::try_from(length).ok()?];
+            for (number, part) in (offset / PAGE_SIZE as u64..).zip(data.chunks_mut(PAGE_SIZE)) {
+                match pages.frames.get(&number) {
+                    Some(frame) => frame.read((offset % PAGE_SIZE as u64) as usize, part),
+                    None if number >= end => {}
+                    None => return None,
+                }
+            }
+            Some(data)
+        };
+        self.shared.storage.feed(self.shared.dataset, self.object, run * RUN..(run + 1) * RUN, &mut contents)
+    }
+
+    /// True if its pages are those of `storage`.
+    pub fn is_of(&self, storage: &Storage) -> bool {
+        core::ptr::eq(&raw const *self.shared.storage, storage)
+    }
+
     /// Gives up the pages of a run that nobody maps; returns the bytes that stay.
     pub fn give_up(&self, run: u64) -> u64 {
         let mut gone = Vec::new();
@@ -344,10 +424,9 @@ impl Node {
         let mut data = Vec::new();
         data.try_reserve_exact(len).map_err(|_| VfsError::NoMemory)?;
         data.resize(len, 0);
-        let storage = &self.shared.storage;
         let class = if wanted.is_some() { IoClass::SyncRead } else { IoClass::AsyncRead };
         gate::note_read(zone, None);
-        let result = storage.read_as(class, zone, self.shared.dataset, |writer| writer.read_blocks(self.object, start, &mut data));
+        let result = self.shared.fetch(class, zone, self.object, start, &mut data);
         gate::note_read(zone, Some(if result.is_ok() { end - start } else { 0 }));
         result?;
         // The file ends inside the last page: behind it there are zeros, whatever the block holds.
@@ -402,15 +481,7 @@ impl Node {
             if len > 0 {
                 let mut data = vec![0; len];
                 frame.read(0, &mut data);
-                let mine = self.shared.storage.change(self.shared.dataset, len as u64, |writer| {
-                    let mut old = vec![0; len];
-                    writer.read_blocks(self.object, start, &mut old)?;
-                    if old != data {
-                        writer.write(self.object, start, &data, now())?;
-                        self.refresh(writer)?;
-                    }
-                    Ok(())
-                });
+                let mine = self.put_changed(start, &data);
                 if mine.is_err() {
                     result = result.and(mine);
                     continue;
@@ -427,8 +498,37 @@ impl Node {
         result
     }
 
+    /// Puts what a mapping may have changed into the store, if it did.
+    fn put_changed(&self, start: u64, data: &[u8]) -> Result<()> {
+        let mut old = vec![0; data.len()];
+        if self.is_volume() {
+            return self.shared.storage.change_volume(self.shared.dataset, data.len() as u64, |store, volume| {
+                volume.read(store, start, &mut old)?;
+                if old == data { Ok(()) } else { volume.write(store, start, data) }
+            });
+        }
+        self.change(data.len() as u64, |writer| {
+            writer.read_blocks(self.object, start, &mut old)?;
+            if old != data {
+                writer.write(self.object, start, data, now())?;
+                self.refresh(writer)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// A volume's data rather than a file's.
+    fn is_volume(&self) -> bool {
+        self.shared.kind == Contents::Volume
+    }
+
+    /// What can be read and written at offsets, and mapped.
+    fn has_contents(&self) -> bool {
+        self.kind == Kind::File || self.is_volume()
+    }
+
     fn write_locked(&self, pages: &mut Pages, offset: u64, data: &[u8]) -> Result<usize> {
-        if self.kind != Kind::File {
+        if !self.has_contents() {
             return Err(VfsError::Invalid);
         }
         if data.is_empty() {
@@ -437,11 +537,15 @@ impl Node {
         if offset.checked_add(data.len() as u64).is_none_or(|end| i64::try_from(end).is_err()) {
             return Err(VfsError::TooBig);
         }
-        self.change(data.len() as u64, |writer| {
-            self.forget_setid(writer)?;
-            writer.write(self.object, offset, data, now())?;
-            self.refresh(writer)
-        })?;
+        if self.is_volume() {
+            self.shared.storage.change_volume(self.shared.dataset, data.len() as u64, |store, volume| volume.write(store, offset, data))?;
+        } else {
+            self.change(data.len() as u64, |writer| {
+                self.forget_setid(writer)?;
+                writer.write(self.object, offset, data, now())?;
+                self.refresh(writer)
+            })?;
+        }
         let mut done = 0;
         while done < data.len() {
             let at = offset + done as u64;
@@ -453,6 +557,21 @@ impl Node {
             done += count;
         }
         Ok(done)
+    }
+
+    /// Takes out the pages behind `size`; the caller drops them when it has no lock.
+    fn cut_pages(&self, pages: &mut Pages, size: u64) -> BTreeMap<u64, Frame> {
+        let gone = pages.frames.split_off(&size.div_ceil(PAGE_SIZE as u64));
+        pages.writable.split_off(&size.div_ceil(PAGE_SIZE as u64));
+        if pages.writable.is_empty() {
+            self.shared.is_clean(self.object);
+        }
+        let mut runs: Vec<u64> = gone.keys().map(|index| index / RUN_PAGES).collect();
+        runs.dedup();
+        for run in runs {
+            cache::resize(&self.key(run), pages.run_bytes(run));
+        }
+        gone
     }
 
     /// Objects from a directory up to the root.
@@ -672,7 +791,7 @@ impl Vnode for Node {
         }
     }
     fn read_at(&self, offset: u64, out: &mut [u8], io: Io) -> Result<usize> {
-        if self.kind != Kind::File {
+        if !self.has_contents() {
             return Err(if self.kind == Kind::Directory { VfsError::IsDirectory } else { VfsError::Invalid });
         }
         let mut pages = self.pages.lock();
@@ -699,7 +818,7 @@ impl Vnode for Node {
             match self.frame(&mut pages, at >> PAGE_SHIFT, size, io.zone) {
                 Ok(frame) => frame.read(start, part),
                 // No frame for the cache: without it, then.
-                Err(VfsError::NoMemory) => self.read(|writer| writer.read_blocks(self.object, at, part))?,
+                Err(VfsError::NoMemory) => self.shared.fetch(IoClass::SyncRead, io.zone, self.object, at, part)?,
                 Err(error) if done == 0 => return Err(error),
                 Err(_) => break,
             }
@@ -712,7 +831,7 @@ impl Vnode for Node {
         Ok(done)
     }
     fn lends(&self) -> bool {
-        self.kind == Kind::File
+        self.has_contents()
     }
     fn lend(&self, offset: u64, length: usize, io: Io, lent: &mut Lent) -> Result<Option<usize>> {
         loop {
@@ -749,16 +868,7 @@ impl Vnode for Node {
             writer.truncate(self.object, size, now())?;
             self.refresh(writer)
         })?;
-        let gone = pages.frames.split_off(&size.div_ceil(PAGE_SIZE as u64));
-        pages.writable.split_off(&size.div_ceil(PAGE_SIZE as u64));
-        if pages.writable.is_empty() {
-            self.shared.is_clean(self.object);
-        }
-        let mut runs: Vec<u64> = gone.keys().map(|index| index / RUN_PAGES).collect();
-        runs.dedup();
-        for run in runs {
-            cache::resize(&self.key(run), pages.run_bytes(run));
-        }
+        let gone = self.cut_pages(&mut pages, size);
         let tail = (size % PAGE_SIZE as u64) as usize;
         if tail != 0
             && let Some(frame) = pages.frames.get(&(size >> PAGE_SHIFT))
@@ -770,7 +880,7 @@ impl Vnode for Node {
         Ok(())
     }
     fn page(&self, index: u64, write: bool, zone: ZoneId) -> Result<Frame> {
-        if self.kind != Kind::File {
+        if !self.has_contents() {
             return Err(VfsError::NoDevice);
         }
         let mut pages = self.pages.lock();

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use sync::{Class, SpinLock};
 
-use crate::{Storage, cache, gate};
+use crate::{Storage, cache, gate, volume};
 
 static POOLS: SpinLock<Vec<Arc<Storage>>> = SpinLock::new(Class::PoolNodes, Vec::new());
 
@@ -29,6 +29,7 @@ pub fn remove(pool: &Arc<Storage>) {
         let gone = place.map(|place| pools.remove(place));
         (gone, pools.is_empty())
     };
+    volume::forget(pool.name(), None);
     drop(gone);
     if is_last {
         gate::forget_all();

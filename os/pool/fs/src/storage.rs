@@ -13,7 +13,8 @@ use pool_dmu::{ScanKind, ScanReport, Store};
 use pool_dmu::edit::EditError;
 use pool_fair::queue::IoClass;
 use pool_fair::throttle::Op;
-use pool_zpl::{Volume, Writer};
+use pool_spa::SecondCounts;
+use pool_zpl::{Volume, Writer, Zvol};
 use sync::{Class, Mutex, SpinLock, WaitQueue};
 use vfs::mount::{Filesystem, next_fs_id};
 use vfs::{Result, StatFs, VfsError, VnodeRef};
@@ -29,6 +30,8 @@ pub const COMMIT_INTERVAL: Nanos = Nanos(5_000_000_000);
 const DIRTY_PART: u64 = 10;
 const DIRTY_LEAST: u64 = 16 << 20;
 const DIRTY_MOST: u64 = 4 << 30;
+/// Memory for what is known of blocks on cache devices, as a part of memory.
+const SECOND_PART: u64 = 64;
 /// How long a writer waits for a full group at a time, and one whose zone uses more than its part.
 const FULL_US: u64 = 10_000;
 const FULL_ABOVE_US: u64 = 20_000;
@@ -49,6 +52,7 @@ const MAGIC: u64 = 0x2fc1_2fc1;
 pub(crate) struct Inner {
     store: Store,
     volumes: BTreeMap<u64, Volume>,
+    zvols: BTreeMap<u64, Zvol>,
     /// Bytes written since the last commit, roughly; 0: nothing to commit.
     dirty: u64,
 }
@@ -74,6 +78,8 @@ pub struct Storage {
     is_full: AtomicBool,
     suspended: AtomicBool,
     mounted: SpinLock<Vec<Weak<Shared>>>,
+    /// Volumes that were opened, with what is in memory of them.
+    pub(crate) opened: SpinLock<BTreeMap<u64, Arc<Node>>>,
     /// Runs of files to be read ahead, for whom.
     ahead: SpinLock<VecDeque<(Weak<Node>, u64, ZoneId)>>,
     reader: WaitQueue,
@@ -82,6 +88,9 @@ pub struct Storage {
     sent: SpinLock<Vec<String>>,
     stop: AtomicBool,
     is_scanning: AtomicBool,
+    /// A thread feeds the cache devices, whose counters these are.
+    pub(crate) is_feeding: AtomicBool,
+    second: Arc<SecondCounts>,
     last_scan: SpinLock<Option<Seen>>,
     ticker: WaitQueue,
 }
@@ -97,23 +106,28 @@ impl Storage {
     ///
     /// # Errors
     /// No memory for the thread.
-    pub fn start(store: Store) -> core::result::Result<Arc<Self>, kif::OutOfMemory> {
+    pub fn start(mut store: Store) -> core::result::Result<Arc<Self>, kif::OutOfMemory> {
         let name = store.name();
+        store.limit_cache_table(kif::frames().free_total().1 * PAGE_SIZE as u64 / SECOND_PART);
+        let second = store.cache_counts();
         let storage = Arc::new(Self {
             name,
-            inner: Mutex::new(Class::Pool, Some(Inner { store, volumes: BTreeMap::new(), dirty: 1 })),
+            inner: Mutex::new(Class::Pool, Some(Inner { store, volumes: BTreeMap::new(), zvols: BTreeMap::new(), dirty: 1 })),
             gate: Gate::new(),
             dirty: AtomicU64::new(0),
             dirty_max: (kif::frames().free_total().1 * PAGE_SIZE as u64 / DIRTY_PART).clamp(DIRTY_LEAST, DIRTY_MOST),
             is_full: AtomicBool::new(false),
             suspended: AtomicBool::new(false),
             mounted: SpinLock::new(Class::PoolNodes, Vec::new()),
+            opened: SpinLock::new(Class::PoolNodes, BTreeMap::new()),
             ahead: SpinLock::new(Class::PoolNodes, VecDeque::new()),
             reader: WaitQueue::new(),
             started: kif::clock().monotonic(),
             sent: SpinLock::new(Class::PoolNodes, Vec::new()),
             stop: AtomicBool::new(false),
             is_scanning: AtomicBool::new(false),
+            is_feeding: AtomicBool::new(false),
+            second,
             last_scan: SpinLock::new(Class::PoolNodes, None),
             ticker: WaitQueue::new(),
         });
@@ -122,6 +136,10 @@ impl Storage {
         let reader = Arc::clone(&storage);
         let spawned = kif::spawn().spawn("zfetch", ZoneId::GLOBAL, Box::new(move || reader.read_wanted()));
         if let Err(error) = spawned {
+            storage.abandon();
+            return Err(error);
+        }
+        if let Err(error) = storage.begin_feeding() {
             storage.abandon();
             return Err(error);
         }
@@ -138,6 +156,16 @@ impl Storage {
     #[must_use]
     pub fn is_suspended(&self) -> bool {
         self.suspended.load(Relaxed)
+    }
+
+    /// The counters of its cache devices.
+    pub(crate) fn second_counts(&self) -> &SecondCounts {
+        &self.second
+    }
+
+    /// Sleeps; true if the pool goes instead.
+    pub(crate) fn sleep(&self, time: Nanos) -> bool {
+        self.ticker.wait_until(kif::clock().monotonic().plus(time), || self.stop.load(Relaxed).then_some(())).is_ok()
     }
 
     /// When it was imported.
@@ -226,6 +254,9 @@ impl Storage {
         self.stop.store(true, Relaxed);
         self.ticker.wake_all();
         self.reader.wake_all();
+        // Volumes know the pool, and the pool them.
+        let opened = core::mem::take(&mut *self.opened.lock());
+        drop(opened);
     }
 
     /// What a zone has to wait for before it writes: its part of the disks, and room in the open group. No lock may be held.
@@ -374,8 +405,18 @@ impl Storage {
     /// Forgets what was read of file system `dataset`, which is not mounted and changes by other means than its files.
     pub(crate) fn forget(&self, dataset: u64) {
         self.mounted.lock().retain(|shared| shared.upgrade().is_some_and(|shared| shared.dataset != dataset));
+        let volume = self.opened.lock().remove(&dataset);
+        drop(volume);
         if let Some(inner) = self.inner.lock().as_mut() {
             inner.volumes.remove(&dataset);
+            inner.zvols.remove(&dataset);
+        }
+    }
+
+    /// Forgets how large volume `dataset` was.
+    pub(crate) fn forget_size(&self, dataset: u64) {
+        if let Some(inner) = self.inner.lock().as_mut() {
+            inner.zvols.remove(&dataset);
         }
     }
 
@@ -399,6 +440,11 @@ impl Storage {
     /// The pool was exported or is suspended, or there is no memory for its work: `body` was not called.
     pub(crate) fn edit<R>(&self, body: impl FnOnce(&mut Store) -> core::result::Result<R, EditError>) -> Result<core::result::Result<R, EditError>> {
         self.run_on(IoClass::SyncWrite, kif::spawn().current_zone(), |inner| body(&mut inner.store))
+    }
+
+    /// The same in a class, for a zone.
+    pub(crate) fn with_as<R>(&self, class: IoClass, zone: ZoneId, body: impl FnOnce(&mut Store) -> core::result::Result<R, EditError>) -> Result<R> {
+        self.with_inner_for(class, zone, |inner| body(&mut inner.store))
     }
 
     fn with_inner<R>(&self, class: IoClass, body: impl FnOnce(&mut Inner) -> core::result::Result<R, EditError>) -> Result<R> {
@@ -453,6 +499,22 @@ impl Storage {
         self.with_inner(IoClass::SyncRead, |inner| inner.on(dataset, body))
     }
 
+    /// Calls `body` for looking at volume `dataset` or reading it.
+    pub(crate) fn read_volume<R>(
+        &self,
+        class: IoClass,
+        zone: ZoneId,
+        dataset: u64,
+        body: impl FnOnce(&mut Store, &Zvol) -> core::result::Result<R, EditError>,
+    ) -> Result<R> {
+        self.with_inner_for(class, zone, |inner| inner.on_volume(dataset, body))
+    }
+
+    /// Calls `body` for changing volume `dataset` by about `bytes`.
+    pub(crate) fn change_volume<R>(&self, dataset: u64, bytes: u64, body: impl FnOnce(&mut Store, &Zvol) -> core::result::Result<R, EditError>) -> Result<R> {
+        self.change_in(dataset, bytes, |inner| inner.on_volume(dataset, body))
+    }
+
     /// The same in a class, for a zone.
     pub(crate) fn read_as<R>(&self, class: IoClass, zone: ZoneId, dataset: u64, body: impl FnOnce(&mut Writer<'_>) -> core::result::Result<R, EditError>) -> Result<R> {
         self.with_inner_for(class, zone, |inner| inner.on(dataset, body))
@@ -460,12 +522,16 @@ impl Storage {
 
     /// Calls `body` for changing file system `dataset` by about `bytes`; commits if more is open than should be.
     pub(crate) fn change<R>(&self, dataset: u64, bytes: u64, body: impl FnOnce(&mut Writer<'_>) -> core::result::Result<R, EditError>) -> Result<R> {
+        self.change_in(dataset, bytes, |inner| inner.on(dataset, body))
+    }
+
+    fn change_in<R>(&self, dataset: u64, bytes: u64, body: impl FnOnce(&mut Inner) -> core::result::Result<R, EditError>) -> Result<R> {
         if kif::frames().free_total().0 * (PAGE_SIZE as u64) < MEMORY_MIN + bytes {
             return Err(VfsError::NoMemory);
         }
         let result = self.with_inner(IoClass::SyncWrite, |inner| {
             inner.check_space(bytes)?;
-            let result = inner.on(dataset, body);
+            let result = body(inner);
             inner.dirty += bytes + 512;
             if result.is_ok() && inner.store.is_always_synced(dataset) {
                 inner.store.log_sync(dataset, now().0)?;
@@ -539,7 +605,17 @@ impl Storage {
     /// True if file systems of the pool are mounted.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.shared().iter().any(|shared| shared.is_mounted.load(Relaxed))
+        self.shared().iter().any(|shared| shared.is_mounted.load(Relaxed) || shared.opens.load(Relaxed) > 0)
+    }
+
+    /// Volumes that are open.
+    pub(crate) fn open_volumes(&self) -> Vec<u64> {
+        self.shared().iter().filter(|shared| shared.opens.load(Relaxed) > 0).map(|shared| shared.dataset).collect()
+    }
+
+    /// True if volume `dataset` is open.
+    pub(crate) fn has_open(&self, dataset: u64) -> bool {
+        self.shared().iter().any(|shared| shared.dataset == dataset && shared.opens.load(Relaxed) > 0)
     }
 
     /// True once it was exported, in order or not.
@@ -580,22 +656,7 @@ impl Storage {
             Ok(writer.root())
         })?;
         let known = self.mounted.lock().iter().filter_map(Weak::upgrade).find(|shared| shared.dataset == dataset);
-        let shared = known.unwrap_or_else(|| {
-            let shared = Arc::new(Shared {
-                storage: Arc::clone(self),
-                dataset,
-                id: next_fs_id(),
-                nodes: SpinLock::new(Class::PoolNodes, BTreeMap::new()),
-                recent: SpinLock::new(Class::PoolNodes, VecDeque::new()),
-                written: SpinLock::new(Class::PoolNodes, BTreeMap::new()),
-                orphans: SpinLock::new(Class::PoolNodes, Vec::new()),
-                is_mounted: AtomicBool::new(false),
-            });
-            let mut mounted = self.mounted.lock();
-            mounted.retain(|shared| shared.strong_count() > 0);
-            mounted.push(Arc::downgrade(&shared));
-            shared
-        });
+        let shared = known.unwrap_or_else(|| self.share(dataset, Contents::Files));
         if shared.is_mounted.swap(true, Relaxed) {
             return Err(VfsError::Busy);
         }
@@ -603,7 +664,38 @@ impl Storage {
     }
 }
 
+impl Storage {
+    /// What is known from now on of a file system or volume that nothing is known of.
+    pub(crate) fn share(self: &Arc<Self>, dataset: u64, kind: Contents) -> Arc<Shared> {
+        let shared = Arc::new(Shared {
+            storage: Arc::clone(self),
+            dataset,
+            kind,
+            id: next_fs_id(),
+            nodes: SpinLock::new(Class::PoolNodes, BTreeMap::new()),
+            recent: SpinLock::new(Class::PoolNodes, VecDeque::new()),
+            written: SpinLock::new(Class::PoolNodes, BTreeMap::new()),
+            orphans: SpinLock::new(Class::PoolNodes, Vec::new()),
+            is_mounted: AtomicBool::new(false),
+            opens: AtomicU64::new(0),
+            is_read_only: AtomicBool::new(false),
+        });
+        let mut mounted = self.mounted.lock();
+        mounted.retain(|shared| shared.strong_count() > 0);
+        mounted.push(Arc::downgrade(&shared));
+        shared
+    }
+}
+
 impl Inner {
+    fn on_volume<R>(&mut self, dataset: u64, body: impl FnOnce(&mut Store, &Zvol) -> core::result::Result<R, EditError>) -> core::result::Result<R, EditError> {
+        let volume = match self.zvols.get(&dataset) {
+            Some(volume) => *volume,
+            None => *self.zvols.entry(dataset).or_insert(Zvol::open(&mut self.store, dataset)?),
+        };
+        body(&mut self.store, &volume)
+    }
+
     fn on<R>(&mut self, dataset: u64, body: impl FnOnce(&mut Writer<'_>) -> core::result::Result<R, EditError>) -> core::result::Result<R, EditError> {
         let volume = match self.volumes.remove(&dataset) {
             Some(volume) => volume,
@@ -630,10 +722,18 @@ impl Inner {
     }
 }
 
-/// What all nodes of a file system share.
+/// What a data set holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contents {
+    Files,
+    Volume,
+}
+
+/// What all nodes of a file system share; a volume has one.
 pub(crate) struct Shared {
     pub storage: Arc<Storage>,
     pub dataset: u64,
+    pub kind: Contents,
     pub id: u64,
     nodes: SpinLock<BTreeMap<u64, Weak<Node>>>,
     /// Nodes kept for the next user, oldest first.
@@ -643,9 +743,25 @@ pub(crate) struct Shared {
     /// Objects whose last user went after their last name.
     orphans: SpinLock<Vec<u64>>,
     is_mounted: AtomicBool,
+    /// Of a volume: how often it is open.
+    pub opens: AtomicU64,
+    /// Of a volume: its property `readonly`.
+    pub is_read_only: AtomicBool,
 }
 
 impl Shared {
+    /// Reads data blocks of an object, whatever its size says.
+    pub fn fetch(&self, class: IoClass, zone: ZoneId, object: u64, start: u64, out: &mut [u8]) -> Result<()> {
+        match self.kind {
+            Contents::Files => self.storage.read_as(class, zone, self.dataset, |writer| writer.read_blocks(object, start, out)),
+            // The last run may reach beyond the volume's end, where there is nothing.
+            Contents::Volume => self.storage.read_volume(class, zone, self.dataset, |store, volume| {
+                let inside = usize::try_from(volume.size().saturating_sub(start)).map_or(out.len(), |left| left.min(out.len()));
+                volume.read(store, start.min(volume.size()), &mut out[..inside])
+            }),
+        }
+    }
+
     /// Keeps a node, from now on until [`Self::is_clean`], whether somebody else has it or not.
     pub fn keep(&self, node: Arc<Node>) {
         let before = self.written.lock().insert(node.object(), node);

@@ -12,7 +12,8 @@ use alloc::vec::Vec;
 
 use pool_dmu::Datasets;
 use pool_stream::{Naming, Package, PackageOptions, ReceiveOptions, Sender, StreamError, Token, Unpacker, resume_token};
-use vfs::Cx;
+use kif::ZoneId;
+use vfs::{Cred, Cx, Place};
 
 use crate::Storage;
 use crate::manage::{self, Refused};
@@ -127,6 +128,8 @@ pub struct Receiving {
     /// `None`: it came to an end, good or bad.
     unpacker: Option<Unpacker>,
     mounted: Vec<String>,
+    /// Root of the receiver's file systems.
+    root: Place,
 }
 
 impl Receiving {
@@ -142,9 +145,10 @@ impl Receiving {
         let head = target.split('@').next().unwrap_or(target);
         let _alone = manage::alone();
         let inside = if naming == Naming::Exact { manage::at_and_below(&pool, head)? } else { Vec::new() };
+        manage::refuse_open_below(&pool, head)?;
         let mounted = manage::unmount_list(cx, &pool, &inside)?;
         let options = ReceiveOptions { force, resumable, owners: Some(pool_zpl::owners) };
-        Ok(Self { unpacker: Some(Unpacker::new(target, naming, options)), target: target.to_string(), pool, mounted })
+        Ok(Self { unpacker: Some(Unpacker::new(target, naming, options)), target: target.to_string(), pool, mounted, root: cx.root.clone() })
     }
 
     /// Takes the next piece.
@@ -179,6 +183,7 @@ impl Receiving {
         }
         for one in &received {
             let head = one.snapshot.split('@').next().unwrap_or(&one.snapshot);
+            self.pool.reread_volume(head);
             if !self.mounted.iter().any(|name| name == head) {
                 manage::mount_new(cx, &self.pool, head)?;
             }
@@ -198,6 +203,13 @@ impl Drop for Receiving {
         // Not asked for to the end: its error says only that it ended too early.
         if manage::edit(&self.pool, &self.target, |store| Ok(unpacker.finish(store, now().0).is_ok())).is_err() {
             kif::log().line(format_args!("{}: a receive that was broken off could not be undone", self.target));
+        }
+        // Its program was killed: what it found mounted is mounted again all the same.
+        let cred = Cred::root(ZoneId::GLOBAL);
+        let cx = Cx { cred: &cred, root: &self.root, cwd: &self.root };
+        let _alone = manage::alone();
+        if let Err(refused) = self.mount(&cx) {
+            kif::log().line(format_args!("{}: after a receive that was broken off: {refused}", self.target));
         }
     }
 }

@@ -21,13 +21,13 @@ use vfs::{Cred, Cx, DevNo, Io, Kind, MountFlags, Owner, RenameFlags, SetAttr, Vf
 
 use crate::{Mounted, Storage, manage};
 
-const BYTES: usize = 96 << 20;
+pub(crate) const BYTES: usize = 96 << 20;
 const OWNER: Owner = Owner { uid: 1, gid: 2, zone: ZoneId::GLOBAL };
-const IO: Io = Io { zone: ZoneId::GLOBAL, nonblock: false };
+pub(crate) const IO: Io = Io { zone: ZoneId::GLOBAL, nonblock: false };
 
 /// A disk in memory that a test can look at after the pool is gone.
 #[derive(Clone)]
-struct Memory(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Memory(pub Arc<Mutex<Vec<u8>>>);
 
 impl BlockDev for Memory {
     fn size_bytes(&self) -> u64 {
@@ -51,7 +51,7 @@ impl BlockDev for Memory {
     }
 }
 
-fn random(seed: u64) -> Box<dyn FnMut() -> u64 + Send> {
+pub(crate) fn random(seed: u64) -> Box<dyn FnMut() -> u64 + Send> {
     let mut state = seed;
     Box::new(move || {
         state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -63,7 +63,7 @@ fn random(seed: u64) -> Box<dyn FnMut() -> u64 + Send> {
 }
 
 /// A new pool called `name` and the disk it is on.
-fn create(name: &str) -> (Memory, Arc<Storage>) {
+pub(crate) fn create(name: &str) -> (Memory, Arc<Storage>) {
     kif_host::start();
     let memory = Memory(Arc::new(Mutex::new(vec![0; BYTES])));
     let layout = Layout { redundancy: None, devices: vec![(String::from("disk"), Box::new(memory.clone()) as Box<dyn BlockDev>)] };
@@ -74,7 +74,7 @@ fn create(name: &str) -> (Memory, Arc<Storage>) {
     (memory, Storage::start(store).expect("starts"))
 }
 
-fn mount(pool: &Arc<Storage>) -> Arc<Mounted> {
+pub(crate) fn mount(pool: &Arc<Storage>) -> Arc<Mounted> {
     let name = String::from(pool.name());
     let dataset = pool.with(|store| store.find(&name)).expect("the root dataset");
     pool.mount(dataset, false).expect("mounts")
@@ -89,7 +89,7 @@ fn import(memory: &Memory) -> Arc<Storage> {
     Storage::start(store).expect("starts")
 }
 
-fn make(parent: &VnodeRef, name: &str) -> VnodeRef {
+pub(crate) fn make(parent: &VnodeRef, name: &str) -> VnodeRef {
     parent.create(name.as_bytes(), Kind::File, 0o644, DevNo::default(), OWNER).expect("creates")
 }
 
@@ -114,7 +114,7 @@ fn names(directory: &VnodeRef, per_call: usize) -> Vec<String> {
     }
 }
 
-fn contents(node: &VnodeRef) -> Vec<u8> {
+pub(crate) fn contents(node: &VnodeRef) -> Vec<u8> {
     let mut out = vec![0; node.attr().expect("attributes").size as usize + 100];
     let count = node.read_at(0, &mut out, IO).expect("reads");
     out.truncate(count);

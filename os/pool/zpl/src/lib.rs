@@ -24,7 +24,7 @@ pub use replay::replay_logs;
 pub use volume::Volume;
 pub use write::{Change, Make, NewEntry, Writer, create_filesystem, format_dataset, owners};
 pub use xattr::{NAME_MAX as XATTR_NAME_MAX, VALUE_MAX as XATTR_VALUE_MAX, XattrStyle};
-pub use zvol::{BLOCK_DEFAULT, Zvol, reservation};
+pub use zvol::{BLOCK_DEFAULT, DATA as VOLUME_DATA, Zvol, check_size, reservation};
 
 use alloc::vec;
 use alloc::vec::Vec;

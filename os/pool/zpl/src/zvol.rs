@@ -14,7 +14,8 @@ use pool_phys::intent_log::Change as Logged;
 use pool_phys::nvlist::Value;
 
 pub(crate) const OS_KIND: u64 = 3;
-pub(crate) const DATA: u64 = 1;
+/// The object that holds a volume's data.
+pub const DATA: u64 = 1;
 const PROPERTIES: u64 = 2;
 /// Type of the table of properties.
 const PROPERTIES_KIND: u8 = 24;
@@ -168,7 +169,11 @@ impl Zvol {
     }
 }
 
-fn check_size(size: u64, block_size: u64) -> Result<(), EditError> {
+/// Whether a volume can have this size and block size.
+///
+/// # Errors
+/// It cannot: why.
+pub fn check_size(size: u64, block_size: u64) -> Result<(), EditError> {
     if !block_size.is_power_of_two() || !(BLOCK_MIN..=BLOCK_MAX).contains(&block_size) {
         return Err(EditError::Invalid("the block size of a volume is a power of two from 512 bytes to 128 KiB"));
     }

@@ -19,6 +19,8 @@ struct Sample {
     /// Reads, writes, bytes read, bytes written, since the import.
     counts: [u64; 4],
     age_ns: u64,
+    /// What kind of devices come below; no more than that.
+    is_title: bool,
 }
 
 /// How to print.
@@ -29,11 +31,14 @@ struct Form {
     verbose: bool,
 }
 
+/// What is counted of a device.
+const COUNTS: [&str; 4] = ["reads", "writes", "bytes_read", "bytes_written"];
+
 fn samples(pool: &NvList, verbose: bool) -> Result<Vec<Sample>, Failure> {
     let field = |list: &NvList, name: &str| list.number(name).map_err(Failure::new);
     let (size, allocated, age_ns) = (field(pool, "size")?, field(pool, "allocated")?, field(pool, "age")?);
     let name = pool.string("name").map_err(Failure::new)?.to_owned();
-    let mut rows = vec![Sample { name, depth: 0, space: Some((allocated, size.saturating_sub(allocated))), counts: [0; 4], age_ns }];
+    let mut rows = vec![Sample { name, depth: 0, space: Some((allocated, size.saturating_sub(allocated))), counts: [0; 4], age_ns, is_title: false }];
     // Of the vdevs only leaves count; what is above is the sum of those below.
     let vdevs = pool.lists("vdevs").map_err(Failure::new)?;
     for (index, vdev) in vdevs.iter().enumerate() {
@@ -43,7 +48,7 @@ fn samples(pool: &NvList, verbose: bool) -> Result<Vec<Sample>, Failure> {
             if other > 0 && field(below, "depth")? <= depth {
                 break;
             }
-            for (sum, name) in counts.iter_mut().zip(["reads", "writes", "bytes_read", "bytes_written"]) {
+            for (sum, name) in counts.iter_mut().zip(COUNTS) {
                 *sum += field(below, name)?;
             }
         }
@@ -51,7 +56,30 @@ fn samples(pool: &NvList, verbose: bool) -> Result<Vec<Sample>, Failure> {
             rows[0].counts.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
         if verbose {
-            rows.push(Sample { name: vdev.string("name").map_err(Failure::new)?.to_owned(), depth: depth + 1, space: None, counts, age_ns });
+            let space = match (vdev.number("size"), vdev.number("allocated")) {
+                (Ok(size), Ok(allocated)) => Some((allocated, size.saturating_sub(allocated))),
+                _ => None,
+            };
+            rows.push(Sample { name: vdev.string("name").map_err(Failure::new)?.to_owned(), depth: depth + 1, space, counts, age_ns, is_title: false });
+        }
+    }
+    if verbose {
+        let mut title = "";
+        for device in pool.lists("aside").map_err(Failure::new)? {
+            let kind = device.string("kind").map_err(Failure::new)?;
+            if kind != "cache" {
+                continue;
+            }
+            if title != kind {
+                title = kind;
+                rows.push(Sample { name: kind.to_owned(), depth: 0, space: None, counts: [0; 4], age_ns, is_title: true });
+            }
+            let mut counts = [0; 4];
+            for (count, name) in counts.iter_mut().zip(COUNTS) {
+                *count = field(device, name)?;
+            }
+            let (size, allocated) = (field(device, "size")?, field(device, "allocated")?);
+            rows.push(Sample { name: device.string("name").map_err(Failure::new)?.to_owned(), depth: 1, space: Some((allocated, size.saturating_sub(allocated))), counts, age_ns, is_title: false });
         }
     }
     Ok(rows)
@@ -59,6 +87,9 @@ fn samples(pool: &NvList, verbose: bool) -> Result<Vec<Sample>, Failure> {
 
 /// What a row says: space, then rates since `before` (or since the import).
 fn cells(now: &Sample, before: Option<&Sample>, exact: bool) -> [String; 6] {
+    if now.is_title {
+        return core::array::from_fn(|_| "-".to_owned());
+    }
     let span = now.age_ns.saturating_sub(before.map_or(0, |before| before.age_ns)).max(1);
     let rate = |index: usize| {
         let count = now.counts[index].saturating_sub(before.map_or(0, |before| before.counts[index]));
@@ -128,7 +159,7 @@ mod tests {
     use super::*;
 
     fn pool(age_ns: u64, factor: u64) -> Vec<Sample> {
-        let row = |name: &str, depth, space, counts: [u64; 4]| Sample { name: name.to_owned(), depth, space, counts: counts.map(|count| count * factor), age_ns };
+        let row = |name: &str, depth, space, counts: [u64; 4]| Sample { name: name.to_owned(), depth, space, counts: counts.map(|count| count * factor), age_ns, is_title: false };
         vec![
             row("tank", 0, Some((100 << 20, 1946 << 20)), [20, 40, 2 << 20, 5 << 20]),
             row("mirror-0", 1, None, [20, 40, 2 << 20, 5 << 20]),

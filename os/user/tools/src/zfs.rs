@@ -1,4 +1,4 @@
-//! `zfs`: file systems and snapshots.
+//! `zfs`: file systems, volumes and snapshots.
 
 use std::io::{IsTerminal, Read, Write};
 
@@ -11,7 +11,9 @@ use crate::usage::{self, Failure, Step};
 
 pub const HELP: &str = "\
 usage: zfs list [-Hp] [-r | -d DEPTH] [-o PROPERTY,...] [-s|-S PROPERTY] [-t filesystem|snapshot|volume|all,...] [DATASET...]
-       zfs create [-o PROPERTY=VALUE]... DATASET...     a file system, mounted below its parent
+       zfs create [-p] [-o PROPERTY=VALUE]... DATASET...  a file system, mounted below its parent; -p: those above it too
+       zfs create [-ps] [-b BLOCKSIZE] [-o PROPERTY=VALUE]... -V SIZE VOLUME
+                                                        a volume, /dev/zvol/VOLUME; -s: nothing is reserved for it
        zfs snapshot [-r] DATASET@NAME...
        zfs rollback [-r] DATASET@NAME                   -r: newer snapshots are destroyed
        zfs clone [-o PROPERTY=VALUE]... DATASET@NAME NEW
@@ -35,6 +37,7 @@ examples:
   zfs create -o quota=1G tank/home
   zfs snapshot tank/home@monday && zfs list -t all
   zfs clone tank/home@monday tank/try && zfs destroy tank/try
+  zfs create -V 1G tank/disk && mkfs.ext4 /dev/zvol/tank/disk
   zfs send -i @sunday tank/home@monday | zfs receive backup/home
 ";
 
@@ -107,8 +110,28 @@ fn properties(steps: &[Step]) -> Result<Vec<String>, Failure> {
 }
 
 fn create(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, names) = usage::options(arguments, "o:")?;
-    each(Operation::DatasetMake, &names, &NvList::new().with("properties", properties(&steps)?))
+    let (steps, names) = usage::options(arguments, "pso:b:V:")?;
+    let flag = |letter| u64::from(steps.contains(&Step::Flag(letter)));
+    let value = |wanted: char| steps.iter().find_map(|step| if let Step::Value(letter, value) = step { (*letter == wanted).then_some(value.as_str()) } else { None });
+    let mut request = NvList::new().with("properties", properties(&steps)?).with("parents", flag('p'));
+    match value('V') {
+        Some(size) => {
+            if names.len() != 1 {
+                return Err(Failure::usage("zfs create [-ps] [-b BLOCKSIZE] [-o PROPERTY=VALUE]... -V SIZE VOLUME"));
+            }
+            request = request.with("volsize", size).with("sparse", flag('s'));
+            // As a property it means the same.
+            let named = properties(&steps)?.iter().find_map(|pair| pair.strip_prefix("volblocksize=").map(str::to_owned));
+            if let Some(block) = value('b').map(str::to_owned).or(named) {
+                request.set("volblocksize", block);
+            }
+        }
+        None if value('b').is_some() || flag('s') != 0 => return Err(Failure::usage("-b and -s are for volumes: give a size with -V")),
+        None => {}
+    }
+    let plain: Vec<String> = properties(&steps)?.into_iter().filter(|pair| !pair.starts_with("volblocksize=")).collect();
+    request.set("properties", plain);
+    each(Operation::DatasetMake, &names, &request)
 }
 
 fn clone(arguments: &[String]) -> Result<u8, Failure> {

@@ -220,10 +220,51 @@ fn list(arguments: &[String]) -> Result<u8, Failure> {
             })
         };
         rows.push(columns.iter().map(cell).collect::<Result<Vec<_>, Failure>>()?);
+        if steps.contains(&Step::Flag('v')) {
+            rows.extend(parts(pool, &columns, (script, exact))?);
+        }
     }
     let heading: Vec<String> = columns.iter().map(|column| heading(column)).collect();
     usage::print(&table(&heading.iter().map(String::as_str).collect::<Vec<_>>(), &rows, script));
     Ok(0)
+}
+
+/// Rows of `zpool list -v` below a pool's: its vdevs, those on top with their space, and its cache devices.
+fn parts(pool: &NvList, columns: &[&str], (script, exact): (bool, bool)) -> Result<Vec<Vec<String>>, Failure> {
+    let row = |part: &NvList, depth: usize| {
+        let space = match (part.number("size"), part.number("allocated")) {
+            (Ok(total), Ok(used)) if total > 0 => Some((total, used)),
+            _ => None,
+        };
+        let cell = |column: &&str| match (*column, space) {
+            ("name", _) => Ok(format!("{}{}", if script { String::new() } else { "  ".repeat(depth) }, part.string("name").map_err(Failure::new)?)),
+            ("health", _) => Ok(part.string("state").map_err(Failure::new)?.to_owned()),
+            ("size", Some((total, _))) => Ok(size(total, exact)),
+            ("allocated", Some((_, used))) => Ok(size(used, exact)),
+            ("free", Some((total, used))) => Ok(size(total - used, exact)),
+            ("capacity", Some((total, used))) => Ok(if exact { (used * 100 / total).to_string() } else { format!("{}%", used * 100 / total) }),
+            _ => Ok("-".to_owned()),
+        };
+        columns.iter().map(cell).collect::<Result<Vec<_>, Failure>>()
+    };
+    let mut rows = Vec::new();
+    for vdev in pool.lists("vdevs").map_err(Failure::new)? {
+        rows.push(row(vdev, 1 + usize::try_from(vdev.number("depth").map_err(Failure::new)?).unwrap_or(0))?);
+    }
+    let mut title = "";
+    for device in pool.lists("aside").map_err(Failure::new)? {
+        let kind = device.string("kind").map_err(Failure::new)?;
+        // Spares have no space of their own.
+        if kind != "cache" {
+            continue;
+        }
+        if title != kind {
+            title = kind;
+            rows.push(columns.iter().map(|column| if *column == "name" { kind } else { "-" }.to_owned()).collect());
+        }
+        rows.push(row(device, 1)?);
+    }
+    Ok(rows)
 }
 
 /// What stands above a column.
@@ -299,13 +340,17 @@ fn status(arguments: &[String]) -> Result<u8, Failure> {
         }
         out.push_str(&format!("  scan: {}\nconfig:\n\n", text("scan")?));
         let mut title = "";
-        for device in pool.strings("aside").map_err(Failure::new)? {
-            let [kind, name, state] = device.splitn(3, ' ').collect::<Vec<_>>()[..] else { continue };
-            if title != kind {
-                rows.push(vec![kind.to_owned(), String::new(), String::new(), String::new(), String::new()]);
-                title = kind;
+        for device in pool.lists("aside").map_err(Failure::new)? {
+            let field = |name: &str| device.string(name).map_err(Failure::new);
+            let count = |name: &str| device.number(name).map(|count| count.to_string()).map_err(Failure::new);
+            if title != field("kind")? {
+                title = field("kind")?;
+                rows.push(vec![title.to_owned(), String::new(), String::new(), String::new(), String::new()]);
             }
-            rows.push(vec![format!("  {name}"), state.to_owned(), String::new(), String::new(), String::new()]);
+            let counts = if title == "cache" { [count("read")?, count("write")?, count("checksum")?] } else { Default::default() };
+            let mut row = vec![format!("  {}", field("name")?), field("state")?.to_owned()];
+            row.extend(counts);
+            rows.push(row);
         }
         for line in table(&["NAME", "STATE", "READ", "WRITE", "CKSUM"], &rows, false).lines() {
             out.push_str(&format!("\t{line}\n"));
