@@ -149,7 +149,7 @@ pub(crate) struct Core {
     pub quiet: bool,
     /// The running instruction is in an interrupt shadow.
     pub shadow_before: bool,
-    /// RFLAGS.RF was set when the running instruction began.
+    /// RFLAGS.RF was set when the running instruction or event began: what a #VMEXIT saves.
     pub resume_before: bool,
     /// A #VMEXIT on its way; then what [`Core::fault`] says does not count.
     pub svm_exit: Option<svm::Exit>,
@@ -163,6 +163,11 @@ pub(crate) struct Core {
 
 impl Core {
     pub fn new(config: Config) -> Core {
+        Core::with_tlb(config, Tlb::new())
+    }
+
+    /// With a TLB that is empty.
+    pub fn with_tlb(config: Config, tlb: Tlb) -> Core {
         let reset = CpuState::reset();
         let mut core = Core {
             r: [0; 32],
@@ -184,7 +189,7 @@ impl Core {
             ymm_high: [0; 16],
             mxcsr: 0x1f80,
             x87: X87::default(),
-            tlb: Tlb::new(),
+            tlb,
             sys: reset.sys.clone(),
             fault: Exception::default(),
             code_vpage: 0,

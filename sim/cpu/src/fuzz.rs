@@ -62,6 +62,9 @@ impl CpuBus for Echo {
     }
 }
 
+/// What goes from case to case.
+type Parts = (Cpu, GuestMemory);
+
 struct Machine {
     cpu: Cpu,
     memory: GuestMemory,
@@ -69,9 +72,8 @@ struct Machine {
 }
 
 impl Machine {
-    /// A new processor over a memory that is as [`bare::long`] makes it.
-    fn long(memory: GuestMemory, state: &CpuState) -> Machine {
-        let mut cpu = Cpu::new(Config::default());
+    /// A processor as new over a memory that is as [`bare::long`] makes it.
+    fn long((mut cpu, memory): Parts, state: &CpuState) -> Machine {
         cpu.set_state(state);
         Machine { cpu, memory, bus: Echo::default() }
     }
@@ -189,9 +191,9 @@ fn virtual_machine(machine: &mut Machine, rng: &mut Rng) {
     machine.bytes(CODE + at, &[0x0f, 0x01, 0xd8]);
 }
 
-fn machine(seed: u64, memory: GuestMemory, state: &CpuState) -> Machine {
+fn machine(seed: u64, parts: Parts, state: &CpuState) -> Machine {
     let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let mut machine = Machine::long(memory, state);
+    let mut machine = Machine::long(parts, state);
     let mut at = 0;
     while at < 0x1000 {
         let piece = SEEDS[rng.below(SEEDS.len() as u64) as usize];
@@ -253,8 +255,8 @@ fn machine(seed: u64, memory: GuestMemory, state: &CpuState) -> Machine {
 }
 
 /// Runs a case in pieces of `step` ticks; halts and shutdowns end it wherever it is cut.
-fn run(seed: u64, step: u64, memory: GuestMemory, state: &CpuState) -> Machine {
-    let mut machine = machine(seed, memory, state);
+fn run(seed: u64, step: u64, parts: Parts, state: &CpuState) -> Machine {
+    let mut machine = machine(seed, parts, state);
     let mut left = TICKS;
     while left > 0 {
         let before = machine.cpu.ticks();
@@ -267,11 +269,11 @@ fn run(seed: u64, step: u64, memory: GuestMemory, state: &CpuState) -> Machine {
     machine
 }
 
-/// Two memories that go from case to case, since making 8 MiB costs ten times what a case does: the pages that a case wrote are put back after it.
+/// Two processors and memories that go from case to case, since making them costs ten times what a case does: the pages that a case wrote are put back after it.
 struct Bench {
     clean: GuestMemory,
     state: CpuState,
-    used: Vec<GuestMemory>,
+    used: Vec<Parts>,
 }
 
 impl Bench {
@@ -280,7 +282,7 @@ impl Bench {
 
     fn new() -> Bench {
         let ((clean, state), (one, _), (other, _)) = (bare::long(), bare::long(), bare::long());
-        Bench { clean, state, used: vec![one, other] }
+        Bench { clean, state, used: [one, other].into_iter().map(|memory| (Cpu::new(Config::default()), memory)).collect() }
     }
 
     fn run(&mut self, seed: u64, step: u64) -> Machine {
@@ -294,7 +296,7 @@ impl Bench {
         }
         memory.clear_dirty();
         memory.forget_code();
-        self.used.push(memory);
+        self.used.push((machine.cpu.renewed(), memory));
     }
 
     /// # Errors
@@ -325,7 +327,7 @@ impl Bench {
     /// # Errors
     /// A memory that is not what it was after its pages were put back.
     fn inspect(&self, seed: u64) -> Result<(), String> {
-        let same = self.used.iter().all(|memory| memory.ram() == self.clean.ram());
+        let same = self.used.iter().all(|(_, memory)| memory.ram() == self.clean.ram());
         if same { Ok(()) } else { Err(format!("seed {seed} or one of the {} before it: a page was written and not marked", Self::INSPECTION)) }
     }
 }

@@ -20,7 +20,7 @@ pub(crate) enum Flow {
     Indirect,
     /// As `Indirect`, but modes, interrupts or mappings may have changed: everything is looked at again.
     Exit,
-    /// A REP instruction is not finished: `core.rip` stays on it.
+    /// A REP instruction or a gather is not finished: `core.rip` stays on it, and RFLAGS.RF is set.
     Again,
     /// Nothing done; `core.fault` says why.
     Fault,

@@ -49,8 +49,20 @@ impl Cpu {
     }
 
     pub(crate) fn with_code(config: Config, cache: Cache, hot: Option<Box<Hot>>) -> Cpu {
+        Cpu::with_parts(Core::new(config), cache, hot)
+    }
+
+    /// The same vCPU in its power-on state, over the memory it has for its TLB and its code: making those anew costs ten times what a short run does.
+    pub(crate) fn renewed(self) -> Cpu {
+        let Cpu { core: Core { mut tlb, config, .. }, mut cache, hot, .. } = self;
+        tlb.flush();
+        cache.clear();
+        Cpu::with_parts(Core::with_tlb(config, tlb), cache, hot)
+    }
+
+    fn with_parts(core: Core, cache: Cache, hot: Option<Box<Hot>>) -> Cpu {
         Cpu {
-            core: Core::new(config),
+            core,
             cache,
             hot,
             breakpoints: BTreeSet::new(),
@@ -265,6 +277,7 @@ impl Cpu {
             Activity::WaitForSipi => return Some(Stop::Halted),
             Activity::Shutdown => return Some(Stop::TripleFault),
         }
+        core.resume_before = core.flags_rest & rflags::RF != 0;
         if core.sys.svm.inject != 0 {
             core.begin_event();
             let triple = core.deliver_injected(m, b).is_err();
@@ -322,10 +335,9 @@ impl Cpu {
         }
         self.sync_debug_registers();
         let core = &mut self.core;
-        let resume_flag = core.flags_rest & rflags::RF != 0;
         let step = core.flags_rest & rflags::TF != 0;
-        if step || core.sys.shadow || resume_flag {
-            return self.run_single(m, b, step, resume_flag);
+        if step || core.sys.shadow || core.resume_before {
+            return self.run_single(m, b, step);
         }
         self.run_blocks(m, b)
     }
@@ -596,19 +608,18 @@ impl Cpu {
     }
 
     /// Runs one instruction by itself: single step, interrupt shadow, resume flag.
-    fn run_single(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, step: bool, resume_flag: bool) -> Option<Stop> {
+    fn run_single(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus, step: bool) -> Option<Stop> {
         let at = match self.block_at_rip(m, mode::SINGLE) {
             Ok(at) => at,
             Err(Fault) => return self.fault(m, b),
         };
         if self.cache.blocks[at as usize].flags & STOP_BEFORE != 0 {
-            let (stop, done) = self.breakpoint(m, b, resume_flag);
+            let (stop, done) = self.breakpoint(m, b, self.core.resume_before);
             if done {
                 return stop;
             }
         }
         self.core.shadow_before = std::mem::take(&mut self.core.sys.shadow);
-        self.core.resume_before = resume_flag;
         self.core.flags_rest &= !rflags::RF;
         self.core.single_trap = step;
         let ops = self.cache.blocks[at as usize].ops();
@@ -917,7 +928,7 @@ impl Cpu {
         let fits = (1..ops.len()).take_while(|&index| i64::from(ops[index].idx) <= left).count();
         if fits == 0 {
             // A fused pair does not fit: take its first instruction alone.
-            return self.run_single(m, b, false, false);
+            return self.run_single(m, b, false);
         }
         self.run_ops(m, b, at, first, first + fits)
     }

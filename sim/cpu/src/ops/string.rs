@@ -214,8 +214,15 @@ fn string<const K: u8, const N: usize>(c: &mut Core, m: &mut GuestMemory, b: &mu
     }
     c.block_budget = start;
     c.budget += (done - 1).max(0);
-    c.rip = if ended { c.cut_rip(c.rip_after(op)) } else { c.rip_of(op) };
-    if ended && c.brk == Flow::Next { Flow::Indirect } else { Flow::Again }
+    if !ended {
+        c.rip = c.rip_of(op);
+        // What comes between two iterations saves it, so that a breakpoint on the instruction does not hit twice (SDM vol. 3 §18.3.1.1), and neither may
+        // a cut show there.
+        c.flags_rest |= rflags::RF;
+        return Flow::Again;
+    }
+    c.rip = c.cut_rip(c.rip_after(op));
+    if c.brk == Flow::Next { Flow::Indirect } else { Flow::Exit }
 }
 
 pub(crate) fn string_handler(kind: u8, size: usize) -> Handler {
