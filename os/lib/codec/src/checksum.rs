@@ -41,9 +41,30 @@ pub fn fletcher2(data: &[u8]) -> Words {
 /// SHA-256, the digest read as four big-endian words.
 #[must_use]
 pub fn sha256(data: &[u8]) -> Words {
-    let digest = Sha256::digest(data);
+    Sha256Begun::new(data).end(&[])
+}
+
+/// A SHA-256 sum of what several regions begin with: that part is summed once.
+#[derive(Clone, Debug)]
+pub struct Sha256Begun(Sha256);
+
+impl Sha256Begun {
+    /// Sums what comes first.
+    #[must_use]
+    pub fn new(data: &[u8]) -> Self {
+        Self(Sha256::new_with_prefix(data))
+    }
+
+    /// The sum of it and of `rest`.
+    #[must_use]
+    pub fn end(&self, rest: &[u8]) -> Words {
+        words_of(&self.0.clone().chain_update(rest).finalize())
+    }
+}
+
+fn words_of(digest: &[u8]) -> Words {
     let mut words = [0; 4];
-    for (word, bytes) in words.iter_mut().zip(digest.as_slice().as_chunks::<8>().0) {
+    for (word, bytes) in words.iter_mut().zip(digest.as_chunks::<8>().0) {
         *word = u64::from_be_bytes(*bytes);
     }
     words

@@ -20,7 +20,7 @@ mod compress;
 mod crc64;
 mod lz4;
 
-pub use checksum::{Words, fletcher2, fletcher4, fletcher4_continue, sha256, sha512};
+pub use checksum::{Sha256Begun, Words, fletcher2, fletcher4, fletcher4_continue, sha256, sha512};
 pub use compress::{Damaged, gzip_decode, gzip_encode, lz4_decode, lz4_encode, lzjb_decode, lzjb_encode, zle_decode, zle_encode, zstd_decode, zstd_encode};
 pub use crc64::zap_hash;
 

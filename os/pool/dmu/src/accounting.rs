@@ -49,9 +49,9 @@ impl Auditor<'_> {
         if pointer.level == 0 && !matches!(pointer.kind, kind::DNODE | kind::OBJSET) {
             return Ok(());
         }
-        let data = self.pool.read(pointer)?;
+        let data = self.pool.read_shared(pointer)?;
         if pointer.level > 0 {
-            return data.chunks_exact(blkptr::SIZE).try_for_each(|bytes| self.tree(&BlockPointer::parse(bytes)?, out));
+            return blkptr::written(&data).try_for_each(|(_, bytes)| self.tree(&BlockPointer::parse(bytes)?, out));
         }
         let dnode_at = |bytes: &[u8], out: &mut Births| -> Result<usize, Error> {
             let Some(dnode) = Dnode::parse(bytes)? else { return Ok(1) };

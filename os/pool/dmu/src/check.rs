@@ -104,7 +104,7 @@ impl Walker<'_> {
         if !is_interior && !self.data {
             return Ok(());
         }
-        let data = match self.pool.read(pointer) {
+        let data = match self.pool.read_shared(pointer) {
             Ok(data) => data,
             Err(error) => {
                 self.out.add(Fault::Unreadable(error));
@@ -112,7 +112,7 @@ impl Walker<'_> {
             }
         };
         if pointer.level > 0 {
-            for bytes in data.chunks_exact(blkptr::SIZE) {
+            for (_, bytes) in blkptr::written(&data) {
                 let child = BlockPointer::parse(bytes)?;
                 if !child.is_hole() && child.level + 1 != pointer.level {
                     return Err(FormatError::new("indirect block", "child is not one level below", u64::from(child.level)).into());

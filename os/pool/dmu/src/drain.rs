@@ -104,7 +104,7 @@ impl<'a> Reaper<'a> {
         }
         let Ok(data) = self.pool.read(pointer) else { return Ok(()) };
         if pointer.level > 0 {
-            for (index, bytes) in (0_u64..).zip(data.chunks_exact(blkptr::SIZE)) {
+            for (index, bytes) in blkptr::written(&data) {
                 match BlockPointer::parse(bytes) {
                     Ok(child) if child.is_hole() || child.level + 1 == pointer.level => self.visit(&child, object, (block << fan_bits) + index, fan_bits)?,
                     _ => {}

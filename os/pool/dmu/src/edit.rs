@@ -322,7 +322,8 @@ impl Edit {
     /// Unreadable or malformed.
     pub fn read_at(&self, pool: &Pool, mut offset: u64, mut out: &mut [u8]) -> Result<(), Error> {
         while !out.is_empty() {
-            let data = self.block(pool, offset / self.dnode.block_size)?;
+            let number = offset / self.dnode.block_size;
+            let data = self.blocks.get(&number).map_or_else(|| self.block(pool, number).map(Cow::Owned), |data| Ok(Cow::Borrowed(data.as_slice())))?;
             let skip = usize::try_from(offset % self.dnode.block_size).unwrap_or(0);
             let count = (data.len() - skip).min(out.len());
             let (now, rest) = out.split_at_mut(count);
@@ -341,9 +342,15 @@ impl Edit {
             let size = usize::try_from(self.dnode.block_size).map_err(|_| Error::NotFound)?;
             let (number, skip) = (offset / self.dnode.block_size, usize::try_from(offset % self.dnode.block_size).unwrap_or(0));
             let count = (size - skip).min(data.len());
-            let mut block = if count == size { vec![0; size] } else { self.block(pool, number)? };
-            block[skip..skip + count].copy_from_slice(&data[..count]);
-            self.put_block(number, block);
+            match self.blocks.get_mut(&number) {
+                Some(block) => block[skip..skip + count].copy_from_slice(&data[..count]),
+                None if count == size => self.put_block(number, data[..count].to_vec()),
+                None => {
+                    let mut block = self.block(pool, number)?;
+                    block[skip..skip + count].copy_from_slice(&data[..count]);
+                    self.put_block(number, block);
+                }
+            }
             (data, offset) = (&data[count..], offset + count as u64);
         }
         Ok(())

@@ -48,6 +48,7 @@ mod props;
 mod quota;
 mod rebuild;
 mod scan;
+mod scan_state;
 mod second;
 mod snapshots;
 mod spares;

@@ -139,8 +139,8 @@ impl<'p> ObjectSet<'p> {
         tally(pointer, self.pool.verify(pointer)?);
         if pointer.level > 0 {
             // Unreadable on every copy: tallied above, its subtree cannot be reached.
-            let Ok(data) = self.pool.read(pointer) else { return Ok(()) };
-            for child in data.chunks_exact(blkptr::SIZE) {
+            let Ok(data) = self.pool.read_shared(pointer) else { return Ok(()) };
+            for (_, child) in blkptr::written(&data) {
                 let child = BlockPointer::parse(child)?;
                 if !child.is_hole() && child.level + 1 != pointer.level {
                     return Err(FormatError::new("indirect block", "child is not one level below", u64::from(child.level)).into());
@@ -166,7 +166,7 @@ pub struct Object<'p> {
     pool: &'p Pool,
     dnode: Dnode,
     /// Indirect blocks followed last, topmost first: (level, index of the block at that level, contents).
-    path: Vec<(u8, u64, Arc<[u8]>)>,
+    path: Vec<(u8, u64, Arc<Vec<u8>>)>,
 }
 
 impl<'p> Object<'p> {
@@ -271,7 +271,7 @@ impl<'p> Object<'p> {
     }
 
     /// Block `number` as the pool's cache of metadata has it, to be looked at; `None`: a hole.
-    pub(crate) fn shared_block(&mut self, number: u64) -> Result<Option<Arc<[u8]>>, Error> {
+    pub(crate) fn shared_block(&mut self, number: u64) -> Result<Option<Arc<Vec<u8>>>, Error> {
         let pointer = self.pointer(number)?;
         Ok(if pointer.is_hole() { None } else { Some(self.pool.read_shared(&pointer)?) })
     }

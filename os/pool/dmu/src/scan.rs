@@ -83,7 +83,7 @@ impl ScanReport {
 
 /// Where a block lies in its object set. Meta-dnode blocks have `object` 0.
 #[derive(Clone, Debug)]
-struct Place {
+pub struct Place {
     pointer: BlockPointer,
     object: u64,
     block: u64,
@@ -94,25 +94,29 @@ struct Place {
 /// A scan under way.
 #[derive(Debug)]
 pub struct Scan {
-    kind: ScanKind,
-    report: ScanReport,
+    pub(crate) kind: ScanKind,
+    pub(crate) report: ScanReport,
     /// Txgs a resilver looks at.
-    txgs: core::ops::Range<u64>,
+    pub(crate) txgs: core::ops::Range<u64>,
     /// Datasets visited, by object number; 0 is the MOS.
-    visited: alloc::collections::BTreeSet<u64>,
-    current: Option<Walk>,
+    pub(crate) visited: alloc::collections::BTreeSet<u64>,
+    pub(crate) current: Option<Walk>,
+    /// UTC seconds of its first step; 0 before.
+    pub(crate) begun: u64,
+    /// A scrub that waits for being told to go on. Who takes steps asks ([`Store::is_scan_paused`]).
+    pub(crate) is_paused: bool,
 }
 
 #[derive(Debug)]
-struct Walk {
-    dataset: u64,
+pub struct Walk {
+    pub(crate) dataset: u64,
     /// Blocks born at or before are visited elsewhere, or are of no interest.
-    min_birth: u64,
-    stack: Vec<Place>,
+    pub(crate) min_birth: u64,
+    pub(crate) stack: Vec<Place>,
     /// First (object, block) still to be visited when the stack was made.
-    bookmark: (u64, u64),
+    pub(crate) bookmark: (u64, u64),
     /// The stack is to be made anew from the root.
-    descend: bool,
+    pub(crate) descend: bool,
 }
 
 impl Store {
@@ -123,7 +127,8 @@ impl Store {
             ScanKind::Resilver => self.pool.lacking_txgs().unwrap_or(0..0),
         };
         self.pool.post(Event::ScanStarted { from_txg: txgs.start });
-        self.scan = Some(Scan { kind, report: ScanReport::default(), txgs, visited: alloc::collections::BTreeSet::new(), current: None });
+        self.note_scan_begun(kind);
+        self.scan = Some(Scan { kind, report: ScanReport::default(), txgs, visited: alloc::collections::BTreeSet::new(), current: None, begun: 0, is_paused: false });
     }
 
     /// The scan under way, if any.
@@ -134,7 +139,9 @@ impl Store {
 
     /// Gives up the scan under way.
     pub fn stop_scan(&mut self) {
-        self.scan = None;
+        if let Some(scan) = self.scan.take() {
+            self.note_scan_ended(&scan, None, 0);
+        }
     }
 
     /// Visits up to `budget` blocks. At the end the dirty time logs are emptied as far as no block was in error, replacements end, and the txg commits.
@@ -143,6 +150,9 @@ impl Store {
     /// Malformed structures, a failed commit. Unreadable blocks are counted, not errors.
     pub fn scan_step(&mut self, budget: u64, now: u64) -> Result<ScanReport, EditError> {
         let Some(mut scan) = self.scan.take() else { return Ok(ScanReport { done: true, ..ScanReport::default() }) };
+        if scan.begun == 0 {
+            scan.begun = now;
+        }
         let mut left = budget;
         while left > 0 {
             if scan.current.is_none() {
@@ -273,14 +283,14 @@ impl Store {
         if !is_interior || !found.good {
             return Ok(());
         }
-        let Ok(data) = self.pool.read(pointer) else {
+        let Ok(data) = self.pool.read_shared(pointer) else {
             report.errors += 1;
             return Ok(());
         };
         let (object, block) = walk.bookmark;
         let mut below: Vec<Place> = Vec::new();
         if pointer.level > 0 {
-            for (index, bytes) in (0_u64..).zip(data.chunks_exact(blkptr::SIZE)) {
+            for (index, bytes) in blkptr::written(&data) {
                 let child = BlockPointer::parse(bytes)?;
                 if !child.is_hole() && child.level + 1 != pointer.level {
                     return Err(pool_phys::FormatError::new("indirect block", "child is not one level below", u64::from(child.level)).into());
@@ -330,6 +340,7 @@ impl Store {
         if report.errors == 0 && !scan.txgs.is_empty() {
             self.pool.note_filled(&scan.txgs);
         }
+        self.note_scan_ended(scan, Some(report), now);
         self.commit(now)?;
         if report.errors == 0 {
             self.finish_replacements(now)?;

@@ -96,6 +96,8 @@ pub struct Store {
     pub(crate) pending_logs: BTreeMap<u64, PendingLog>,
     /// A scrub or resilver under way.
     pub(crate) scan: Option<Scan>,
+    /// What is to be written about scans.
+    pub(crate) scan_notes: crate::scan_state::Notes,
     /// A sequential resilver under way.
     pub(crate) rebuild: Option<Rebuild>,
     /// Bytes written into memory since the last commit.
@@ -154,6 +156,7 @@ impl Store {
             config_dirty: false,
             pending_logs: BTreeMap::new(),
             scan: None,
+            scan_notes: crate::scan_state::Notes::default(),
             rebuild: None,
             dirty_bytes: 0,
             suspended: false,
@@ -240,6 +243,7 @@ impl Store {
             config_dirty: false,
             pending_logs: BTreeMap::new(),
             scan: None,
+            scan_notes: crate::scan_state::Notes::default(),
             rebuild: None,
             dirty_bytes: 0,
             suspended: false,
@@ -256,6 +260,7 @@ impl Store {
         store.begin_caches();
         store.claim_logs()?;
         store.retire_foreign()?;
+        store.load_scan_notes()?;
         Ok(store)
     }
 
@@ -545,6 +550,7 @@ impl Store {
 
     fn commit_once(&mut self, now: u64) -> Result<(), EditError> {
         self.pause_scan();
+        self.write_scan_notes()?;
         self.drain_step();
         let dirty: Vec<u64> = self.heads.iter().filter(|(_, head)| head.set.is_dirty()).map(|(number, _)| *number).collect();
         for dataset in dirty {
@@ -593,6 +599,7 @@ impl Store {
 
     fn close(&mut self, state: u64, now: u64) -> Result<(), EditError> {
         self.drop_logs();
+        self.keep_scan_place();
         // Once more for the space of the MOS, which is accounted one txg late.
         self.commit(now)?;
         self.state = Some(state);
@@ -643,12 +650,12 @@ impl Store {
                 continue;
             }
             let mut delta = Space::default();
-            for ((pointer, data), (_, place)) in writes.iter().zip(&addresses) {
-                delta.add(pointer, self.space.deflated(pointer), 1);
-                for (dva, data) in place.writes(data, self.txg) {
+            for ((pointer, data), (_, place)) in writes.into_iter().zip(&addresses) {
+                delta.add(&pointer, self.space.deflated(&pointer), 1);
+                for (dva, data) in place.writes(&data, self.txg) {
                     self.pool.write_block(&dva, &data)?;
                 }
-                self.pool.remember(pointer, data.as_slice());
+                self.pool.remember(&pointer, data);
             }
             frees.iter().for_each(|pointer| delta.add(pointer, self.space.deflated(pointer), -1));
             self.mos = mos;

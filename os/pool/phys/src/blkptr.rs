@@ -88,6 +88,11 @@ pub struct BlockPointer {
     pub words: codec::Words,
 }
 
+/// The pointers of an indirect block with their places in it, without the holes that were never written: in the last block of a file nearly all are.
+pub fn written(data: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    (0..).zip(data.chunks_exact(SIZE)).filter(|(_, bytes)| **bytes != [0; SIZE])
+}
+
 /// Sum of the fill counts of an indirect block's pointers; `None` if all of them are holes.
 #[must_use]
 pub fn fill_of_all(data: &[u8]) -> Option<u64> {

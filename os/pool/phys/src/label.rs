@@ -55,32 +55,69 @@ pub fn embedded_checksum_ok(region: &[u8], verifier: codec::Words) -> bool {
 /// # Panics
 /// If the region is smaller than the checksum.
 pub fn seal(region: &mut [u8], verifier: codec::Words) {
-    let body = region.len().checked_sub(ECK_SIZE).expect("region holds its checksum");
-    region[body..body + 8].copy_from_slice(&ECK_MAGIC.to_le_bytes());
-    for (slot, word) in region[body + 8..].chunks_exact_mut(8).zip(verifier) {
-        slot.copy_from_slice(&word.to_le_bytes());
+    Seal::of(region).put(region, verifier);
+}
+
+/// The embedded checksum of a region that is written to several places: only its end depends on where.
+#[derive(Clone, Debug)]
+struct Seal(codec::Sha256Begun);
+
+impl Seal {
+    /// Puts the magic number into the region, and sums all in front of the place's own part.
+    fn of(region: &mut [u8]) -> Self {
+        let body = region.len().checked_sub(ECK_SIZE).expect("region holds its checksum");
+        region[body..body + 8].copy_from_slice(&ECK_MAGIC.to_le_bytes());
+        Self(codec::Sha256Begun::new(&region[..body + 8]))
     }
-    let sum = codec::sha256(region);
-    for (slot, word) in region[body + 8..].chunks_exact_mut(8).zip(sum) {
-        slot.copy_from_slice(&word.to_le_bytes());
+
+    /// Fills in the checksum of the same region for a place.
+    fn put(&self, region: &mut [u8], verifier: codec::Words) {
+        let body = region.len() - ECK_SIZE;
+        region[body..body + 8].copy_from_slice(&ECK_MAGIC.to_le_bytes());
+        let mut own = [0; 32];
+        for (slot, word) in own.as_chunks_mut::<8>().0.iter_mut().zip(verifier) {
+            *slot = word.to_le_bytes();
+        }
+        for (slot, word) in region[body + 8..].chunks_exact_mut(8).zip(self.0.end(&own)) {
+            slot.copy_from_slice(&word.to_le_bytes());
+        }
     }
 }
 
-/// The part of a label in front of the uberblock ring (128 KiB) for the label at device byte `offset`: pad, boot block, config.
-///
-/// # Errors
-/// The config is larger than its 112 KiB region.
-pub fn encode_front(config: &List, offset: u64) -> Result<Vec<u8>, FormatError> {
-    let mut out = alloc::vec![0; RING_OFFSET];
-    let packed = nvlist::encode(config);
-    if packed.len() > PHYS_SIZE - ECK_SIZE {
-        return Err(FormatError::new("label", "config is too large", packed.len() as u64));
+/// What the labels of one device have in front of the uberblock ring (128 KiB): pad, boot block, config.
+#[derive(Clone, Debug)]
+pub struct Front {
+    packed: Vec<u8>,
+    boot: Seal,
+    config: Seal,
+}
+
+impl Front {
+    /// Packs a config.
+    ///
+    /// # Errors
+    /// It is larger than its 112 KiB region.
+    pub fn new(config: &List) -> Result<Self, FormatError> {
+        let packed = nvlist::encode(config);
+        if packed.len() > PHYS_SIZE - ECK_SIZE {
+            return Err(FormatError::new("label", "config is too large", packed.len() as u64));
+        }
+        let mut phys = alloc::vec![0; PHYS_SIZE];
+        phys[..packed.len()].copy_from_slice(&packed);
+        let config = Seal::of(&mut phys);
+        Ok(Self { boot: Seal::of(&mut [0; PHYS_OFFSET / 2]), config, packed })
     }
-    out[PHYS_OFFSET..PHYS_OFFSET + packed.len()].copy_from_slice(&packed);
-    let (front, phys) = out.split_at_mut(PHYS_OFFSET);
-    seal(&mut front[PHYS_OFFSET / 2..], [offset + PHYS_OFFSET as u64 / 2, 0, 0, 0]);
-    seal(phys, [offset + PHYS_OFFSET as u64, 0, 0, 0]);
-    Ok(out)
+
+    /// Its bytes for the label at device byte `offset`.
+    #[must_use]
+    pub fn at(&self, offset: u64) -> Vec<u8> {
+        let mut out = alloc::vec![0; RING_OFFSET];
+        let (front, phys) = out.split_at_mut(PHYS_OFFSET);
+        phys[..self.packed.len()].copy_from_slice(&self.packed);
+        self.boot.put(&mut front[PHYS_OFFSET / 2..], [offset + PHYS_OFFSET as u64 / 2, 0, 0, 0]);
+        self.config.put(phys, [offset + PHYS_OFFSET as u64, 0, 0, 0]);
+        out
+    }
 }
 
 /// Byte offset within a label, and size, of the ring slot of txg `txg`.
@@ -118,6 +155,12 @@ impl Uberblock {
     /// The sealed ring slot of `size` bytes for the label slot at device byte `offset`.
     #[must_use]
     pub fn encode(&self, size: usize, offset: u64) -> Vec<u8> {
+        self.sealed(size).at(offset).to_vec()
+    }
+
+    /// The same for any place.
+    #[must_use]
+    pub fn sealed(&self, size: usize) -> SealedUberblock {
         let mut out = alloc::vec![0; size];
         let mut put = |at: usize, value: u64| out[at..at + 8].copy_from_slice(&value.to_le_bytes());
         put(0, UBERBLOCK_MAGIC);
@@ -128,8 +171,7 @@ impl Uberblock {
         put(168, self.version);
         put(176, MMP_MAGIC);
         out[40..168].copy_from_slice(&self.root.encode());
-        seal(&mut out, [offset, 0, 0, 0]);
-        out
+        SealedUberblock { seal: Seal::of(&mut out), bytes: out }
     }
 
     fn parse(data: &[u8]) -> Result<Self, FormatError> {
@@ -150,6 +192,21 @@ impl Uberblock {
             mmp_sequence: if mmp && config & 2 != 0 { config >> 32 & 0xFFFF } else { 0 },
             multihost: mmp && view.u64(184)? != 0,
         })
+    }
+}
+
+/// An uberblock that goes to several places.
+#[derive(Clone, Debug)]
+pub struct SealedUberblock {
+    bytes: Vec<u8>,
+    seal: Seal,
+}
+
+impl SealedUberblock {
+    /// Its bytes for device byte `offset`.
+    pub fn at(&mut self, offset: u64) -> &[u8] {
+        self.seal.put(&mut self.bytes, [offset, 0, 0, 0]);
+        &self.bytes
     }
 }
 

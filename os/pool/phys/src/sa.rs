@@ -9,6 +9,9 @@ use crate::zap::Entry;
 
 const MAGIC: u32 = 0x2F_505A;
 
+/// Attributes that a file has as a rule.
+const SOME: usize = 18;
+
 /// An attribute: name and bytes.
 pub type Attribute<'a> = (&'a [u8], &'a [u8]);
 
@@ -55,8 +58,8 @@ impl Registry {
 
     /// The layout of exactly these attributes in this order.
     #[must_use]
-    pub fn layout(&self, attributes: &[u16]) -> Option<u16> {
-        self.layouts.iter().find(|(_, known)| known.as_slice() == attributes).map(|(number, _)| *number)
+    pub fn layout(&self, attributes: impl Iterator<Item = u16> + Clone) -> Option<u16> {
+        self.layouts.iter().find(|(_, known)| known.iter().copied().eq(attributes.clone())).map(|(number, _)| *number)
     }
 
     /// Adds a layout and returns its number: the first free one from 2 on (0 and 1 are for old znodes and for empty buffers).
@@ -73,11 +76,10 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::parse`].
-    pub fn split(&self, data: &[u8]) -> Result<Vec<(u16, Vec<u8>)>, FormatError> {
-        let layout = View::new("SA buffer", data).u16(4)? & 0x3FF;
-        let values = self.parse(data)?;
-        let numbers = self.layouts.get(&layout).map_or(&[][..], Vec::as_slice);
-        Ok(numbers.iter().copied().zip(values.into_iter().map(|(_, value)| value.to_vec())).collect())
+    pub fn split<V: for<'a> From<&'a [u8]>>(&self, data: &[u8]) -> Result<Vec<(u16, V)>, FormatError> {
+        let mut out = Vec::with_capacity(SOME);
+        self.each(data, &mut |number, _, value| out.push((number, V::from(value))))?;
+        Ok(out)
     }
 
     /// Splits an SA buffer (bonus or spill block) into its attributes: name to bytes.
@@ -85,6 +87,13 @@ impl Registry {
     /// # Errors
     /// Wrong magic, unknown layout or attribute, lengths past the end.
     pub fn parse<'a>(&'a self, data: &'a [u8]) -> Result<Vec<Attribute<'a>>, FormatError> {
+        let mut out = Vec::with_capacity(SOME);
+        self.each(data, &mut |_, name, value| out.push((name, value)))?;
+        Ok(out)
+    }
+
+    /// Calls `visit` with number, name and bytes of each attribute, in the order of the layout.
+    fn each<'a>(&'a self, data: &'a [u8], visit: &mut dyn FnMut(u16, &'a [u8], &'a [u8])) -> Result<(), FormatError> {
         let view = View::new("SA buffer", data);
         if view.u32(0)? != MAGIC {
             return Err(view.error("wrong magic", u64::from(view.u32(0)?)));
@@ -93,7 +102,6 @@ impl Registry {
         let layout = self.layouts.get(&(info & 0x3FF)).ok_or_else(|| view.error("unknown layout", u64::from(info & 0x3FF)))?;
         let mut at = usize::from(info >> 10) * 8;
         let mut variable = 0;
-        let mut out = Vec::new();
         for number in layout {
             let (name, fixed) = self.attributes.get(number).ok_or_else(|| view.error("unknown attribute", u64::from(*number)))?;
             let mut length = *fixed;
@@ -101,10 +109,10 @@ impl Registry {
                 length = usize::from(view.u16(6 + variable * 2)?);
                 variable += 1;
             }
-            out.push((name.as_slice(), view.slice(at, length)?));
+            visit(*number, name, view.slice(at, length)?);
             at = (at + length).next_multiple_of(8);
         }
-        Ok(out)
+        Ok(())
     }
 }
 
@@ -117,7 +125,8 @@ impl Registry {
 pub fn encode(layout: u16, values: &[(bool, &[u8])]) -> Vec<u8> {
     let variable = values.iter().filter(|(variable, _)| *variable).count();
     let header = if variable <= 1 { 8 } else { 8 + (2 * (variable - 1)).next_multiple_of(8) };
-    let mut out = alloc::vec![0; header];
+    let mut out = Vec::with_capacity(header + values.iter().map(|(_, value)| value.len().next_multiple_of(8)).sum::<usize>());
+    out.resize(header, 0);
     out[..4].copy_from_slice(&MAGIC.to_le_bytes());
     let info = u16::try_from(header / 8).expect("few attributes") << 10 | layout;
     out[4..6].copy_from_slice(&info.to_le_bytes());

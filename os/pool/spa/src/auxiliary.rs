@@ -50,8 +50,9 @@ impl Pool {
         for (key, value) in [("version", 5000), ("state", state), ("guid", guid)] {
             config.set(key, Value::Number(value));
         }
+        let packed = label::Front::new(&config).map_err(WriteError::Format)?;
         for offset in label::offsets(leaf.size()) {
-            let mut front = label::encode_front(&config, offset).map_err(WriteError::Format)?;
+            let mut front = packed.at(offset);
             // The ring after it is empty.
             front.extend_from_slice(&vec![0; usize::try_from(label::SIZE).unwrap_or(0) - front.len()]);
             leaf.write_raw(offset, &front, self.context())?;

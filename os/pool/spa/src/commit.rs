@@ -5,6 +5,7 @@
 //! 2 if the config changed, flush; the uberblock to every label's ring, flush; labels 1 and 3, flush (format section 2.2). A write error on any
 //! device stops the commit before the uberblock; the caller must not write on (`WriteError`).
 
+use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
@@ -12,7 +13,7 @@ use core::fmt;
 use kif::BlockError;
 use pool_phys::FormatError;
 use pool_phys::blkptr::{BlockPointer, Dva};
-use pool_phys::label::{self, Uberblock};
+use pool_phys::label::{self, Front, Uberblock};
 use pool_phys::nvlist::Value;
 
 use crate::Pool;
@@ -66,9 +67,11 @@ impl Pool {
     /// No device took the uberblock, or a top-level vdev lost more devices than it can bear.
     pub fn commit(&mut self, commit: Commit) -> Result<(), WriteError> {
         self.flush()?;
+        let mut fronts = BTreeMap::new();
         if let Some(state) = commit.state {
             self.set_state(state);
-            self.write_labels(commit.txg, [0, 2])?;
+            fronts = self.label_fronts(commit.txg)?;
+            self.write_labels(&fronts, [0, 2])?;
             self.flush()?;
         }
         let uberblock = Uberblock {
@@ -80,13 +83,15 @@ impl Pool {
             mmp_sequence: 0,
             multihost: false,
         };
+        let mut sealed = BTreeMap::new();
         self.on_leaves(&mut |leaf, ashift| {
             let (at, size) = label::ring_slot(uberblock.txg, ashift);
-            label::offsets(leaf.size()).into_iter().try_for_each(|offset| leaf.write_raw(offset + at, &uberblock.encode(size, offset + at), self.context()))
+            let sealed = sealed.entry(size).or_insert_with(|| uberblock.sealed(size));
+            label::offsets(leaf.size()).into_iter().try_for_each(|offset| leaf.write_raw(offset + at, sealed.at(offset + at), self.context()))
         })?;
         self.flush()?;
-        if commit.state.is_some() {
-            self.write_labels(commit.txg, [1, 3])?;
+        if !fronts.is_empty() {
+            self.write_labels(&fronts, [1, 3])?;
             self.flush()?;
         }
         self.set_uberblock(uberblock);
@@ -119,22 +124,24 @@ impl Pool {
         self.on_leaves(&mut |leaf, _| leaf.flush(self.context()))
     }
 
-    fn write_labels(&mut self, txg: u64, which: [usize; 2]) -> Result<(), WriteError> {
+    /// What the labels of each leaf say with this commit, by guid.
+    fn label_fronts(&mut self, txg: u64) -> Result<BTreeMap<u64, Front>, WriteError> {
         self.refresh_labels(txg);
+        self.labels().iter().map(|(guid, config)| Ok((*guid, Front::new(config).map_err(WriteError::Format)?))).collect()
+    }
+
+    fn write_labels(&self, fronts: &BTreeMap<u64, Front>, which: [usize; 2]) -> Result<(), WriteError> {
         self.on_leaves(&mut |leaf, _| {
-            let config = self.labels().get(&leaf.guid()).cloned().unwrap_or_default();
+            let Some(front) = fronts.get(&leaf.guid()) else { return Ok(()) };
             let offsets = label::offsets(leaf.size());
-            which.into_iter().try_for_each(|index| {
-                let front = label::encode_front(&config, offsets[index]).map_err(WriteError::Format)?;
-                leaf.write_raw(offsets[index], &front, self.context())
-            })
+            which.into_iter().try_for_each(|index| leaf.write_raw(offsets[index], &front.at(offsets[index]), self.context()))
         })
     }
 
     /// Brings the leaves' label configs up to date with the vdev tree.
     fn refresh_labels(&mut self, txg: u64) {
         let template = self.labels().values().next().cloned().unwrap_or_default();
-        let mut labels = alloc::collections::BTreeMap::new();
+        let mut labels = BTreeMap::new();
         let children = self.tops().len() as u64;
         for top in self.tops().values() {
             let tree = top.config().to_list();

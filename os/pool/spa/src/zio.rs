@@ -110,7 +110,7 @@ impl Pool {
             return Ok(known.to_vec());
         }
         let data = self.read_device(pointer)?;
-        self.interior().put(pointer, self.wants_metadata(), || Arc::from(data.as_slice()));
+        self.interior().put(pointer, self.wants_metadata(), || Arc::new(data.clone()));
         Ok(data)
     }
 
@@ -118,18 +118,18 @@ impl Pool {
     ///
     /// # Errors
     /// As [`Pool::read`].
-    pub fn read_shared(&self, pointer: &BlockPointer) -> Result<Arc<[u8]>, ReadError> {
+    pub fn read_shared(&self, pointer: &BlockPointer) -> Result<Arc<Vec<u8>>, ReadError> {
         if let Some(known) = self.interior().get(pointer) {
             return Ok(known);
         }
-        let data: Arc<[u8]> = Arc::from(self.read_device(pointer)?);
+        let data = Arc::new(self.read_device(pointer)?);
         self.interior().put(pointer, self.wants_metadata(), || Arc::clone(&data));
         Ok(data)
     }
 
     /// A block of metadata that was just written: whoever wants it next need not read it back.
-    pub fn remember(&self, pointer: &BlockPointer, data: impl Into<Arc<[u8]>>) {
-        self.interior().put(pointer, false, || data.into());
+    pub fn remember(&self, pointer: &BlockPointer, data: Vec<u8>) {
+        self.interior().put(pointer, false, || Arc::new(data));
     }
 
     fn read_device(&self, pointer: &BlockPointer) -> Result<Vec<u8>, ReadError> {
@@ -335,7 +335,7 @@ pub(crate) type Key = (u32, u64, u64);
 #[derive(Debug)]
 struct Held {
     used: u64,
-    data: Arc<[u8]>,
+    data: Arc<Vec<u8>>,
     /// For a cache device, once it leaves memory.
     second: Option<Box<BlockPointer>>,
 }
@@ -360,7 +360,7 @@ impl Interior {
         Some((dva.vdev, dva.offset, pointer.physical_birth))
     }
 
-    fn get(&mut self, pointer: &BlockPointer) -> Option<Arc<[u8]>> {
+    fn get(&mut self, pointer: &BlockPointer) -> Option<Arc<Vec<u8>>> {
         let key = Self::key(pointer)?;
         let Held { used, data, .. } = self.blocks.get_mut(&key)?;
         self.uses += 1;
@@ -373,7 +373,7 @@ impl Interior {
         (data.len() as u64 == pointer.lsize).then(|| Arc::clone(data))
     }
 
-    fn put(&mut self, pointer: &BlockPointer, for_second: bool, data: impl FnOnce() -> Arc<[u8]>) {
+    fn put(&mut self, pointer: &BlockPointer, for_second: bool, data: impl FnOnce() -> Arc<Vec<u8>>) {
         let Some(key) = Self::key(pointer) else { return };
         let data = data();
         self.bytes += data.len();
@@ -393,7 +393,7 @@ impl Interior {
     }
 
     /// What leaves memory next and may go to a cache device, each once: up to so many bytes as stored, the oldest first.
-    pub(crate) fn tail(&mut self, bytes: u64) -> Vec<(BlockPointer, Arc<[u8]>)> {
+    pub(crate) fn tail(&mut self, bytes: u64) -> Vec<(BlockPointer, Arc<Vec<u8>>)> {
         let mut out = Vec::new();
         let mut left = bytes;
         for key in self.order.values() {

@@ -1,8 +1,8 @@
 //! What stays known of a file system between changes: its tables, and how attributes are laid out.
 
 use alloc::string::ToString;
-use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Deref;
 
 use pool_dmu::edit::{BONUS_MAX, BONUS_WITH_SPILL, EditError, Set};
 use pool_dmu::{Error, Store, zap_edit as zap};
@@ -14,8 +14,38 @@ use pool_spa::Pool;
 use crate::MASTER_NODE;
 use crate::write::owners;
 
+/// Bytes of an attribute: nearly all are one or two words.
+#[derive(Clone, Debug)]
+pub enum Value {
+    Few([u8; 16], u8),
+    Many(Vec<u8>),
+}
+
+impl Deref for Value {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Few(bytes, length) => &bytes[..usize::from(*length)],
+            Self::Many(bytes) => bytes,
+        }
+    }
+}
+
+impl From<&[u8]> for Value {
+    fn from(value: &[u8]) -> Self {
+        let mut bytes = [0; 16];
+        match (bytes.get_mut(..value.len()), u8::try_from(value.len())) {
+            (Some(place), Ok(length)) => {
+                place.copy_from_slice(value);
+                Self::Few(bytes, length)
+            }
+            _ => Self::Many(value.to_vec()),
+        }
+    }
+}
+
 /// Attributes of a file: number and bytes, in the order they are stored.
-pub type Values = Vec<(u16, Vec<u8>)>;
+pub type Values = Vec<(u16, Value)>;
 
 /// Numbers of the attributes we read or write by number.
 #[derive(Clone, Copy, Debug)]
@@ -107,27 +137,27 @@ impl Volume {
             if edit.dnode.bonus_kind != pool_phys::dnode::kind::SYSTEM_ATTRIBUTES {
                 return Err(EditError::Invalid("not a file of ZPL version 5"));
             }
-            let mut values = self.registry.split(&edit.dnode.bonus)?;
+            let mut values = self.registry.split::<Value>(&edit.dnode.bonus)?;
             if let Some(spill) = edit.spill(pool)? {
-                values.extend(self.registry.split(&spill)?);
+                values.extend(self.registry.split::<Value>(&spill)?);
             }
             Ok(values)
         })
     }
 
     /// An SA buffer of these attributes; a layout that is not there yet is registered.
-    fn encode(&mut self, set: &mut Set, pool: &Pool, values: &[(u16, Vec<u8>)]) -> Result<Vec<u8>, EditError> {
-        let order: Vec<u16> = values.iter().map(|(number, _)| *number).collect();
-        let layout = match self.registry.layout(&order) {
+    fn encode(&mut self, set: &mut Set, pool: &Pool, values: &[(u16, Value)]) -> Result<Vec<u8>, EditError> {
+        let order = values.iter().map(|(number, _)| *number);
+        let layout = match self.registry.layout(order.clone()) {
             Some(layout) => layout,
             None => {
-                let layout = self.registry.add_layout(order.clone())?;
-                let value = order.iter().copied().map(u64::from).collect();
+                let layout = self.registry.add_layout(order.clone().collect())?;
+                let value = order.map(u64::from).collect();
                 zap::set(set.edit(pool, self.layouts)?, pool, Entry { name: layout.to_string().into_bytes(), integer_size: 2, value })?;
                 layout
             }
         };
-        let list: Vec<(bool, &[u8])> = values.iter().map(|(number, value)| (self.registry.is_variable(*number), value.as_slice())).collect();
+        let list: Vec<(bool, &[u8])> = values.iter().map(|(number, value)| (self.registry.is_variable(*number), &**value)).collect();
         Ok(sa::encode(layout, &list))
     }
 
@@ -157,7 +187,7 @@ impl Volume {
     }
 }
 
-fn encoded_len(registry: &Registry, values: &[(u16, Vec<u8>)]) -> usize {
+fn encoded_len(registry: &Registry, values: &[(u16, Value)]) -> usize {
     let variable = values.iter().filter(|(number, _)| registry.is_variable(*number)).count();
     let header = if variable <= 1 { 8 } else { 8 + (2 * (variable - 1)).next_multiple_of(8) };
     header + values.iter().map(|(_, value)| value.len().next_multiple_of(8)).sum::<usize>()
@@ -170,7 +200,8 @@ pub(crate) fn word(values: &Values, number: u16) -> u64 {
 }
 
 /// Sets attribute `number`, behind all others if it is new.
-pub(crate) fn put(values: &mut Values, number: u16, value: Vec<u8>) {
+pub(crate) fn put(values: &mut Values, number: u16, value: &[u8]) {
+    let value = Value::from(value);
     match values.iter_mut().find(|(known, _)| *known == number) {
         Some((_, old)) => *old = value,
         None => values.push((number, value)),
@@ -179,13 +210,13 @@ pub(crate) fn put(values: &mut Values, number: u16, value: Vec<u8>) {
 
 /// Sets attribute `number` to a number.
 pub(crate) fn put_word(values: &mut Values, number: u16, value: u64) {
-    put(values, number, value.to_le_bytes().to_vec());
+    put(values, number, &value.to_le_bytes());
 }
 
 /// Sets attribute `number` to a time.
 pub(crate) fn put_time(values: &mut Values, number: u16, time: sa::Time) {
-    let mut bytes = vec![0; 16];
+    let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&time.0.to_le_bytes());
     bytes[8..].copy_from_slice(&time.1.to_le_bytes());
-    put(values, number, bytes);
+    put(values, number, &bytes);
 }

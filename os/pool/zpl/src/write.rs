@@ -211,7 +211,7 @@ pub(crate) fn base_values(numbers: &Numbers, mode: u64, size: u64, links: u64, p
     }
     put_word(&mut values, numbers.links, links);
     put_word(&mut values, numbers.acl_count, 3);
-    put(&mut values, numbers.aces, trivial_acl(mode, mode & TYPE_MASK == DIRECTORY));
+    put(&mut values, numbers.aces, &trivial_acl(mode, mode & TYPE_MASK == DIRECTORY));
     values
 }
 
@@ -236,7 +236,7 @@ pub fn format_dataset(store: &mut Store, dataset: u64, new: &NewEntry) -> Result
     // The root is its own parent; its number is known only once it exists.
     let bonus = |parent: u64| {
         let values = base_values(&OWN_NUMBERS, DIRECTORY | new.mode, 2, 2, parent, txg, new);
-        let list: Vec<(bool, &[u8])> = values.iter().map(|(number, value)| (*number == OWN_NUMBERS.aces, value.as_slice())).collect();
+        let list: Vec<(bool, &[u8])> = values.iter().map(|(number, value)| (*number == OWN_NUMBERS.aces, &**value)).collect();
         sa::encode(FILE_LAYOUT.0, &list)
     };
     let root = set.allocate(pool, kind::DIRECTORY, 512, kind::SYSTEM_ATTRIBUTES, bonus(0))?;
@@ -441,10 +441,10 @@ impl<'s> Writer<'s> {
             put_word(&mut values, numbers.flags, flags_of(mode) | inherited);
             // Space accounting expects it right behind the links.
             let at = values.iter().position(|(number, _)| *number == numbers.acl_count).unwrap_or(values.len());
-            values.insert(at, (project, word(&above, project).to_le_bytes().to_vec()));
+            values.insert(at, (project, word(&above, project).to_le_bytes().as_slice().into()));
         }
         match make {
-            Make::Symlink(target) => put(&mut values, numbers.symlink, target.to_vec()),
+            Make::Symlink(target) => put(&mut values, numbers.symlink, target),
             Make::Special { rdev, .. } => put_word(&mut values, numbers.rdev, rdev),
             Make::File | Make::Directory => {}
         }
@@ -756,7 +756,7 @@ impl<'s> Writer<'s> {
             put_word(&mut values, numbers.mode, mode);
             put_word(&mut values, numbers.flags, flags_of(mode));
             put_word(&mut values, numbers.acl_count, 3);
-            put(&mut values, numbers.aces, trivial_acl(mode, mode & TYPE_MASK == DIRECTORY));
+            put(&mut values, numbers.aces, &trivial_acl(mode, mode & TYPE_MASK == DIRECTORY));
         }
         for (number, value) in [(numbers.uid, change.uid), (numbers.gid, change.gid)] {
             if let Some(value) = value {

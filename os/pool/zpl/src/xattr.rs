@@ -136,7 +136,7 @@ impl Writer<'_> {
             if list.pairs.is_empty() {
                 values.retain(|(known, _)| *known != number);
             } else {
-                put(&mut values, number, nvlist::encode(&list));
+                put(&mut values, number, &nvlist::encode(&list));
             }
         }
         let mut directory = self.directory(&values)?;
