@@ -312,8 +312,12 @@ impl Bench {
         if whole.cpu.tlb_entries() != cut.cpu.tlb_entries() {
             return found("the TLB holds something else");
         }
-        if whole.memory.dirty_pages().iter().chain(cut.memory.dirty_pages()).any(|page| whole.memory.page(*page) != cut.memory.page(*page)) {
-            return found("memory differs");
+        for &page in whole.memory.dirty_pages().iter().chain(cut.memory.dirty_pages()) {
+            let (one, other) = (whole.memory.page(page), cut.memory.page(page));
+            if let Some(at) = (0..one.len()).find(|&at| one[at] != other[at]) {
+                let place = u64::from(page) * 4096 + at as u64;
+                return found(&format!("memory differs at {place:#x}: {:02x?}, cut {:02x?}", &one[at..], &other[at..]).chars().take(200).collect::<String>());
+            }
         }
         let (one, other) = (&whole.bus.seen, &cut.bus.seen);
         if let Some(at) = (0..one.len().max(other.len())).find(|&at| one.get(at) != other.get(at)) {

@@ -12,7 +12,9 @@ fn what_campaigns_found_stays_found() {
     // 16-bit code beyond 64 KiB: EIP was cut where a run was, and not where it was not.
     assert_eq!(sim_cpu::fuzz::fuzz(3879, 1), Ok("1 cases".to_owned()));
     // A breakpoint on a REP instruction that had been passed by RF hit after a cut between two iterations.
-    assert_eq!(sim_cpu::fuzz::fuzz(68855, 1), Ok("1 cases".to_owned()));
+    assert_eq!(sim_cpu::fuzz::fuzz(68_855, 1), Ok("1 cases".to_owned()));
+    // RFLAGS that a #VMEXIT saves when an iteration of a REP instruction faults.
+    assert_eq!(sim_cpu::fuzz::fuzz(133_393, 1), Ok("1 cases".to_owned()));
     // A system table in a device's memory: the device was told the tick of the block, not of the instruction.
-    assert_eq!(sim_cpu::fuzz::fuzz(41205, 1), Ok("1 cases".to_owned()));
+    assert_eq!(sim_cpu::fuzz::fuzz(41_205, 1), Ok("1 cases".to_owned()));
 }

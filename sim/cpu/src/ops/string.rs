@@ -200,6 +200,8 @@ fn string<const K: u8, const N: usize>(c: &mut Core, m: &mut GuestMemory, b: &mu
         if iterate::<K, N>(c, m, b, op, mask).is_err() {
             c.block_budget = start;
             c.budget += done;
+            // RF is set between two iterations.
+            c.resume_before |= done > 0;
             return Flow::Fault;
         }
         bump(c, RCX, u64::MAX, mask);
