@@ -1,7 +1,7 @@
 //! `perf/*.toml`: the figures changes are measured against.
 //!
 //! `perf/os.toml` holds ticks (exact), `perf/translate.toml` and (interpreted) `perf/sim.toml` instruction counts (exact) and ratios to QEMU
-//! (banded), `perf/pool.toml` what the pool costs (exact), `perf/travel.toml` what time travel does. Written by `bench --bless`.
+//! (banded), `perf/pool.toml` what the pool costs (exact), `perf/openzfs.toml` that beside OpenZFS's module (exact), `perf/travel.toml` what time travel does. Written by `bench --bless`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -43,6 +43,16 @@ pub struct Sim {
 pub struct Travel {
     #[serde(default)]
     pub figure: BTreeMap<String, f64>,
+}
+
+/// One row beside OpenZFS, in ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Beside {
+    pub orrery: u64,
+    pub openzfs: u64,
+    /// Ours over theirs.
+    pub ratio: f64,
 }
 
 /// Reads a baseline; an absent file is an empty one.

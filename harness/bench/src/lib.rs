@@ -8,7 +8,8 @@
 //! Debian's Linux ([`linux`]) gives three more rows: its boot, and a program's system calls and page faults.
 //!
 //! *Costs of the OS* are ticks, the same on every host ([`os`]): a change of one is a change. A guest program measures them with the TSC, which the default
-//! board advances by one per tick. What the pool costs ([`pool`]) is counted from outside, between marks on the console.
+//! board advances by one per tick. What the pool costs ([`pool`]) is counted from outside, between marks on the console, and so is what
+//! OpenZFS's own module costs on Linux ([`openzfs`]).
 //!
 //! # Structures
 //! [`baseline`] keeps both in `perf/*.toml`; [`report`] prints them with change and target.
@@ -23,6 +24,7 @@ pub mod baseline;
 pub mod guests;
 mod image;
 pub mod linux;
+pub mod openzfs;
 pub mod os;
 pub mod plan;
 pub mod pool;

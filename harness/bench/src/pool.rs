@@ -23,6 +23,7 @@ pub const ROWS: &[(&str, &str, Option<u64>)] = &[
     ("write_4k_sync", "a write of 4 KiB and fdatasync", None),
     ("write_128k", "a write of 128 KiB", None),
     ("commit_128k", "its part in the commit", None),
+    ("commit_nothing", "a commit with nothing to write", None),
     ("write_128k_sync", "a write of 128 KiB and fdatasync", None),
     ("create_delete", "an empty file made and removed", None),
     ("stat", "stat of a file by its path", None),
@@ -34,20 +35,29 @@ pub const ROWS: &[(&str, &str, Option<u64>)] = &[
     ("snapshot_10x", "", None),
     ("clone_1x", "zfs clone", None),
     ("clone_10x", "", None),
-    ("scrub_1x", "a scrub, asked for its end twice a second", None),
+    ("scrub_1x", "zpool scrub -w", None),
     ("scrub_10x", "", None),
     ("snapshot_delete_1x", "a snapshot destroyed that was the last to have all files", None),
     ("snapshot_delete_10x", "", None),
     ("kib_per_cached_mib", "memory taken by a mebibyte of cached file, in KiB", Some(1_100)),
 ];
 
-struct Watch {
+pub(crate) struct Watch {
     machine: Machine,
     /// Console output after the last mark that was waited for.
     pending: Vec<u8>,
 }
 
 impl Watch {
+    /// A machine with three empty disks, and `ram` bytes of memory or what boards have.
+    pub(crate) fn boot(boot: &Boot<'_>, ram: Option<u64>) -> Result<Watch, BenchError> {
+        let disk = |mib: u64| Disk { model: DiskModel::VirtioBlk, size: mib << 20, read_only: false };
+        let board = Board { disks: vec![disk(128), disk(128), disk(192)], ..Board::default() };
+        let board = Board { ram: ram.unwrap_or(board.ram), ..board };
+        let machine = Machine::new(&board, boot).map_err(|error| BenchError::Machine(error.to_string()))?;
+        Ok(Watch { machine, pending: Vec::new() })
+    }
+
     /// Runs to `text` on the console; gives what came before it.
     fn wait(&mut self, text: &[u8], limit: u64, what: &str) -> Result<String, BenchError> {
         let outcome = self.machine.run(&Until::ticks(self.machine.ticks() + limit).or_output(Port::Com1, text));
@@ -58,6 +68,36 @@ impl Watch {
         let tail = String::from_utf8_lossy(&self.pending[self.pending.len().saturating_sub(2000)..]).into_owned();
         Err(BenchError::Os(format!("{what} was not reached ({outcome:?}); the console ends:\n{tail}")))
     }
+
+    /// Counts what lies between the marks of `bench_os`, to its last.
+    pub(crate) fn costs(mut self) -> Result<Vec<Cost>, BenchError> {
+        let mut costs = Vec::new();
+        let mut empty = 0;
+        loop {
+            // Every line of interest begins with `@`; the shell's echo of the command has none.
+            self.wait(b"@", SECTION_TICKS_MAX, "the next mark of bench_os")?;
+            let line = self.wait(b"\n", SECTION_TICKS_MAX, "the end of a mark")?;
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words.as_slice() {
+                ["B", name, count] => {
+                    let (name, count) = ((*name).to_owned(), count.parse::<u64>().unwrap_or(1).max(1));
+                    let begun = self.machine.ticks();
+                    self.wait(b"@E", SECTION_TICKS_MAX, &format!("the end of {name}"))?;
+                    let ticks = self.machine.ticks() - begun;
+                    if name == "nothing" {
+                        empty = ticks;
+                    } else {
+                        costs.push(Cost { name: name.clone(), value: Ok(ticks.saturating_sub(empty) / count) });
+                    }
+                    if name == "snapshot_delete_10x" {
+                        return Ok(costs);
+                    }
+                }
+                ["V", name, value] => costs.push(Cost { name: (*name).to_owned(), value: value.parse().map_err(|_| line.clone()) }),
+                _ => return Err(BenchError::Os(format!("bench_os: {}", line.trim()))),
+            }
+        }
+    }
 }
 
 /// Boots and measures.
@@ -65,36 +105,8 @@ impl Watch {
 /// # Errors
 /// The shell's prompt or the program's end is not reached, or the program says what went wrong.
 pub fn run(kernel: &[u8], initrd: &[u8], append: &str) -> Result<Vec<Cost>, BenchError> {
-    let disk = |mib: u64| Disk { model: DiskModel::VirtioBlk, size: mib << 20, read_only: false };
-    let board = Board { disks: vec![disk(128), disk(128), disk(192)], ..Board::default() };
-    let machine = Machine::new(&board, &Boot::new(kernel, Some(initrd), append)).map_err(|error| BenchError::Machine(error.to_string()))?;
-    let mut watch = Watch { machine, pending: Vec::new() };
+    let mut watch = Watch::boot(&Boot::new(kernel, Some(initrd), append), None)?;
     watch.wait(PROMPT, BOOT_TICKS_MAX, "the shell's prompt")?;
     watch.machine.serial_put(Port::Com1, format!("{PROGRAM} --pool\n").as_bytes());
-    let mut costs = Vec::new();
-    let mut empty = 0;
-    loop {
-        // Every line of interest begins with `@`; the shell's echo of the command has none.
-        watch.wait(b"@", SECTION_TICKS_MAX, "the next mark of bench_os")?;
-        let line = watch.wait(b"\n", SECTION_TICKS_MAX, "the end of a mark")?;
-        let words: Vec<&str> = line.split_whitespace().collect();
-        match words.as_slice() {
-            ["B", name, count] => {
-                let (name, count) = ((*name).to_owned(), count.parse::<u64>().unwrap_or(1).max(1));
-                let begun = watch.machine.ticks();
-                watch.wait(b"@E", SECTION_TICKS_MAX, &format!("the end of {name}"))?;
-                let ticks = watch.machine.ticks() - begun;
-                if name == "nothing" {
-                    empty = ticks;
-                } else {
-                    costs.push(Cost { name: name.clone(), value: Ok(ticks.saturating_sub(empty) / count) });
-                }
-                if name == "snapshot_delete_10x" {
-                    return Ok(costs);
-                }
-            }
-            ["V", name, value] => costs.push(Cost { name: (*name).to_owned(), value: value.parse().map_err(|_| line.clone()) }),
-            _ => return Err(BenchError::Os(format!("bench_os --pool: {}", line.trim()))),
-        }
-    }
+    watch.costs()
 }

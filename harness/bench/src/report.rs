@@ -1,8 +1,10 @@
 //! The tables.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::baseline::{Os, Sim, SimRow, Travel};
+use crate::baseline::{Beside, Os, Sim, SimRow, Travel};
+use crate::openzfs::net;
 use crate::os::{Cost, TARGETS};
 use crate::pool::ROWS as POOL_ROWS;
 use crate::speed::{Row, Side};
@@ -79,6 +81,27 @@ pub fn pool(costs: &[Cost], base: &Os) -> String {
         ));
     }
     out
+}
+
+/// What the pool costs beside OpenZFS's module, without commands and empty commits.
+pub fn openzfs(rows: &BTreeMap<String, Beside>) -> String {
+    let mut out = String::new();
+    line(&mut out, format_args!("{:<20} {:>13} {:>13} {:>7}  what", "guest instructions", "orrery", "OpenZFS", "ratio"));
+    for (name, what, _) in POOL_ROWS {
+        if let Some(row) = rows.get(*name) {
+            line(&mut out, format_args!("{name:<20} {:>13} {:>13} {:>7.2}  {what}", row.orrery, row.openzfs, row.ratio));
+        }
+    }
+    out
+}
+
+/// Rows that both sides have.
+pub fn beside(ours: &[Cost], theirs: &[Cost]) -> BTreeMap<String, Beside> {
+    let row = |name: &str| {
+        let (orrery, openzfs) = (net(ours, name)?, net(theirs, name)?);
+        Some((name.to_owned(), Beside { orrery, openzfs, ratio: (orrery as f64 / openzfs.max(1) as f64 * 100.0).round() / 100.0 }))
+    };
+    POOL_ROWS.iter().filter_map(|(name, _, _)| row(name)).collect()
 }
 
 /// What time travel costs.

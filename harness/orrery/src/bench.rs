@@ -7,13 +7,14 @@ use ::bench::baseline::{Os, Sim, Travel};
 use ::bench::guests::GUESTS;
 use ::bench::linux::{self, LinuxGuest};
 use ::bench::plan::{self, Job, Line, On, Span, Taken};
-use ::bench::{BenchError, baseline, os, pool, report, speed, travel};
+use ::bench::{BenchError, baseline, openzfs, os, pool, report, speed, travel};
 use runner::progress::{Quiet, Watcher};
 use runner::{Prepared, debian::Store, live};
 use scenario::Scenario;
 use std::cell::Cell;
 use std::io::IsTerminal as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
@@ -36,6 +37,9 @@ pub struct BenchArgs {
     /// Only what the pool costs in the kernel, in guest instructions.
     #[arg(long)]
     pool: bool,
+    /// Only what the pool costs beside OpenZFS's own module on Debian's Linux, in guest instructions of the same machine.
+    #[arg(long)]
+    openzfs: bool,
     /// How often each guest runs on each machine; the median counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=99))]
     rounds: u64,
@@ -89,6 +93,53 @@ fn pool_costs(args: &BenchArgs, context: &Context, perf: &Path) -> Result<(), Fa
     print!("{}", report::pool(&costs, &known));
     if args.bless {
         baseline::write(&path, "What the pool costs in the kernel, in ticks, exact (cargo orrery bench --pool --bless).", &report::os_baseline(&costs))?;
+    }
+    Ok(())
+}
+
+/// Debian's Linux with OpenZFS's module and the measuring program: the kernel, and its initial RAM disk.
+fn openzfs_guest(context: &Context, programs: &live::Programs) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+    let host = |error: &dyn std::fmt::Display| Failure::Host(error.to_string());
+    let made = Command::new(context.root.join("harness/fire/module")).output().map_err(|error| host(&error))?;
+    if !made.status.success() {
+        return Err(Failure::Host(format!("OpenZFS's module cannot be had: {}", String::from_utf8_lossy(&made.stderr).trim())));
+    }
+    let folder = PathBuf::from(String::from_utf8_lossy(&made.stdout).trim());
+    let image = runner::linux::unpacked(&folder.join("vmlinuz"), &folder.join("vmlinux")).map_err(|error| host(&error))?;
+    let kernel = std::fs::read(&image).map_err(Failure::file(&image))?;
+    // Linux lays one archive over the other; packed, the first would cost it half a second.
+    let packed = folder.join("initrd");
+    let plain = Command::new("gzip").arg("-dc").arg(&packed).output().map_err(|error| host(&error))?;
+    if !plain.status.success() {
+        return Err(Failure::Host(format!("{}: {}", packed.display(), String::from_utf8_lossy(&plain.stderr).trim())));
+    }
+    let mut tree = runner::archive::Tree::default();
+    tree.file("init", 0o755, openzfs::init());
+    tree.file(os::PROGRAM.trim_start_matches('/'), 0o755, std::fs::read(&programs.bench).map_err(Failure::file(&programs.bench))?);
+    for tool in ["zpool", "zfs"] {
+        tree.link(&format!("usr/sbin/{tool}"), &format!("/sbin/{tool}"));
+    }
+    for disk in ["vda1", "vdb1", "vdc1"] {
+        tree.link(&format!("disks/{disk}"), &format!("/dev/{disk}"));
+    }
+    let mut initrd = plain.stdout;
+    initrd.resize(initrd.len().next_multiple_of(4), 0);
+    initrd.extend(tree.to_cpio());
+    Ok((kernel, initrd))
+}
+
+/// What the pool costs beside OpenZFS.
+fn openzfs_costs(args: &BenchArgs, context: &Context, perf: &Path) -> Result<(), Failure> {
+    let programs = context.programs()?;
+    let (kernel, initrd) = openzfs_guest(context, &programs)?;
+    let theirs = openzfs::run(&kernel, &initrd)?;
+    let ours = context.ours(Profile::Ship, &programs)?;
+    let kernel = std::fs::read(&ours.kernel).map_err(Failure::file(&ours.kernel))?;
+    let ours = pool::run(&kernel, &ours.live.to_cpio(), "console=ttyS0 agent=ttyS1")?;
+    let rows = report::beside(&ours, &theirs);
+    print!("{}", report::openzfs(&rows));
+    if args.bless {
+        baseline::write(&perf.join("openzfs.toml"), "The kernel's pool beside OpenZFS's module on Linux, in ticks, exact (cargo orrery bench --openzfs --bless; docs/pool-costs.md).", &rows)?;
     }
     Ok(())
 }
@@ -268,8 +319,11 @@ pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
     if args.pool {
         return pool_costs(args, &context, &perf);
     }
+    if args.openzfs {
+        return openzfs_costs(args, &context, &perf);
+    }
     if args.bless && (!args.only.is_empty() || args.against.is_none()) {
-        return Err(Failure::Request("--bless writes all figures, so it takes no --only, and needs --against qemu (or --travel, or --pool)".to_owned()));
+        return Err(Failure::Request("--bless writes all figures, so it takes no --only, and needs --against qemu (or --travel, --pool or --openzfs)".to_owned()));
     }
     let programs = context.programs()?;
     if sim_cpu::chosen_engine() == sim_cpu::Engine::Both {

@@ -78,7 +78,7 @@ pub fn kernel(store: &Store, flavour: Flavour) -> Result<LinuxKernel, DebianErro
 ///
 /// Debian packs its full kernel so. The kernel would unpack itself in 4.6 billion instructions, three quarters of a small scenario; the host's xz takes a
 /// second, once, and the kernel that comes out is the same, entered by PVH. (The cloud kernel unpacks itself in no time, and does.)
-fn unpacked(image: &Path, to: &Path) -> Result<PathBuf, DebianError> {
+pub fn unpacked(image: &Path, to: &Path) -> Result<PathBuf, DebianError> {
     let broken = |why: String| DebianError::Broken { path: image.to_owned(), why };
     if to.exists() {
         return Ok(to.to_owned());

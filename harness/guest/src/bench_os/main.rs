@@ -7,7 +7,7 @@
 //! # Structures
 //! One line each on standard output, `bench_os NAME TICKS`, and `bench_os done` at the end; `harness/bench` reads them. A measurement that cannot be made
 //! prints `bench_os NAME - REASON`. `bench_os --marks DEVICE` is for whoever measures from outside: it writes a letter to DEVICE before and after each loop.
-//! `bench_os --pool` does the same for the pool (module `pool`), with marks on the console.
+//! `bench_os --pool` does the same for the pool (module `pool`), with marks on the console; `--openzfs` for OpenZFS on Linux.
 
 mod pool;
 
@@ -210,8 +210,10 @@ fn main() {
         }
         return;
     }
-    if arguments.iter().any(|argument| argument == "--pool") {
-        if let Err(why) = pool::run() {
+    if let [option] = arguments.as_slice()
+        && matches!(option.as_str(), "--pool" | "--openzfs")
+    {
+        if let Err(why) = pool::run(pool::System { openzfs: option == "--openzfs" }) {
             println!("@F {why}");
         }
         println!("bench_os done");

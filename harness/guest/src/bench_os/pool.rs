@@ -3,13 +3,14 @@
 //!
 //! A section is `@B NAME COUNT` and a line's end, the loop, `@E`. Three disks are wanted: `vda` for what one operation costs, `vdb` and `vdc` for how
 //! costs grow: the second has ten times the files of the first.
+//!
+//! The same operations measure Linux with OpenZFS's own module ([`System::openzfs`]); what must be said differently there is in [`System`].
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 type Outcome = Result<(), String>;
 
@@ -45,12 +46,59 @@ fn noise(bytes: usize) -> Vec<u8> {
     out
 }
 
-/// `count` operations between two marks.
-fn section(name: &str, count: usize, body: impl FnOnce() -> Outcome) -> Outcome {
-    let mut console = std::io::stdout();
-    io("console", writeln!(console, "@B {name} {count}").and_then(|()| console.flush()))?;
-    body()?;
-    io("console", writeln!(console, "@E").and_then(|()| console.flush()))
+/// Where this runs.
+#[derive(Clone, Copy)]
+pub struct System {
+    /// Linux with OpenZFS's module. sync(2) writes its intent log and leaves the transaction group open, so `zpool sync` stands for it.
+    pub openzfs: bool,
+}
+
+impl System {
+    /// `count` operations between two marks.
+    fn section(self, name: &str, count: usize, body: impl FnOnce() -> Outcome) -> Outcome {
+        self.mark(&format!("@B {name} {count}"))?;
+        body()?;
+        self.mark("@E")
+    }
+
+    fn mark(self, line: &str) -> Outcome {
+        let mut console = std::io::stdout();
+        io("console", writeln!(console, "{line}").and_then(|()| console.flush()))?;
+        if self.openzfs {
+            // Linux would go on sending the line while the loop runs.
+            // SAFETY: tcdrain takes a file descriptor and touches no memory.
+            unsafe { libc::tcdrain(1) };
+        }
+        Ok(())
+    }
+
+    /// Waits until everything written is in a transaction group on disk.
+    fn settle(self) -> Outcome {
+        if self.openzfs {
+            return command("/usr/sbin/zpool sync");
+        }
+        // SAFETY: sync has no arguments and touches no memory.
+        unsafe { libc::sync() };
+        Ok(())
+    }
+
+    fn create(self, pool: &str, disk: &str) -> Outcome {
+        command(&format!("/usr/sbin/zpool create {pool} {}", if self.openzfs { format!("/dev/{disk}1") } else { disk.to_owned() }))
+    }
+
+    fn import(self, pool: &str) -> Outcome {
+        command(&format!("/usr/sbin/zpool import {}{pool}", if self.openzfs { "-d /disks " } else { "" }))
+    }
+
+    fn again(self, pool: &str) -> Outcome {
+        command(&format!("/usr/sbin/zpool export {pool}"))?;
+        self.import(pool)
+    }
+
+    /// A program that does as little as can be, and is started as `zpool` and `zfs` are.
+    fn nothing(self) -> Outcome {
+        command(if self.openzfs { "/usr/sbin/zfs -V" } else { "/usr/bin/zonename" })
+    }
 }
 
 fn each_write(file: &File, data: &[u8], size: usize, count: usize, sync: bool) -> Outcome {
@@ -68,60 +116,44 @@ fn each_read(file: &File, size: usize, count: usize, stride: usize) -> Outcome {
     (0..count).try_for_each(|number| io("read", file.read_exact_at(&mut buffer, (number * stride) as u64)))
 }
 
-fn again(pool: &str) -> Outcome {
-    command(&format!("/usr/sbin/zpool export {pool}"))?;
-    command(&format!("/usr/sbin/zpool import {pool}"))
-}
-
-/// Waits until everything written is in a transaction group.
-fn settle() {
-    // SAFETY: sync has no arguments and touches no memory.
-    unsafe { libc::sync() };
-}
-
-fn operations() -> Outcome {
-    command("/usr/sbin/zpool create tank vda")?;
+fn operations(on: System) -> Outcome {
+    on.create("tank", "vda")?;
     let data = noise(FILE_BYTES);
     let path = "/tank/file";
     let file = io(path, OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path))?;
-    section("nothing", 1, || Ok(()))?;
-    section("write_4k", 512, || each_write(&file, &data, SMALL, 512, false))?;
-    section("commit_4k", 512, || {
-        settle();
-        Ok(())
-    })?;
-    section("write_4k_sync", 32, || each_write(&file, &data, SMALL, 32, true))?;
-    settle();
-    section("write_128k", 64, || each_write(&file, &data, LARGE, 64, false))?;
-    section("commit_128k", 64, || {
-        settle();
-        Ok(())
-    })?;
-    section("write_128k_sync", 16, || each_write(&file, &data, LARGE, 16, true))?;
-    settle();
+    on.section("nothing", 1, || Ok(()))?;
+    on.section("write_4k", 512, || each_write(&file, &data, SMALL, 512, false))?;
+    on.section("commit_4k", 512, || on.settle())?;
+    on.section("commit_nothing", 1, || on.settle())?;
+    on.section("write_4k_sync", 32, || each_write(&file, &data, SMALL, 32, true))?;
+    on.settle()?;
+    on.section("write_128k", 64, || each_write(&file, &data, LARGE, 64, false))?;
+    on.section("commit_128k", 64, || on.settle())?;
+    on.section("write_128k_sync", 16, || each_write(&file, &data, LARGE, 16, true))?;
+    on.settle()?;
     drop(file);
-    again("tank")?;
+    on.again("tank")?;
     let file = io(path, File::open(path))?;
     let before = crate::memory_kib()?;
-    section("read_128k_uncached", 64, || each_read(&file, LARGE, 64, LARGE))?;
+    on.section("read_128k_uncached", 64, || each_read(&file, LARGE, 64, LARGE))?;
     let after = crate::memory_kib()?;
     println!("@V kib_per_cached_mib {}", after.saturating_sub(before) / (FILE_BYTES >> 20) as u64);
-    section("read_128k_cached", 64, || each_read(&file, LARGE, 64, LARGE))?;
-    section("read_4k_cached", 512, || each_read(&file, SMALL, 512, SMALL))?;
+    on.section("read_128k_cached", 64, || each_read(&file, LARGE, 64, LARGE))?;
+    on.section("read_4k_cached", 512, || each_read(&file, SMALL, 512, SMALL))?;
     drop(file);
-    again("tank")?;
+    on.again("tank")?;
     let file = io(path, File::open(path))?;
-    section("read_4k_uncached", 512, || each_read(&file, SMALL, 512, SMALL))?;
+    on.section("read_4k_uncached", 512, || each_read(&file, SMALL, 512, SMALL))?;
     drop(file);
-    again("tank")?;
+    on.again("tank")?;
     let file = io(path, File::open(path))?;
     // One page of every other block, from the end: nothing that came before helps.
-    section("read_4k_scattered", 24, || (0..24).rev().try_for_each(|number| {
+    on.section("read_4k_scattered", 24, || (0..24).rev().try_for_each(|number| {
         let mut buffer = [0; SMALL];
         io("read", file.read_exact_at(&mut buffer, (2 * number * LARGE) as u64))
     }))?;
     drop(file);
-    section("create_delete", 200, || {
+    on.section("create_delete", 200, || {
         for number in 0..200 {
             let path = format!("/tank/made{number}");
             io(&path, File::create(&path))?;
@@ -129,65 +161,53 @@ fn operations() -> Outcome {
         }
         Ok(())
     })?;
-    section("stat", 200, || (0..200).try_for_each(|_| io(path, fs::metadata(path)).map(drop)))?;
-    settle();
+    on.section("stat", 200, || (0..200).try_for_each(|_| io(path, fs::metadata(path)).map(drop)))?;
+    on.settle()?;
     command("/usr/sbin/zfs snapshot tank@base")?;
-    section("command", 4, || (0..4).try_for_each(|_| command("/usr/bin/zonename")))?;
-    section("clone_mount", 4, || (0..4).try_for_each(|number| command(&format!("/usr/sbin/zfs clone tank@base tank/clone{number}"))))?;
+    on.section("command", 4, || (0..4).try_for_each(|_| on.nothing()))?;
+    on.section("clone_mount", 4, || (0..4).try_for_each(|number| command(&format!("/usr/sbin/zfs clone tank@base tank/clone{number}"))))?;
     command("/usr/sbin/zpool export tank")
 }
 
-fn fill(directory: &Path, files: usize) -> Outcome {
+fn fill(on: System, directory: &Path, files: usize) -> Outcome {
     let data = noise(EACH);
     for number in 0..files {
         let path = directory.join(format!("file{number}"));
         io("file", fs::write(path, &data))?;
         if number % 200 == 199 {
-            settle();
+            on.settle()?;
         }
     }
-    settle();
-    Ok(())
+    on.settle()
 }
 
 /// The same on a pool of `files` files; sections end in `tag`.
-fn growth(disk: &str, tag: &str, files: usize) -> Outcome {
+fn growth(on: System, disk: &str, tag: &str, files: usize) -> Outcome {
     let pool = format!("grow{tag}");
-    command(&format!("/usr/sbin/zpool create {pool} {disk}"))?;
+    on.create(&pool, disk)?;
     command(&format!("/usr/sbin/zfs create {pool}/data"))?;
     let directory = Path::new("/").join(&pool).join("data");
-    fill(&directory, files)?;
+    fill(on, &directory, files)?;
     command(&format!("/usr/sbin/zpool export {pool}"))?;
-    section(&format!("import_{tag}"), 1, || command(&format!("/usr/sbin/zpool import {pool}")))?;
-    section(&format!("snapshot_{tag}"), 1, || command(&format!("/usr/sbin/zfs snapshot {pool}/data@s")))?;
-    section(&format!("clone_{tag}"), 1, || command(&format!("/usr/sbin/zfs clone {pool}/data@s {pool}/clone")))?;
+    on.section(&format!("import_{tag}"), 1, || on.import(&pool))?;
+    on.section(&format!("snapshot_{tag}"), 1, || command(&format!("/usr/sbin/zfs snapshot {pool}/data@s")))?;
+    on.section(&format!("clone_{tag}"), 1, || command(&format!("/usr/sbin/zfs clone {pool}/data@s {pool}/clone")))?;
     command(&format!("/usr/sbin/zfs destroy {pool}/clone"))?;
-    section(&format!("scrub_{tag}"), 1, || {
-        command(&format!("/usr/sbin/zpool scrub {pool}"))?;
-        for _ in 0..600 {
-            let output = io("status", Command::new("/usr/sbin/zpool").args(["status", &pool]).stdin(Stdio::null()).output())?;
-            if !String::from_utf8_lossy(&output.stdout).contains("in progress") {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(500));
-        }
-        Err("the scrub does not end".to_owned())
-    })?;
+    on.section(&format!("scrub_{tag}"), 1, || command(&format!("/usr/sbin/zpool scrub -w {pool}")))?;
     for number in 0..files {
         io("remove", fs::remove_file(directory.join(format!("file{number}"))))?;
     }
-    settle();
-    section(&format!("snapshot_delete_{tag}"), 1, || {
+    on.settle()?;
+    on.section(&format!("snapshot_delete_{tag}"), 1, || {
         command(&format!("/usr/sbin/zfs destroy {pool}/data@s"))?;
-        settle();
-        Ok(())
+        on.settle()
     })?;
     command(&format!("/usr/sbin/zpool export {pool}"))
 }
 
 /// All of them.
-pub fn run() -> Outcome {
-    operations()?;
-    growth("vdb", "1x", FILES)?;
-    growth("vdc", "10x", 10 * FILES)
+pub fn run(on: System) -> Outcome {
+    operations(on)?;
+    growth(on, "vdb", "1x", FILES)?;
+    growth(on, "vdc", "10x", 10 * FILES)
 }
