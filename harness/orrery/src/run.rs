@@ -122,22 +122,35 @@ pub fn show(scenario: &Scenario, runs: &[Transcript], verdict: &Verdict) {
     }
 }
 
-/// Does one after another; all are done, and one that does not hold is the result.
+/// Does one after another; all are done, be it that one does not hold or that the host could not carry it out, which is said where it comes up. The worst is the result.
 fn each(scenarios: &[String], one: impl Fn(&str) -> Result<(), Failure>) -> Result<(), Failure> {
     // What is mistyped is said before hours of the others.
     let context = Context::find()?;
     scenarios.iter().try_for_each(|name| context.scenario(name).map(drop))?;
-    let mut failing = Vec::new();
+    if let [name] = scenarios {
+        return one(name);
+    }
+    let (mut failing, mut broken) = (Vec::new(), Vec::new());
+    let mut worst = Ok(());
     for name in scenarios {
         match one(name) {
-            Err(Failure::DoesNotHold) => failing.push(name.as_str()),
-            result => result?,
+            Ok(()) => {}
+            Err(Failure::DoesNotHold) => {
+                failing.push(name.as_str());
+                worst = worst.and(Err(Failure::DoesNotHold));
+            }
+            // A request that makes no sense is one for all of them.
+            Err(failure @ (Failure::Request(_) | Failure::Status(_))) => return Err(failure),
+            Err(Failure::Host(why)) => {
+                println!("\n{name}\n  {}", why.trim_end());
+                broken.push(name.as_str());
+                worst = Err(Failure::Host(format!("{name} could not be run")));
+            }
         }
     }
-    if scenarios.len() > 1 {
-        println!("\n{} of {} scenarios hold{}{}", scenarios.len() - failing.len(), scenarios.len(), if failing.is_empty() { "" } else { "; not: " }, failing.join(" "));
-    }
-    if failing.is_empty() { Ok(()) } else { Err(Failure::DoesNotHold) }
+    let listed = |what: &str, names: &[&str]| if names.is_empty() { String::new() } else { format!("; {what}: {}", names.join(" ")) };
+    println!("\n{} of {} scenarios hold{}{}", scenarios.len() - failing.len() - broken.len(), scenarios.len(), listed("not", &failing), listed("could not be run", &broken));
+    worst
 }
 
 /// The verb `run`.

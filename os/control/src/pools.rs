@@ -10,7 +10,7 @@ use control_abi::{Code, Operation};
 use kif::ZoneId;
 use nv::NvList;
 use pool_dmu::DatasetKind;
-use pool_fs::manage::{self, Aside, DeviceChange, Extent, NewVolume, Refused, Status};
+use pool_fs::manage::{self, Aside, DeviceChange, Extent, NewVolume, Refused, ScrubChange, Status};
 use pool_fs::streams::{Receiving, Sending, abort_receive};
 use pool_spa::{LeafCounts, VdevStatus};
 use pool_stream::{Naming, PackageOptions};
@@ -179,7 +179,12 @@ fn carry_out(operation: Operation, request: &NvList) -> Answer {
             nothing()
         }
         Operation::PoolScrub => {
-            manage::scrub(request.string("pool")?, flag(request, "stop")?)?;
+            let change = match (flag(request, "stop")?, flag(request, "pause")?) {
+                (true, _) => ScrubChange::Stop,
+                (false, true) => ScrubChange::Pause,
+                (false, false) => ScrubChange::Start,
+            };
+            manage::scrub(request.string("pool")?, change)?;
             nothing()
         }
         Operation::PoolHistory => {
@@ -323,6 +328,7 @@ fn describe(status: &Status) -> NvList {
         .with("allocated", status.allocated)
         .with("scan", status.scan.as_str())
         .with("scanning", u64::from(status.scanning))
+        .with("paused", u64::from(status.paused))
         .with("scan_errors", status.scan_errors)
         .with("suspended", u64::from(status.suspended))
         .with("age", status.age.0)

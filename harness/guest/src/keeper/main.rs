@@ -13,12 +13,15 @@
 //! | a file replaced by rename | write and fsync of another, rename, fsync of the directory | `current N` |
 //! | a slot of a table in place | pwrite, fsync | `slot N` |
 //!
+//! On a block device in place of a directory each thing is a piece at a place of its own, across sectors and blocks: pwrite and fsync, then `piece N`. A piece that is neither
+//! as it was nor as it was to be is one that nobody wrote.
+//!
 //! # Failure
 //! `write` ends with 1 at the first call that fails: what was not acknowledged was not promised. `check` ends with 1 if a thing can be read but holds what nobody wrote there.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -26,6 +29,10 @@ const RECORD: usize = 256;
 /// A sector: a disk writes it whole or not at all, so a slot that is written in place holds its old content or its new one.
 const SLOT: usize = 512;
 const SLOTS: u32 = 8;
+/// Pieces of a device: how many, how far apart, how long. None begins or ends with a sector.
+const PIECES: u32 = 24;
+const PIECE_STEP: u64 = 20_011;
+const PIECE: usize = 9_001;
 
 /// Bytes that follow from a number.
 fn content(number: u32, length: usize) -> Vec<u8> {
@@ -93,6 +100,46 @@ fn write(folder: &Path, count: u32) -> io::Result<()> {
     Ok(())
 }
 
+fn place(number: u32) -> u64 {
+    77 + u64::from(number % PIECES) * PIECE_STEP
+}
+
+fn write_device(path: &Path, count: u32) -> io::Result<()> {
+    let device = OpenOptions::new().write(true).open(path)?;
+    for number in 1..=count {
+        device.write_all_at(&content(number, PIECE), place(number))?;
+        device.sync_all()?;
+        promise("piece", number)?;
+    }
+    Ok(())
+}
+
+fn check_device(path: &Path) -> io::Result<bool> {
+    let device = File::open(path)?;
+    let mut sound = true;
+    let mut out = io::stdout().lock();
+    for at in 0..PIECES {
+        let mut bytes = vec![0; PIECE];
+        device.read_exact_at(&mut bytes, place(at))?;
+        match number_of(&bytes) {
+            Some(0) if bytes.iter().all(|byte| *byte == 0) => {}
+            Some(last) if last % PIECES == at && bytes == content(last, PIECE) => {
+                (1..=last).filter(|number| number % PIECES == at).try_for_each(|number| writeln!(out, "have piece {number}"))?;
+            }
+            _ => {
+                writeln!(out, "piece {at} holds what nobody wrote")?;
+                sound = false;
+            }
+        }
+    }
+    Ok(sound)
+}
+
+/// Whether it is a block device rather than a directory.
+fn is_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device())
+}
+
 fn number_of(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?))
 }
@@ -144,12 +191,14 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words[..] {
         ["write", folder, count] => match count.parse() {
+            Ok(count) if is_device(Path::new(folder)) => write_device(Path::new(folder), count).map(|()| true),
             Ok(count) => write(Path::new(folder), count).map(|()| true),
             Err(_) => Err(io::Error::other("COUNT is a number")),
         },
+        ["check", folder] if is_device(Path::new(folder)) => check_device(Path::new(folder)),
         ["check", folder] => check(Path::new(folder)),
         _ => {
-            eprintln!("usage: keeper write DIR COUNT | keeper check DIR");
+            eprintln!("usage: keeper write DIR|DEVICE COUNT | keeper check DIR|DEVICE");
             return ExitCode::from(2);
         }
     };

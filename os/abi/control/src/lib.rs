@@ -143,12 +143,12 @@ operations! {
     11 KstatRead   "kstat.read"   Own    "module?, instance?, name?, class? -> chain, kstats: [{module, instance, name, class, created, taken, data}]";
     12 CpuInfo     "cpu.info"     Own    "-> cpus: [{id, state, since, brand, mhz}]";
     13 HeapFailNth "heap.failnth" Global "n -> (nothing): the n-th fallible allocation from now fails, once";
-    14 PoolList    "pool.list"    Global "pool? -> pools: [{name, guid, health, size, allocated, scan, scan_errors, suspended, age, aside: [{kind, name, state, size, allocated, counts as a vdev's}], vdevs: [{name, guid, depth, state, log, size?, allocated?, read, write, checksum, reads, writes, bytes_read, bytes_written}]}]";
+    14 PoolList    "pool.list"    Global "pool? -> pools: [{name, guid, health, size, allocated, scan, scanning, paused, scan_errors, suspended, age, aside: [{kind, name, state, size, allocated, counts as a vdev's}], vdevs: [{name, guid, depth, state, log, size?, allocated?, read, write, checksum, reads, writes, bytes_read, bytes_written}]}]";
     15 PoolCreate  "pool.create"  Global "name, vdevs: strings, ashift?, force? -> guid";
     16 PoolImport  "pool.import"  Global "pool?, destroyed? -> importable: [{name, guid, exported, disks: strings}]; with a pool (name or guid): imports it";
     17 PoolExport  "pool.export"  Global "pool, destroy? -> (nothing)";
     18 PoolDevice  "pool.device"  Global "pool, change: attach | replace | detach | offline | online | clear | add | remove, device? (clear: all), new?, sequential?, vdevs?: strings -> (nothing)";
-    19 PoolScrub   "pool.scrub"   Global "pool, stop? -> (nothing): starts it";
+    19 PoolScrub   "pool.scrub"   Global "pool, stop?, pause? -> (nothing): starts it, or lets a paused one go on";
     20 DatasetList "dataset.list" Global "name? -> datasets: [{name, kind, used, available?, referenced, created, origin?, mountpoint?}]";
     21 DatasetMake "dataset.make" Global "name, parents?, origin?: DATASET@NAME to clone, volsize?, volblocksize?, sparse?, properties?: strings NAME=VALUE -> (nothing): makes a file system and mounts it, or with a size a volume";
     22 DatasetSnap "dataset.snapshot" Global "names: strings DATASET@NAME, recursive? -> (nothing)";

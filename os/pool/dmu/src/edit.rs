@@ -333,6 +333,19 @@ impl Edit {
         Ok(())
     }
 
+    /// The `length` bytes at a byte offset, changes included: a whole block is handed over as it was read.
+    ///
+    /// # Errors
+    /// Unreadable or malformed.
+    pub fn read_range(&self, pool: &Pool, offset: u64, length: usize) -> Result<Vec<u8>, Error> {
+        if length as u64 == self.dnode.block_size && offset.is_multiple_of(self.dnode.block_size) {
+            return self.block(pool, offset / self.dnode.block_size);
+        }
+        let mut out = vec![0; length];
+        self.read_at(pool, offset, &mut out)?;
+        Ok(out)
+    }
+
     /// Writes at a byte offset.
     ///
     /// # Errors

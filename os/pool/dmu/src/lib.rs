@@ -67,6 +67,7 @@ pub use accounting::check_space;
 pub use check::{Checked, Fault, check};
 pub use log::PendingLog;
 pub use scan::{ScanKind, ScanReport};
+pub use scan_state::{LastScan, ScanState};
 pub use second::Fed;
 pub use spares::{Auxiliary, AuxiliaryStatus};
 pub use store::{Store, free_total};

@@ -81,6 +81,26 @@ impl ScanReport {
     }
 }
 
+impl ScanReport {
+    /// The same of a scrub that is paused.
+    #[must_use]
+    pub fn paused_lines(&self, since: u64, paused: u64, total: u64) -> String {
+        let size = |bytes: u64| human(bytes).trim_end_matches('B').to_string();
+        let total = total.max(self.bytes);
+        let done = self.bytes * 10_000 / total.max(1);
+        format!(
+            "scrub paused since {}\n\tscrub started on {}\n\t{} scanned, {} total\n\t{} repaired, {}.{:02}% done",
+            Civil::from_seconds(paused),
+            Civil::from_seconds(since),
+            size(self.bytes),
+            size(total),
+            size(self.repaired_bytes),
+            done / 100,
+            done % 100
+        )
+    }
+}
+
 /// Where a block lies in its object set. Meta-dnode blocks have `object` 0.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -138,9 +158,9 @@ impl Store {
     }
 
     /// Gives up the scan under way.
-    pub fn stop_scan(&mut self) {
+    pub fn stop_scan(&mut self, now: u64) {
         if let Some(scan) = self.scan.take() {
-            self.note_scan_ended(&scan, None, 0);
+            self.note_scan_ended(&scan, None, now);
         }
     }
 

@@ -246,4 +246,27 @@ mod tests {
         pool.with(|store| store.online(guid, 4)).expect("comes back, empty");
         assert!(pool.background(|store| Ok(store.begin_feed().is_some())).expect("a turn"));
     }
+    #[test]
+    fn what_is_not_to_stay_in_memory_does_not() {
+        let (_, pool) = create("primary");
+        let fs = mount(&pool);
+        let (file, data) = fill(&pool, &fs.root(), "f");
+        pool.with(|store| store.set_property("primary", "primarycache", &parse_property("primarycache", "metadata").expect("a value"))).expect("sets");
+        assert!(contents(&file) == data);
+        give_up(&file);
+        let node = file.as_any().and_then(|any| any.downcast_ref::<Node>()).expect("a node");
+        for offset in [0, 5000, RUN * 3 + 17, data.len() as u64 - 300_000] {
+            let mut out = vec![0; 300_000];
+            assert_eq!(file.read_at(offset, &mut out, IO), Ok(300_000));
+            assert!(out == data[offset as usize..][..300_000], "at {offset}");
+        }
+        assert_eq!((0..RUNS).map(|run| node.run_in_memory(run)).sum::<u64>(), 0);
+        // A mapped page stays as long as it is mapped, and reads go round it.
+        let page = file.page(40, true, ZoneId::GLOBAL).expect("a page");
+        page.write(0, b"mapped");
+        let mut out = vec![0; 300_000];
+        assert_eq!(file.read_at(100_000, &mut out, IO), Ok(300_000));
+        let at = 40 * 4096 - 100_000;
+        assert!(&out[at..at + 6] == b"mapped" && out[..at] == data[100_000..][..at] && out[at + 6..] == data[100_006 + at..400_000]);
+    }
 }

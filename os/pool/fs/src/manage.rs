@@ -496,23 +496,47 @@ pub fn clear(pool_name: &str) -> Result<()> {
     })
 }
 
-/// Starts a scrub, or stops what is under way.
+/// What becomes of a scrub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScrubChange {
+    /// It begins, or goes on where it was paused.
+    Start,
+    /// It, or a resilver, ends.
+    Stop,
+    Pause,
+}
+
+/// Starts, pauses or stops a scrub.
 ///
 /// # Errors
 /// See [`Refused`].
-pub fn scrub(pool_name: &str, stop: bool) -> Result<()> {
+pub fn scrub(pool_name: &str, change: ScrubChange) -> Result<()> {
     let pool = pool(pool_name)?;
-    match (stop, pool.is_scanning()) {
-        (true, false) => return Err(Refused::Invalid(format!("{pool_name}: there is no active scrub to stop"))),
-        (false, true) => return Err(Refused::Busy(format!("{pool_name}: a scan is under way; see 'zpool status', stop it with 'zpool scrub -s', or wait for it with 'zpool wait'"))),
+    let is_paused = pool.is_paused();
+    match (change, pool.is_scanning()) {
+        (ScrubChange::Stop, false) if !is_paused => return Err(Refused::Invalid(format!("{pool_name}: there is no active scrub to stop"))),
+        (ScrubChange::Pause, false) if is_paused => return Err(Refused::Invalid(format!("{pool_name}: the scrub is paused already; 'zpool scrub {pool_name}' goes on"))),
+        (ScrubChange::Pause, false) => return Err(Refused::Invalid(format!("{pool_name}: there is no active scrub to pause"))),
+        (ScrubChange::Start, true) => {
+            return Err(Refused::Busy(format!("{pool_name}: a scan is under way; see 'zpool status', stop it with 'zpool scrub -s', or wait for it with 'zpool wait'")));
+        }
         _ => {}
     }
-    let result = pool.with(|store| {
-        if stop { store.stop_scan() } else { store.start_scan(ScanKind::Scrub) }
-        Ok(())
+    let result = edit(&pool, pool_name, |store| {
+        match change {
+            ScrubChange::Start if is_paused => store.pause_scrub(false)?,
+            ScrubChange::Start => store.start_scan(ScanKind::Scrub),
+            ScrubChange::Pause => store.pause_scrub(true)?,
+            ScrubChange::Stop => store.stop_scan(now().0),
+        }
+        // A paused scrub stays so whatever happens to the machine.
+        store.commit(now().0)
     });
     pool.wake();
-    result.map_err(|error| failed(pool_name, error))
+    if change == ScrubChange::Stop {
+        pool.note_stopped();
+    }
+    result
 }
 
 /// What `zpool status` shows.
@@ -531,6 +555,8 @@ pub struct Status {
     pub scan: String,
     /// A scan is under way.
     pub scanning: bool,
+    /// A scrub is paused.
+    pub paused: bool,
     /// Blocks that the last scan found no good copy of.
     pub scan_errors: u64,
     pub suspended: bool,
@@ -590,6 +616,7 @@ pub fn status(pool: &Storage) -> Result<Status> {
             aside,
             scan: String::new(),
             scanning: false,
+            paused: false,
             scan_errors: 0,
             suspended: false,
             age: kif::clock().monotonic().since(pool.started()),
@@ -598,6 +625,7 @@ pub fn status(pool: &Storage) -> Result<Status> {
     let mut status = look.map_err(|error| failed(pool.name(), error))?.map_err(|error| edit_failed(pool.name(), &error))?;
     (status.scan, status.scan_errors) = pool.scan_lines(status.allocated);
     status.scanning = pool.is_scanning();
+    status.paused = pool.is_paused();
     status.suspended = pool.is_suspended();
     Ok(status)
 }

@@ -394,6 +394,12 @@ impl Node {
         self.shared.storage.feed(self.shared.dataset, self.object, run * RUN..(run + 1) * RUN, &mut contents)
     }
 
+    /// Bytes in memory of a run.
+    #[cfg(test)]
+    pub fn run_in_memory(&self, run: u64) -> u64 {
+        self.pages.lock().run_bytes(run)
+    }
+
     /// True if its pages are those of `storage`.
     pub fn is_of(&self, storage: &Storage) -> bool {
         core::ptr::eq(&raw const *self.shared.storage, storage)
@@ -414,6 +420,18 @@ impl Node {
         left
     }
 
+    /// Reads what is not to stay in memory (`primarycache`): to the end of the run, or to the next page that is there. How much that is.
+    fn pass(&self, pages: &Pages, offset: u64, out: &mut [u8], zone: ZoneId) -> Result<usize> {
+        let next = pages.frames.range(offset >> PAGE_SHIFT..).next().map_or(u64::MAX, |(index, _)| index << PAGE_SHIFT);
+        let end = next.min((offset / RUN + 1) * RUN);
+        let count = usize::try_from(end - offset).map_or(out.len(), |count| count.min(out.len()));
+        gate::note_read(zone, None);
+        let result = self.shared.fetch(IoClass::SyncRead, zone, self.object, offset, count);
+        gate::note_read(zone, Some(if result.is_ok() { count as u64 } else { 0 }));
+        out[..count].copy_from_slice(&result?);
+        Ok(count)
+    }
+
     /// Reads a run, for page `wanted` or ahead of its use.
     fn fill(&self, pages: &mut Pages, run: u64, wanted: Option<u64>, size: u64, zone: ZoneId) -> Result<()> {
         let page = PAGE_SIZE as u64;
@@ -421,14 +439,13 @@ impl Node {
         let least = wanted.map_or(start, |index| (index + 1) * page);
         let end = (start + RUN).min(size.next_multiple_of(page)).max(least);
         let len = usize::try_from(end - start).unwrap_or(PAGE_SIZE);
-        let mut data = Vec::new();
-        data.try_reserve_exact(len).map_err(|_| VfsError::NoMemory)?;
-        data.resize(len, 0);
+        // The store cannot be told that there is no memory for a block: that is found here.
+        Vec::<u8>::new().try_reserve_exact(len).map_err(|_| VfsError::NoMemory)?;
         let class = if wanted.is_some() { IoClass::SyncRead } else { IoClass::AsyncRead };
         gate::note_read(zone, None);
-        let result = self.shared.fetch(class, zone, self.object, start, &mut data);
+        let result = self.shared.fetch(class, zone, self.object, start, len);
         gate::note_read(zone, Some(if result.is_ok() { end - start } else { 0 }));
-        result?;
+        let mut data = result?;
         // The file ends inside the last page: behind it there are zeros, whatever the block holds.
         if end > size {
             let from = usize::try_from(size.saturating_sub(start)).unwrap_or(len).min(len);
@@ -812,13 +829,17 @@ impl Vnode for Node {
                 size = self.size();
                 continue;
             }
+            if has_waited && !self.shared.keeps_data() && !pages.frames.contains_key(&(at >> PAGE_SHIFT)) {
+                done += self.pass(&pages, at, &mut out[done..total], io.zone)?;
+                continue;
+            }
             let start = (at % PAGE_SIZE as u64) as usize;
             let count = (PAGE_SIZE - start).min(total - done);
             let part = &mut out[done..done + count];
             match self.frame(&mut pages, at >> PAGE_SHIFT, size, io.zone) {
                 Ok(frame) => frame.read(start, part),
                 // No frame for the cache: without it, then.
-                Err(VfsError::NoMemory) => self.shared.fetch(IoClass::SyncRead, io.zone, self.object, at, part)?,
+                Err(VfsError::NoMemory) => part.copy_from_slice(&self.shared.fetch(IoClass::SyncRead, io.zone, self.object, at, count)?),
                 Err(error) if done == 0 => return Err(error),
                 Err(_) => break,
             }
@@ -834,6 +855,9 @@ impl Vnode for Node {
         self.has_contents()
     }
     fn lend(&self, offset: u64, length: usize, io: Io, lent: &mut Lent) -> Result<Option<usize>> {
+        if !self.shared.keeps_data() {
+            return Ok(None);
+        }
         loop {
             match self.lend_pages(offset, length, io.zone, lent) {
                 // The zone's own cached pages go first; else it is read without a cache.

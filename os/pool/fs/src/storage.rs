@@ -5,11 +5,12 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
+use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use kif::{Nanos, PAGE_SIZE, ZoneId};
-use pool_dmu::{ScanKind, ScanReport, Store};
+use pool_dmu::{LastScan, ScanKind, ScanReport, ScanState, Store};
 use pool_dmu::edit::EditError;
 use pool_fair::queue::IoClass;
 use pool_fair::throttle::Op;
@@ -64,6 +65,8 @@ struct Seen {
     report: ScanReport,
     since: u64,
     until: u64,
+    /// A scrub that was paused, when.
+    paused: Option<u64>,
 }
 
 /// An imported pool.
@@ -143,6 +146,7 @@ impl Storage {
             storage.abandon();
             return Err(error);
         }
+        storage.recall_scan();
         Ok(storage)
     }
 
@@ -356,29 +360,58 @@ impl Storage {
         let (now, _) = now();
         let mut seen = self.last_scan.lock();
         let since = seen.filter(|seen| !anew && seen.kind == kind && !seen.report.done).map_or(now, |seen| seen.since);
-        *seen = Some(Seen { kind, report, since, until: now });
+        *seen = Some(Seen { kind, report, since, until: now, paused: None });
     }
 
     /// Looks whether there is a scan to be done.
     pub(crate) fn wake(&self) {
-        let (scan, is_rebuilding) = self.with_inner(IoClass::SyncRead, |inner| Ok((inner.store.scan(), inner.store.is_rebuilding()))).unwrap_or((None, false));
+        let look = |inner: &mut Inner| Ok((inner.store.scan(), inner.store.is_rebuilding(), inner.store.is_scan_paused()));
+        let (scan, is_rebuilding, is_paused) = self.with_inner(IoClass::SyncRead, look).unwrap_or((None, false, false));
+        let paused = self.last_scan.lock().and_then(|seen| seen.paused);
         match scan {
             Some((kind, report)) => self.note_scan(kind, report, report == ScanReport::default()),
             None if is_rebuilding => self.note_scan(ScanKind::Resilver, ScanReport::default(), true),
             None => {}
         }
-        self.is_scanning.store(scan.is_some() || is_rebuilding, Relaxed);
+        if is_paused && let Some(seen) = &mut *self.last_scan.lock() {
+            seen.paused = paused.or_else(|| Some(now().0));
+        }
+        self.is_scanning.store((scan.is_some() && !is_paused) || is_rebuilding, Relaxed);
         self.ticker.wake_all();
+    }
+
+    /// After an import: what the pool itself knows of its scans; one that was under way goes on.
+    fn recall_scan(&self) {
+        let Ok(Some(last)) = self.with_inner(IoClass::SyncRead, |inner| Ok(inner.store.last_scan())) else { return };
+        let LastScan { kind, report, begun, ended, state } = last;
+        let paused = (state == ScanState::Paused).then(|| now().0);
+        *self.last_scan.lock() = Some(Seen { kind, report, since: begun, until: ended, paused });
+        self.is_scanning.store(state == ScanState::UnderWay && kind == ScanKind::Scrub, Relaxed);
     }
 
     /// The scan under way or the last one: its lines of `zpool status`, and blocks with no good copy. `total`: allocated bytes.
     pub(crate) fn scan_lines(&self, total: u64) -> (String, u64) {
-        let Some(Seen { kind, report, since, until }) = *self.last_scan.lock() else { return (String::from("none requested"), 0) };
+        let Some(Seen { kind, report, since, until, paused }) = *self.last_scan.lock() else { return (String::from("none requested"), 0) };
+        if let Some(paused) = paused {
+            return (report.paused_lines(since, paused, total), report.errors);
+        }
         if !report.done && !self.is_scanning.load(Relaxed) {
             let name = if kind == ScanKind::Scrub { "scrub" } else { "resilver" };
             return (format!("{name} canceled on {}", ds::Civil::from_seconds(until)), report.errors);
         }
         (report.lines(kind, since, if report.done { until } else { now().0 }, total), report.errors)
+    }
+
+    /// The scan was stopped now.
+    pub(crate) fn note_stopped(&self) {
+        if let Some(seen) = &mut *self.last_scan.lock() {
+            (seen.paused, seen.until) = (None, now().0);
+        }
+    }
+
+    /// True while a scrub is paused.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.last_scan.lock().is_some_and(|seen| seen.paused.is_some())
     }
 
     /// True while a scan is under way.
@@ -513,11 +546,6 @@ impl Storage {
     /// Calls `body` for changing volume `dataset` by about `bytes`.
     pub(crate) fn change_volume<R>(&self, dataset: u64, bytes: u64, body: impl FnOnce(&mut Store, &Zvol) -> core::result::Result<R, EditError>) -> Result<R> {
         self.change_in(dataset, bytes, |inner| inner.on_volume(dataset, body))
-    }
-
-    /// The same in a class, for a zone.
-    pub(crate) fn read_as<R>(&self, class: IoClass, zone: ZoneId, dataset: u64, body: impl FnOnce(&mut Writer<'_>) -> core::result::Result<R, EditError>) -> Result<R> {
-        self.with_inner_for(class, zone, |inner| inner.on(dataset, body))
     }
 
     /// Calls `body` for changing file system `dataset` by about `bytes`; commits if more is open than should be.
@@ -657,6 +685,8 @@ impl Storage {
         })?;
         let known = self.mounted.lock().iter().filter_map(Weak::upgrade).find(|shared| shared.dataset == dataset);
         let shared = known.unwrap_or_else(|| self.share(dataset, Contents::Files));
+        let keeps_data = self.with(|store| Ok(store.keeps_data(dataset)))?;
+        shared.keeps_data.store(keeps_data, Relaxed);
         if shared.is_mounted.swap(true, Relaxed) {
             return Err(VfsError::Busy);
         }
@@ -679,6 +709,7 @@ impl Storage {
             is_mounted: AtomicBool::new(false),
             opens: AtomicU64::new(0),
             is_read_only: AtomicBool::new(false),
+            keeps_data: AtomicBool::new(true),
         });
         let mut mounted = self.mounted.lock();
         mounted.retain(|shared| shared.strong_count() > 0);
@@ -747,17 +778,30 @@ pub(crate) struct Shared {
     pub opens: AtomicU64,
     /// Of a volume: its property `readonly`.
     pub is_read_only: AtomicBool,
+    keeps_data: AtomicBool,
 }
 
 impl Shared {
+    /// Data that was read stays in memory, as far as the last read from disk knew.
+    pub fn keeps_data(&self) -> bool {
+        self.keeps_data.load(Relaxed)
+    }
+
     /// Reads data blocks of an object, whatever its size says.
-    pub fn fetch(&self, class: IoClass, zone: ZoneId, object: u64, start: u64, out: &mut [u8]) -> Result<()> {
+    pub fn fetch(&self, class: IoClass, zone: ZoneId, object: u64, start: u64, length: usize) -> Result<Vec<u8>> {
         match self.kind {
-            Contents::Files => self.storage.read_as(class, zone, self.dataset, |writer| writer.read_blocks(object, start, out)),
+            Contents::Files => self.storage.with_inner_for(class, zone, |inner| {
+                let out = inner.on(self.dataset, |writer| writer.read_range(object, start, length));
+                self.keeps_data.store(inner.store.keeps_data(self.dataset), Relaxed);
+                out
+            }),
             // The last run may reach beyond the volume's end, where there is nothing.
             Contents::Volume => self.storage.read_volume(class, zone, self.dataset, |store, volume| {
-                let inside = usize::try_from(volume.size().saturating_sub(start)).map_or(out.len(), |left| left.min(out.len()));
-                volume.read(store, start.min(volume.size()), &mut out[..inside])
+                let mut out = vec![0; length];
+                let inside = usize::try_from(volume.size().saturating_sub(start)).map_or(length, |left| left.min(length));
+                volume.read(store, start.min(volume.size()), &mut out[..inside])?;
+                self.keeps_data.store(store.keeps_data(self.dataset), Relaxed);
+                Ok(out)
             }),
         }
     }

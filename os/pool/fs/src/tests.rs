@@ -11,7 +11,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use kif::{BlockDev, BlockError, PAGE_SIZE, ZoneId};
-use pool_dmu::Store;
+use pool_dmu::{ScanKind, ScanState, Store};
 use pool_spa::{Layout, Pool};
 use pool_zpl::{NewEntry, create_filesystem};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -509,4 +509,48 @@ fn a_quota_refuses_what_goes_beyond_it() {
     let data: Vec<u8> = (0..128_u32 << 10).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let refused = (0..20).find_map(|round| file.write_at(round * data.len() as u64, &data, IO).err());
     assert_eq!(refused, Some(VfsError::Quota));
+}
+
+#[test]
+fn a_paused_scrub_goes_on_after_an_import_where_it_was() {
+    let (memory, pool) = create("paused");
+    let fs = mount(&pool);
+    let root = fs.root();
+    for number in 0..24 {
+        make(&root, &format!("f{number}")).write_at(0, &vec![number; 200_000], IO).expect("writes");
+        if number % 8 == 0 {
+            pool.sync().expect("commits");
+            pool.with(|store| store.snapshot_all(&[&format!("paused@{number}")], 1)).expect("a snapshot");
+        }
+    }
+    pool.sync().expect("commits");
+    let whole = pool.with(|store| store.run_scan(ScanKind::Scrub, 5)).expect("a scrub");
+    assert!(whole.done && whole.errors == 0);
+    pool.with(|store| {
+        store.start_scan(ScanKind::Scrub);
+        store.scan_step(whole.blocks / 2, 7)?;
+        store.pause_scrub(true)?;
+        assert!(store.pause_scrub(true).is_err() && store.is_scan_paused());
+        store.commit(8)
+    })
+    .expect("pauses");
+    let again = import(&memory);
+    let last = again.with(|store| Ok((store.last_scan(), store.is_scan_paused()))).expect("looks");
+    let (Some(last), true) = last else { panic!("not paused any more: {last:?}") };
+    assert_eq!((last.kind, last.state, last.begun), (ScanKind::Scrub, ScanState::Paused, 7));
+    assert!(again.scan_lines(1).0.starts_with("scrub paused since") && !again.is_scanning());
+    // What was written while it was paused is looked at too; what was looked at before is not looked at twice.
+    let rest = again.with(|store| {
+        store.snapshot_all(&["paused@later"], 9)?;
+        store.pause_scrub(false)?;
+        let before = store.scan().map_or(0, |(_, report)| report.bytes);
+        let report = store.scan_step(u64::MAX, 9)?;
+        Ok((report.bytes - before, report))
+    });
+    let (bytes, report) = rest.expect("goes on");
+    assert!(report.done && report.errors == 0);
+    assert!(bytes < whole.bytes * 3 / 4 && bytes > whole.bytes / 4, "{bytes} of {}", whole.bytes);
+    let ended = again.with(|store| Ok(store.last_scan())).expect("looks").map(|last| (last.state, last.ended));
+    assert_eq!(ended, Some((ScanState::Finished, 9)));
+    again.export(false).expect("exports");
 }

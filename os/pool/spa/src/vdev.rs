@@ -140,46 +140,37 @@ impl Vdev {
     }
 
     /// Calls `accept` with every way this vdev can give the bytes until one is accepted. Counts a checksum error at each leaf that is shown to have been
-    /// wrong and writes its bytes afresh. Returns whether one was accepted.
+    /// wrong and writes its bytes afresh. Returns what was accepted.
     ///
     /// `io.size` is a multiple of 512; device reads are rounded up to the allocation unit.
-    pub fn read(&self, io: Io<'_>, accept: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+    pub fn read(&self, io: Io<'_>, accept: &mut dyn FnMut(&[u8]) -> bool) -> Option<Vec<u8>> {
         match &self.body {
-            Body::Absent => false,
+            Body::Absent => None,
             Body::Leaf(leaf) => {
-                let Some(data) = leaf.read(io.offset, io.size, self.unit(), io.context) else { return false };
-                let good = accept(&data[..io.size]);
+                let mut data = leaf.read(io.offset, io.size, self.unit(), io.context)?;
+                data.truncate(io.size);
+                let good = accept(&data);
                 if !good && !leaf.lacks(io.birth) {
                     leaf.blame(io.offset, io.size, io.context);
                 }
-                good
+                good.then_some(data)
             }
             Body::Mirror(sides) => {
                 let mut order: Vec<&Self> = sides.iter().collect();
                 order.sort_by_key(|side| side.lacks(io.birth));
                 let mut wrong: Vec<&Self> = Vec::new();
                 for side in order {
-                    let mut right = None;
-                    let mut keep = |data: &[u8]| {
-                        let good = accept(data);
-                        if good && !wrong.is_empty() {
-                            right = Some(data.to_vec());
+                    if let Some(data) = side.read(io, accept) {
+                        for side in wrong {
+                            side.repair(io, &data);
                         }
-                        good
-                    };
-                    if side.read(io, &mut keep) {
-                        if let Some(data) = right {
-                            for side in wrong {
-                                side.repair(io, &data);
-                            }
-                        }
-                        return true;
+                        return Some(data);
                     }
                     if !side.lacks(io.birth) {
                         wrong.push(side);
                     }
                 }
-                false
+                None
             }
             Body::Raidz { shape, children } => read_raidz(*shape, children, io, accept, true),
         }
@@ -203,7 +194,7 @@ impl Vdev {
     pub fn scrub(&self, io: Io<'_>, accept: &mut dyn FnMut(&[u8]) -> bool) -> Scrubbed {
         match &self.body {
             Body::Absent | Body::Leaf(_) => {
-                let good = self.read(io, accept);
+                let good = self.read(io, accept).is_some();
                 Scrubbed { good, bad: u32::from(!good), repaired: 0 }
             }
             Body::Mirror(sides) => {
@@ -227,19 +218,9 @@ impl Vdev {
                 sum
             }
             Body::Raidz { shape, children } => {
-                let mut right = None;
-                let mut keep = |data: &[u8]| {
-                    let good = accept(data);
-                    if good {
-                        right = Some(data.to_vec());
-                    }
-                    good
-                };
-                if !read_raidz(*shape, children, io, &mut keep, false) {
-                    return Scrubbed { good: false, bad: 1, repaired: 0 };
-                }
+                let Some(right) = read_raidz(*shape, children, io, accept, false) else { return Scrubbed { good: false, bad: 1, repaired: 0 } };
                 let columns = shape.columns(io.offset, io.size as u64);
-                let wanted = raidz_columns(*shape, &columns, &right.unwrap_or_default());
+                let wanted = raidz_columns(*shape, &columns, &right);
                 let mut sum = Scrubbed { good: true, ..Scrubbed::default() };
                 for (column, wanted) in columns.iter().zip(wanted) {
                     let io = io.at(column.offset, wanted.len());
@@ -444,16 +425,14 @@ fn raidz_columns(shape: Shape, columns: &[raidz::Column], data: &[u8]) -> Vec<Ve
 /// Reads a block from a raidz: first the data columns as they are; if that is not accepted, every set of at most `parity` columns is
 /// taken for lost in turn (those that did not read or lack the block are always in it) and rebuilt.
 /// `blame`: count a checksum error at each leaf whose column a rebuild showed to be wrong, and write it afresh.
-fn read_raidz(shape: Shape, children: &[Vdev], io: Io<'_>, accept: &mut dyn FnMut(&[u8]) -> bool, blame: bool) -> bool {
+fn read_raidz(shape: Shape, children: &[Vdev], io: Io<'_>, accept: &mut dyn FnMut(&[u8]) -> bool, blame: bool) -> Option<Vec<u8>> {
     let lacking = |index: usize| children.get(index).is_none_or(|child| child.lacks(io.birth));
-    if read_raidz_columns(shape, children, io, accept, blame, &lacking) {
-        return true;
-    }
+    let found = read_raidz_columns(shape, children, io, accept, blame, &lacking);
     // Columns that should lack the block are the last resort.
-    (0..children.len()).any(lacking) && read_raidz_columns(shape, children, io, accept, false, &|_| false)
+    found.or_else(|| if (0..children.len()).any(lacking) { read_raidz_columns(shape, children, io, accept, false, &|_| false) } else { None })
 }
 
-fn read_raidz_columns(shape: Shape, children: &[Vdev], io: Io<'_>, accept: &mut dyn FnMut(&[u8]) -> bool, blame: bool, skip: &dyn Fn(usize) -> bool) -> bool {
+fn read_raidz_columns(shape: Shape, children: &[Vdev], io: Io<'_>, accept: &mut dyn FnMut(&[u8]) -> bool, blame: bool, skip: &dyn Fn(usize) -> bool) -> Option<Vec<u8>> {
     let columns = shape.columns(io.offset, io.size as u64);
     let column_size = |index: usize| usize::try_from(columns[index].size).unwrap_or(0);
     let column_io = |index: usize| io.at(columns[index].offset, column_size(index));
@@ -464,21 +443,21 @@ fn read_raidz_columns(shape: Shape, children: &[Vdev], io: Io<'_>, accept: &mut 
     let count = columns.len();
     let parity = shape.parity.min(count);
     let mut stored: Vec<Option<Vec<u8>>> = (0..count).map(|index| if index < parity { None } else { read(index) }).collect();
-    let join = |data: &[Vec<u8>]| {
+    let join = |data: &[&[u8]]| {
         let mut whole = data.concat();
         whole.truncate(io.size);
         whole
     };
-    let whole: Option<Vec<Vec<u8>>> = stored[parity..].iter().cloned().collect();
-    if whole.is_some_and(|data| accept(&join(&data))) {
-        return true;
+    let whole: Option<Vec<&[u8]>> = stored[parity..].iter().map(Option::as_deref).collect();
+    if let Some(data) = whole.map(|data| join(&data)).filter(|data| accept(data)) {
+        return Some(data);
     }
     for (index, slot) in stored.iter_mut().enumerate().take(parity) {
         *slot = read(index);
     }
     let dead: Vec<usize> = (0..count).filter(|index| stored[*index].is_none()).collect();
     if dead.len() > parity {
-        return false;
+        return None;
     }
     let alive: Vec<usize> = (0..count).filter(|index| stored[*index].is_some()).collect();
     for extra in 0..=parity - dead.len() {
@@ -496,17 +475,18 @@ fn read_raidz_columns(shape: Shape, children: &[Vdev], io: Io<'_>, accept: &mut 
                     .filter(|index| !lost.contains(index))
                     .filter_map(|index| stored[index].as_deref().map(|bytes| (index, bytes)))
                     .collect();
-                if raidz::rebuild(&mut data, &missing, &rows) && accept(&join(&data)) {
+                let rebuilt = raidz::rebuild(&mut data, &missing, &rows).then(|| join(&data.iter().map(Vec::as_slice).collect::<Vec<_>>()));
+                if let Some(whole) = rebuilt.filter(|whole| accept(whole)) {
                     if blame {
                         suspects.iter().for_each(|index| children[columns[*index].child].blame(column_io(*index)));
                         if io.context.heal {
-                            let right = raidz_columns(shape, &columns, &join(&data));
+                            let right = raidz_columns(shape, &columns, &whole);
                             for index in lost.into_iter().filter(|index| !skip(columns[*index].child)) {
                                 children[columns[index].child].repair(column_io(index), &right[index]);
                             }
                         }
                     }
-                    return true;
+                    return Some(whole);
                 }
             }
             if !next_combination(&mut pick, alive.len()) {
@@ -514,7 +494,7 @@ fn read_raidz_columns(shape: Shape, children: &[Vdev], io: Io<'_>, accept: &mut 
             }
         }
     }
-    false
+    None
 }
 
 /// Steps `pick`, a rising list of indices below `limit`, to the next combination; false after the last.

@@ -135,20 +135,26 @@ impl Pool {
     fn read_device(&self, pointer: &BlockPointer) -> Result<Vec<u8>, ReadError> {
         let fail = |reason| fail(pointer, reason);
         let size = |bytes: u64| usize::try_from(bytes).map_err(|_| fail(Reason::Damaged));
-        let mut out = vec![0; size(pointer.lsize)?];
+        let lsize = size(pointer.lsize)?;
         match &pointer.target {
-            Target::Hole => {}
+            Target::Hole => Ok(vec![0; lsize]),
             Target::Embedded(payload) => {
                 let data = payload.get(..size(pointer.psize)?).ok_or_else(|| fail(Reason::Damaged))?;
+                let mut out = vec![0; lsize];
                 decompress(pointer.compression, data, &mut out).map_err(fail)?;
+                Ok(out)
             }
             Target::Stored(_) if pointer.encrypted => return Err(fail(Reason::Encrypted)),
             Target::Stored(_) => {
                 let stored = self.read_second(pointer).map_or_else(|| self.read_stored(pointer, 0), Ok).map_err(fail)?;
+                if pointer.compression == Compression::Off && stored.len() == lsize {
+                    return Ok(stored);
+                }
+                let mut out = vec![0; lsize];
                 decompress(pointer.compression, &stored, &mut out).map_err(fail)?;
+                Ok(out)
             }
         }
-        Ok(out)
     }
 
     /// Checks a block wherever it is stored, as a scrub does: every copy, every side of a mirror, every column of a raidz. Wrong places are written afresh
@@ -284,16 +290,7 @@ impl Pool {
         let mut wrong = Vec::new();
         for dva in pointer.copies() {
             let check = Check::of(pointer, dva)?;
-            let mut right = None;
-            if let Some(top) = self.top(dva.vdev) {
-                top.read(self.io(&check, dva.offset), &mut |data| {
-                    let good = check.accepts(data);
-                    if good {
-                        right = Some(data.to_vec());
-                    }
-                    good
-                });
-            }
+            let right = self.top(dva.vdev).and_then(|top| top.read(self.io(&check, dva.offset), &mut |data| check.accepts(data)));
             if let Some(data) = right {
                 for (dva, check) in wrong {
                     let dva: Dva = dva;
@@ -315,15 +312,7 @@ impl Pool {
         let size = usize::try_from(pointer.psize).ok().filter(|size| *size <= 128 << 10)?;
         let quiet = Context { events: None, heal: false, speculative: true };
         pointer.copies().find_map(|dva| {
-            let mut right = None;
-            self.top(dva.vdev)?.read(Io { offset: dva.offset, size, birth: pointer.birth, context: &quiet }, &mut |data| {
-                let good = intent_log::is_sealed(data, pointer.words);
-                if good {
-                    right = Some(data.to_vec());
-                }
-                good
-            });
-            right
+            self.top(dva.vdev)?.read(Io { offset: dva.offset, size, birth: pointer.birth, context: &quiet }, &mut |data| intent_log::is_sealed(data, pointer.words))
         })
     }
 }

@@ -607,6 +607,15 @@ impl<'s> Writer<'s> {
         set.with_view(pool, object, |edit| Ok(edit.read_at(pool, offset, out)?))
     }
 
+    /// The same as a buffer of its own: that of the block where it is one.
+    ///
+    /// # Errors
+    /// As [`Writer::read_blocks`].
+    pub fn read_range(&mut self, object: u64, offset: u64, length: usize) -> Result<Vec<u8>, EditError> {
+        let (set, pool, _) = self.parts()?;
+        set.with_view(pool, object, |edit| Ok(edit.read_range(pool, offset, length)?))
+    }
+
     /// Writes data into a regular file.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ usage: zpool create [-f] [-o ashift=N] POOL [mirror|raidz|raidz2|raidz3] DISK...
        zpool import [-aD] [POOL|GUID]  without a name: what could be imported; -D: of destroyed ones
        zpool export POOL
        zpool destroy [-f] POOL         its disks are free; until they are used zpool import -D gets it back
-       zpool scrub [-s | -w] POOL      check every block and repair; -s stops it, -w waits for its end
+       zpool scrub [-s | -p | -w] POOL check every block and repair; -s stops it, -p pauses it until the next zpool scrub, -w waits for its end
        zpool wait POOL                 until no scrub or resilver is under way
        zpool attach [-s] POOL DISK NEW make DISK a mirror with NEW; -s: copy in the order of places, then scrub
        zpool replace [-s] POOL OLD NEW copy OLD's contents to NEW and let go of OLD
@@ -56,15 +56,12 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
         }
         "scrub" => {
             let (steps, operands) = usage::options(rest, "spw")?;
-            if steps.contains(&Step::Flag('p')) {
-                return Err(Failure::usage("a scrub cannot be paused: stop it with zpool scrub -s POOL; the next one begins at the start"));
+            let [stop, pause, wait] = ['s', 'p', 'w'].map(|letter| steps.contains(&Step::Flag(letter)));
+            if u8::from(stop) + u8::from(pause) + u8::from(wait) > 1 {
+                return Err(Failure::usage("-s stops a scrub, -p pauses it and -w waits for its end: one of them, please"));
             }
-            let [stop, wait] = ['s', 'w'].map(|letter| steps.contains(&Step::Flag(letter)));
-            if stop && wait {
-                return Err(Failure::usage("-s stops a scrub and -w waits for its end: one of them, please"));
-            }
-            let pool = one(&operands, "zpool scrub [-s | -w] POOL")?;
-            call(Operation::PoolScrub, &NvList::new().with("pool", pool).with("stop", u64::from(stop)))?;
+            let pool = one(&operands, "zpool scrub [-s | -p | -w] POOL")?;
+            call(Operation::PoolScrub, &NvList::new().with("pool", pool).with("stop", u64::from(stop)).with("pause", u64::from(pause)))?;
             if wait { wait_for(pool) } else { Ok(0) }
         }
         "wait" => wait_for(one(rest, "zpool wait POOL")?),
@@ -99,6 +96,9 @@ fn one<'a>(operands: &'a [String], usage: &str) -> Result<&'a str, Failure> {
 fn wait_for(pool: &str) -> Result<u8, Failure> {
     loop {
         let found = pools(&[pool.to_owned()])?;
+        if found.iter().any(|pool| pool.number("suspended").is_ok_and(|suspended| suspended != 0)) {
+            return Err(Failure::new(format!("{pool}: the pool is suspended: a device refused a write, and what was waited for does not end; see 'zpool status'")));
+        }
         if !found.iter().any(|pool| pool.number("scanning").is_ok_and(|scanning| scanning != 0)) {
             return Ok(0);
         }
