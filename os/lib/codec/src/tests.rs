@@ -44,6 +44,15 @@ fn fletcher_sums_follow_their_definition() {
     assert_eq!(fletcher2(&data), [4, 6, 5, 8]);
 }
 
+proptest! {
+    #[test]
+    fn fletcher4_in_lanes_is_fletcher4_word_by_word(from: [u64; 4], data in proptest::collection::vec(any::<u8>(), 0..9000)) {
+        // Short pieces are summed word by word.
+        let slow = data.chunks(16).fold(from, fletcher4_continue);
+        prop_assert_eq!(fletcher4_continue(from, &data), slow);
+    }
+}
+
 #[test]
 fn crc64_matches_the_published_check_value() {
     // CRC-64/XZ is this polynomial with inverted start and end; its check value over "123456789" is 0x995dc9bbdf1939fa.
