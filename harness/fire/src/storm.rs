@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use kif::{BlockDev, BlockError, Nanos, ZoneId};
 use kif_host::baton;
 use pool_dmu::{ScanKind, check, check_space};
-use pool_fs::manage::{self, DeviceChange, Extent, Refused};
+use pool_fs::manage::{self, DeviceChange, Extent, Refused, ScrubChange};
 use pool_fs::streams::{Receiving, Sending};
 use pool_stream::{Naming, PackageOptions, SendOptions};
 use sync::WaitQueue;
@@ -769,13 +769,19 @@ impl Task {
         Ok(())
     }
 
-    /// A scrub, and its end; now and then it is stopped.
+    /// A scrub, and its end; now and then it is stopped, or paused for a while.
     fn scan(&mut self) -> Step {
         // One may be under way.
-        settle("scrub", manage::scrub(NAME, false), |refused| matches!(refused, Refused::Busy(_)))?;
+        settle("scrub", manage::scrub(NAME, ScrubChange::Start), |refused| matches!(refused, Refused::Busy(_)))?;
         self.book().report.scans += 1;
-        if self.dice().is_multiple_of(4) {
-            settle("stop a scrub", manage::scrub(NAME, true), |refused| matches!(refused, Refused::Invalid(_)))?;
+        match self.dice() % 4 {
+            0 => settle("stop a scrub", manage::scrub(NAME, ScrubChange::Stop), |refused| matches!(refused, Refused::Invalid(_)))?,
+            1 => {
+                settle("pause a scrub", manage::scrub(NAME, ScrubChange::Pause), |refused| matches!(refused, Refused::Invalid(_)))?;
+                self.idle(50);
+                settle("scrub", manage::scrub(NAME, ScrubChange::Start), |refused| matches!(refused, Refused::Busy(_)))?;
+            }
+            _ => {}
         }
         self.wait_for_scan()
     }
@@ -797,7 +803,7 @@ impl Task {
         must("online", manage::change_device(NAME, DeviceChange::Online, &leaf(index), None, false))?;
         self.wait_for_scan()?;
         // A resilver copies what is known to be missing; what a disk lied about, a scrub finds.
-        settle("scrub", manage::scrub(NAME, false), |refused| matches!(refused, Refused::Busy(_)))?;
+        settle("scrub", manage::scrub(NAME, ScrubChange::Start), |refused| matches!(refused, Refused::Busy(_)))?;
         self.book().report.scans += 2;
         self.wait_for_scan()
     }
