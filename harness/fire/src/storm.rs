@@ -775,7 +775,9 @@ impl Task {
         settle("scrub", manage::scrub(NAME, ScrubChange::Start), |refused| matches!(refused, Refused::Busy(_)))?;
         self.book().report.scans += 1;
         match self.dice() % 4 {
-            0 => settle("stop a scrub", manage::scrub(NAME, ScrubChange::Stop), |refused| matches!(refused, Refused::Invalid(_)))?,
+            0 => {
+                settle("stop a scrub", manage::scrub(NAME, ScrubChange::Stop), |refused| matches!(refused, Refused::Invalid(_)))?;
+            }
             1 => {
                 settle("pause a scrub", manage::scrub(NAME, ScrubChange::Pause), |refused| matches!(refused, Refused::Invalid(_)))?;
                 self.idle(50);
