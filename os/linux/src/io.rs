@@ -22,7 +22,7 @@ const SMALL: usize = 1024;
 /// Kernel memory that a write to a file may take besides pages.
 const WRITE_MEMORY: u64 = 4 << 10;
 /// Bytes that go through a kernel buffer at once.
-const CHUNK: usize = 64 << 10;
+const CHUNK: usize = 128 << 10;
 
 /// Where a transfer takes place in the file.
 #[derive(Clone, Copy)]

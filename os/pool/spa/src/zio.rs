@@ -144,7 +144,7 @@ impl Pool {
                 decompress(pointer.compression, data, &mut out).map_err(fail)?;
                 Ok(out)
             }
-            Target::Stored(_) if pointer.encrypted => return Err(fail(Reason::Encrypted)),
+            Target::Stored(_) if pointer.encrypted => Err(fail(Reason::Encrypted)),
             Target::Stored(_) => {
                 let stored = self.read_second(pointer).map_or_else(|| self.read_stored(pointer, 0), Ok).map_err(fail)?;
                 if pointer.compression == Compression::Off && stored.len() == lsize {
