@@ -24,10 +24,16 @@ pub struct Fed {
 }
 
 impl Store {
-    /// Takes the cache devices that are here into use, empty. One that does not work, or a list that cannot be read, costs speed only.
+    /// Takes the cache devices that are here into use, empty, and lets go of other pools' spares and cache devices. A device that does not work, or a list
+    /// that cannot be read, costs speed only.
     pub(crate) fn begin_caches(&mut self) {
-        for device in self.auxiliaries(Auxiliary::Cache).unwrap_or_default() {
-            self.pool.begin_cache(device.guid);
+        let lists = [Auxiliary::Spare, Auxiliary::Cache].map(|kind| self.auxiliaries(kind));
+        if let [Ok(spares), Ok(caches)] = &lists {
+            let known: Vec<u64> = spares.iter().chain(caches).map(|device| device.guid).collect();
+            self.pool.keep_auxiliary(&known);
+            for device in caches {
+                self.pool.begin_cache(device.guid);
+            }
         }
     }
 

@@ -25,6 +25,11 @@ impl Pool {
         self.auxiliary_mut().insert(guid, leaf_of(guid, device, None));
     }
 
+    /// Lets go of all devices outside the tree but those of `known`: they are another pool's.
+    pub fn keep_auxiliary(&mut self, known: &[u64]) {
+        self.auxiliary_mut().retain(|guid, _| known.contains(guid));
+    }
+
     /// Gives a device out, to be a vdev or to leave the pool.
     pub fn take_auxiliary(&mut self, guid: u64) -> Option<Box<dyn BlockDev>> {
         self.end_cache(guid);

@@ -129,7 +129,16 @@ fn read_candidates(devices: &[Box<dyn BlockDev>]) -> Vec<Option<Candidate>> {
 /// Lists the pools on `devices`.
 #[must_use]
 pub fn scan(devices: &[Box<dyn BlockDev>]) -> Vec<Found> {
-    pools_of(&read_candidates(devices))
+    survey(devices).0
+}
+
+/// Lists the pools on `devices`, and the indices of those that are spares or cache devices: of whom, the pools' own lists say.
+#[must_use]
+pub fn survey(devices: &[Box<dyn BlockDev>]) -> (Vec<Found>, Vec<usize>) {
+    let candidates = read_candidates(devices);
+    let is_aside = |candidate: &Option<Candidate>| candidate.as_ref().is_some_and(|candidate| candidate.auxiliary().is_some());
+    let aside = (0..).zip(&candidates).filter(|(_, candidate)| is_aside(candidate)).map(|(index, _)| index).collect();
+    (pools_of(&candidates), aside)
 }
 
 fn pools_of(candidates: &[Option<Candidate>]) -> Vec<Found> {

@@ -50,7 +50,7 @@ pub use alloc_space::{Allocator, DEFER_TXGS, Geometry, Metaslab, NoSpace, Place,
 pub use commit::{Commit, WriteError};
 pub use create::{CreateError, FIRST_ARRAY_OBJECT, Layout, NewDevices, create, leaf_type, plan_top};
 pub use event::{Event, EventSink, Op};
-pub use import::{Found, ImportError, ImportOptions, Pool, scan};
+pub use import::{Found, ImportError, ImportOptions, Pool, scan, survey};
 pub use leaf::{LeafCounts, LeafStatus, VdevState};
 pub use second::{CacheDevice, SecondCounts};
 pub use slice::{label_disk, open_partitions};
