@@ -158,6 +158,22 @@ mod aml {
     pub fn device(name: &[u8; 4], content: &[Vec<u8>]) -> Vec<u8> {
         packaged(&[0x5b, 0x82], &[&name[..], &content.concat()].concat())
     }
+    /// The first argument of a method.
+    pub const ARGUMENT_0: &[u8] = &[0x68];
+    /// A method, not serialized.
+    pub fn method(name: &[u8; 4], arguments: u8, body: &[u8]) -> Vec<u8> {
+        packaged(&[0x14], &[&name[..], &[arguments], body].concat())
+    }
+    pub fn store(value: &[u8], target: &[u8]) -> Vec<u8> {
+        [&[0x70][..], value, target].concat()
+    }
+    pub fn if_then(condition: &[u8], body: &[u8]) -> Vec<u8> {
+        packaged(&[0xa0], &[condition, body].concat())
+    }
+    /// Return.
+    pub fn give_back(value: &[u8]) -> Vec<u8> {
+        [&[0xa4], value].concat()
+    }
     /// A compressed EISA identifier such as `PNP0A08` (§19.3.4, EISAID).
     pub fn eisa_id(id: &[u8; 7]) -> Vec<u8> {
         let letter = |byte: u8| u32::from(byte - 0x40) & 0x1f;
@@ -205,13 +221,17 @@ fn dsdt() -> Vec<u8> {
         END.to_vec(),
     ]
     .concat();
-    // Routing (§6.2.13): all functions of a device, INTA#, no link device, the I/O APIC input.
-    let routes: Vec<Vec<u8>> = (1..32u8)
-        .map(|device| {
-            let address = u32::from(device) << 16 | 0xffff;
-            aml::package(&[aml::integer(address), aml::integer(0), aml::integer(0), aml::integer(u32::from(map::pci_line(device)))])
-        })
-        .collect();
+    // Routing (§6.2.13): all functions of a device, INTA#, no link device, the input. Which of the two lists holds is what the kernel tells \_PIC (§5.8.1).
+    let routes = |input: fn(u8) -> u8| {
+        let rows: Vec<Vec<u8>> = (1..32u8)
+            .map(|device| {
+                let address = u32::from(device) << 16 | 0xffff;
+                aml::package(&[aml::integer(address), aml::integer(0), aml::integer(0), aml::integer(u32::from(input(map::pirq(device))))])
+            })
+            .collect();
+        aml::package(&rows)
+    };
+    let mode = [aml::name(b"PICM", &aml::integer(0)), aml::method(b"_PIC", 1, &aml::store(aml::ARGUMENT_0, b"\\PICM"))].concat();
     let pci = aml::device(
         b"PCI0",
         &[
@@ -219,7 +239,9 @@ fn dsdt() -> Vec<u8> {
             aml::name(b"_CID", &aml::eisa_id(b"PNP0A03")),
             aml::name(b"_UID", &aml::integer(0)),
             aml::name(b"_CRS", &aml::buffer(&windows)),
-            aml::name(b"_PRT", &aml::package(&routes)),
+            aml::name(b"PRTP", &routes(map::pirq_isa)),
+            aml::name(b"PRTA", &routes(map::pirq_gsi)),
+            aml::method(b"_PRT", 0, &[aml::if_then(b"\\PICM", &aml::give_back(b"PRTA")), aml::give_back(b"PRTP")].concat()),
         ],
     );
     // ECAM belongs to the motherboard: kernels use it only if it is reserved so.
@@ -251,7 +273,7 @@ fn dsdt() -> Vec<u8> {
         ],
     );
     let devices = [pci, board, serial(b"COM1", 1, map::COM1, 4), serial(b"COM2", 2, map::COM2, 3), rtc].concat();
-    let body = [s5, aml::scope(b"\\_SB_", &devices)].concat();
+    let body = [s5, mode, aml::scope(b"\\_SB_", &devices)].concat();
     table(b"DSDT", 2, &body)
 }
 

@@ -76,7 +76,9 @@ impl Builder<'_> {
             space.place(bar.index, base);
             next = base + bar.size;
         }
-        let id = self.add(name, Box::new(function), &[], &[(0, Line::Gsi(map::pci_line(device)))])?;
+        let pirq = map::pirq(device);
+        space.route(map::pirq_isa(pirq));
+        let id = self.add(name, Box::new(function), &[], &[(0, Line::Pirq(pirq))])?;
         self.plug(device, id);
         Ok(id)
     }

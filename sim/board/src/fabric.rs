@@ -2,6 +2,10 @@
 //!
 //! A line is an ISA interrupt (0 to 15: both an 8259 input and an I/O APIC input, with IRQ 0 on input 2) or an I/O APIC input alone. Several devices may
 //! drive one line: it is the OR of them.
+//!
+//! A PCI function's INTA# is on one of the lines PIRQA to PIRQH, which are I/O APIC inputs 16 to 23, and 8259 inputs too: through the chipset's router
+//! (ICH9 data sheet §13.1.9, PIRQ[n]_ROUT) as firmware leaves it. The router cannot be programmed here: its ways are those of [`map::pirq_isa`], `_PRT` says
+//! so to kernels that know ACPI, and the interrupt line register to the others.
 
 use sim_bus::{Attention, Cx, Effect, NodeId};
 use sim_dev::ioapic::{INPUTS, IoApic};
@@ -9,12 +13,15 @@ use sim_dev::lapic::{Delivery, Lapic};
 use sim_dev::pic::PicPair;
 
 use crate::bus::Visit;
+use crate::map;
 
 /// Where a device's pin is wired to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
     Isa(u8),
     Gsi(u8),
+    /// PIRQA (0) to PIRQH (7).
+    Pirq(u8),
     /// HPET legacy replacement: PIT and RTC are off their lines while it is high.
     LegacyReplacement,
     /// An ISA line as driven by the HPET.
@@ -43,6 +50,7 @@ pub(crate) struct Fabric {
     /// Which nodes drive each I/O APIC input, and each ISA line.
     gsi_sources: [u64; INPUTS],
     isa_sources: [u64; 16],
+    pirq_sources: [u64; map::PIRQS],
     legacy_replacement: bool,
     /// Interrupt messages that will not arrive, by fault: how many of each vector, and of any.
     lost: [u8; 257],
@@ -52,14 +60,18 @@ pub(crate) struct Fabric {
 
 impl Fabric {
     pub fn new(vcpus: u32, tsc_khz: u64) -> Self {
+        let mut pic = PicPair::default();
+        // Where PCI comes in is level-triggered: firmware has set it so.
+        pic.set_level_triggered((0..map::PIRQS as u8).fold(0, |mask, pirq| mask | 1 << map::pirq_isa(pirq)));
         Self {
-            pic: PicPair::default(),
+            pic,
             ioapic: IoApic::default(),
             lapics: (0..vcpus).map(|id| Lapic::new(id, id == 0, tsc_khz)).collect(),
             attention: vec![Attention::default(); vcpus as usize],
             requests: Vec::new(),
             gsi_sources: [0; INPUTS],
             isa_sources: [0; 16],
+            pirq_sources: [0; map::PIRQS],
             legacy_replacement: false,
             lost: [0; 257],
             woke: false,
@@ -135,13 +147,25 @@ impl Fabric {
                 self.update_isa(irq, cx);
             }
             Line::Isa(irq) => self.drive_isa(bit, irq, level, cx),
-            Line::Gsi(input) => {
-                if let Some(sources) = self.gsi_sources.get_mut(usize::from(input)) {
+            Line::Gsi(input) => self.drive_gsi(bit, input, level, cx),
+            Line::Pirq(pirq) => {
+                self.drive_gsi(bit, map::pirq_gsi(pirq), level, cx);
+                if let Some(sources) = self.pirq_sources.get_mut(usize::from(pirq)) {
+                    let before = *sources != 0;
                     *sources = if level { *sources | bit } else { *sources & !bit };
-                    let level = *sources != 0;
-                    self.ioapic.set_line(input, level, cx);
+                    if before != (*sources != 0) {
+                        self.update_pic(map::pirq_isa(pirq));
+                    }
                 }
             }
+        }
+    }
+
+    fn drive_gsi(&mut self, bit: u64, input: u8, level: bool, cx: &mut Cx<'_>) {
+        if let Some(sources) = self.gsi_sources.get_mut(usize::from(input)) {
+            *sources = if level { *sources | bit } else { *sources & !bit };
+            let level = *sources != 0;
+            self.ioapic.set_line(input, level, cx);
         }
     }
 
@@ -157,8 +181,14 @@ impl Fabric {
 
     fn update_isa(&mut self, irq: u8, cx: &mut Cx<'_>) {
         let level = self.isa_sources[usize::from(irq)] != 0;
-        self.pic.set_line(irq, level);
         self.ioapic.set_line(if irq == 0 { 2 } else { irq }, level, cx);
+        self.update_pic(irq);
+    }
+
+    /// An 8259 input: the ISA line, and what is routed to it.
+    fn update_pic(&mut self, irq: u8) {
+        let routed = (0u8..).zip(&self.pirq_sources).any(|(pirq, sources)| *sources != 0 && map::pirq_isa(pirq) == irq);
+        self.pic.set_line(irq, routed || self.isa_sources[usize::from(irq)] != 0);
         self.refresh_all();
     }
 
@@ -271,7 +301,7 @@ impl Fabric {
             for attention in &mut self.attention {
                 fields.flag("nmi_pending", &mut attention.nmi);
             }
-            for sources in self.gsi_sources.iter_mut().chain(&mut self.isa_sources) {
+            for sources in self.gsi_sources.iter_mut().chain(&mut self.isa_sources).chain(&mut self.pirq_sources) {
                 fields.u64("sources", sources);
             }
             fields.flag("legacy_replacement", &mut self.legacy_replacement);
@@ -283,9 +313,10 @@ impl Fabric {
 
 #[cfg(test)]
 mod tests {
-    use sim_bus::{Backends, Cx};
+    use sim_bus::{Backends, Cx, NodeId};
+    use sim_dev::pic;
 
-    use super::Fabric;
+    use super::{Fabric, Line};
 
     #[test]
     fn one_takes_a_message_for_several_who_accepts_and_has_least_to_do() {
@@ -305,5 +336,32 @@ mod tests {
             assert!(fabric.message(address, data, &mut cx));
             assert_eq!(taken(&fabric), who, "{address:#x} {data:#x}");
         }
+    }
+
+    #[test]
+    fn functions_that_share_an_8259_input_hold_it_until_the_last_lets_go() {
+        let (mut effects, mut backends) = (Vec::new(), Backends::new(1));
+        let mut cx = Cx::new(0, &mut effects, &mut backends, None);
+        let mut fabric = Fabric::new(1, 1_000_000);
+        for (chip, words) in [(pic::MASTER, [0x20, 0x04, 0x01]), (pic::SLAVE, [0x28, 0x02, 0x01])] {
+            fabric.pic.write(chip, 0, 1, 0x11, &mut cx);
+            words.into_iter().for_each(|word| fabric.pic.write(chip, 1, 1, word, &mut cx));
+        }
+        // PIRQA of two functions and PIRQB of a third are on input 10, PIRQC is on input 11.
+        let wires = [(NodeId(7), Line::Pirq(0)), (NodeId(8), Line::Pirq(0)), (NodeId(9), Line::Pirq(1))];
+        for (node, line) in wires {
+            fabric.drive(node, line, true, &mut cx);
+        }
+        for (node, line) in wires {
+            assert!(fabric.pic.output(), "{node:?}");
+            assert_eq!(fabric.pic.acknowledge(), 0x2a);
+            fabric.drive(node, line, false, &mut cx);
+            for chip in [pic::SLAVE, pic::MASTER] {
+                fabric.pic.write(chip, 0, 1, 0x20, &mut cx);
+            }
+        }
+        assert!(!fabric.pic.output());
+        fabric.drive(NodeId(3), Line::Pirq(2), true, &mut cx);
+        assert_eq!(fabric.pic.acknowledge(), 0x2b);
     }
 }

@@ -30,7 +30,20 @@ pub(crate) const FIRMWARE_END: u64 = 0x10_0000;
 pub(crate) const LOW_RAM_LIMIT: u64 = ECAM;
 pub(crate) const HIGH_RAM: u64 = 1 << 32;
 
-/// I/O APIC input of a PCI device's INTA#: the eight lines PIRQA to PIRQH in turn, as on a Q35.
-pub(crate) fn pci_line(device: u8) -> u8 {
-    16 + device % 8
+/// The interrupt lines of PCI.
+pub(crate) const PIRQS: usize = 8;
+
+/// The line that a PCI device's INTA# is on: PIRQA to PIRQH in turn.
+pub(crate) fn pirq(device: u8) -> u8 {
+    device % PIRQS as u8
+}
+
+/// Its I/O APIC input, as on a Q35.
+pub(crate) fn pirq_gsi(pirq: u8) -> u8 {
+    16 + pirq
+}
+
+/// Its 8259 input: where firmware routes it (10, 10, 11, 11, ..., as a PC's does that has two to spare).
+pub(crate) fn pirq_isa(pirq: u8) -> u8 {
+    10 + (pirq >> 1 & 1)
 }

@@ -202,6 +202,14 @@ impl Function {
         }
     }
 
+    /// Notes the 8259 input that INTA# comes to, as firmware does: the interrupt line register drives nothing (PCI 3.0 §6.2.4).
+    pub fn route(&mut self, line: u8) {
+        if self.bytes[0x3d] != 0 {
+            self.set(0x3c, &[line]);
+            self.initial = self.bytes.clone();
+        }
+    }
+
     pub fn bars(&self) -> &[Bar] {
         &self.bars
     }

@@ -25,6 +25,10 @@ pub const MASTER: Region = Region(0);
 pub const SLAVE: Region = Region(1);
 pub const EDGE_LEVEL: Region = Region(2);
 
+/// What ELCR can say: the timer, the keyboard and the cascade are edge-triggered for good, and so are the RTC and the coprocessor.
+const MASTER_LEVELS: u8 = 0xf8;
+const SLAVE_LEVELS: u8 = 0xde;
+
 /// The two chips as a PC wires them.
 #[derive(Clone, Debug)]
 pub struct PicPair {
@@ -97,13 +101,19 @@ impl PicPair {
             match (region, offset) {
                 (MASTER, 0 | 1) => self.master.write(offset as u8, value),
                 (SLAVE, 0 | 1) => self.slave.write(offset as u8, value),
-                // The timer, the keyboard and the cascade are edge-triggered for good.
-                (EDGE_LEVEL, 0) => self.master.set_level_mask(value & 0xf8),
-                // So are the RTC and the coprocessor.
-                (EDGE_LEVEL, 1) => self.slave.set_level_mask(value & 0xde),
+                (EDGE_LEVEL, 0) => self.master.set_level_mask(value & MASTER_LEVELS),
+                (EDGE_LEVEL, 1) => self.slave.set_level_mask(value & SLAVE_LEVELS),
                 _ => cx.unimplemented(Access::write(region, offset, 1, u64::from(value))),
             }
         }
+        self.cascade();
+    }
+
+    /// Sets which inputs are level-triggered, as firmware does: a bit for each.
+    pub fn set_level_triggered(&mut self, inputs: u16) {
+        let [master, slave] = inputs.to_le_bytes();
+        self.master.set_level_mask(master & MASTER_LEVELS);
+        self.slave.set_level_mask(slave & SLAVE_LEVELS);
         self.cascade();
     }
 
