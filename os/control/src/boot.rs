@@ -28,7 +28,8 @@ const PATIENCE: Nanos = if cfg!(test) { Nanos::from_millis(30) } else { Nanos::f
 /// One operation that changes zones at a time.
 static CHANGES: Mutex<()> = Mutex::new(Class::Control, ());
 
-fn root_of(zone: &Zone) -> Result<Arc<Place>, Refusal> {
+/// The root directory of a zone that is up.
+pub(crate) fn root_of(zone: &Zone) -> Result<Arc<Place>, Refusal> {
     zone.data::<Place>(ROOT).ok_or_else(|| ZoneError::WrongState(zone.state()).into())
 }
 

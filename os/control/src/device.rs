@@ -110,14 +110,19 @@ impl Vnode for OpenControl {
         }
         // The zone is the caller's now, not that of the open: a descriptor that came along into a zone opens nothing there.
         let global = io.zone == ZoneId::GLOBAL;
-        if row.scope == Scope::Global && !(self.control && global && system().caller_is_root()) {
+        let is_allowed = match row.scope {
+            Scope::Own => true,
+            Scope::Global => self.control && global && system().caller_is_root(),
+            Scope::Delegated => (self.control || !global) && system().caller_is_root(),
+        };
+        if !is_allowed {
             return Err(VfsError::NotPermitted);
         }
         let length = usize::try_from(header.in_len).map_err(|_| VfsError::Invalid)?;
         let mut request = vec![0; length];
         kif::user().read(header.in_addr, &mut request)?;
         let reply = match row.operation {
-            Operation::StreamSend | Operation::StreamReceive => answer(&request, |list| pools::stream(row.operation, list, &mut self.stream.lock())),
+            Operation::StreamSend | Operation::StreamReceive => answer(&request, |list| pools::stream(row.operation, list, &mut self.stream.lock(), io.zone)),
             operation => call(operation, &request, io.zone),
         };
         let room = header.out_len.min(OUT_MAX);

@@ -63,7 +63,7 @@ pub(crate) fn run(operation: Operation, request: &NvList, viewer: ZoneId) -> Ans
         | Operation::DatasetGet
         // Reached without a descriptor only: refused there.
         | Operation::StreamSend
-        | Operation::StreamReceive => crate::pools::run(operation, request),
+        | Operation::StreamReceive => crate::pools::run(operation, request, viewer),
         Operation::HeapFailNth => {
             system().fail_nth(request.number("n")?);
             Ok(NvList::new())
@@ -145,12 +145,19 @@ fn zone_create(request: &NvList) -> Answer {
         privileges: Privileges::TENANT,
         rctls,
     };
+    let [datasets, volumes] = [request.opt_strings("datasets")?, request.opt_strings("volumes")?].map(|list| list.unwrap_or_default().to_vec());
+    crate::delegation::check(&datasets, &volumes)?;
     let zone = boot::create(config, &lofs)?;
+    if let Err(refusal) = crate::delegation::delegate(&zone, datasets, volumes) {
+        boot::halt(&zone)?;
+        return Err(refusal);
+    }
     Ok(NvList::new().with("id", zone.id().0))
 }
 
 fn zone_boot(request: &NvList) -> Answer {
     let zone = named_zone(request)?;
+    crate::delegation::mount(&zone);
     let init = request.string("init")?;
     let args: Vec<String> = match request.opt_strings("args")? {
         Some(args) if !args.is_empty() => args.to_vec(),

@@ -25,6 +25,7 @@
 extern crate alloc;
 
 mod boot;
+mod delegation;
 mod device;
 mod handlers;
 mod pools;

@@ -1,7 +1,7 @@
 //! Operations on pools and datasets: requests into `pool_fs::manage`, answers out of it.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -10,12 +10,14 @@ use control_abi::{Code, Operation};
 use kif::ZoneId;
 use nv::NvList;
 use pool_dmu::DatasetKind;
+use pool_fs::zones;
 use pool_fs::manage::{self, Aside, DeviceChange, Extent, NewVolume, Refused, ScrubChange, Status};
 use pool_fs::streams::{Receiving, Sending, abort_receive};
 use pool_spa::{LeafCounts, VdevStatus};
 use pool_stream::{Naming, PackageOptions};
-use vfs::{Cred, Cx};
+use vfs::{Cred, Cx, Place};
 
+use crate::delegation;
 use crate::device::{Refusal, system};
 
 type Answer = Result<NvList, Refusal>;
@@ -44,18 +46,28 @@ pub(crate) enum Stream {
 }
 
 /// Opens a stream on a descriptor, or takes its next step.
-pub(crate) fn stream(operation: Operation, request: &NvList, slot: &mut Option<Stream>) -> Answer {
+pub(crate) fn stream(operation: Operation, request: &NvList, slot: &mut Option<Stream>, zone: ZoneId) -> Answer {
     let mut answer = None;
-    let called = kif::spawn().on_large_stack(&mut || answer = Some(step(operation, request, slot)));
+    let called = kif::spawn().on_large_stack(&mut || answer = Some(step(operation, request, slot, zone)));
     match (called, answer) {
         (Ok(()), Some(answer)) => answer,
         _ => Err(Refusal::new(Code::Limit, "no memory for the pool's work")),
     }
 }
 
-fn step(operation: Operation, request: &NvList, slot: &mut Option<Stream>) -> Answer {
-    let root = system().global_root();
-    let cred = Cred::root(ZoneId::GLOBAL);
+/// Root directory of a caller's zone.
+fn root_of(zone: ZoneId) -> Result<Place, Refusal> {
+    if zone == ZoneId::GLOBAL {
+        return Ok(system().global_root());
+    }
+    let zone = zone::lookup(zone).ok_or_else(|| Refusal::new(Code::State, "the zone is going down"))?;
+    Ok(Place::clone(&*crate::boot::root_of(&zone)?))
+}
+
+fn step(operation: Operation, request: &NvList, slot: &mut Option<Stream>, zone: ZoneId) -> Answer {
+    delegation::allow(zone, operation, request)?;
+    let root = root_of(zone)?;
+    let cred = Cred::root(zone);
     let cx = Cx { cred: &cred, root: &root, cwd: &root };
     let none = || Refusal::new(Code::State, "no such stream is open on this descriptor");
     if operation == Operation::StreamSend {
@@ -93,9 +105,9 @@ fn step(operation: Operation, request: &NvList, slot: &mut Option<Stream>) -> An
 }
 
 /// Runs an operation, on a stack that is large enough for the pool's code.
-pub(crate) fn run(operation: Operation, request: &NvList) -> Answer {
+pub(crate) fn run(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
     let mut answer = None;
-    let called = kif::spawn().on_large_stack(&mut || answer = Some(dispatch(operation, request)));
+    let called = kif::spawn().on_large_stack(&mut || answer = Some(dispatch(operation, request, zone)));
     match (called, answer) {
         (Ok(()), Some(answer)) => answer,
         _ => Err(Refusal::new(Code::Limit, "no memory for the pool's work")),
@@ -108,17 +120,18 @@ fn subject(request: &NvList) -> Option<&str> {
     named.or_else(|| request.strings("names").ok()?.first().map(String::as_str))
 }
 
-fn dispatch(operation: Operation, request: &NvList) -> Answer {
-    let answer = carry_out(operation, request)?;
+fn dispatch(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
+    delegation::allow(zone, operation, request)?;
+    let answer = carry_out(operation, request, zone)?;
     if let (Some(command), Some(name)) = (request.opt_string("command")?, subject(request)) {
         manage::note_history(name, command);
     }
     Ok(answer)
 }
 
-fn carry_out(operation: Operation, request: &NvList) -> Answer {
-    let root = system().global_root();
-    let cred = Cred::root(ZoneId::GLOBAL);
+fn carry_out(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
+    let root = root_of(zone)?;
+    let cred = Cred::root(zone);
     let cx = Cx { cred: &cred, root: &root, cwd: &root };
     let nothing = || Ok(NvList::new());
     match operation {
@@ -192,7 +205,7 @@ fn carry_out(operation: Operation, request: &NvList) -> Answer {
             let lines = lines.map(|line| NvList::new().with("time", line.time).with("text", line.text).with("internal", u64::from(line.internal)));
             Ok(NvList::new().with("lines", lines.collect::<Vec<_>>()))
         }
-        Operation::DatasetList => dataset_list(request),
+        Operation::DatasetList => dataset_list(request, zone),
         Operation::DatasetMake => {
             let mut properties = Vec::new();
             for pair in request.opt_strings("properties")?.unwrap_or_default() {
@@ -272,12 +285,18 @@ fn change(cx: &Cx<'_>, request: &NvList) -> Answer {
     Ok(NvList::new())
 }
 
-fn dataset_list(request: &NvList) -> Answer {
-    let names: Vec<String> = match request.opt_string("name")? {
-        Some(name) => [name.to_string()].into(),
-        None => pool_fs::all().iter().map(|pool| pool.name().to_string()).collect(),
-    };
+fn dataset_list(request: &NvList, zone: ZoneId) -> Answer {
     let mut out = Vec::new();
+    let names: Vec<String> = match (request.opt_string("name")?, zones::delegated(zone)) {
+        (Some(name), _) => [name.to_string()].into(),
+        (None, Some(tops)) => {
+            // Of what is above them the names are to be seen, and no more.
+            let above: BTreeSet<&str> = tops.iter().flat_map(|top| top.match_indices('/').map(|(at, _)| &top[..at])).collect();
+            out.extend(above.into_iter().map(|name| NvList::new().with("name", name).with("kind", "filesystem")));
+            tops
+        }
+        (None, None) => pool_fs::all().iter().map(|pool| pool.name().to_string()).collect(),
+    };
     for name in names {
         // Of snapshots there is nothing available.
         let available: BTreeMap<String, u64> = manage::get(&name, &[String::from("available")], true)?.into_iter().filter_map(|one| Some((one.dataset, one.exact.parse().ok()?))).collect();

@@ -103,6 +103,8 @@ pub enum Scope {
     Global,
     /// Everybody, about the own zone (in the global zone: about all).
     Own,
+    /// Root of the global zone, and through [`KSTAT_DEVICE`] root of a zone, about data sets that were delegated to it.
+    Delegated,
 }
 
 /// One operation.
@@ -130,7 +132,7 @@ macro_rules! operations {
 
 operations! {
     // nr variant     name           scope  request -> reply ("?" may be absent)
-    1  ZoneCreate  "zone.create"  Global "name, root, uuid?: bytes16, did?, brand?, hostname?, rctls?: [{name, value}], lofs?: [{from, to}] -> id";
+    1  ZoneCreate  "zone.create"  Global "name, root, uuid?: bytes16, did?, brand?, hostname?, rctls?: [{name, value}], lofs?: [{from, to}], datasets?: strings, volumes?: strings -> id";
     2  ZoneBoot    "zone.boot"    Global "zone, init, args?: strings -> pid";
     3  ZoneHalt    "zone.halt"    Global "zone -> (nothing); may be repeated";
     4  ZoneList    "zone.list"    Own    "-> zones: [as zone.get], lingering?: [{id, name, references}]";
@@ -149,15 +151,15 @@ operations! {
     17 PoolExport  "pool.export"  Global "pool, destroy? -> (nothing)";
     18 PoolDevice  "pool.device"  Global "pool, change: attach | replace | detach | offline | online | clear | add | remove, device? (clear: all), new?, sequential?, vdevs?: strings -> (nothing)";
     19 PoolScrub   "pool.scrub"   Global "pool, stop?, pause? -> (nothing): starts it, or lets a paused one go on";
-    20 DatasetList "dataset.list" Global "name? -> datasets: [{name, kind, used, available?, referenced, created, origin?, mountpoint?}]";
-    21 DatasetMake "dataset.make" Global "name, parents?, origin?: DATASET@NAME to clone, volsize?, volblocksize?, sparse?, properties?: strings NAME=VALUE -> (nothing): makes a file system and mounts it, or with a size a volume";
-    22 DatasetSnap "dataset.snapshot" Global "names: strings DATASET@NAME, recursive? -> (nothing)";
-    23 DatasetMount "dataset.mount" Global "name, unmount? -> (nothing)";
-    24 DatasetChange "dataset.change" Global "change: destroy | rollback | promote | rename | hold | release | bookmark | abort-receive, name, to? (new name, tag, bookmark), recursive?, clones?, defer? -> (nothing)";
-    25 DatasetSet "dataset.set" Global "name, property, value? -> (nothing): without a value it is inherited";
-    26 DatasetGet "dataset.get" Global "name, properties?: strings, recursive? -> values: [{dataset, property, value, exact, source}]";
-    27 StreamSend "stream.send" Global "to?, token?, from?, replicate?, intermediate?, properties? -> (nothing): with a snapshot opens a stream on this descriptor; without -> data: bytes, empty at the end";
-    28 StreamReceive "stream.receive" Global "target?, force?, resumable?, naming?: drop-pool | last-part, data?: bytes, end? -> received?: strings: with a target opens a stream on this descriptor";
+    20 DatasetList "dataset.list" Delegated "name? -> datasets: [{name, kind, used, available?, referenced, created, origin?, mountpoint?}]";
+    21 DatasetMake "dataset.make" Delegated "name, parents?, origin?: DATASET@NAME to clone, volsize?, volblocksize?, sparse?, properties?: strings NAME=VALUE -> (nothing): makes a file system and mounts it, or with a size a volume";
+    22 DatasetSnap "dataset.snapshot" Delegated "names: strings DATASET@NAME, recursive? -> (nothing)";
+    23 DatasetMount "dataset.mount" Delegated "name, unmount? -> (nothing)";
+    24 DatasetChange "dataset.change" Delegated "change: destroy | rollback | promote | rename | hold | release | bookmark | abort-receive, name, to? (new name, tag, bookmark), recursive?, clones?, defer? -> (nothing)";
+    25 DatasetSet "dataset.set" Delegated "name, property, value? -> (nothing): without a value it is inherited";
+    26 DatasetGet "dataset.get" Delegated "name, properties?: strings, recursive? -> values: [{dataset, property, value, exact, source}]";
+    27 StreamSend "stream.send" Delegated "to?, token?, from?, replicate?, intermediate?, properties? -> (nothing): with a snapshot opens a stream on this descriptor; without -> data: bytes, empty at the end";
+    28 StreamReceive "stream.receive" Delegated "target?, force?, resumable?, naming?: drop-pool | last-part, data?: bytes, end? -> received?: strings: with a target opens a stream on this descriptor";
     29 PoolHistory "pool.history" Global "pool -> lines: [{time, text, internal}]. What changes a pool takes command?: the line that asked for it, for the history";
 }
 

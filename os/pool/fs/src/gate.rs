@@ -44,6 +44,7 @@ pub fn set_weight(zone: ZoneId, weight: u64) {
 
 /// A zone is gone.
 pub fn forget_zone(zone: ZoneId) {
+    crate::zones::forget(zone);
     let mut tenants = TENANTS.lock();
     tenants.weights.remove(&zone.0);
     tenants.reads.remove(&zone);

@@ -106,8 +106,17 @@ impl BlockDev for Held {
 }
 
 /// Changes a pool; `what` is named if that is refused.
+///
+/// A tenant's operator is bound by limits on numbers of file systems and snapshots, and the global zone's is not (pool reference, section 3.2).
 pub(crate) fn edit<R>(pool: &Storage, what: &str, body: impl FnOnce(&mut Store) -> core::result::Result<R, EditError>) -> Result<R> {
-    pool.edit(body).map_err(|error| failed(what, error))?.map_err(|error| edit_failed(what, &error))
+    let is_tenants = kif::spawn().current_zone() != ZoneId::GLOBAL;
+    let bound = |store: &mut Store| {
+        store.enforce_counts(is_tenants);
+        let result = body(store);
+        store.enforce_counts(false);
+        result
+    };
+    pool.edit(bound).map_err(|error| failed(what, error))?.map_err(|error| edit_failed(what, &error))
 }
 
 /// Takes disk `name` (with or without `/dev/`).
@@ -183,9 +192,15 @@ pub struct Importable {
 /// Looks for pools on disks that no pool holds: those that were destroyed, or the others.
 #[must_use]
 pub fn importable(destroyed: bool) -> Vec<Importable> {
+    survey(destroyed).0
+}
+
+/// The same, and the names of free disks that are spares or cache devices.
+fn survey(destroyed: bool) -> (Vec<Importable>, Vec<String>) {
     let free: Vec<_> = vfs::block::disks().into_iter().filter_map(|disk| Some((disk.name(), Held::take(&disk)?))).collect();
     let (names, devices): (Vec<_>, Vec<_>) = free.into_iter().unzip();
-    pool_spa::scan(&devices)
+    let (found, aside) = pool_spa::survey(&devices);
+    let pools = found
         .into_iter()
         .filter(|found| (found.state == STATE_DESTROYED) == destroyed)
         .map(|found| Importable {
@@ -194,7 +209,8 @@ pub fn importable(destroyed: bool) -> Vec<Importable> {
             name: found.name,
             guid: found.guid,
         })
-        .collect()
+        .collect();
+    (pools, aside.iter().filter_map(|index| names.get(*index)).map(ToString::to_string).collect())
 }
 
 /// Imports the pool called `wanted` (a name or a decimal guid), one that was `destroyed` or not, and replays its intent logs.
@@ -203,13 +219,16 @@ pub fn importable(destroyed: bool) -> Vec<Importable> {
 /// See [`Refused`].
 pub fn import(wanted: &str, destroyed: bool) -> Result<Arc<Storage>> {
     let matches = |found: &Importable| found.name == wanted || wanted.parse() == Ok(found.guid);
-    let found: Vec<Importable> = importable(destroyed).into_iter().filter(matches).collect();
+    let (found, aside) = survey(destroyed);
+    let found: Vec<Importable> = found.into_iter().filter(matches).collect();
     let found = match found.as_slice() {
         [] => return Err(Refused::NotFound(format!("{wanted}: no such pool on the disks that are free"))),
         [found] => found,
         _ => return Err(Refused::Invalid(format!("{wanted}: more than one pool has this name; import by number"))),
     };
-    let devices = found.disks.iter().map(|disk| take(disk)).collect::<Result<Vec<_>>>()?;
+    let mut devices = found.disks.iter().map(|disk| take(disk)).collect::<Result<Vec<_>>>()?;
+    // Which of these are the pool's, its lists say; the others are free again once they are read.
+    devices.extend(aside.iter().filter_map(|disk| take(disk).ok()));
     let guid = found.guid.to_string();
     let pool = Pool::import_with(devices, ImportOptions { wanted: Some(&guid), at_most: None });
     let pool = watch(pool.map_err(|error| Refused::Failed(format!("{wanted}: {error}")))?);
@@ -351,7 +370,25 @@ pub fn export(cx: &Cx<'_>, name: &str, destroy: bool) -> Result<()> {
     let _alone = alone();
     let pool = pool(name)?;
     refuse_open_below(&pool, name)?;
-    unmount_all(cx, &pool)?;
+    // Of a pool that is suspended the names may not be known; what is unmounted of it stays so.
+    let mut mounted = Vec::new();
+    for name in filesystems(&pool).unwrap_or_default() {
+        if place(&pool, &name).is_ok_and(|(dataset, _)| pool.has_mounted(dataset)) {
+            if !is_for(&pool, &name, cx.cred.zone)? {
+                return Err(Refused::Busy(format!("{name}: mounted in the zone that it was delegated to; halt the zone first")));
+            }
+            mounted.push(name);
+        }
+    }
+    if let Err(refused) = unmount_all(cx, &pool) {
+        // All or nothing: those that were not busy are mounted again.
+        for name in mounted {
+            if place(&pool, &name).is_ok_and(|(dataset, _)| !pool.has_mounted(dataset)) {
+                mount_one(cx, &pool, &name)?;
+            }
+        }
+        return Err(refused);
+    }
     let exported = pool.export(destroy);
     if pool.is_gone() {
         registry::remove(&pool);
@@ -513,13 +550,12 @@ pub enum ScrubChange {
 pub fn scrub(pool_name: &str, change: ScrubChange) -> Result<()> {
     let pool = pool(pool_name)?;
     let is_paused = pool.is_paused();
+    let busy = || Refused::Busy(format!("{pool_name}: a scan is under way; see 'zpool status', stop it with 'zpool scrub -s', or wait for it with 'zpool wait'"));
     match (change, pool.is_scanning()) {
         (ScrubChange::Stop, false) if !is_paused => return Err(Refused::Invalid(format!("{pool_name}: there is no active scrub to stop"))),
         (ScrubChange::Pause, false) if is_paused => return Err(Refused::Invalid(format!("{pool_name}: the scrub is paused already; 'zpool scrub {pool_name}' goes on"))),
         (ScrubChange::Pause, false) => return Err(Refused::Invalid(format!("{pool_name}: there is no active scrub to pause"))),
-        (ScrubChange::Start, true) => {
-            return Err(Refused::Busy(format!("{pool_name}: a scan is under way; see 'zpool status', stop it with 'zpool scrub -s', or wait for it with 'zpool wait'")));
-        }
+        (ScrubChange::Start, true) => return Err(busy()),
         _ => {}
     }
     let result = edit(&pool, pool_name, |store| {
@@ -760,7 +796,7 @@ fn finish_new(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str, properties: &[(Strin
 /// Mounts a new file system, unless it is one that is mounted by name only, or none.
 pub(crate) fn mount_new(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
     let found = edit(pool, name, |store| Ok((Datasets::open(store.pool())?.find(name)?.kind, store.find(name)?)))?;
-    let is_ours = found.0 == DatasetKind::Filesystem && !pool.has_mounted(found.1);
+    let is_ours = found.0 == DatasetKind::Filesystem && !pool.has_mounted(found.1) && is_for(pool, name, cx.cred.zone)?;
     if is_ours && is_automatic(pool, name)? { mount_one(cx, pool, name) } else { Ok(()) }
 }
 
@@ -872,6 +908,25 @@ pub enum Extent {
     Below,
     /// Clones of these, too.
     Clones,
+}
+
+/// All that goes with `name` when it is destroyed with its clones.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn dependents_of(name: &str) -> Result<Vec<String>> {
+    if name.contains(['#', '%']) {
+        return Ok(Vec::new());
+    }
+    edit(&*pool_of(name)?, name, |store| store.dependents(name, true))
+}
+
+/// The snapshot that `name` is a clone of.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn origin_of(name: &str) -> Result<Option<String>> {
+    edit(&*pool_of(name)?, name, |store| Ok(Datasets::open(store.pool())?.find(name)?.origin))
 }
 
 /// What is being sent stays.
@@ -1039,7 +1094,7 @@ fn put_property(pool: &Storage, name: &str, property: &str, text: &str) -> Resul
 
 /// Whether a change of this property moves file systems.
 fn moves(property: &str) -> bool {
-    matches!(property, "mountpoint" | "canmount")
+    matches!(property, "mountpoint" | "canmount" | "zoned" | "exec" | "setuid" | "devices" | "readonly")
 }
 
 /// Sets a property from text, or with `None` takes what is above. File systems follow their mount points.
@@ -1061,14 +1116,19 @@ pub fn set(cx: &Cx<'_>, name: &str, property: &str, text: Option<&str>) -> Resul
         }),
     };
     if !moves(property) || name.contains('@') {
-        let changed = change(&pool);
-        if property == "readonly" {
-            pool.look_at_read_only();
-        }
-        return changed;
+        return change(&pool);
     }
     let inside = at_and_below(&pool, name)?;
-    without_mounts(cx, &pool, &inside, change)
+    let changed = if is_option(property) {
+        // It stays mounted, and the mount obeys.
+        change(&pool).and_then(|()| inside.iter().try_for_each(|name| remount(cx, &pool, name)))
+    } else {
+        without_mounts(cx, &pool, &inside, change)
+    };
+    if property == "readonly" {
+        pool.look_at_read_only();
+    }
+    changed
 }
 
 // ---- mounting --------------------------------------------------------------------------------------------------------------------
@@ -1091,6 +1151,60 @@ fn mountpoint(datasets: &Datasets<'_>, info: &DatasetInfo) -> core::result::Resu
             (path, _) => Some(path.to_string()),
         },
     })
+}
+
+/// Whether `zone` is where a file system is mounted: one that was delegated, in its zone, others in the global zone.
+fn is_for(pool: &Storage, name: &str, zone: ZoneId) -> Result<bool> {
+    let zoned = pool.with(|store| {
+        let datasets = Datasets::open(store.pool())?;
+        Ok(datasets.show(&datasets.find(name)?, "zoned")?.is_some_and(|shown| shown.value == "on"))
+    });
+    zoned.map(|zoned| zoned == (zone != ZoneId::GLOBAL)).map_err(|error| failed(name, error))
+}
+
+/// Properties that are options of a mount.
+fn is_option(property: &str) -> bool {
+    matches!(property, "exec" | "setuid" | "devices" | "readonly")
+}
+
+/// Options of a file system's mount.
+fn options(pool: &Storage, name: &str) -> Result<MountFlags> {
+    let look = pool.with(|store| {
+        let datasets = Datasets::open(store.pool())?;
+        let info = datasets.find(name)?;
+        let mut flags = MountFlags::empty();
+        for (property, value, flag) in [("readonly", "on", MountFlags::READ_ONLY), ("exec", "off", MountFlags::NOEXEC), ("setuid", "off", MountFlags::NOSUID), ("devices", "off", MountFlags::NODEV)] {
+            flags.set(flag, datasets.show(&info, property)?.is_some_and(|shown| shown.value == value));
+        }
+        Ok(flags)
+    });
+    look.map_err(|error| failed(name, error))
+}
+
+/// A mounted file system obeys its properties from now on.
+fn remount(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
+    let (dataset, Some(path)) = place(pool, name)? else { return Ok(()) };
+    let Ok(at) = vfs::lookup(cx, None, path.as_bytes(), vfs::Follow::No) else { return Ok(()) };
+    let numbers = pool.mounted_numbers(Some(dataset));
+    if at.is_mount_root() && at.mount.source() == name && numbers.contains(&at.mount.root().id().fs) {
+        vfs::mount::remount(&at, options(pool, name)?).map_err(|error| failed(name, error))?;
+    }
+    Ok(())
+}
+
+/// Mounts the file systems at and below `name` that are for the caller's zone; what cannot be mounted is said and left.
+///
+/// # Errors
+/// The pool cannot be read.
+pub fn mount_below(cx: &Cx<'_>, name: &str) -> Result<()> {
+    let _alone = alone();
+    let pool = pool_of(name)?;
+    for name in at_and_below(&pool, name)? {
+        if let Err(error) = mount_new(cx, &pool, &name) {
+            kif::log().line(format_args!("{error}"));
+        }
+    }
+    Ok(())
 }
 
 fn place(pool: &Storage, name: &str) -> Result<(u64, Option<String>)> {
@@ -1130,7 +1244,11 @@ pub(crate) fn unmount_list(cx: &Cx<'_>, pool: &Arc<Storage>, names: &[String]) -
         if !pool.has_mounted(dataset) {
             continue;
         }
-        if let Err(refused) = unmount_one(cx, pool, name, dataset) {
+        let done_one = match is_for(pool, name, cx.cred.zone)? {
+            true => unmount_one(cx, pool, name, dataset),
+            false => Err(Refused::Busy(format!("{name}: mounted in the zone that it was delegated to; halt the zone, or do it there"))),
+        };
+        if let Err(refused) = done_one {
             for name in done.iter().rev() {
                 mount_one(cx, pool, name)?;
             }
@@ -1148,7 +1266,10 @@ fn without_mounts(cx: &Cx<'_>, pool: &Arc<Storage>, names: &[String], change: im
     let mounted = unmount_list(cx, pool, names)?;
     let result = change(pool);
     for name in mounted {
-        mount_one(cx, pool, &name)?;
+        // Delegated just now, it is not for this zone any more.
+        if is_for(pool, &name, cx.cred.zone)? {
+            mount_one(cx, pool, &name)?;
+        }
     }
     result
 }
@@ -1164,16 +1285,24 @@ pub fn mount(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
 
 /// The same, of an operation that is alone.
 pub(crate) fn mount_one(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
+    if !is_for(pool, name, cx.cred.zone)? {
+        return Err(Refused::Invalid(if cx.cred.zone == ZoneId::GLOBAL {
+            format!("{name}: zoned: it is mounted in the zone that it was delegated to")
+        } else {
+            format!("{name}: not zoned: it is for the global zone")
+        }));
+    }
     let (dataset, Some(path)) = place(pool, name)? else { return Ok(()) };
     if edit(pool, name, |store| store.is_inconsistent(dataset))? {
         return Err(Refused::Busy(format!("{name}: a receive into it is not finished: resume it with 'zfs send -t' and the token, or forget it with 'zfs receive -A'")));
     }
-    let fs = pool.mount(dataset, false).map_err(|error| match error {
+    let flags = options(pool, name)?;
+    let fs = pool.mount(dataset, flags.contains(MountFlags::READ_ONLY)).map_err(|error| match error {
         VfsError::Busy => Refused::Busy(format!("{name}: already mounted")),
         error => failed(name, error),
     })?;
     let at = directory(cx, &path)?;
-    vfs::mount::mount(&at, fs, name, MountFlags::empty()).map_err(|error| failed(&path, error))?;
+    vfs::mount::mount(&at, fs, name, flags).map_err(|error| failed(&path, error))?;
     Ok(())
 }
 
@@ -1229,6 +1358,9 @@ pub fn unmount(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
     let (dataset, _) = place(pool, name)?;
     if !pool.has_mounted(dataset) {
         return Err(Refused::NotFound(format!("{name}: not mounted")));
+    }
+    if !is_for(pool, name, cx.cred.zone)? {
+        return Err(Refused::Busy(format!("{name}: mounted in the zone that it was delegated to; halt the zone, or do it there")));
     }
     unmount_one(cx, pool, name, dataset)
 }

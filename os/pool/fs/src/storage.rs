@@ -324,14 +324,19 @@ impl Storage {
 
     /// Takes the next steps of a scrub or resilver, until somebody waits for the pool.
     fn scan(&self) {
+        // What is noted is noted under the pool's lock: nobody pauses or stops the scan in between.
         let step = self.with_inner(IoClass::Scrub, |inner| {
             let Inner { store, .. } = inner;
             if store.is_rebuilding() {
                 let report = store.rebuild_step(REBUILD_BYTES, now().0)?;
                 // Behind it comes a scrub.
-                return Ok((Some(ScanKind::Resilver), ScanReport { done: false, ..report }));
+                self.note_scan(ScanKind::Resilver, ScanReport { done: false, ..report }, false);
+                return Ok(());
             }
-            let kind = store.scan().map(|(kind, _)| kind);
+            let Some(kind) = store.scan().map(|(kind, _)| kind).filter(|_| !store.is_scan_paused()) else {
+                self.is_scanning.store(false, Relaxed);
+                return Ok(());
+            };
             let mut report = store.scan_step(1, now().0)?;
             for _ in 1..SCAN_BLOCKS {
                 if report.done || self.gate.is_wanted() {
@@ -339,18 +344,13 @@ impl Storage {
                 }
                 report = store.scan_step(1, now().0)?;
             }
-            Ok((kind, report))
+            self.note_scan(kind, report, false);
+            self.is_scanning.store(!report.done, Relaxed);
+            Ok(())
         });
-        match step {
-            Ok((Some(kind), report)) => {
-                self.note_scan(kind, report, false);
-                self.is_scanning.store(!report.done, Relaxed);
-            }
-            Ok((None, _)) => self.is_scanning.store(false, Relaxed),
-            Err(error) => {
-                self.is_scanning.store(false, Relaxed);
-                kif::log().line(format_args!("pool {}: the scan ended: {error:?}", self.name));
-            }
+        if let Err(error) = step {
+            self.is_scanning.store(false, Relaxed);
+            kif::log().line(format_args!("pool {}: the scan ended: {error:?}", self.name));
         }
         kif::spawn().yield_now();
     }
@@ -365,18 +365,23 @@ impl Storage {
 
     /// Looks whether there is a scan to be done.
     pub(crate) fn wake(&self) {
-        let look = |inner: &mut Inner| Ok((inner.store.scan(), inner.store.is_rebuilding(), inner.store.is_scan_paused()));
-        let (scan, is_rebuilding, is_paused) = self.with_inner(IoClass::SyncRead, look).unwrap_or((None, false, false));
-        let paused = self.last_scan.lock().and_then(|seen| seen.paused);
-        match scan {
-            Some((kind, report)) => self.note_scan(kind, report, report == ScanReport::default()),
-            None if is_rebuilding => self.note_scan(ScanKind::Resilver, ScanReport::default(), true),
-            None => {}
+        let looked = self.with_inner(IoClass::SyncRead, |inner| {
+            let (scan, is_rebuilding, is_paused) = (inner.store.scan(), inner.store.is_rebuilding(), inner.store.is_scan_paused());
+            let paused = self.last_scan.lock().and_then(|seen| seen.paused);
+            match scan {
+                Some((kind, report)) => self.note_scan(kind, report, report == ScanReport::default()),
+                None if is_rebuilding => self.note_scan(ScanKind::Resilver, ScanReport::default(), true),
+                None => {}
+            }
+            if is_paused && let Some(seen) = &mut *self.last_scan.lock() {
+                seen.paused = paused.or_else(|| Some(now().0));
+            }
+            self.is_scanning.store((scan.is_some() && !is_paused) || is_rebuilding, Relaxed);
+            Ok(())
+        });
+        if looked.is_err() {
+            self.is_scanning.store(false, Relaxed);
         }
-        if is_paused && let Some(seen) = &mut *self.last_scan.lock() {
-            seen.paused = paused.or_else(|| Some(now().0));
-        }
-        self.is_scanning.store((scan.is_some() && !is_paused) || is_rebuilding, Relaxed);
         self.ticker.wake_all();
     }
 

@@ -130,6 +130,7 @@ pub struct Receiving {
     mounted: Vec<String>,
     /// Root of the receiver's file systems.
     root: Place,
+    zone: ZoneId,
 }
 
 impl Receiving {
@@ -148,7 +149,7 @@ impl Receiving {
         manage::refuse_open_below(&pool, head)?;
         let mounted = manage::unmount_list(cx, &pool, &inside)?;
         let options = ReceiveOptions { force, resumable, owners: Some(pool_zpl::owners) };
-        Ok(Self { unpacker: Some(Unpacker::new(target, naming, options)), target: target.to_string(), pool, mounted, root: cx.root.clone() })
+        Ok(Self { unpacker: Some(Unpacker::new(target, naming, options)), target: target.to_string(), pool, mounted, root: cx.root.clone(), zone: cx.cred.zone })
     }
 
     /// Takes the next piece.
@@ -205,7 +206,7 @@ impl Drop for Receiving {
             kif::log().line(format_args!("{}: a receive that was broken off could not be undone", self.target));
         }
         // Its program was killed: what it found mounted is mounted again all the same.
-        let cred = Cred::root(ZoneId::GLOBAL);
+        let cred = Cred::root(self.zone);
         let cx = Cx { cred: &cred, root: &self.root, cwd: &self.root };
         let _alone = manage::alone();
         if let Err(refused) = self.mount(&cx) {

@@ -37,7 +37,14 @@ pub struct ZoneConfig {
     pub did: u32,
     pub rctls: Vec<RctlSetting>,
     pub attrs: Vec<Attr>,
+    /// Data sets of pools that the zone administers.
+    pub datasets: Vec<String>,
+    /// Volumes that the zone has as devices: `/dev/zvol/...`.
+    pub devices: Vec<String>,
 }
+
+/// Where volumes are.
+pub const VOLUMES: &str = "/dev/zvol/";
 
 /// The controls that can be configured, their short forms as global properties, and how their values read.
 pub const RCTLS: &[(&str, &str, Scale)] = &[
@@ -126,6 +133,12 @@ impl ZoneConfig {
         if let Some(text) = texts.into_iter().chain(attrs).find(|text| text.chars().any(char::is_control)) {
             return Err(format!("{text:?}: values cannot contain control characters"));
         }
+        if let Some(dataset) = self.datasets.iter().find(|dataset| dataset.is_empty() || dataset.contains(['@', '#', '"', '%']) || dataset.starts_with('/') || dataset.chars().any(char::is_control)) {
+            return Err(format!("dataset '{dataset}' must be a file system or volume of a pool, such as tank/alpha"));
+        }
+        if let Some(device) = self.devices.iter().find(|device| device.strip_prefix(VOLUMES).is_none_or(|name| name.is_empty() || name.contains(['@', '#', '*', '"']) || name.chars().any(char::is_control))) {
+            return Err(format!("device '{device}' must be a volume of a pool, such as {VOLUMES}tank/disk"));
+        }
         if !self.init.is_empty() && !self.init.starts_with('/') {
             return Err(format!("init '{}' must be an absolute path inside the zone", self.init));
         }
@@ -164,6 +177,12 @@ impl ZoneConfig {
         for attr in &self.attrs {
             writeln!(out, "  <attr name=\"{}\" type=\"{}\" value=\"{}\"/>", escape(&attr.name), escape(&attr.kind), escape(&attr.value))
                 .expect("writing to a string");
+        }
+        for dataset in &self.datasets {
+            writeln!(out, "  <dataset name=\"{}\"/>", escape(dataset)).expect("writing to a string");
+        }
+        for device in &self.devices {
+            writeln!(out, "  <device match=\"{}\"/>", escape(device)).expect("writing to a string");
         }
         out.push_str("</zone>\n");
         out
@@ -214,6 +233,8 @@ impl ZoneConfig {
                     config.set_rctl(&name, limit).map_err(|error| at(node, error))?;
                 }
                 "attr" => config.attrs.push(Attr { name: wanted("name")?, kind: wanted("type")?, value: wanted("value")? }),
+                "dataset" => config.datasets.push(wanted("name")?),
+                "device" => config.devices.push(wanted("match")?),
                 other => return Err(at(node, format!("unknown element <{other}>"))),
             }
         }
@@ -241,6 +262,12 @@ impl ZoneConfig {
         for attr in &self.attrs {
             line(format_args!("add attr\nset name={}\nset type={}\nset value={}\nend", quote(&attr.name), attr.kind, quote(&attr.value)));
         }
+        for dataset in &self.datasets {
+            line(format_args!("add dataset\nset name={}\nend", quote(dataset)));
+        }
+        for device in &self.devices {
+            line(format_args!("add device\nset match={}\nend", quote(device)));
+        }
         out
     }
 
@@ -267,6 +294,12 @@ impl ZoneConfig {
         }
         for attr in &self.attrs {
             line(format_args!("attr:\n\tname: {}\n\ttype: {}\n\tvalue: {}", attr.name, attr.kind, quote(&attr.value)));
+        }
+        for dataset in &self.datasets {
+            line(format_args!("dataset:\n\tname: {dataset}"));
+        }
+        for device in &self.devices {
+            line(format_args!("device:\n\tmatch: {device}"));
         }
         out
     }
@@ -316,6 +349,8 @@ mod tests {
         config.hostname = "web".to_owned();
         config.set_rctl("zone.cpu-shares", 300).expect("known");
         config.set_rctl("zone.max-physical-memory", 512 << 20).expect("known");
+        config.datasets.push("tank/web".to_owned());
+        config.devices.push("/dev/zvol/tank/disk".to_owned());
         config.attrs.push(Attr { name: "alias".to_owned(), kind: "string".to_owned(), value: "a \"b\" <c> & d".to_owned() });
         config
     }

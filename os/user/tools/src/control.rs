@@ -33,7 +33,7 @@ pub fn call(operation: Operation, request: &NvList) -> Result<NvList, Refused> {
     let own = || File::open(KSTAT_DEVICE).map_err(|error| cannot_open(KSTAT_DEVICE, &error));
     let device = match (row.scope, File::open(DEVICE)) {
         (_, Ok(device)) => device,
-        (Scope::Own, Err(_)) => own()?,
+        (Scope::Own | Scope::Delegated, Err(_)) => own()?,
         (Scope::Global, Err(error)) => return Err(cannot_open(DEVICE, &error)),
     };
     let failed = |error: &io::Error| Refused { code: None, message: format!("{}: {error}", row.name) };
@@ -77,7 +77,7 @@ pub struct Session {
 impl Session {
     /// Opens the control device.
     pub fn open() -> Result<Self, Refused> {
-        let device = File::open(DEVICE).map_err(|error| cannot_open(DEVICE, &error))?;
+        let device = File::open(DEVICE).or_else(|_| File::open(KSTAT_DEVICE)).map_err(|error| cannot_open(DEVICE, &error))?;
         // Room for every answer: a piece of a stream comes once.
         let room = usize::try_from(OUT_MAX).unwrap_or(usize::MAX);
         Ok(Self { device, reply: Vec::with_capacity(room) })

@@ -9,7 +9,7 @@ use control_abi::{Code, Operation};
 use nv::NvList;
 
 use crate::clones;
-use crate::config::{ZoneConfig, check_name};
+use crate::config::{VOLUMES, ZoneConfig, check_name};
 use crate::control::{Refused, call};
 use crate::copy;
 use crate::index::{State, Store, uuid_bytes, uuid_text};
@@ -323,6 +323,13 @@ fn creation(config: &ZoneConfig) -> Result<NvList, Failure> {
         .with("brand", config.brand.as_str())
         .with("hostname", if config.hostname.is_empty() { config.name.as_str() } else { config.hostname.as_str() })
         .with("rctls", rctls);
+    if !config.datasets.is_empty() {
+        request.set("datasets", config.datasets.clone());
+    }
+    if !config.devices.is_empty() {
+        let volumes: Vec<String> = config.devices.iter().map(|device| device.trim_start_matches(VOLUMES).to_owned()).collect();
+        request.set("volumes", volumes);
+    }
     if config.init.is_empty() {
         request.set("lofs", vec![NvList::new().with("from", TOOLS).with("to", ZINIT)]);
     }
@@ -347,6 +354,13 @@ fn prepare(config: &ZoneConfig) -> Result<(), Failure> {
         Ok(true) => {}
         Ok(false) => return Err(Failure::new(format!("{sbin} is not a directory; set init=PATH to use the zone's own init"))),
         Err(_) => fs::create_dir(&sbin).map_err(|error| failed(&sbin, error))?,
+    }
+    if !config.datasets.is_empty() {
+        // What was delegated is administered with `zfs`; a program of that name that the tree has stays.
+        let link = format!("{sbin}/zfs");
+        if fs::symlink_metadata(&link).is_err() {
+            std::os::unix::fs::symlink("zinit", &link).map_err(|error| failed(&link, error))?;
+        }
     }
     match fs::symlink_metadata(&file) {
         Ok(attributes) if attributes.is_file() => Ok(()),

@@ -19,12 +19,15 @@ changed is stored by 'commit', or at the end if every command worked; a failing 
                                   cpu-shares cpu-cap max-processes max-lwps max-physical-memory zfs-io-priority
   clear PROPERTY                  back to its default
   add rctl | attr | capped-memory | capped-cpu   then: set ..., add value (...), end | cancel
-  remove rctl name=NAME | remove attr name=NAME
+  add dataset                     then: set name=POOL/NAME, end: the zone administers it, and all below it
+  add device                      then: set match=/dev/zvol/POOL/VOLUME, end: the zone has this volume
+  remove rctl|attr|dataset name=NAME | remove device match=PATH
   info, verify, commit, revert, exit, delete [-F], export [-f FILE], help
 
 examples:
   zonecfg -z alpha 'create; set zonepath=/zones/alpha; set cpu-shares=300; set tree=/export/trees/busybox'
   zonecfg -z alpha 'add capped-memory; set physical=128m; end'
+  zonecfg -z alpha 'add dataset; set name=tank/alpha; end'
   zonecfg -z alpha info
   zonecfg -z alpha export -f /tmp/alpha.cfg && zonecfg -z beta -f /tmp/alpha.cfg
   zonecfg -z alpha delete -F
@@ -38,6 +41,8 @@ enum Scope {
     Attr(Attr),
     CappedMemory { physical: Option<u64> },
     CappedCpu { percent: Option<u64> },
+    Dataset(String),
+    Device(String),
 }
 
 /// What a command asks of the session beyond changing the configuration.
@@ -179,7 +184,15 @@ impl Interpreter<'_> {
                 *percent = Some(parse_ncpus(value)?);
                 return Ok(());
             }
-            Scope::Rctl { .. } | Scope::CappedMemory { .. } | Scope::CappedCpu { .. } => {
+            Scope::Dataset(dataset) if name == "name" => {
+                value.clone_into(dataset);
+                return Ok(());
+            }
+            Scope::Device(device) if name == "match" => {
+                value.clone_into(device);
+                return Ok(());
+            }
+            Scope::Rctl { .. } | Scope::CappedMemory { .. } | Scope::CappedCpu { .. } | Scope::Dataset(_) | Scope::Device(_) => {
                 return Err(format!("this resource has no property '{name}'"));
             }
         }
@@ -228,7 +241,9 @@ impl Interpreter<'_> {
             ["attr"] => Scope::Attr(Attr { name: String::new(), kind: "string".to_owned(), value: String::new() }),
             ["capped-memory"] => Scope::CappedMemory { physical: None },
             ["capped-cpu"] => Scope::CappedCpu { percent: None },
-            _ => return Err(format!("no resource '{}'; there are: rctl attr capped-memory capped-cpu", rest.join(" "))),
+            ["dataset"] => Scope::Dataset(String::new()),
+            ["device"] => Scope::Device(String::new()),
+            _ => return Err(format!("no resource '{}'; there are: rctl attr dataset device capped-memory capped-cpu", rest.join(" "))),
         };
         Ok(())
     }
@@ -271,6 +286,20 @@ impl Interpreter<'_> {
                 self.config.attrs.retain(|other| other.name != attr.name);
                 self.config.attrs.push(attr);
             }
+            Scope::Dataset(dataset) => {
+                if dataset.is_empty() {
+                    return Err("name is missing: set name=tank/alpha".to_owned());
+                }
+                self.config.datasets.retain(|other| *other != dataset);
+                self.config.datasets.push(dataset);
+            }
+            Scope::Device(device) => {
+                if device.is_empty() {
+                    return Err("match is missing: set match=/dev/zvol/tank/disk".to_owned());
+                }
+                self.config.devices.retain(|other| *other != device);
+                self.config.devices.push(device);
+            }
             Scope::CappedMemory { physical } => {
                 let physical = physical.ok_or("physical is missing: set physical=512m")?;
                 self.config.set_rctl("zone.max-physical-memory", physical)?;
@@ -287,7 +316,8 @@ impl Interpreter<'_> {
     fn remove(&mut self, rest: &[&str]) -> Result<(), String> {
         let rest: Vec<&str> = rest.iter().copied().filter(|word| *word != "-F").collect();
         let name = |word: &str| word.strip_prefix("name=").map(str::to_owned);
-        let before = (self.config.rctls.len(), self.config.attrs.len());
+        let count = |config: &ZoneConfig| [config.rctls.len(), config.attrs.len(), config.datasets.len(), config.devices.len()];
+        let before = count(self.config);
         match rest[..] {
             ["rctl", which] => {
                 let which = name(which).ok_or("usage: remove rctl name=NAME")?;
@@ -297,11 +327,19 @@ impl Interpreter<'_> {
                 let which = name(which).ok_or("usage: remove attr name=NAME")?;
                 self.config.attrs.retain(|attr| attr.name != which);
             }
+            ["dataset", which] => {
+                let which = name(which).ok_or("usage: remove dataset name=NAME")?;
+                self.config.datasets.retain(|dataset| *dataset != which);
+            }
+            ["device", which] => {
+                let which = which.strip_prefix("match=").ok_or("usage: remove device match=PATH")?;
+                self.config.devices.retain(|device| device != which);
+            }
             ["capped-memory"] => self.config.rctls.retain(|rctl| rctl.name != "zone.max-physical-memory"),
             ["capped-cpu"] => self.config.rctls.retain(|rctl| rctl.name != "zone.cpu-cap"),
-            _ => return Err("usage: remove rctl name=NAME | attr name=NAME | capped-memory | capped-cpu".to_owned()),
+            _ => return Err("usage: remove rctl name=NAME | attr name=NAME | dataset name=NAME | device match=PATH | capped-memory | capped-cpu".to_owned()),
         }
-        if before == (self.config.rctls.len(), self.config.attrs.len()) {
+        if before == count(self.config) {
             return Err("nothing matches".to_owned());
         }
         Ok(())
