@@ -28,12 +28,27 @@ pub fn lz4_decode(data: &[u8], out: &mut [u8]) -> Result<(), Damaged> {
 /// Encodes LZ4 with the ZFS frame. `None` if the result would exceed `limit` bytes.
 #[must_use]
 pub fn lz4_encode(data: &[u8], limit: usize) -> Option<Vec<u8>> {
-    let mut out = vec![0; lz4_flex::block::get_maximum_output_size(data.len()) + 4];
-    let size = lz4_flex::block::compress_into(data, &mut out[4..]).ok()?;
-    let count = u32::try_from(size).ok()?;
-    out[..4].copy_from_slice(&count.to_be_bytes());
+    // Blocks of pointers are a few of them and then zeros, which would be compared word by word: the end is one match in any case.
+    let zeros = zeros_at_end(data);
+    let head = if zeros < ZEROS_MIN { data } else { &data[..=data.len() - zeros] };
+    let mut out = vec![0; lz4_flex::block::get_maximum_output_size(head.len()) + 4];
+    let size = lz4_flex::block::compress_into(head, &mut out[4..]).ok()?;
     out.truncate(size + 4);
+    if head.len() < data.len() {
+        crate::lz4::add_repeats(&mut out, 4, data.len() - head.len());
+    }
+    let count = u32::try_from(out.len() - 4).ok()?;
+    out[..4].copy_from_slice(&count.to_be_bytes());
     (out.len() <= limit).then_some(out)
+}
+
+/// From so many zeros on the end of a block is encoded apart.
+const ZEROS_MIN: usize = 256;
+
+/// How many bytes at the end are zero, whole pieces of 64.
+fn zeros_at_end(data: &[u8]) -> usize {
+    let is_zero = |piece: &&[u8; 64]| piece.as_chunks::<8>().0.iter().fold(0, |all, word| all | u64::from_ne_bytes(*word)) == 0;
+    data.as_rchunks::<64>().1.iter().rev().take_while(is_zero).count() * 64
 }
 
 /// Decodes a zlib stream (RFC 1950), which is what the nine `gzip-N` levels store.

@@ -1,7 +1,9 @@
-//! The LZ4 block format, decoded.
+//! The LZ4 block format, decoded; and what a block of zeros at the end is encoded to.
 //!
 //! A library would do; but blocks of pointers are mostly zeros, long matches that overlap what they make, and those are copied here by doubling instead of
 //! byte by byte: a block of 128 KiB in 17 copies.
+
+use alloc::vec::Vec;
 
 use crate::Damaged;
 
@@ -39,6 +41,37 @@ impl<'a> Input<'a> {
         }
         Ok(length)
     }
+}
+
+/// Literals that a block ends with, where it has a match.
+const LAST: usize = 5;
+
+/// Lengthens what the block at `from` decodes to by `count` more of its last byte.
+pub(crate) fn add_repeats(out: &mut Vec<u8>, from: usize, count: usize) {
+    // Its last sequence is one of literals alone: it gets a match.
+    let mut at = from;
+    let last = loop {
+        let mut input = Input(&out[at..]);
+        let token = input.byte().expect("a block ends with a sequence of literals");
+        let literals = input.length(token >> 4).expect("the encoder's length");
+        input.take(literals).expect("the encoder's literals");
+        if input.0.is_empty() {
+            break at;
+        }
+        input.take(2).expect("the encoder's distance");
+        input.length(token & 15).expect("the encoder's length");
+        at = out.len() - input.0.len();
+    };
+    let byte = out[out.len() - 1];
+    let more = count - LAST - MATCH_MIN;
+    out[last] |= u8::try_from(more.min(LONG)).expect("four bits");
+    out.extend_from_slice(&[1, 0]);
+    if let Some(long) = more.checked_sub(LONG) {
+        out.resize(out.len() + long / 255, 255);
+        out.push(u8::try_from(long % 255).expect("below 255"));
+    }
+    out.push(u8::try_from(LAST << 4).expect("four bits"));
+    out.resize(out.len() + LAST, byte);
 }
 
 /// Decodes one block into exactly `out`.

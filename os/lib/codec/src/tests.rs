@@ -46,6 +46,18 @@ fn fletcher_sums_follow_their_definition() {
 
 proptest! {
     #[test]
+    fn lz4_of_blocks_that_end_in_zeros(head in proptest::collection::vec(0..4_u8, 0..700), zeros in 0..70_000_usize) {
+        let mut data = head;
+        data.resize(data.len() + zeros + 1, 0);
+        let packed = lz4_encode(&data, usize::MAX).expect("no limit");
+        let mut out = vec![1; data.len()];
+        prop_assert_eq!(lz4_decode(&packed, &mut out), Ok(()));
+        prop_assert_eq!(&out, &data);
+        // Another decoder, which is strict about the end of a block.
+        prop_assert_eq!(lz4_flex::block::decompress(&packed[4..], data.len()).expect("a good block"), data);
+    }
+
+    #[test]
     fn fletcher4_in_lanes_is_fletcher4_word_by_word(from: [u64; 4], data in proptest::collection::vec(any::<u8>(), 0..9000)) {
         // Short pieces are summed word by word.
         let slow = data.chunks(16).fold(from, fletcher4_continue);

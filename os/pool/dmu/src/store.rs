@@ -757,10 +757,8 @@ impl Sink for DatasetSink<'_> {
         // Pointers right above data have no further copy where the property says so.
         let is_plain = is_data || !self.style.redundant && about.level == 1 && matches!(about.kind, kind::FILE | kind::ZVOL);
         let place = self.space.place(stored.len() as u64, if is_plain { self.style.copies } else { (self.style.copies + 1).min(3) })?;
-        let mut pointer = pointer_to(place.dvas(), &stored, lsize, compression, about, self.txg);
-        if is_data {
-            (pointer.checksum, pointer.words) = (self.style.checksum, sum(self.style.checksum, &stored));
-        }
+        let checksum = if is_data { self.style.checksum } else { Checksum::Fletcher4 };
+        let pointer = BlockPointer { checksum, ..pointer_with(sum(checksum, &stored), place.dvas(), stored.len() as u64, lsize, compression, about, self.txg) };
         self.used.extend((lsize > SMALL_BLOCK_MAX).then_some(&LARGE_BLOCKS));
         self.used.extend((pointer.compression == Compression::Zstd).then_some(&ZSTD));
         self.used.extend((pointer.checksum == Checksum::Sha512).then_some(&SHA512));
@@ -901,10 +899,6 @@ fn sum(checksum: Checksum, data: &[u8]) -> codec::Words {
         Checksum::Sha512 => codec::sha512(data),
         _ => codec::fletcher4(data),
     }
-}
-
-fn pointer_to(dvas: [Option<Dva>; 3], stored: &[u8], lsize: u64, compression: Compression, about: About, txg: u64) -> BlockPointer {
-    pointer_with(codec::fletcher4(stored), dvas, stored.len() as u64, lsize, compression, about, txg)
 }
 
 fn pointer_with(words: codec::Words, dvas: [Option<Dva>; 3], psize: u64, lsize: u64, compression: Compression, about: About, txg: u64) -> BlockPointer {

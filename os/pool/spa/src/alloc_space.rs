@@ -12,6 +12,7 @@
 //! txg's allocations and stay out of use until it is done ([`Allocator::free_log`]); those found in a log at import are kept out of use the same way
 //! ([`Allocator::claim`]).
 
+use alloc::borrow::Cow;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -431,9 +432,9 @@ impl Place {
 
     /// What is to be written where for the stored block `data`, born in `txg`.
     #[must_use]
-    pub fn writes(&self, data: &[u8], txg: u64) -> Vec<(Dva, Vec<u8>)> {
+    pub fn writes<'d>(&self, data: &'d [u8], txg: u64) -> Vec<(Dva, Cow<'d, [u8]>)> {
         match self {
-            Self::Whole(dvas) => dvas.iter().flatten().map(|dva| (*dva, data.to_vec())).collect(),
+            Self::Whole(dvas) => dvas.iter().flatten().map(|dva| (*dva, Cow::Borrowed(data))).collect(),
             Self::Gang { headers, pieces } => {
                 let mut out = Vec::new();
                 let mut header = Vec::new();
@@ -447,7 +448,7 @@ impl Place {
                 header.resize(usize::try_from(GANG_HEADER).expect("512"), 0);
                 let first = headers[0].expect("a header has one copy at least");
                 label::seal(&mut header, [u64::from(first.vdev), first.offset, txg, 0]);
-                out.extend(headers.iter().flatten().map(|dva| (*dva, header.clone())));
+                out.extend(headers.iter().flatten().map(|dva| (*dva, Cow::Owned(header.clone()))));
                 out
             }
         }
