@@ -46,6 +46,24 @@ fn noise(bytes: usize) -> Vec<u8> {
     out
 }
 
+/// Words of a small vocabulary: what compressors make about a third of.
+fn prose(bytes: usize) -> Vec<u8> {
+    const WORDS: [&str; 16] = ["the ", "pool ", "of ", "blocks ", "is ", "a ", "tree ", "whose ", "root ", "uberblock ", "and ", "each ", "pointer ", "holds ", "its checksum, ", "written\n"];
+    let mut out = Vec::with_capacity(bytes + 16);
+    for byte in noise(bytes) {
+        if out.len() >= bytes {
+            break;
+        }
+        out.extend_from_slice(WORDS[usize::from(byte & 15)].as_bytes());
+        // A letter here and there keeps them from being all the same.
+        if byte >= 0xE0 {
+            out.push(b'a' + (byte & 15));
+        }
+    }
+    out.truncate(bytes);
+    out
+}
+
 /// Where this runs.
 #[derive(Clone, Copy)]
 pub struct System {
@@ -82,8 +100,12 @@ impl System {
         Ok(())
     }
 
+    fn disk(self, name: &str) -> String {
+        if self.openzfs { format!("/dev/{name}1") } else { name.to_owned() }
+    }
+
     fn create(self, pool: &str, disk: &str) -> Outcome {
-        command(&format!("/usr/sbin/zpool create {pool} {}", if self.openzfs { format!("/dev/{disk}1") } else { disk.to_owned() }))
+        command(&format!("/usr/sbin/zpool create -f {pool} {}", self.disk(disk)))
     }
 
     fn import(self, pool: &str) -> Outcome {
@@ -169,6 +191,39 @@ fn operations(on: System) -> Outcome {
     command("/usr/sbin/zpool export tank")
 }
 
+/// What is done to the bytes of a block: properties of a dataset, and the row's name. Our zstd has one level, about what OpenZFS calls zstd-fast.
+const CODECS: [(&str, &str); 4] = [("compression=lz4", "lz4"), ("compression=gzip-1", "gzip"), ("compression=zstd", "zstd"), ("checksum=sha256", "sha256")];
+/// Blocks of 128 KiB for each.
+const CODED: usize = 16;
+
+/// Commits and reads where blocks are compressed, summed otherwise, or spread over disks with parity.
+fn codecs(on: System) -> Outcome {
+    let disks = ["vda", "vdb", "vdc"].map(|disk| on.disk(disk)).join(" ");
+    command(&format!("/usr/sbin/zpool create -f tank raidz {disks}"))?;
+    let (prose, noise) = (prose(CODED * LARGE), noise(CODED * LARGE));
+    let write = |name: &str, path: &str, data: &[u8]| {
+        let file = io(path, File::create(path))?;
+        each_write(&file, data, LARGE, CODED, false)?;
+        drop(file);
+        on.section(&format!("commit_{name}"), CODED, || on.settle())
+    };
+    write("raidz1", "/tank/file", &noise)?;
+    command("/usr/sbin/zpool destroy tank")?;
+    on.create("tank", "vda")?;
+    for (property, name) in CODECS {
+        let level = if on.openzfs && name == "zstd" { "-fast" } else { "" };
+        command(&format!("/usr/sbin/zfs create -o {property}{level} tank/{name}"))?;
+        write(name, &format!("/tank/{name}/file"), &prose)?;
+    }
+    on.again("tank")?;
+    for (_, name) in CODECS {
+        let path = format!("/tank/{name}/file");
+        let file = io(&path, File::open(&path))?;
+        on.section(&format!("read_{name}"), CODED, || each_read(&file, LARGE, CODED, LARGE))?;
+    }
+    command("/usr/sbin/zpool destroy tank")
+}
+
 fn fill(on: System, directory: &Path, files: usize) -> Outcome {
     let data = noise(EACH);
     for number in 0..files {
@@ -208,6 +263,7 @@ fn growth(on: System, disk: &str, tag: &str, files: usize) -> Outcome {
 /// All of them.
 pub fn run(on: System) -> Outcome {
     operations(on)?;
+    codecs(on)?;
     growth(on, "vdb", "1x", FILES)?;
     growth(on, "vdc", "10x", 10 * FILES)
 }
