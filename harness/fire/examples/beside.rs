@@ -1,4 +1,4 @@
-//! The pool library beside the host's own file systems, over image files: `cargo run --release -p pool-fire --example beside -- [FOLDER] > perf/files.toml`.
+//! The pool library beside the host's own file systems, over image files: `cargo run --release -p pool-fire --example beside -- [FOLDER [KIND...]] > perf/files.toml`.
 //!
 //! # Theory
 //! Each file system gets an image of its own in FOLDER (default: the current one) and the same work, in turn, [`ROUNDS`] times; medians count. The pool's library
@@ -7,7 +7,7 @@
 //! dropped. Contents do not compress.
 //!
 //! # Failure
-//! Mounting needs root; a file system whose `mkfs` or kernel driver is missing is left out, and said so on standard error.
+//! Mounting needs root; a file system whose `mkfs` or kernel driver is missing is left out, and said so on standard error. No image is left behind.
 //!
 //! # Limits
 //! The library pays no system calls and the host's file systems do, a fraction of a microsecond each; they pay no checksum of data (btrfs does: crc32c), the
@@ -371,13 +371,28 @@ fn work(files: &mut dyn Files, image: &Path) -> Outcome<[f64; ROWS.len()]> {
     Ok([write, cold, cached, synced, create, unlink, mount])
 }
 
+/// An image that goes whatever happens to the work on it.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            eprintln!("{}: {error}", self.0.display());
+        }
+    }
+}
+
 fn main() -> Outcome<()> {
     kif_host::start();
     let folder = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| ".".to_owned()));
+    let wanted: Vec<String> = std::env::args().skip(2).collect();
     let mut figures: BTreeMap<&str, Vec<[f64; ROWS.len()]>> = BTreeMap::new();
     for round in 0..ROUNDS {
-        for kind in ["orrery", "ext4", "btrfs"] {
+        for kind in ["orrery", "ext4", "btrfs"].into_iter().filter(|kind| wanted.is_empty() || wanted.iter().any(|wanted| wanted == kind)) {
             let path = folder.join(format!("beside-{kind}.img"));
+            File::create(&path)?;
+            // Let go of after what works on it.
+            let _scratch = Scratch(path.clone());
             let mut files: Box<dyn Files> = match kind {
                 "orrery" => Box::new(Ours { image: path.clone(), made: false, open: None, nodes: BTreeMap::new() }),
                 _ => Box::new(Hosts { kind, image: path.clone(), made: false, mounted: None, open: BTreeMap::new() }),
@@ -389,7 +404,6 @@ fn main() -> Outcome<()> {
                 Err(error) => return Err(error),
             }
             drop(files);
-            std::fs::remove_file(&path)?;
         }
     }
     let mut out = std::io::stdout().lock();

@@ -145,6 +145,26 @@ pub struct Edit {
     dropped: RangeTree,
     /// New contents of the spill block (`None` inside: it goes).
     spill: Option<Option<Vec<u8>>>,
+    /// Of a micro ZAP that is being changed; made when it is wanted, and again when anything else changes its block.
+    pub(crate) micro: MicroIndex,
+}
+
+/// Where the names of a micro ZAP are, by their hashes.
+#[derive(Debug, Default)]
+pub(crate) struct MicroIndex(pub Option<Slots>);
+
+/// Slots by hash, and one below which none is free.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    pub by_hash: BTreeMap<u64, Vec<u16>>,
+    pub first_free: usize,
+}
+
+impl Clone for MicroIndex {
+    /// A copy is as a rule for going back to: it has none.
+    fn clone(&self) -> Self {
+        Self(None)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -186,7 +206,7 @@ fn new_dnode(kind: u8, block_size: u64, bonus_kind: u8, bonus: Vec<u8>, pointers
 
 impl Edit {
     fn new(dnode: Dnode) -> Self {
-        Self { dnode, blocks: BTreeMap::new(), dropped: RangeTree::default(), spill: None }
+        Self { dnode, blocks: BTreeMap::new(), dropped: RangeTree::default(), spill: None, micro: MicroIndex(None) }
     }
 
     /// Contents of block `number`, changes included.
@@ -201,6 +221,41 @@ impl Edit {
             return Ok(vec![0; usize::try_from(self.dnode.block_size).map_err(|_| Error::NotFound)?]);
         }
         Object::new(pool, self.dnode.clone()).block(number)
+    }
+
+    /// Looks at block `number`, changes included, as it is in memory.
+    ///
+    /// # Errors
+    /// Unreadable or malformed.
+    pub fn look<R>(&self, pool: &Pool, number: u64, body: impl FnOnce(&[u8]) -> R) -> Result<R, Error> {
+        if let Some(data) = self.blocks.get(&number) {
+            return Ok(body(data));
+        }
+        if number <= self.dnode.last_block
+            && !self.is_dropped(number)
+            && let Some(data) = Object::new(pool, self.dnode.clone()).shared_block(number)?
+            && data.len() as u64 == self.dnode.block_size
+        {
+            return Ok(body(&data));
+        }
+        Ok(body(&self.block(pool, number)?))
+    }
+
+    /// Block 0 to be changed in place, made `size` bytes long; what is known of its names stays known.
+    pub(crate) fn change_first(&mut self, pool: &Pool, size: u64) -> Result<(&mut Vec<u8>, &mut MicroIndex), EditError> {
+        if size != self.dnode.block_size {
+            let micro = core::mem::take(&mut self.micro);
+            self.resize_block(pool, size)?;
+            self.micro = micro;
+        }
+        if !self.blocks.contains_key(&0) {
+            let data = self.block(pool, 0)?;
+            let micro = core::mem::take(&mut self.micro);
+            self.put_block(0, data);
+            self.micro = micro;
+        }
+        let data = self.blocks.get_mut(&0).ok_or(Error::NotFound)?;
+        Ok((data, &mut self.micro))
     }
 
     /// The pointer of block `number` as committed, perhaps a hole; `None` if it has changed since.
@@ -220,6 +275,7 @@ impl Edit {
     /// If it has another size.
     pub fn put_block(&mut self, number: u64, data: Vec<u8>) {
         assert_eq!(data.len() as u64, self.dnode.block_size, "blocks of an object have one size");
+        self.micro.0 = None;
         self.dnode.last_block = self.dnode.last_block.max(number);
         self.blocks.insert(number, data);
     }
@@ -262,6 +318,7 @@ impl Edit {
 
     /// Drops all blocks from `first` on.
     pub fn cut(&mut self, first: u64) {
+        self.micro.0 = None;
         self.blocks.split_off(&first);
         self.dropped.merge(first..u64::MAX);
         self.dnode.last_block = self.dnode.last_block.min(first.saturating_sub(1));
@@ -271,6 +328,7 @@ impl Edit {
     pub fn punch(&mut self, first: u64, count: u64) {
         let limit = first.saturating_add(count).min(self.dnode.last_block.saturating_add(1));
         if first < limit {
+            self.micro.0 = None;
             let mut above = self.blocks.split_off(&first);
             self.blocks.append(&mut above.split_off(&limit));
             self.dropped.merge(first..limit);
@@ -355,6 +413,7 @@ impl Edit {
             let size = usize::try_from(self.dnode.block_size).map_err(|_| Error::NotFound)?;
             let (number, skip) = (offset / self.dnode.block_size, usize::try_from(offset % self.dnode.block_size).unwrap_or(0));
             let count = (size - skip).min(data.len());
+            self.micro.0 = None;
             match self.blocks.get_mut(&number) {
                 Some(block) => block[skip..skip + count].copy_from_slice(&data[..count]),
                 None if count == size => self.put_block(number, data[..count].to_vec()),

@@ -1,8 +1,9 @@
 //! Changing ZAP objects.
 //!
 //! A ZAP starts as a micro ZAP and grows by 512 bytes; a long name, a value that is not one number, or 128 KiB make it a fat one. Fat leaves are rebuilt
-//! whole on each change; a full leaf splits, and the pointer table doubles when a leaf needs more prefix bits than it has.
+//! whole on each change, micro ZAPs in place; a full leaf splits, and the pointer table doubles when a leaf needs more prefix bits than it has.
 
+use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -10,7 +11,7 @@ use pool_phys::FormatError;
 use pool_phys::zap::{self, Entry, Header, Root};
 use pool_spa::Pool;
 
-use crate::edit::{Edit, EditError};
+use crate::edit::{Edit, EditError, Slots};
 
 const MICRO_MAX: usize = 128 << 10;
 const FAT_SHIFT: u32 = 14;
@@ -30,6 +31,11 @@ pub fn format(edit: &mut Edit, normalisation: u64) {
 /// # Errors
 /// Unreadable, malformed.
 pub fn entries(edit: &Edit, pool: &Pool, name: Option<&[u8]>) -> Result<Vec<Entry>, EditError> {
+    if let Some(name) = name
+        && let Some(found) = edit.look(pool, 0, |data| find_micro(data, name))?
+    {
+        return Ok(found.map(|(_, value)| Entry { name: name.to_vec(), integer_size: 8, value: vec![value] }).into_iter().collect());
+    }
     let all = match root(edit, pool)? {
         Root::Micro(entries) => entries,
         Root::Fat(header) => match name {
@@ -127,9 +133,71 @@ pub fn add(edit: &mut Edit, pool: &Pool, name: &[u8], by: i64) -> Result<(), Edi
 }
 
 fn root(edit: &Edit, pool: &Pool) -> Result<Root, EditError> {
-    let data = edit.block(pool, 0)?;
     // A table that was never written is an empty one.
-    if data.iter().all(|byte| *byte == 0) { Ok(Root::Micro(Vec::new())) } else { Ok(zap::parse_root(&data)?) }
+    let parse = |data: &[u8]| if data.iter().all(|byte| *byte == 0) { Ok(Root::Micro(Vec::new())) } else { zap::parse_root(data) };
+    Ok(edit.look(pool, 0, parse)??)
+}
+
+/// Slot and value of a name in a micro ZAP's block. `None`: it is none.
+fn find_micro(data: &[u8], name: &[u8]) -> Option<Option<(usize, u64)>> {
+    zap::micro_entries(data).map(|mut entries| entries.find(|(_, known, _)| *known == name).map(|(slot, _, value)| (slot, value)))
+}
+
+/// What is known of the names of a micro ZAP's block.
+fn index_micro(data: &[u8], header: &Header) -> Slots {
+    let mut slots = Slots { by_hash: BTreeMap::new(), first_free: 1 };
+    for (slot, name, _) in zap::micro_entries(data).into_iter().flatten() {
+        slots.by_hash.entry(header.hash(name)).or_default().push(u16::try_from(slot).unwrap_or(u16::MAX));
+        if slot == slots.first_free {
+            slots.first_free += 1;
+        }
+    }
+    slots
+}
+
+fn micro_hashes(data: &[u8]) -> Result<Header, EditError> {
+    let (salt, normalisation) = zap::micro_header(data)?;
+    Ok(zap::micro_hashes(salt, normalisation))
+}
+
+/// Sets an entry of a micro ZAP in place. False if it does not suit one or does not fit.
+fn set_micro(edit: &mut Edit, pool: &Pool, entry: &Entry) -> Result<bool, EditError> {
+    let Some(value) = zap::suits_micro(entry) else { return Ok(false) };
+    let size = edit.dnode.block_size;
+    let (data, index) = edit.change_first(pool, size)?;
+    if zap::micro_entries(data).is_none() {
+        // Never written: an empty one.
+        *data = zap::encode_micro(&[], data.len(), SALT, 0).ok_or(EditError::Invalid("a micro ZAP without entries did not fit"))?;
+    }
+    let header = micro_hashes(data)?;
+    let hash = header.hash(&entry.name);
+    let slots = index.0.get_or_insert_with(|| index_micro(data, &header));
+    let twins = slots.by_hash.get(&hash).map_or(&[][..], Vec::as_slice);
+    let name_of = |slot: usize| data.get(slot * zap::MICRO_SLOT + 14..(slot + 1) * zap::MICRO_SLOT).and_then(|bytes| bytes.split(|byte| *byte == 0).next());
+    if let Some(slot) = twins.iter().map(|slot| usize::from(*slot)).find(|slot| name_of(*slot) == Some(&entry.name)) {
+        let twin = zap::micro_twin(data, slot);
+        zap::put_micro(data, slot, Some((&entry.name, value, twin)));
+        return Ok(true);
+    }
+    let taken: Vec<u32> = twins.iter().map(|slot| zap::micro_twin(data, usize::from(*slot))).collect();
+    let twin = (0..).find(|twin| !taken.contains(twin)).unwrap_or(0);
+    let count = data.len() / zap::MICRO_SLOT;
+    let free = (slots.first_free..count).find(|slot| name_of(*slot).is_none_or(<[u8]>::is_empty));
+    let slot = free.unwrap_or(count);
+    if slot == count {
+        let wanted = ((count + 1) * zap::MICRO_SLOT).next_multiple_of(512);
+        if wanted > MICRO_MAX {
+            return Ok(false);
+        }
+        edit.change_first(pool, wanted as u64)?;
+    }
+    let (data, index) = edit.change_first(pool, edit.dnode.block_size)?;
+    zap::put_micro(data, slot, Some((&entry.name, value, twin)));
+    if let Some(slots) = &mut index.0 {
+        slots.by_hash.entry(hash).or_default().push(u16::try_from(slot).unwrap_or(u16::MAX));
+        slots.first_free = slot + 1;
+    }
+    Ok(true)
 }
 
 /// Sets an entry, replacing one of its name.
@@ -137,27 +205,26 @@ fn root(edit: &Edit, pool: &Pool) -> Result<Root, EditError> {
 /// # Errors
 /// Unreadable, malformed, or a value too large for a leaf.
 pub fn set(edit: &mut Edit, pool: &Pool, entry: Entry) -> Result<(), EditError> {
-    if let Root::Micro(mut entries) = root(edit, pool)? {
-        let (salt, normalisation) = micro_header(edit, pool)?;
-        match entries.iter_mut().find(|old| old.name == entry.name) {
-            Some(old) => *old = entry,
-            None => entries.push(entry),
-        }
-        let wanted = ((entries.len() + 1) * 64).next_multiple_of(512).max(usize::try_from(edit.dnode.block_size).unwrap_or(512));
-        if wanted <= MICRO_MAX
-            && let Some(data) = zap::encode_micro(&entries, wanted, salt, normalisation)
-        {
-            edit.resize_block(pool, wanted as u64)?;
-            edit.put_block(0, data);
-            return Ok(());
-        }
-        return make_fat(edit, pool, entries, salt, normalisation);
+    if !is_micro(edit, pool)? {
+        return set_fat(edit, pool, entry);
     }
-    set_fat(edit, pool, entry)
+    if set_micro(edit, pool, &entry)? {
+        return Ok(());
+    }
+    let Root::Micro(mut entries) = root(edit, pool)? else { return Err(EditError::Invalid("a micro ZAP became another")) };
+    let (salt, normalisation) = micro_header(edit, pool)?;
+    entries.retain(|old| old.name != entry.name);
+    entries.push(entry);
+    make_fat(edit, pool, entries, salt, normalisation)
+}
+
+/// True of a micro ZAP, and of a table that was never written.
+fn is_micro(edit: &Edit, pool: &Pool) -> Result<bool, EditError> {
+    Ok(edit.look(pool, 0, |data| zap::micro_entries(data).is_some() || data.iter().all(|byte| *byte == 0))?)
 }
 
 fn micro_header(edit: &Edit, pool: &Pool) -> Result<(u64, u64), EditError> {
-    let (salt, normalisation) = zap::micro_header(&edit.block(pool, 0)?)?;
+    let (salt, normalisation) = edit.look(pool, 0, zap::micro_header)??;
     Ok((if salt == 0 { SALT } else { salt }, normalisation))
 }
 
@@ -279,16 +346,19 @@ fn split(edit: &mut Edit, pool: &Pool, header: &mut Header, number: u64, (prefix
 /// # Errors
 /// Unreadable, malformed.
 pub fn remove(edit: &mut Edit, pool: &Pool, name: &[u8]) -> Result<bool, EditError> {
-    if let Root::Micro(mut entries) = root(edit, pool)? {
-        let (salt, normalisation) = micro_header(edit, pool)?;
-        let before = entries.len();
-        entries.retain(|entry| entry.name != name);
-        if entries.len() < before {
-            let size = usize::try_from(edit.dnode.block_size).unwrap_or(512);
-            let data = zap::encode_micro(&entries, size, salt, normalisation).ok_or(FormatError::new("ZAP", "micro entries do not fit", 0))?;
-            edit.put_block(0, data);
+    if is_micro(edit, pool)? {
+        let Some((slot, _)) = edit.look(pool, 0, |data| find_micro(data, name))?.flatten() else { return Ok(false) };
+        let size = edit.dnode.block_size;
+        let (data, index) = edit.change_first(pool, size)?;
+        zap::put_micro(data, slot, None);
+        let hash = micro_hashes(data)?.hash(name);
+        if let Some(slots) = &mut index.0 {
+            if let Some(known) = slots.by_hash.get_mut(&hash) {
+                known.retain(|known| usize::from(*known) != slot);
+            }
+            slots.first_free = slots.first_free.min(slot);
         }
-        return Ok(entries.len() < before);
+        return Ok(true);
     }
     let mut header = fat_header(edit, pool)?;
     let size = usize::try_from(edit.dnode.block_size).unwrap_or(FAT_BLOCK);

@@ -3,6 +3,7 @@
 //! A micro ZAP is one block of 64-byte entries. A fat ZAP is a header block with a pointer table (embedded, or in blocks of its
 //! own), and leaf blocks whose 24-byte chunks form entries, names and values.
 
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -220,20 +221,68 @@ pub fn encode_micro(entries: &[Entry], size: usize, salt: u64, normalisation: u6
     for (slot, word) in out.chunks_exact_mut(8).zip([MICRO, salt, normalisation]) {
         slot.copy_from_slice(&word.to_le_bytes());
     }
-    let header = Header { normalisation, ..Header::new(9, salt, 0) };
-    let mut hashes: Vec<u64> = Vec::new();
+    let header = micro_hashes(salt, normalisation);
+    let mut hashes: BTreeMap<u64, u32> = BTreeMap::new();
     for (index, entry) in entries.iter().enumerate() {
         let slot = out.get_mut((index + 1) * 64..(index + 2) * 64)?;
         let value = entry.number().filter(|_| entry.integer_size == 8 && entry.name.len() <= MICRO_NAME_MAX)?;
-        let hash = header.hash(&entry.name);
         // Entries whose hashes collide are told apart by rising numbers.
-        let twins = u32::try_from(hashes.iter().filter(|other| **other == hash).count()).ok()?;
-        hashes.push(hash);
+        let twins = hashes.entry(header.hash(&entry.name)).or_insert(0);
         slot[..8].copy_from_slice(&value.to_le_bytes());
         slot[8..12].copy_from_slice(&twins.to_le_bytes());
+        *twins += 1;
         slot[14..14 + entry.name.len()].copy_from_slice(&entry.name);
     }
     Some(out)
+}
+
+/// Bytes of a micro ZAP's header, and of each entry.
+pub const MICRO_SLOT: usize = 64;
+
+/// The entries of a micro ZAP's block: slot, name, value. `None` if it is none.
+pub fn micro_entries(data: &[u8]) -> Option<impl Iterator<Item = (usize, &[u8], u64)>> {
+    let (slots, _) = data.as_chunks::<MICRO_SLOT>();
+    let (header, slots) = slots.split_first()?;
+    if header.first_chunk() != Some(&MICRO.to_le_bytes()) {
+        return None;
+    }
+    Some((1..).zip(slots).filter_map(|(slot, bytes)| {
+        let name = bytes[14..].split(|byte| *byte == 0).next().filter(|name| !name.is_empty())?;
+        Some((slot, name, u64::from_le_bytes(*bytes.first_chunk()?)))
+    }))
+}
+
+/// What tells an entry of a micro ZAP from others of its hash.
+#[must_use]
+pub fn micro_twin(data: &[u8], slot: usize) -> u32 {
+    let bytes = data.get(slot * MICRO_SLOT + 8..).and_then(<[u8]>::first_chunk);
+    bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+/// True if an entry suits a micro ZAP: one number, and a name that is not long.
+#[must_use]
+pub fn suits_micro(entry: &Entry) -> Option<u64> {
+    entry.number().filter(|_| entry.integer_size == 8 && (1..=MICRO_NAME_MAX).contains(&entry.name.len()) && !entry.name.contains(&0))
+}
+
+/// Puts an entry into a slot of a micro ZAP's block, or takes it out.
+///
+/// # Panics
+/// If there is no such slot.
+pub fn put_micro(data: &mut [u8], slot: usize, entry: Option<(&[u8], u64, u32)>) {
+    let bytes = &mut data[slot * MICRO_SLOT..(slot + 1) * MICRO_SLOT];
+    bytes.fill(0);
+    if let Some((name, value, twin)) = entry {
+        bytes[..8].copy_from_slice(&value.to_le_bytes());
+        bytes[8..12].copy_from_slice(&twin.to_le_bytes());
+        bytes[14..14 + name.len()].copy_from_slice(name);
+    }
+}
+
+/// How a micro ZAP with this header tells its names apart.
+#[must_use]
+pub fn micro_hashes(salt: u64, normalisation: u64) -> Header {
+    Header { normalisation, ..Header::new(9, salt, 0) }
 }
 
 /// Salt and normalisation of a micro ZAP's block.
