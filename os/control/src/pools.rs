@@ -180,6 +180,7 @@ fn carry_out(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
                 "replace" => DeviceChange::Replace,
                 "detach" => DeviceChange::Detach,
                 "offline" => DeviceChange::Offline,
+                "online" if flag(request, "expand")? => DeviceChange::Expand,
                 "online" => DeviceChange::Online,
                 "clear" => DeviceChange::Clear,
                 other => return Err(Refusal::new(Code::Invalid, format!("'{other}' is not a change of a device"))),

@@ -502,6 +502,26 @@ impl Store {
         Ok(())
     }
 
+    /// Says where leaves were found, by guid. Where that is not what their pool has it, the labels say so with the next commit.
+    ///
+    /// # Errors
+    /// Malformed.
+    pub fn note_paths(&mut self, found: &[(u64, String)]) -> Result<(), EditError> {
+        let mut trees = self.pool.trees();
+        let mut moved = false;
+        for (guid, path) in found {
+            let Ok(top) = find_top(&trees, *guid) else { continue };
+            if trees[top].find(*guid).is_some_and(|leaf| leaf.path.as_deref() != Some(path)) {
+                set_key(&mut trees[top], *guid, "path", Some(Value::Text(path.clone())))?;
+                moved = true;
+            }
+        }
+        if moved {
+            self.retree(&trees, Vec::new());
+        }
+        Ok(())
+    }
+
     /// Guid of the leaf whose path hint is `path`, or that `path` names in decimal.
     #[must_use]
     pub fn leaf_called(&self, path: &str) -> Option<u64> {

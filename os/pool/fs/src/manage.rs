@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use kif::{BlockDev, BlockError, Nanos, ZoneId};
 use pool_dmu::edit::EditError;
 use pool_dmu::{Auxiliary, DatasetInfo, DatasetKind, Datasets, Line as HistoryLine, ObjectSet, ScanKind, Store};
-use pool_spa::{Event, EventSink, ImportOptions, Layout, LeafCounts, Pool, VdevStatus};
+use pool_spa::{open_partitions, Event, EventSink, ImportOptions, Layout, LeafCounts, Pool, VdevStatus};
 use pool_zpl::{NewEntry, Zvol, create_filesystem};
 use sync::{Class, Mutex, MutexGuard, SpinLock};
 use vfs::{Cx, MountFlags, Place, VfsError};
@@ -119,12 +119,51 @@ pub(crate) fn edit<R>(pool: &Storage, what: &str, body: impl FnOnce(&mut Store) 
     pool.edit(bound).map_err(|error| failed(what, error))?.map_err(|error| edit_failed(what, &error))
 }
 
-/// Takes disk `name` (with or without `/dev/`).
+/// What partition `number` of a disk is called; 0 is the disk itself.
+fn part_name(disk: &str, number: u32) -> String {
+    if number == 0 { String::from(disk) } else { format!("{disk}{number}") }
+}
+
+/// Takes disk `name` (with or without `/dev/`), or a partition of one that is for pools.
 fn take(name: &str) -> Result<Box<dyn BlockDev>> {
     let bare = name.strip_prefix("/dev/").unwrap_or(name);
-    let disk = vfs::block::disks().into_iter().find(|disk| disk.name() == bare);
-    let disk = disk.ok_or_else(|| Refused::NotFound(format!("{name}: no such disk")))?;
-    Held::take(&disk).ok_or_else(|| Refused::Busy(format!("{name}: in use by a pool")))
+    let disks = vfs::block::disks();
+    let hold = |disk| Held::take(disk).ok_or_else(|| Refused::Busy(format!("{name}: in use by a pool")));
+    if let Some(disk) = disks.iter().find(|disk| disk.name() == bare) {
+        return hold(disk);
+    }
+    let absent = || Refused::NotFound(format!("{name}: no such disk"));
+    let whole = bare.trim_end_matches(|letter: char| letter.is_ascii_digit());
+    let disk = disks.iter().find(|disk| disk.name() == whole).ok_or_else(absent)?;
+    open_partitions(hold(disk)?).into_iter().find(|(number, _)| part_name(whole, *number) == bare).map(|(_, part)| part).ok_or_else(absent)
+}
+
+/// A device for a pool: a whole disk that is large enough gets a partition table, as a sign to other systems that it is taken.
+fn take_for_pool(name: &str) -> Result<(String, Box<dyn BlockDev>)> {
+    let device = take(name)?;
+    let bare = name.strip_prefix("/dev/").unwrap_or(name);
+    let is_whole = vfs::block::disks().iter().any(|disk| disk.name() == bare);
+    if !is_whole || device.size_bytes() < LABELLED_MIN {
+        if is_whole {
+            forget_table(&*device).map_err(|_| Refused::Failed(format!("{name}: the disk does not take writes")))?;
+        }
+        return Ok((format!("/dev/{bare}"), device));
+    }
+    let part = pool_spa::label_disk(device, &mut *random()).map_err(|error| Refused::Invalid(format!("{name}: {error}")))?;
+    Ok((format!("/dev/{}", part_name(bare, 1)), part))
+}
+
+/// Takes away a partition table that would hide what is written over its disk.
+fn forget_table(device: &dyn BlockDev) -> core::result::Result<(), BlockError> {
+    let sector = u64::from(device.sector_bytes());
+    let table = 33 * sector;
+    let zeros = alloc::vec![0; usize::try_from(table).unwrap_or(0)];
+    let size = device.size_bytes() / sector * sector;
+    if size < 2 * table + sector {
+        return Ok(());
+    }
+    device.write(sector, &zeros)?;
+    device.write(size - table, &zeros)
 }
 
 fn random() -> Box<dyn FnMut() -> u64 + Send> {
@@ -177,6 +216,9 @@ fn start(store: Store) -> Result<Arc<Storage>> {
     Err(Refused::Exists(format!("{}: a pool of this name is imported", storage.name())))
 }
 
+/// Disks below this size are used from their first sector on: a partition table and what it sets aside would take too much of them.
+const LABELLED_MIN: u64 = 256 << 20;
+
 /// State of a destroyed pool in its labels.
 const STATE_DESTROYED: u64 = 2;
 
@@ -186,6 +228,8 @@ pub struct Importable {
     pub name: String,
     pub guid: u64,
     pub disks: Vec<String>,
+    /// Guids of the leaves that these are, in the same order.
+    pub leaves: Vec<u64>,
     pub exported: bool,
 }
 
@@ -197,14 +241,15 @@ pub fn importable(destroyed: bool) -> Vec<Importable> {
 
 /// The same, and the names of free disks that are spares or cache devices.
 fn survey(destroyed: bool) -> (Vec<Importable>, Vec<String>) {
-    let free: Vec<_> = vfs::block::disks().into_iter().filter_map(|disk| Some((disk.name(), Held::take(&disk)?))).collect();
-    let (names, devices): (Vec<_>, Vec<_>) = free.into_iter().unzip();
+    let free = vfs::block::disks().into_iter().filter_map(|disk| Some((disk.name(), Held::take(&disk)?)));
+    let (names, devices): (Vec<_>, Vec<_>) = free.flat_map(|(name, disk)| open_partitions(disk).into_iter().map(|(number, part)| (part_name(name, number), part))).unzip();
     let (found, aside) = pool_spa::survey(&devices);
     let pools = found
         .into_iter()
         .filter(|found| (found.state == STATE_DESTROYED) == destroyed)
         .map(|found| Importable {
             disks: found.devices.iter().filter_map(|index| names.get(*index)).map(ToString::to_string).collect(),
+            leaves: found.leaves,
             exported: found.state == 1,
             name: found.name,
             guid: found.guid,
@@ -233,6 +278,9 @@ pub fn import(wanted: &str, destroyed: bool) -> Result<Arc<Storage>> {
     let pool = Pool::import_with(devices, ImportOptions { wanted: Some(&guid), at_most: None });
     let pool = watch(pool.map_err(|error| Refused::Failed(format!("{wanted}: {error}")))?);
     let mut store = Store::open(pool, random()).map_err(|error| edit_failed(wanted, &error))?;
+    // Disks may have changed places since.
+    let places: Vec<(u64, String)> = found.leaves.iter().copied().zip(found.disks.iter().map(|disk| format!("/dev/{disk}"))).collect();
+    store.note_paths(&places).map_err(|error| edit_failed(wanted, &error))?;
     let replayed = pool_zpl::replay_logs(&mut store, now()).map_err(|error| edit_failed(wanted, &error))?;
     if replayed > 0 {
         kif::log().line(format_args!("pool {}: {replayed} records of the intent log replayed", store.name()));
@@ -287,14 +335,32 @@ fn parse_layout(words: &[String]) -> Result<Vec<Wanted>> {
     if out.is_empty() {
         return Err(Refused::Invalid(String::from("no disks given")));
     }
+    for (kind, names, _) in &out {
+        let (title, least) = match kind {
+            None => continue,
+            Some(0) => (String::from("mirror"), 2),
+            Some(parity) => (format!("raidz{parity}"), parity + 1),
+        };
+        if names.len() < least {
+            return Err(Refused::Invalid(format!("{title} needs at least {least} disks, and has {}", names.len())));
+        }
+    }
+    let mut all: Vec<&str> = out.iter().flat_map(|(_, names, _)| names).map(|name| name.strip_prefix("/dev/").unwrap_or(name)).collect();
+    all.sort_unstable();
+    if let Some(twice) = all.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Refused::Invalid(format!("{}: named twice", twice[0])));
+    }
     Ok(out)
 }
 
 fn layouts(words: &[String]) -> Result<Vec<(Layout, Role)>> {
-    parse_layout(words)?
+    let wanted = parse_layout(words)?;
+    // Nothing is written to one before all are known to be there and free.
+    wanted.iter().flat_map(|(_, names, _)| names).try_for_each(|name| take(name).map(drop))?;
+    wanted
         .into_iter()
         .map(|(redundancy, names, role)| {
-            let devices = names.iter().map(|name| Ok((format!("/dev/{}", name.trim_start_matches("/dev/")), take(name)?))).collect::<Result<_>>()?;
+            let devices = names.iter().map(|name| take_for_pool(name)).collect::<Result<_>>()?;
             Ok((Layout { redundancy, devices }, role))
         })
         .collect()
@@ -316,7 +382,8 @@ pub fn create(name: &str, words: &[String], ashift: Option<u32>, force: bool) ->
     if !force {
         let named: Vec<&str> = words.iter().map(|word| word.strip_prefix("/dev/").unwrap_or(word)).collect();
         for found in importable(false) {
-            if let Some(disk) = found.disks.iter().find(|disk| named.contains(&disk.as_str())) {
+            let is_named = |disk: &&String| named.iter().any(|named| disk.strip_prefix(named).is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit())));
+            if let Some(disk) = found.disks.iter().find(is_named) {
                 return Err(Refused::Exists(format!("{disk} belongs to pool {}; use -f to overwrite it", found.name)));
             }
         }
@@ -408,6 +475,8 @@ pub enum DeviceChange {
     Detach,
     Offline,
     Online,
+    /// As `Online`, and what its top-level vdev has more room for is used.
+    Expand,
     Clear,
 }
 
@@ -420,11 +489,12 @@ pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Opti
     let pool = pool(pool_name)?;
     let path = |name: &str| format!("/dev/{}", name.trim_start_matches("/dev/"));
     let device = match (change, new) {
-        (DeviceChange::Attach | DeviceChange::Replace, Some(new)) => Some((path(new), take(new)?)),
+        (DeviceChange::Attach | DeviceChange::Replace, Some(new)) => Some(take_for_pool(new)?),
         (DeviceChange::Attach | DeviceChange::Replace, None) => return Err(Refused::Invalid(String::from("the new disk is missing"))),
         _ => None,
     };
-    let known = |store: &Store| store.leaf_called(&path(old)).or_else(|| store.leaf_called(old)).or_else(|| old.parse().ok());
+    // A whole disk is its first partition.
+    let known = |store: &Store| store.leaf_called(&path(old)).or_else(|| store.leaf_called(&path(&part_name(old, 1)))).or_else(|| store.leaf_called(old)).or_else(|| old.parse().ok());
     let mut missing = false;
     let mut error = None;
     let result = pool.with(|store| {
@@ -441,6 +511,7 @@ pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Opti
             (DeviceChange::Detach, _) => store.detach(leaf, seconds),
             (DeviceChange::Offline, _) => store.offline(leaf, seconds),
             (DeviceChange::Online, _) => store.online(leaf, seconds),
+            (DeviceChange::Expand, _) => store.online(leaf, seconds).and_then(|()| store.expand(seconds)).map(drop),
             _ => {
                 store.clear_errors(Some(leaf));
                 Ok(())
@@ -448,7 +519,7 @@ pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Opti
         };
         match done {
             Ok(()) if sequential => error = store.start_rebuild().err(),
-            Ok(()) if matches!(change, DeviceChange::Attach | DeviceChange::Replace | DeviceChange::Online) => store.start_scan(ScanKind::Resilver),
+            Ok(()) if matches!(change, DeviceChange::Attach | DeviceChange::Replace | DeviceChange::Online | DeviceChange::Expand) => store.start_scan(ScanKind::Resilver),
             Ok(()) => {}
             Err(refusal) => error = Some(refusal),
         }

@@ -75,6 +75,8 @@ pub struct Found {
     pub state: u64,
     /// Indices of its devices among those scanned.
     pub devices: Vec<usize>,
+    /// Guids of the leaves that these are, in the same order; 0: the label does not say.
+    pub leaves: Vec<u64>,
 }
 
 struct Candidate {
@@ -149,8 +151,9 @@ fn pools_of(candidates: &[Option<Candidate>]) -> Vec<Found> {
         // Spares and cache devices name no pool.
         let (Some(guid), Some(name)) = (config.number("pool_guid"), config.text("name")) else { continue };
         let state = config.number("state").unwrap_or(0);
-        let entry = pools.entry(guid).or_insert_with(|| Found { name: String::from(name), guid, state, devices: Vec::new() });
+        let entry = pools.entry(guid).or_insert_with(|| Found { name: String::from(name), guid, state, devices: Vec::new(), leaves: Vec::new() });
         entry.devices.push(index);
+        entry.leaves.push(config.number("guid").unwrap_or(0));
     }
     pools.into_values().collect()
 }

@@ -21,7 +21,8 @@ usage: zpool create [-f] [-o ashift=N] POOL [mirror|raidz|raidz2|raidz3] DISK...
        zpool attach [-s] POOL DISK NEW make DISK a mirror with NEW; -s: copy in the order of places, then scrub
        zpool replace [-s] POOL OLD NEW copy OLD's contents to NEW and let go of OLD
        zpool detach POOL DISK
-       zpool offline|online POOL DISK
+       zpool offline POOL DISK
+       zpool online [-e] POOL DISK     -e: use what the disk has grown by
        zpool clear POOL [DISK]         forget the error counts
        zpool add POOL [KIND] DISK...   another vdev, log, spare or cache device
        zpool remove POOL DISK          takes a spare or cache device out
@@ -124,8 +125,13 @@ fn create(arguments: &[String]) -> Result<u8, Failure> {
 
 fn device(verb: &str, arguments: &[String]) -> Result<u8, Failure> {
     let takes_new = matches!(verb, "attach" | "replace");
-    let (steps, operands) = usage::options(arguments, if takes_new { "s" } else { "" })?;
-    let mut request = NvList::new().with("change", verb);
+    let options = match verb {
+        "online" => "e",
+        _ if takes_new => "sf",
+        _ => "",
+    };
+    let (steps, operands) = usage::options(arguments, options)?;
+    let mut request = NvList::new().with("change", verb).with("expand", u64::from(steps.contains(&Step::Flag('e'))));
     match operands.as_slice() {
         [pool, device, new] if takes_new => {
             request = request.with("pool", pool.as_str()).with("device", device.as_str()).with("new", new.as_str());
