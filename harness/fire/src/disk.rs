@@ -175,6 +175,13 @@ impl Disk {
         Self::of(state.pages.clone(), state.size)
     }
 
+    /// Reads and writes so far.
+    #[must_use]
+    pub fn transfers(&self) -> u64 {
+        let state = locked(&self.0);
+        state.reads + state.writes
+    }
+
     /// Makes the disk larger.
     pub fn grow(&self, size: u64) {
         let mut state = locked(&self.0);

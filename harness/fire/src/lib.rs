@@ -8,7 +8,7 @@
 //! as a seed decides ([`storm`]).
 //!
 //! # Structures
-//! [`disk`] (disks and journals), [`rig`] (pools and layouts), [`work`] (the workload and its model), [`atlas`], [`matrix`], [`ztest`], [`storm`], [`fuzz`] with [`lie`] and [`streams`]; for judges
+//! [`disk`] (disks and journals), [`rig`] (pools and layouts), [`work`] (the workload and its model), [`atlas`], [`matrix`], [`ztest`], [`storm`], [`fuzz`] with [`lie`], [`streams`] and [`watch`], [`relic`] (a pool of OpenZFS); for judges
 //! from outside (`zdb`, `module`, `grub` beside this crate) [`image`] and [`listing`].
 //!
 //! # Failure
@@ -25,9 +25,11 @@ pub mod image;
 pub mod lie;
 pub mod listing;
 pub mod matrix;
+pub mod relic;
 pub mod rig;
 pub mod storm;
 pub mod streams;
+pub mod watch;
 pub mod work;
 pub mod ztest;
 
@@ -61,9 +63,10 @@ pub fn ztest_batch(seed: u64, cases: u64) -> Result<String, String> {
     Ok(format!("{}: {lives}; of datasets: {families}; {turns}", shape.name))
 }
 
-fn told(what: &str, report: &fuzz::Report) -> String {
+fn told(what: &str, report: &fuzz::Report, watch: &watch::Watch) -> String {
     let classes = report.classes.iter().map(|(class, cases)| format!("{class} {cases}")).collect::<Vec<_>>().join(", ");
-    format!("{} {what} ({classes}): {} fine, {} errors", report.cases, report.fine, report.errors)
+    let fuzz::Report { cases, fine, errors, written, .. } = report;
+    format!("{cases} {what} ({classes}): {fine} fine, {errors} errors, {written} written; at most {:.1} ms and {} MiB", watch.longest.as_secs_f64() * 1e3, watch.grown >> 20)
 }
 
 /// A batch of pools that lie for a campaign.
@@ -71,7 +74,8 @@ fn told(what: &str, report: &fuzz::Report) -> String {
 /// # Errors
 /// The finding.
 pub fn liar_batch(seed: u64, cases: u64) -> Result<String, String> {
-    fuzz::liar(seed, cases).map(|report| told("lies", &report))
+    let mut watch = watch::Watch::with_memory();
+    fuzz::liar(seed, cases, &mut watch).map(|report| told("lies", &report, &watch))
 }
 
 /// A batch of labels that lie for a campaign.
@@ -79,16 +83,17 @@ pub fn liar_batch(seed: u64, cases: u64) -> Result<String, String> {
 /// # Errors
 /// The finding.
 pub fn labels_batch(seed: u64, cases: u64) -> Result<String, String> {
-    fuzz::labels(seed, cases).map(|report| told("labels", &report))
+    let mut watch = watch::Watch::with_memory();
+    fuzz::labels(seed, cases, &mut watch).map(|report| told("labels", &report, &watch))
 }
 
-/// A batch of structures for the parsers, for a campaign; a panic is its caller's to catch.
+/// A batch of structures for the parsers, for a campaign.
 ///
 /// # Errors
-/// None.
+/// The finding.
 pub fn parsers_batch(seed: u64, cases: u64) -> Result<String, String> {
-    fuzz::parsers(seed, cases);
-    Ok(format!("{cases} structures"))
+    let mut watch = watch::Watch::with_memory();
+    fuzz::parsers(seed, cases, &mut watch).map(|report| told("structures", &report, &watch))
 }
 
 /// A batch of send streams that lie for a campaign.
@@ -96,6 +101,7 @@ pub fn parsers_batch(seed: u64, cases: u64) -> Result<String, String> {
 /// # Errors
 /// The finding.
 pub fn streams_batch(seed: u64, cases: u64) -> Result<String, String> {
+    let mut watch = watch::Watch::with_memory();
     let whole = streams::noise(seed, cases);
-    streams::lies(seed, cases).map(|report| format!("{}; {cases} of noise, {whole} of them whole", told("streams", &report)))
+    streams::lies(seed, cases, &mut watch).map(|report| format!("{}; {cases} of noise, {whole} of them whole", told("streams", &report, &watch)))
 }

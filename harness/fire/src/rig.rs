@@ -170,7 +170,19 @@ pub fn leaves(pool: &Pool) -> Vec<u64> {
 /// # Errors
 /// The first block that cannot be read.
 pub fn read_all(pool: &Pool, dataset: &str) -> Result<BTreeMap<String, Vec<u8>>, Error> {
-    fn walk(fs: &Filesystem<'_>, object: u64, path: &str, out: &mut BTreeMap<String, Vec<u8>>) -> Result<(), Error> {
+    read(pool, dataset, true)
+}
+
+/// The same without what files hold: each is empty.
+///
+/// # Errors
+/// The first block that cannot be read.
+pub fn read_names(pool: &Pool, dataset: &str) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+    read(pool, dataset, false)
+}
+
+fn read(pool: &Pool, dataset: &str, contents: bool) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+    fn walk(fs: &Filesystem<'_>, object: u64, path: &str, contents: bool, out: &mut BTreeMap<String, Vec<u8>>) -> Result<(), Error> {
         for entry in fs.read_dir(object)? {
             let name = format!("{path}/{}", String::from_utf8_lossy(&entry.name));
             match entry.file_type {
@@ -179,7 +191,7 @@ pub fn read_all(pool: &Pool, dataset: &str) -> Result<BTreeMap<String, Vec<u8>>,
                         return Err(FormatError::new("directory", "nested too deeply", entry.object).into());
                     }
                     out.insert(format!("{name}/"), Vec::new());
-                    walk(fs, entry.object, &name, out)?;
+                    walk(fs, entry.object, &name, contents, out)?;
                 }
                 10 => drop(out.insert(name, fs.read_link(entry.object)?)),
                 _ => {
@@ -194,10 +206,12 @@ pub fn read_all(pool: &Pool, dataset: &str) -> Result<BTreeMap<String, Vec<u8>>,
                     if !block.is_power_of_two() && size > block {
                         return Err(FormatError::new("file", "is longer than its one block", entry.object).into());
                     }
-                    fs.read_file::<Error>(entry.object, |block| {
-                        data.extend_from_slice(block);
-                        Ok(())
-                    })?;
+                    if contents {
+                        fs.read_file::<Error>(entry.object, |block| {
+                            data.extend_from_slice(block);
+                            Ok(())
+                        })?;
+                    }
                     out.insert(name, data);
                 }
             }
@@ -210,12 +224,12 @@ pub fn read_all(pool: &Pool, dataset: &str) -> Result<BTreeMap<String, Vec<u8>>,
     if set.kind() == ObjsetKind::Zvol {
         let size = set.lookup_number(2, "size")?;
         let size = usize::try_from(size).ok().filter(|_| size <= FILE_MAX).ok_or(FormatError::new("volume", "is larger than any the workload makes", size))?;
-        let mut data = vec![0; size];
+        let mut data = vec![0; if contents { size } else { 0 }];
         set.object(1)?.read_at(0, &mut data)?;
         return Ok(BTreeMap::from([(VOLUME.to_owned(), data)]));
     }
     let fs = Filesystem::open(set)?;
     let mut out = BTreeMap::new();
-    walk(&fs, fs.root(), "", &mut out)?;
+    walk(&fs, fs.root(), "", contents, &mut out)?;
     Ok(out)
 }

@@ -1,11 +1,8 @@
 //! Pools of OpenZFS 2.1 with the features it enables when not told otherwise: we take them over, write them, and refuse by name what we cannot write.
 //!
-//! `relic.xz` is an image of one, as it was on disk while the kernel module still had it open, without the parts that are zero: changes that are in log space maps
-//! only, a clone with a livelist, a bookmark that counts, large blocks and dnodes, zstd, gzip, sha512, a project. `relic.lists` says what is in it: made by the module.
+//! The image is that of [`pool_fire::relic`]; `relic.lists` says what is in it: made by the module.
 
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use pool_dmu::edit::EditError;
 use pool_dmu::{Datasets, Store, check, check_space, unwritable};
@@ -18,28 +15,8 @@ use pool_zpl::{Make, Writer, create_filesystem, replay_logs};
 
 mod judge;
 
-/// Bytes of the image, and of its parts.
-const SIZE: u64 = 80 << 20;
-const PART: usize = 4096;
-
-/// The image in memory.
 fn relic() -> Disk {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let packed = std::fs::read(folder.join("relic.xz")).expect("read the image");
-    let mut xz = Command::new("xz").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("run xz");
-    let mut input = xz.stdin.take().expect("a pipe");
-    let feeder = std::thread::spawn(move || input.write_all(&packed));
-    let output = xz.wait_with_output().expect("xz ends");
-    feeder.join().expect("no panic").expect("xz reads");
-    assert!(output.status.success(), "xz: {}", output.status);
-    let disk = Disk::new(SIZE);
-    let (parts, rest) = output.stdout.as_chunks::<{ PART + 4 }>();
-    assert!(rest.is_empty(), "the image is cut");
-    for part in parts {
-        let (number, data) = part.split_first_chunk::<4>().expect("longer");
-        disk.device().write(u64::from(u32::from_le_bytes(*number)) * PART as u64, data).expect("memory takes writes");
-    }
-    disk
+    pool_fire::relic::disk().expect("unpack the image")
 }
 
 fn import(disk: &Disk) -> Pool {

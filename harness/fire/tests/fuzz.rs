@@ -2,29 +2,30 @@
 
 use pool_fire::fuzz::{labels, liar, parsers};
 use pool_fire::streams::{lies, noise};
+use pool_fire::watch::Watch;
 
 #[test]
 fn parsers_take_anything() {
-    parsers(1, 5_000);
+    parsers(1, 5_000, &mut Watch::default()).expect("no panic");
 }
 
 #[test]
 fn pools_that_lie_are_refused_by_name() {
-    let report = liar(5, 120).expect("no panic");
-    assert!(report.errors > 20 && report.fine + report.errors == 120, "{report:?}");
+    let report = liar(5, 320, &mut Watch::default()).expect("no panic");
+    assert!(report.errors > 20 && report.fine + report.errors == 320, "{report:?}");
     assert!(report.classes.len() >= 5 && report.classes.values().all(|cases| *cases > 5), "every kind of block lies: {report:?}");
 }
 
 #[test]
 fn labels_that_lie_are_refused_by_name() {
-    let report = labels(6, 200).expect("no panic");
+    let report = labels(6, 200, &mut Watch::default()).expect("no panic");
     assert!(report.errors > 20 && report.fine > 5 && report.fine + report.errors == 200, "{report:?}");
 }
 
 #[test]
 fn streams_that_lie_leave_nothing_behind() {
     // Case 155 frees objects beyond all numbers.
-    let report = lies(1, 160).expect("no finding");
+    let report = lies(1, 160, &mut Watch::default()).expect("no finding");
     assert!(report.errors > 10 && report.fine > 0, "{report:?}");
 }
 

@@ -42,6 +42,12 @@ impl RangeTree {
         range.start >= range.end || self.ranges.range(..=range.start).next_back().is_some_and(|(_, end)| *end >= range.end)
     }
 
+    /// Where the range that `point` is in ends; `None`: it is in none.
+    #[must_use]
+    pub fn end_of(&self, point: u64) -> Option<u64> {
+        self.ranges.range(..=point).next_back().map(|(_, end)| *end).filter(|end| *end > point)
+    }
+
     /// True if any of `range` is in the set.
     #[must_use]
     pub fn overlaps(&self, range: &Range<u64>) -> bool {

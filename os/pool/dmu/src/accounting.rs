@@ -152,8 +152,9 @@ impl Auditor<'_> {
         }
         for entry in self.datasets.all(word(&bonus, dir::CHILDREN))? {
             let (child_used, child_reserved) = self.directory(entry.number().unwrap_or(0), depth + 1)?;
-            in_children += child_used;
-            unused += child_reserved.saturating_sub(child_used);
+            // What a directory states is no more than what the disk says.
+            in_children = u64::saturating_add(in_children, child_used);
+            unused = u64::saturating_add(unused, child_reserved.saturating_sub(child_used));
         }
         let set_aside = own_number(self.datasets, directory, "refreservation")?.saturating_sub(head_unique);
         let parts = [(Part::Head, in_head), (Part::Snapshots, in_snapshots), (Part::Child, in_children), (Part::ChildReserved, unused), (Part::HeadReserved, set_aside)];
@@ -163,7 +164,7 @@ impl Auditor<'_> {
                 let what = ["used by the head", "used by snapshots", "used by children", "reserved by children", "reserved by the head"][part as usize];
                 self.expect(directory, what, word(&bonus, dir::BREAKDOWN + part as usize * 8), found);
             }
-            self.expect(directory, "used", used, parts.iter().map(|(_, bytes)| bytes).sum());
+            self.expect(directory, "used", used, parts.iter().fold(0, |sum: u64, (_, bytes)| sum.saturating_add(*bytes)));
         }
         Ok((used, reserved))
     }

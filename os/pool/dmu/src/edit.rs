@@ -344,7 +344,8 @@ impl Edit {
         let mut number = from;
         while number <= self.dnode.last_block {
             let changed = self.blocks.contains_key(&number);
-            let gap = if changed { None } else if self.is_dropped(number) { Some(number + 1) } else { object.gap(number)? };
+            let dropped = if changed { None } else { self.dropped.end_of(number) };
+            let gap = if changed || dropped.is_some() { dropped } else { object.gap(number)? };
             match gap {
                 None if !hole => return Ok(Some(number)),
                 Some(_) if hole => return Ok(Some(number)),

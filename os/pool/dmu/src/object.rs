@@ -69,7 +69,7 @@ impl<'p> ObjectSet<'p> {
         if number == 0 || block > meta.dnode.last_block {
             return Err(Error::NotFound);
         }
-        let data = meta.block(block)?;
+        let data = meta.shared_block(block)?.ok_or(Error::NotFound)?;
         let offset = usize::try_from(offset).map_err(|_| Error::NotFound)?;
         // Interior slots of a large dnode are refused by whoever names one: nothing on disk points there.
         let dnode = Dnode::parse(data.get(offset..).ok_or(Error::NotFound)?)?.ok_or(Error::NotFound)?;

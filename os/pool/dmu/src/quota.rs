@@ -157,7 +157,7 @@ impl Datasets<'_> {
         out.available = available_to(self, word(&bonus, dir::HEAD))?;
         out.by_dataset = part(Part::Head);
         out.by_snapshots = part(Part::Snapshots);
-        out.by_children = part(Part::Child) + part(Part::ChildReserved);
+        out.by_children = part(Part::Child).saturating_add(part(Part::ChildReserved));
         out.by_refreservation = part(Part::HeadReserved);
         Ok(out)
     }

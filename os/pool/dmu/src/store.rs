@@ -63,6 +63,8 @@ const STATE_EXPORTED: u64 = 1;
 const STATE_DESTROYED: u64 = 2;
 /// Metaslabs of a vdev at most: as many as OpenZFS makes. Each costs memory, and how many there are is read from the disk.
 const METASLABS_MAX: u64 = 1 << 17;
+/// Newest txg of a pool that we write. What a device lacks of them is noted by an entry per 2^15: so the largest dirty time log is the largest that is read (16 MiB).
+const TXG_MAX: u64 = 1 << 36;
 /// Largest block that needs no feature.
 pub(crate) const SMALL_BLOCK_MAX: u64 = 128 << 10;
 
@@ -212,6 +214,10 @@ impl Store {
         if !pool.is_writable() {
             return Err(EditError::Invalid("too many devices are missing to write the pool"));
         }
+        let txg = pool.uberblock().txg.saturating_add(1);
+        if txg > TXG_MAX {
+            return Err(FormatError::new("uberblock", "its transaction group is beyond those of any pool", txg - 1).into());
+        }
         let (features, unknown) = {
             let datasets = Datasets::open(&pool)?;
             (
@@ -228,7 +234,6 @@ impl Store {
         let root_dir = zap::number(&directory, &pool, b"root_dataset")?.ok_or(Error::NotFound)?;
         let children = DslDir::parse(&mos.view(&pool, root_dir)?.dnode.bonus)?.children;
         let mos_dir = zap::number(&*mos.view(&pool, children)?, &pool, b"$MOS")?.ok_or(Error::NotFound)?;
-        let txg = pool.uberblock().txg + 1;
         let state = (pool.state() != 0).then_some(0);
         pool.set_healing(true);
         let mut store = Self {

@@ -454,6 +454,8 @@ impl Store {
                 let range = entry.offset..entry.offset.saturating_add(entry.run);
                 if entry.free { txgs.subtract(&range) } else { txgs.merge(range) }
             }
+            // None is missing that was not yet.
+            txgs.subtract(&(self.txg..u64::MAX));
             self.pool.load_log(guid, &txgs);
         }
         Ok(())

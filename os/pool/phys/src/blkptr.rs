@@ -88,9 +88,15 @@ pub struct BlockPointer {
     pub words: codec::Words,
 }
 
+/// Pointers that are looked at together: none is written in most of an indirect block.
+const PAGE: usize = 32;
+static NOTHING: [u8; PAGE * SIZE] = [0; PAGE * SIZE];
+
 /// The pointers of an indirect block with their places in it, without the holes that were never written: in the last block of a file nearly all are.
 pub fn written(data: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
-    (0..).zip(data.chunks_exact(SIZE)).filter(|(_, bytes)| **bytes != [0; SIZE])
+    let pages = (0..).zip(data.chunks(PAGE * SIZE)).filter(|(_, page)| **page != NOTHING[..page.len()]);
+    let numbered = pages.flat_map(|(page, data): (u64, &[u8])| (page * PAGE as u64..).zip(data.chunks_exact(SIZE)));
+    numbered.filter(|(_, pointer)| **pointer != NOTHING[..SIZE])
 }
 
 /// Sum of the fill counts of an indirect block's pointers; `None` if all of them are holes.

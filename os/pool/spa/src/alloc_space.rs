@@ -50,6 +50,8 @@ pub struct Metaslab {
     freed: RangeTree,
     /// In use by an intent log found at import, unknown to the space map.
     claimed: RangeTree,
+    /// Freed, and not usable yet: until some txgs are over, or a log is no longer on disk.
+    waiting: RangeTree,
     /// Changes that are in log space maps only: the map is to be written whole.
     unflushed: bool,
     hint: u64,
@@ -286,7 +288,8 @@ impl Allocator {
             assert!(slab.free.add(range), "{dva:?} was allocated and free at once");
             return Ok(());
         }
-        if slab.free.overlaps(&range) || slab.allocated.overlaps(&range) || slab.claimed.overlaps(&range) || !slab.freed.add(range) {
+        let is_other = [&slab.free, &slab.allocated, &slab.claimed, &slab.waiting].into_iter().any(|set| set.overlaps(&range));
+        if is_other || !slab.freed.add(range) {
             return Err(FormatError::new("block pointer", "frees space that is not allocated", dva.offset));
         }
         Ok(())
@@ -307,6 +310,7 @@ impl Allocator {
     pub fn free_log(&mut self, dva: &Dva) -> Result<(), FormatError> {
         let (slab, range) = self.slab_of(dva)?;
         if slab.allocated.remove(range.clone()) || slab.claimed.remove(range.clone()) {
+            slab.waiting.merge(range.clone());
             self.held.push((dva.vdev, range));
             return Ok(());
         }
@@ -334,17 +338,17 @@ impl Allocator {
             for slab in &mut top.metaslabs {
                 slab.allocated = RangeTree::new();
                 slab.unflushed = false;
-                ranges.extend(
-                    core::mem::take(&mut slab.freed)
-                        .iter()
-                        .map(|range| (*id, range)),
-                );
+                for range in core::mem::take(&mut slab.freed).iter() {
+                    slab.waiting.merge(range.clone());
+                    ranges.push((*id, range));
+                }
             }
         }
         self.deferred.push_back(ranges);
         if self.deferred.len() > DEFER_TXGS {
             for (id, range) in self.deferred.pop_front().unwrap_or_default() {
                 let slab = self.tops.get_mut(&id).and_then(|top| top.slab_mut(&range)).expect("it was freed from there");
+                slab.waiting.subtract(&range);
                 assert!(slab.free.add(range), "deferred space was not free");
             }
         }
@@ -484,6 +488,7 @@ impl Metaslab {
             allocated,
             freed,
             claimed,
+            waiting: RangeTree::new(),
             unflushed: false,
         }
     }

@@ -128,8 +128,8 @@ impl Pool {
     }
 
     /// A block of metadata that was just written: whoever wants it next need not read it back.
-    pub fn remember(&self, pointer: &BlockPointer, data: Vec<u8>) {
-        self.interior().put(pointer, false, || Arc::new(data));
+    pub fn remember(&self, pointer: &BlockPointer, data: impl Into<Arc<Vec<u8>>>) {
+        self.interior().put(pointer, false, || data.into());
     }
 
     fn read_device(&self, pointer: &BlockPointer) -> Result<Vec<u8>, ReadError> {
