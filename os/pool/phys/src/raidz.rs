@@ -96,18 +96,36 @@ fn coefficient(row: usize, column: usize, count: usize) -> u8 {
     EXP[row * (count - 1 - column) % 255]
 }
 
+/// Adds `bytes` times `factor` to `sum`, as far as both go.
+fn add_scaled(sum: &mut [u8], bytes: &[u8], factor: u8) {
+    if factor == 1 {
+        sum.iter_mut().zip(bytes).for_each(|(sum, byte)| *sum ^= byte);
+        return;
+    }
+    let mut products = [0; 256];
+    for (byte, product) in (0..=255).zip(&mut products) {
+        *product = multiply(byte, factor);
+    }
+    sum.iter_mut().zip(bytes).for_each(|(sum, byte)| *sum ^= products[usize::from(*byte)]);
+}
+
 /// Computes `parity` parity columns, each as long as the longest data column (columns are zero-extended).
 #[must_use]
 pub fn generate(data: &[&[u8]], parity: usize) -> Vec<Vec<u8>> {
+    /// Twice `byte`, in a form that vectors have.
+    fn twice(byte: u8) -> u8 {
+        byte << 1 ^ if byte >= 0x80 { POLYNOMIAL.to_le_bytes()[0] } else { 0 }
+    }
     let size = data.iter().map(|column| column.len()).max().unwrap_or(0);
     (0..parity)
         .map(|row| {
+            // The last column has factor 1, each one before it twice (in the third row four times) as much as the next: Horner's rule.
             let mut out = vec![0; size];
-            for (index, column) in data.iter().enumerate() {
-                let factor = coefficient(row, index, data.len());
-                for (sum, byte) in out.iter_mut().zip(*column) {
-                    *sum ^= multiply(*byte, factor);
+            for column in data {
+                for _ in 0..row {
+                    out.iter_mut().for_each(|byte| *byte = twice(*byte));
                 }
+                add_scaled(&mut out, column, 1);
             }
             out
         })
@@ -131,10 +149,7 @@ pub fn rebuild(data: &mut [Vec<u8>], missing: &[usize], parity: &[(usize, &[u8])
         let mut side = bytes.to_vec();
         side.resize(size, 0);
         for (index, column) in data.iter().enumerate().filter(|(index, _)| !missing.contains(index)) {
-            let factor = coefficient(*row, index, count);
-            for (sum, byte) in side.iter_mut().zip(column) {
-                *sum ^= multiply(*byte, factor);
-            }
+            add_scaled(&mut side, column, coefficient(*row, index, count));
         }
         rhs.push(side);
         matrix.push(missing.iter().map(|index| coefficient(*row, *index, count)).collect());
@@ -144,15 +159,18 @@ pub fn rebuild(data: &mut [Vec<u8>], missing: &[usize], parity: &[(usize, &[u8])
         matrix.swap(pivot, swap);
         rhs.swap(pivot, swap);
         let scale = inverse(matrix[pivot][pivot]);
-        for value in matrix[pivot].iter_mut().chain(rhs[pivot].iter_mut()) {
+        for value in &mut matrix[pivot] {
             *value = multiply(*value, scale);
         }
+        let unscaled = core::mem::replace(&mut rhs[pivot], vec![0; size]);
+        add_scaled(&mut rhs[pivot], &unscaled, scale);
         let (pivot_row, pivot_side) = (matrix[pivot].clone(), rhs[pivot].clone());
         for row in (0..n).filter(|row| *row != pivot) {
             let factor = matrix[row][pivot];
-            for (value, other) in matrix[row].iter_mut().zip(&pivot_row).chain(rhs[row].iter_mut().zip(&pivot_side)) {
+            for (value, other) in matrix[row].iter_mut().zip(&pivot_row) {
                 *value ^= multiply(*other, factor);
             }
+            add_scaled(&mut rhs[row], &pivot_side, factor);
         }
     }
     for (index, side) in missing.iter().zip(rhs) {
