@@ -191,18 +191,19 @@ impl Store {
         while records.peek().is_some() {
             let Some(current) = self.heads.get(&dataset).and_then(|head| head.log.next.clone()) else { return Err(EditError::Invalid("no intent log")) };
             let size = usize::try_from(current.psize).unwrap_or(BLOCK_MIN);
-            let mut body = Vec::new();
-            while let Some(record) = records.next_if(|record| BLOCK_HEADER + body.len() + record.len() <= size) {
-                body.extend_from_slice(&record);
+            let (mut taken, mut length) = (Vec::new(), 0);
+            while let Some(record) = records.next_if(|record| BLOCK_HEADER + length + record.len() <= size) {
+                length += record.len();
+                taken.push(record);
             }
             // As large as the next record needs, or as this one was used: the next sync is likely to be like this one.
-            let wanted = records.peek().map_or(body.len(), Vec::len) + BLOCK_HEADER;
+            let wanted = records.peek().map_or(length, Vec::len) + BLOCK_HEADER;
             let next_size = wanted.next_multiple_of(BLOCK_MIN).clamp(BLOCK_MIN, BLOCK_MAX);
             let dvas = self.space.allocate_log(next_size as u64)?;
             let mut words = current.words;
             words[3] += 1;
             let next = intent_log::pointer(dvas, next_size, txg, words);
-            let block = intent_log::seal(size, &body, &next, current.words);
+            let block = intent_log::seal(size, &taken, &next, current.words);
             if let Some(head) = self.heads.get_mut(&dataset) {
                 head.log.spent.push(current.clone());
                 head.log.next = Some(next);

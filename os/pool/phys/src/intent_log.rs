@@ -96,11 +96,9 @@ pub fn pointer(dvas: [Option<Dva>; 3], size: usize, birth: u64, words: codec::Wo
 
 fn sum(block: &[u8], used: usize, words: codec::Words) -> codec::Words {
     let end = used.next_multiple_of(BLOCK_MIN).min(block.len());
-    let mut copy = block[..end].to_vec();
-    for (slot, word) in copy[SUM_AT..SUM_AT + 32].chunks_exact_mut(8).zip(words) {
-        slot.copy_from_slice(&word.to_le_bytes());
-    }
-    codec::fletcher4(&copy)
+    // The pointer's words stand where the sum will be.
+    let place = words.map(u64::to_le_bytes);
+    [&block[..SUM_AT], place.as_flattened(), &block[SUM_AT + 32..end]].into_iter().fold([0; 4], codec::fletcher4_continue)
 }
 
 /// The block is the one that the pointer with these checksum words means.
@@ -117,14 +115,18 @@ pub fn is_sealed(block: &[u8], words: codec::Words) -> bool {
 /// # Panics
 /// If the records do not fit: the caller measured them.
 #[must_use]
-pub fn seal(size: usize, records: &[u8], next: &BlockPointer, words: codec::Words) -> Vec<u8> {
-    let used = BLOCK_HEADER + records.len();
+pub fn seal(size: usize, records: &[Vec<u8>], next: &BlockPointer, words: codec::Words) -> Vec<u8> {
+    let used = BLOCK_HEADER + records.iter().map(Vec::len).sum::<usize>();
     assert!(used <= size, "{used} bytes of records for a log block of {size}");
     let mut out = alloc::vec![0; size];
     out[NEXT_AT..NEXT_AT + blkptr::SIZE].copy_from_slice(&next.encode());
     out[USED_AT..USED_AT + 8].copy_from_slice(&(used as u64).to_le_bytes());
     out[ECK_AT..ECK_AT + 8].copy_from_slice(&ECK_MAGIC.to_le_bytes());
-    out[BLOCK_HEADER..used].copy_from_slice(records);
+    let mut at = BLOCK_HEADER;
+    for record in records {
+        out[at..at + record.len()].copy_from_slice(record);
+        at += record.len();
+    }
     let found = sum(&out, used, words);
     for (slot, word) in out[SUM_AT..SUM_AT + 32].chunks_exact_mut(8).zip(found) {
         slot.copy_from_slice(&word.to_le_bytes());
