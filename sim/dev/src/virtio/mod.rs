@@ -16,8 +16,8 @@
 //! Rings and descriptors are the guest's: every index and address is checked; no chain is longer than the queue.
 //!
 //! # Limits
-//! Queue size 256. No packed rings, no event index (not offered). An indirect table has at most 256 descriptors. Interrupts by MSI-X; a guest without MSI-X sees the ISR register but
-//! has no pin. One chain carries at most 4 MiB.
+//! Queue size 256. No packed rings, no event index (not offered). An indirect table has at most 256 descriptors. Interrupts by MSI-X, or by INTA# while
+//! that is off. One chain carries at most 4 MiB.
 
 mod block;
 mod console;

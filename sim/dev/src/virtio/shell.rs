@@ -56,6 +56,8 @@ pub struct Virtio<P> {
     config_vector: u16,
     queue_select: u16,
     isr: u8,
+    /// The level of INTA#.
+    pin: bool,
     /// Configuration generation (§4.1.4.3).
     generation: u8,
     /// A look has been asked for and has not come.
@@ -77,7 +79,8 @@ impl<P: Personality> Virtio<P> {
         };
         let mut function = Function::new(identity)
             .with_bar(Bar::wide(0, BAR_BYTES, STRUCTURES))
-            .with_bar(Bar::wide(2, TABLE_BYTES, TABLE));
+            .with_bar(Bar::wide(2, TABLE_BYTES, TABLE))
+            .with_pin();
         let msix = MsiX::new(&mut function, 2, P::QUEUES + 1);
         // Vendor capabilities (§4.1.4): length, type, BAR, identifier, offset, length; notify adds the distance between queues.
         for (kind, offset, extra) in [(1u8, COMMON, None), (2, NOTIFY, Some(4u32)), (3, ISR, None), (4, DEVICE, None)] {
@@ -101,6 +104,7 @@ impl<P: Personality> Virtio<P> {
             config_vector: 0xffff,
             queue_select: 0,
             isr: 0,
+            pin: false,
             generation: 0,
             looking: false,
             queues: vec![Queue::default(); usize::from(P::QUEUES)],
@@ -125,6 +129,7 @@ impl<P: Personality> Virtio<P> {
         self.config_vector = 0xffff;
         self.queue_select = 0;
         self.isr = 0;
+        self.settle_pin(cx);
         self.queues.fill(Queue::default());
         self.done.clear();
         self.personality.reset();
@@ -269,8 +274,7 @@ impl<P: Personality> Virtio<P> {
         if self.personality.look(cx) {
             self.generation = self.generation.wrapping_add(1);
             if self.status & STATUS_DRIVER_OK != 0 {
-                self.isr |= 2;
-                self.msix.raise(self.config_vector, &self.function, cx);
+                self.configuration_changed(cx);
             }
         }
         self.deliver(cx);
@@ -343,6 +347,7 @@ impl<P: Personality> Virtio<P> {
                 self.msix.raise(vector, &self.function, cx);
             }
         }
+        self.settle_pin(cx);
     }
 
     fn schedule(&self, cx: &mut Cx<'_>) {
@@ -407,8 +412,23 @@ impl<P: Personality> Virtio<P> {
         cx.note(why, 0);
         self.status |= STATUS_NEEDS_RESET;
         self.done.clear();
+        self.configuration_changed(cx);
+    }
+
+    /// A configuration change notification (§4.1.5.4).
+    fn configuration_changed(&mut self, cx: &mut Cx<'_>) {
         self.isr |= 2;
         self.msix.raise(self.config_vector, &self.function, cx);
+        self.settle_pin(cx);
+    }
+
+    /// Without MSI-X, INTA# is asserted until the driver has read the ISR register (§4.1.4.5).
+    fn settle_pin(&mut self, cx: &mut Cx<'_>) {
+        let pin = self.isr != 0 && !self.msix.is_enabled(&self.function);
+        if pin != self.pin {
+            self.pin = pin;
+            self.function.interrupt(pin, cx);
+        }
     }
 }
 
@@ -443,7 +463,11 @@ impl<P: Personality> Node for Virtio<P> {
                     0
                 }
             },
-            ISR if offset == ISR => u64::from(std::mem::take(&mut self.isr)),
+            ISR if offset == ISR => {
+                let isr = std::mem::take(&mut self.isr);
+                self.settle_pin(cx);
+                u64::from(isr)
+            }
             DEVICE => (0..usize::from(size)).rev().fold(0, |value, byte| value << 8 | u64::from(self.personality.config((offset - DEVICE) as usize + byte))),
             NOTIFY => 0,
             _ => {
@@ -522,6 +546,7 @@ impl<P: Personality> Node for Virtio<P> {
         fields.u16("config_vector", &mut self.config_vector);
         fields.u16("queue_select", &mut self.queue_select);
         fields.u8("isr", &mut self.isr);
+        fields.flag("pin", &mut self.pin);
         fields.u8("generation", &mut self.generation);
         fields.flag("looking", &mut self.looking);
         for queue in &mut self.queues {
@@ -541,6 +566,7 @@ impl<P: Personality> Node for Virtio<P> {
     fn config_write(&mut self, register: u16, size: u8, value: u64, cx: &mut Cx<'_>) {
         self.function.write(register, size, value, cx);
         self.msix.settle(&self.function, cx);
+        self.settle_pin(cx);
     }
 }
 

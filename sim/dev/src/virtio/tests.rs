@@ -106,6 +106,22 @@ fn a_sector_is_read_and_the_interrupt_comes_after_its_time() {
     assert_eq!(bench.memory[USED as usize + 2..USED as usize + 12], [1, 0, 0, 0, 0, 0, 1, 2, 0, 0], "513 bytes were written");
     assert_eq!(bench.take(), [Effect::Message { address: 0xfee0_0000, data: 0x41 }]);
     assert_eq!(bench.read(0, 0x1000, 1), 1, "ISR");
+    assert_eq!(bench.take(), [], "the pin is not for those who have messages");
+}
+
+#[test]
+fn without_msi_x_the_pin_is_high_until_isr_is_read() {
+    let mut bench = start(Block::new(DiskId(0), 16, false));
+    bench.call(|node, cx| node.config_write(0x42, 2, 0, cx));
+    request(&mut bench, 0, 3);
+    descriptor(&mut bench, 1, 0x5000, 512, 3, 2);
+    descriptor(&mut bench, 2, 0x6000, 1, 2, 0);
+    offer(&mut bench, 1);
+    assert_eq!(bench.take(), [Effect::Pin { pin: 0, level: true }]);
+    assert_eq!(bench.read(0, 0x1000, 1), 1, "ISR");
+    assert_eq!(bench.take(), [Effect::Pin { pin: 0, level: false }]);
+    assert_eq!(bench.read(0, 0x1000, 1), 0);
+    assert_eq!(bench.take(), []);
 }
 
 #[test]
