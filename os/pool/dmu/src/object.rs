@@ -270,6 +270,14 @@ impl<'p> Object<'p> {
         Ok(data)
     }
 
+    /// Block `number` to be looked at, of the object's block size: as the pool's cache of metadata has it where that is so.
+    pub(crate) fn whole_block(&mut self, number: u64) -> Result<Arc<Vec<u8>>, Error> {
+        match self.shared_block(number)? {
+            Some(data) if data.len() as u64 == self.dnode.block_size => Ok(data),
+            _ => self.block(number).map(Arc::new),
+        }
+    }
+
     /// Block `number` as the pool's cache of metadata has it, to be looked at; `None`: a hole.
     pub(crate) fn shared_block(&mut self, number: u64) -> Result<Option<Arc<Vec<u8>>>, Error> {
         let pointer = self.pointer(number)?;

@@ -1,6 +1,7 @@
 //! Reading ZAP objects.
 
 use alloc::collections::BTreeSet;
+use alloc::vec;
 use alloc::vec::Vec;
 
 use pool_phys::FormatError;
@@ -49,11 +50,16 @@ impl ObjectSet<'_> {
     /// [`Error::NotFound`]; unreadable, malformed.
     pub fn lookup(&self, number: u64, name: &[u8]) -> Result<Entry, Error> {
         let mut object = self.object(number)?;
-        let entries = match zap::parse_root(&object.block(0)?)? {
+        let first = object.whole_block(0)?;
+        if let Some(mut entries) = zap::micro_entries(&first) {
+            let found = entries.find(|(_, known, _)| *known == name).ok_or(Error::NotFound)?;
+            return Ok(Entry { name: name.to_vec(), integer_size: 8, value: vec![found.2] });
+        }
+        let entries = match zap::parse_root(&first)? {
             Root::Micro(entries) => entries,
             Root::Fat(header) => {
                 let leaf = leaf_of(&mut object, &header, name)?;
-                zap::parse_leaf(&object.block(leaf)?, &header)?
+                zap::parse_leaf(&object.whole_block(leaf)?, &header)?
             }
         };
         entries.into_iter().find(|entry| entry.name == name).ok_or(Error::NotFound)
