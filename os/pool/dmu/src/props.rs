@@ -453,6 +453,15 @@ const ORDER: [&str; 72] = [
 ];
 
 impl Datasets<'_> {
+    /// Numbers that properties have at a dataset or inherit, `None` where nothing is set: for whoever wants several, of which the tables above are read once.
+    ///
+    /// # Errors
+    /// Unreadable, malformed.
+    pub fn settings<const N: usize>(&self, info: &DatasetInfo, names: [&str; N]) -> Result<[Option<u64>; N], Error> {
+        let chain = Chain::of(self, info.dir)?;
+        Ok(names.map(|name| chain.number(name)))
+    }
+
     /// One property or fact of a dataset as `zfs get` shows it; `None` where it does not apply.
     ///
     /// # Errors
