@@ -128,8 +128,9 @@ pub fn liar(seed: u64, cases: u64, watch: &mut Watch) -> Result<Report, String> 
     let mut report = Report::default();
     for case in 0..cases {
         let dice = mix(seed ^ case.wrapping_mul(0x1_0001));
-        let stage = if case % FOREIGN == 3 { &foreign } else { &ours };
-        let lie = stage.tree.lie(dice);
+        // Every other of those about a pool of OpenZFS is about what only those have.
+        let (stage, other) = if case % FOREIGN == 3 { (&foreign, (case / FOREIGN % 2 == 0).then_some(&ours.tree)) } else { (&ours, None) };
+        let lie = stage.tree.lie(dice, other);
         let is_written = case % WRITTEN == 0 || lie.class == "intent log";
         let is_fine = watch.guard(
             |what| format!("seed {seed} case {case}, {}: {what}", lie.class),

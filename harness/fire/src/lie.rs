@@ -287,11 +287,6 @@ impl Tree {
         Ok(Self { pages: disk.pages(), size: disk.size_bytes(), ashift, uberblock, blocks, free, classes: classes.into_iter().collect() })
     }
 
-    /// What can be changed.
-    pub fn classes(&self) -> impl Iterator<Item = (&'static str, usize)> + '_ {
-        self.classes.iter().map(|(class, members)| (*class, members.len()))
-    }
-
     /// Tells a pool what is in the blocks of metadata that a lie left as they were: it was read when the tree was grown.
     pub fn remind(&self, pool: &Pool, lie: &Lie) {
         for (index, block) in self.blocks.iter().enumerate() {
@@ -301,11 +296,14 @@ impl Tree {
         }
     }
 
-    /// A disk with a lie chosen by `dice`. Each class of structures is as likely as any other.
+    /// A disk with a lie chosen by `dice`, about a class of structures that `other` has not if there is one. Each class is as likely as any other.
     #[must_use]
-    pub fn lie(&self, dice: u64) -> Lie {
+    pub fn lie(&self, dice: u64, other: Option<&Self>) -> Lie {
         let pick = |dice: u64, choices: usize| usize::try_from(dice % choices.max(1) as u64).unwrap_or(0);
-        let (class, members) = &self.classes[pick(dice, self.classes.len())];
+        let is_known = |class: &str| other.is_some_and(|other| other.classes.iter().any(|(known, _)| *known == class));
+        let own: Vec<usize> = (0..self.classes.len()).filter(|index| !is_known(self.classes[*index].0)).collect();
+        let chosen = if own.is_empty() { pick(dice, self.classes.len()) } else { own[pick(dice, own.len())] };
+        let (class, members) = &self.classes[chosen];
         let (mut index, range) = members[pick(mix(dice), members.len())].clone();
         let block = &self.blocks[index];
         let dataset = (block.place.dataset != 0).then_some(block.place.dataset);

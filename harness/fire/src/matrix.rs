@@ -3,6 +3,11 @@
 //! A cell is one run: a pool in one state, one disk with one trouble. What must come out: every file read is right or an error, an error only where
 //! the layout cannot bear the trouble; and afterwards, mended and scrubbed, the pool holds what it held. What happened is the cell's outcome; a silent
 //! one, in which the trouble hit and nobody noticed, is a finding.
+//!
+//! A disk that spoils what it writes does so under load. In every other state the damage lies there already: it was done, and acknowledged, before the state
+//! began, and scrub, resilver, send and import meet it. Where a resilver reads, that is what was written while the other disk was away.
+//!
+//! This is also the home of the list of troubles that the random lives draw from ([`draw`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +17,7 @@ use pool_dmu::edit::EditError;
 use pool_spa::{Event, VdevState};
 use pool_stream::SendOptions;
 
-use crate::disk::Trouble;
+use crate::disk::{Disk, Trouble};
 use crate::rig::{self, Events, NAME, NOW, OpenError, Shape};
 use crate::streams;
 use crate::work::Work;
@@ -35,18 +40,54 @@ pub enum State {
 /// All states.
 pub const STATES: [State; 6] = [State::Idle, State::Load, State::Scrub, State::Resilver, State::Send, State::Import];
 
-/// All troubles.
-pub const TROUBLES: [Trouble; 9] = [
-    Trouble::ReadErrors(3),
-    Trouble::WriteErrors(3),
-    Trouble::WrongReads(3),
-    Trouble::BitRot(3),
-    Trouble::LostWrites(3),
-    Trouble::MisdirectedWrites(3),
-    Trouble::TornWrites(3),
-    Trouble::Dead,
-    Trouble::Gone,
-];
+/// All troubles, each in every `every`-th transfer.
+const fn troubles(every: u64) -> [Trouble; 9] {
+    [
+        Trouble::ReadErrors(every),
+        Trouble::WriteErrors(every),
+        Trouble::WrongReads(every),
+        Trouble::BitRot(every),
+        Trouble::LostWrites(every),
+        Trouble::MisdirectedWrites(every),
+        Trouble::TornWrites(every),
+        Trouble::Dead,
+        Trouble::Gone,
+    ]
+}
+
+/// All troubles of the matrix.
+pub const TROUBLES: [Trouble; 9] = troubles(3);
+
+/// One of the first `count` troubles, by a random number.
+///
+/// # Panics
+/// If `count` is none or more than there are.
+#[must_use]
+pub fn draw(every: u64, dice: u64, count: usize) -> Trouble {
+    troubles(every)[..count][usize::try_from(dice).unwrap_or(0) % count]
+}
+
+/// True if it spoils what is written, and says nothing: the damage outlives the trouble.
+const fn stays(trouble: Trouble) -> bool {
+    matches!(trouble, Trouble::BitRot(_) | Trouble::LostWrites(_) | Trouble::MisdirectedWrites(_) | Trouble::TornWrites(_))
+}
+
+/// Workloads that a cell tries until the trouble strikes something.
+const TRIES: u64 = 8;
+
+/// Runs a cell, with other workloads as long as the trouble touches nothing.
+///
+/// # Errors
+/// As [`cell`].
+pub fn struck(shape: &Shape, trouble: Trouble, state: State, seed: u64) -> Result<Outcome, EditError> {
+    for seed in seed..seed + TRIES {
+        match cell(shape, trouble, state, seed)? {
+            Outcome::Untouched => {}
+            outcome => return Ok(outcome),
+        }
+    }
+    Ok(Outcome::Untouched)
+}
 
 /// How a cell ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,32 +128,48 @@ pub fn cell(shape: &Shape, trouble: Trouble, state: State, seed: u64) -> Result<
     }
     store.commit(NOW.0)?;
     let victim = &disks[0];
-    if state == State::Resilver && shape.bearable() > 0 {
+    let at_rest = stays(trouble) && state != State::Load;
+    let other_is_away = state == State::Resilver && shape.bearable() > 0;
+    if other_is_away {
         // Another disk misses some txgs: the one with trouble is needed to bring them back, as far as the layout goes.
         disks[1].break_down(&[Trouble::Gone]);
+    }
+    if at_rest {
+        victim.break_down(&[trouble]);
+    }
+    if at_rest || other_is_away {
         for _ in 0..30 {
-            work.step(&mut store)?;
+            // What is read back may be wrong by now.
+            if work.step(&mut store).is_err() {
+                break;
+            }
         }
-        store.commit(NOW.0)?;
-        disks[1].break_down(&[]);
+        if store.commit(NOW.0).is_err() {
+            return Ok(Outcome::Refused);
+        }
+        disks.iter().for_each(|disk| disk.break_down(&[]));
     }
     let snapshot = format!("{NAME}@sent");
-    let mut stream = None;
-    if state == State::Send {
-        store.snapshot(NAME, "sent", NOW.0)?;
-        stream = streams::send(&store, &snapshot, None, SendOptions::default()).ok();
+    if state == State::Send && store.snapshot(NAME, "sent", NOW.0).is_err() || store.export(NOW.0).is_err() {
+        return Ok(Outcome::Refused);
     }
-    store.export(NOW.0)?;
     drop(store);
+    // What the stream is to be, from disks that nobody reads before.
+    let twins: Vec<Disk> = disks.iter().map(Disk::fork).collect();
+    let twin = if state == State::Send { rig::open(&twins, 1, None).ok() } else { None };
+    let stream = twin.and_then(|store| streams::send(&store, &snapshot, None, SendOptions::default()).ok());
     let events = Arc::new(Events::default());
+    let troubles = if at_rest { Vec::new() } else { vec![trouble] };
     if state == State::Import {
-        victim.break_down(&[trouble]);
+        victim.break_down(&troubles);
     }
     let mut store = match rig::open(&disks, 1, Some(Arc::clone(&events))) {
         Ok(store) => store,
         Err(OpenError::Import(_) | OpenError::Open(_)) => return Ok(Outcome::Refused),
     };
-    victim.break_down(&[trouble]);
+    victim.break_down(&troubles);
+    // A disk that is not there at the import is seen to be missing.
+    let is_missed = rig::leaves(store.pool()).into_iter().any(|guid| store.pool().leaf_state(guid) == Some(VdevState::Unavail));
     let mut refused = false;
     let mut wrong = false;
     // A stream that was begun and cannot be ended is an error, and says where.
@@ -142,7 +199,7 @@ pub fn cell(shape: &Shape, trouble: Trouble, state: State, seed: u64) -> Result<
     {
         wrong |= *found != work.model;
     }
-    let noticed = events.take().iter().any(|event| matches!(event, Event::Io { .. } | Event::Checksum { .. } | Event::Data { .. } | Event::Suspended { .. }));
+    let noticed = is_missed || events.take().iter().any(|event| matches!(event, Event::Io { .. } | Event::Checksum { .. } | Event::Data { .. } | Event::Suspended { .. }));
     if wrong {
         return Ok(Outcome::Silent);
     }

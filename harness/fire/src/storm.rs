@@ -27,7 +27,8 @@ use pool_stream::{Naming, PackageOptions, SendOptions};
 use sync::WaitQueue;
 use vfs::{Cred, Cx, File, Kind, OpenFlags, Place, RenameFlags, VfsError, ops};
 
-use crate::disk::{Disk, Journal, Loss, Replay, Trouble, mix};
+use crate::disk::{Disk, Journal, Loss, Replay, mix};
+use crate::matrix;
 use crate::rig::{self, NAME, NOW, Shape};
 use crate::work::{Digest, Model, digest};
 
@@ -740,17 +741,7 @@ impl Task {
             match pick % 4 {
                 0 | 1 if is_bearable => {
                     let every = (pick >> 40) % 6 + 2;
-                    let trouble = [
-                        Trouble::ReadErrors(every),
-                        Trouble::WriteErrors(every),
-                        Trouble::WrongReads(every),
-                        Trouble::BitRot(every),
-                        Trouble::LostWrites(every),
-                        Trouble::MisdirectedWrites(every),
-                        Trouble::TornWrites(every),
-                        Trouble::Dead,
-                        Trouble::Gone,
-                    ][usize::try_from(pick >> 48).unwrap_or(0) % 9];
+                    let trouble = matrix::draw(every, pick >> 48, 9);
                     let Some(disk) = locked(&slots()[index].1.0).clone() else { continue };
                     disk.break_down(&[trouble]);
                     self.book().report.troubles += 1;

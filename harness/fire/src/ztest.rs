@@ -8,7 +8,8 @@ use std::fmt;
 use pool_dmu::edit::EditError;
 use pool_dmu::{ScanKind, Store};
 
-use crate::disk::{Disk, Journal, Loss, Replay, Trouble, mix};
+use crate::disk::{Disk, Journal, Loss, Replay, mix};
+use crate::matrix;
 use crate::rig::{self, NAME, NOW, Shape};
 use crate::work::{Did, Digest, Model, Work, digest};
 
@@ -64,16 +65,8 @@ impl Life<'_> {
                 // One disk at a time has trouble, and is mended before the next.
                 let index = usize::try_from(pick >> 16).unwrap_or(0) % self.shape.disks;
                 let every = (pick >> 8) % 6 + 2;
-                let trouble = [
-                    Trouble::ReadErrors(every),
-                    Trouble::WriteErrors(every),
-                    Trouble::WrongReads(every),
-                    Trouble::BitRot(every),
-                    Trouble::LostWrites(every),
-                    Trouble::MisdirectedWrites(every),
-                    Trouble::TornWrites(every),
-                    Trouble::Dead,
-                ][usize::try_from(pick >> 32).unwrap_or(0) % 8];
+                // A pulled disk is not one of them.
+                let trouble = matrix::draw(every, pick >> 32, 8);
                 if disks.iter().all(|disk| !disk.is_broken()) {
                     disks[index].break_down(&[trouble]);
                     self.report.troubles += 1;
