@@ -352,7 +352,7 @@ fn samples(seed: u64) -> Vec<(&'static str, Vec<u8>)> {
     list.set("vdev_tree", Value::List(list.clone()));
     list.set("children", Value::Lists(vec![list.clone(), list.clone()]));
     let change = intent_log::Change::Rename { from: 3, to: 4, old: b"old".to_vec(), new: b"new".to_vec() };
-    let log = intent_log::seal(8192, &change.encode(5, 1), &blkptr::BlockPointer::hole(), [1, 2, 3, 4]);
+    let log = intent_log::seal(8192, &[change.encode(5, 1)], &blkptr::BlockPointer::hole(), [1, 2, 3, 4]);
     let entries = vec![zap::Entry { name: b"a name".to_vec(), integer_size: 8, value: vec![7] }];
     let header = zap::Header::new(14, 5, 0);
     let place = blkptr::Dva { vdev: 0, offset: 1 << 20, asize: 4096, gang: false };
