@@ -134,7 +134,7 @@ pub(crate) fn allow(zone: ZoneId, operation: Operation, request: &NvList) -> Res
             }
             Ok(())
         }
-        Operation::DatasetSnap => request.strings("names")?.iter().try_for_each(|name| inside(zone, name)),
+        Operation::DatasetSnap | Operation::DatasetHolds => request.strings("names")?.iter().try_for_each(|name| inside(zone, name)),
         Operation::DatasetSet => {
             inside(zone, name()?)?;
             property(zone, name()?, request.string("property")?)

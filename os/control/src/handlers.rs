@@ -61,6 +61,7 @@ pub(crate) fn run(operation: Operation, request: &NvList, viewer: ZoneId) -> Ans
         | Operation::DatasetChange
         | Operation::DatasetSet
         | Operation::DatasetGet
+        | Operation::DatasetHolds
         // Reached without a descriptor only: refused there.
         | Operation::StreamSend
         | Operation::StreamReceive => crate::pools::run(operation, request, viewer),

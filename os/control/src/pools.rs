@@ -123,7 +123,7 @@ fn subject(request: &NvList) -> Option<&str> {
 fn dispatch(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
     delegation::allow(zone, operation, request)?;
     let answer = carry_out(operation, request, zone)?;
-    if let (Some(command), Some(name)) = (request.opt_string("command")?, subject(request)) {
+    if let (Some(command), Some(name), false) = (request.opt_string("command")?, subject(request), flag(request, "dry")?) {
         manage::note_history(name, command);
     }
     Ok(answer)
@@ -145,6 +145,10 @@ fn carry_out(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
         }
         Operation::PoolCreate => {
             let ashift = request.opt_number("ashift")?.map(|shift| u32::try_from(shift).unwrap_or(u32::MAX));
+            if flag(request, "dry")? {
+                manage::check_create(request.string("name")?, request.strings("vdevs")?, flag(request, "force")?)?;
+                return nothing();
+            }
             let pool = manage::create(request.string("name")?, request.strings("vdevs")?, ashift, flag(request, "force")?)?;
             manage::mount_all(&cx, &pool)?;
             Ok(NvList::new().with("guid", manage::status(&pool)?.guid))
@@ -247,6 +251,14 @@ fn carry_out(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
             });
             Ok(NvList::new().with("values", list.collect::<Vec<_>>()))
         }
+        Operation::DatasetHolds => {
+            let mut holds = Vec::new();
+            for name in request.strings("names")? {
+                let found = manage::holds(name)?.into_iter();
+                holds.extend(found.map(|(tag, time)| NvList::new().with("snapshot", name.as_str()).with("tag", tag).with("time", time)));
+            }
+            Ok(NvList::new().with("holds", holds))
+        }
         Operation::StreamSend | Operation::StreamReceive => Err(Refusal::new(Code::Invalid, "streams go through an open descriptor")),
         _ => {
             let name = request.string("name")?;
@@ -272,6 +284,9 @@ fn change(cx: &Cx<'_>, request: &NvList) -> Answer {
                 (true, false) => Extent::Below,
                 (false, false) => Extent::One,
             };
+            if flag(request, "dry")? {
+                return Ok(NvList::new().with("names", manage::would_go(name, extent)?));
+            }
             manage::destroy(cx, name, extent, flag(request, "defer")?)?;
         }
         "rollback" => manage::rollback(cx, name, recursive)?,
@@ -325,6 +340,10 @@ fn dataset_list(request: &NvList, zone: ZoneId) -> Answer {
                 list.set("mountpoint", at);
             }
             out.push(list);
+            if flag(request, "bookmarks")? && info.kind != DatasetKind::Snapshot {
+                let marks = manage::bookmarks(&info.name)?.into_iter();
+                out.extend(marks.map(|(name, created)| NvList::new().with("name", name).with("kind", "bookmark").with("created", created)));
+            }
         }
     }
     Ok(NvList::new().with("datasets", out))

@@ -146,21 +146,22 @@ operations! {
     12 CpuInfo     "cpu.info"     Own    "-> cpus: [{id, state, since, brand, mhz}]";
     13 HeapFailNth "heap.failnth" Global "n -> (nothing): the n-th fallible allocation from now fails, once";
     14 PoolList    "pool.list"    Global "pool? -> pools: [{name, guid, health, size, allocated, scan, scanning, paused, scan_errors, suspended, age, aside: [{kind, name, state, size, allocated, counts as a vdev's}], vdevs: [{name, guid, depth, state, log, size?, allocated?, read, write, checksum, reads, writes, bytes_read, bytes_written}]}]";
-    15 PoolCreate  "pool.create"  Global "name, vdevs: strings, ashift?, force? -> guid";
+    15 PoolCreate  "pool.create"  Global "name, vdevs: strings, ashift?, force?, dry? -> guid?";
     16 PoolImport  "pool.import"  Global "pool?, destroyed? -> importable: [{name, guid, exported, disks: strings}]; with a pool (name or guid): imports it";
     17 PoolExport  "pool.export"  Global "pool, destroy? -> (nothing)";
     18 PoolDevice  "pool.device"  Global "pool, change: attach | replace | detach | offline | online | clear | add | remove, device? (clear: all), new?, sequential?, expand? (online), vdevs?: strings -> (nothing)";
     19 PoolScrub   "pool.scrub"   Global "pool, stop?, pause? -> (nothing): starts it, or lets a paused one go on";
-    20 DatasetList "dataset.list" Delegated "name? -> datasets: [{name, kind, used, available?, referenced, created, origin?, mountpoint?}]";
+    20 DatasetList "dataset.list" Delegated "name?, bookmarks? -> datasets: [{name, kind, used, available?, referenced, created, origin?, mountpoint?}]";
     21 DatasetMake "dataset.make" Delegated "name, parents?, origin?: DATASET@NAME to clone, volsize?, volblocksize?, sparse?, properties?: strings NAME=VALUE -> (nothing): makes a file system and mounts it, or with a size a volume";
     22 DatasetSnap "dataset.snapshot" Delegated "names: strings DATASET@NAME, recursive? -> (nothing)";
     23 DatasetMount "dataset.mount" Delegated "name, unmount? -> (nothing)";
-    24 DatasetChange "dataset.change" Delegated "change: destroy | rollback | promote | rename | hold | release | bookmark | abort-receive, name, to? (new name, tag, bookmark), recursive?, clones?, defer? -> (nothing)";
+    24 DatasetChange "dataset.change" Delegated "change: destroy | rollback | promote | rename | hold | release | bookmark | abort-receive, name, to? (new name, tag, bookmark), recursive?, clones?, defer?, dry? (destroy) -> names? (what would go)";
     25 DatasetSet "dataset.set" Delegated "name, property, value? -> (nothing): without a value it is inherited";
     26 DatasetGet "dataset.get" Delegated "name, properties?: strings, recursive? -> values: [{dataset, property, value, exact, source}]";
     27 StreamSend "stream.send" Delegated "to?, token?, from?, replicate?, intermediate?, properties? -> (nothing): with a snapshot opens a stream on this descriptor; without -> data: bytes, empty at the end";
     28 StreamReceive "stream.receive" Delegated "target?, force?, resumable?, naming?: drop-pool | last-part, data?: bytes, end? -> received?: strings: with a target opens a stream on this descriptor";
     29 PoolHistory "pool.history" Global "pool -> lines: [{time, text, internal}]. What changes a pool takes command?: the line that asked for it, for the history";
+    30 DatasetHolds "dataset.holds" Delegated "names: strings DATASET@NAME -> holds: [{snapshot, tag, time}]";
 }
 
 impl Operation {

@@ -371,23 +371,7 @@ fn layouts(words: &[String]) -> Result<Vec<(Layout, Role)>> {
 /// # Errors
 /// See [`Refused`].
 pub fn create(name: &str, words: &[String], ashift: Option<u32>, force: bool) -> Result<Arc<Storage>> {
-    let reserved = ["mirror", "raidz", "draid", "spare", "log", "cache"].iter().any(|word| name.starts_with(word));
-    let plain = name.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-.".contains(letter));
-    if reserved || !plain || !name.starts_with(|letter: char| letter.is_ascii_alphabetic()) || name.len() > 200 {
-        return Err(Refused::Invalid(format!("{name}: not a name for a pool: a letter, then letters, digits, - _ . but no kind of device")));
-    }
-    if registry::find(name).is_some() {
-        return Err(Refused::Exists(format!("{name}: a pool of this name is imported")));
-    }
-    if !force {
-        let named: Vec<&str> = words.iter().map(|word| word.strip_prefix("/dev/").unwrap_or(word)).collect();
-        for found in importable(false) {
-            let is_named = |disk: &&String| named.iter().any(|named| disk.strip_prefix(named).is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit())));
-            if let Some(disk) = found.disks.iter().find(is_named) {
-                return Err(Refused::Exists(format!("{disk} belongs to pool {}; use -f to overwrite it", found.name)));
-            }
-        }
-    }
+    check_create(name, words, force)?;
     let mut data = Vec::new();
     let mut others = Vec::new();
     for (layout, role) in layouts(words)? {
@@ -410,6 +394,32 @@ pub fn create(name: &str, words: &[String], ashift: Option<u32>, force: bool) ->
         Ok(store)
     };
     start(build().map_err(|error| edit_failed(name, &error))?)
+}
+
+/// Whether [`create`] may write to what it is asked to.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn check_create(name: &str, words: &[String], force: bool) -> Result<()> {
+    let reserved = ["mirror", "raidz", "draid", "spare", "log", "cache"].iter().any(|word| name.starts_with(word));
+    let plain = name.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-.".contains(letter));
+    if reserved || !plain || !name.starts_with(|letter: char| letter.is_ascii_alphabetic()) || name.len() > 200 {
+        return Err(Refused::Invalid(format!("{name}: not a name for a pool: a letter, then letters, digits, - _ . but no kind of device")));
+    }
+    if registry::find(name).is_some() {
+        return Err(Refused::Exists(format!("{name}: a pool of this name is imported")));
+    }
+    if !force {
+        let named: Vec<&str> = words.iter().map(|word| word.strip_prefix("/dev/").unwrap_or(word)).collect();
+        for found in importable(false) {
+            let is_named = |disk: &&String| named.iter().any(|named| disk.strip_prefix(named).is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit())));
+            if let Some(disk) = found.disks.iter().find(is_named) {
+                return Err(Refused::Exists(format!("{disk} belongs to pool {}; use -f to overwrite it", found.name)));
+            }
+        }
+    }
+    // Nothing is written to one before all are known to be there and free.
+    parse_layout(words)?.iter().flat_map(|(_, names, _)| names).try_for_each(|name| take(name).map(drop))
 }
 
 /// The pool called `name`.
@@ -531,7 +541,8 @@ pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Opti
         return Err(Refused::NotFound(format!("{old}: no such device in pool {pool_name}; see 'zpool status'")));
     }
     feed(&pool)?;
-    error.map_or(Ok(()), |error| Err(edit_failed(old, &error)))
+    // What is wrong is about the new disk, where there is one.
+    error.map_or(Ok(()), |error| Err(edit_failed(&new.map_or_else(|| String::from(old), |new| format!("{new} in place of or beside {old}")), &error)))
 }
 
 fn add_one(store: &mut Store, layout: Layout, role: Role, seconds: u64) -> core::result::Result<(), EditError> {
@@ -981,6 +992,46 @@ pub enum Extent {
     Clones,
 }
 
+/// What `destroy` would take away.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn would_go(name: &str, extent: Extent) -> Result<Vec<String>> {
+    let pool = pool_of(name)?;
+    if name.contains('#') {
+        return Ok([name.to_string()].into());
+    }
+    if let (Some((dataset, short)), Extent::One) = (name.split_once('@'), extent) {
+        let (first, last) = short.split_once('%').unwrap_or((short, short));
+        return edit(&pool, name, |store| store.snapshot_range(dataset, first, last));
+    }
+    let all = edit(&pool, name, |store| store.dependents(name, extent == Extent::Clones))?;
+    match all.iter().find(|other| *other != name) {
+        Some(other) if extent == Extent::One => Err(Refused::Busy(format!("{name}: {other} depends on it; -r takes that, too"))),
+        _ => Ok(all),
+    }
+}
+
+/// Names that keep a snapshot, and since when.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn holds(snapshot: &str) -> Result<Vec<(String, u64)>> {
+    let pool = pool_of(snapshot)?;
+    settle(&pool)?;
+    edit(&pool, snapshot, |store| Ok(Datasets::open(store.pool())?.holds(snapshot)?))
+}
+
+/// Bookmarks of a dataset, and of when they are.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn bookmarks(dataset: &str) -> Result<Vec<(String, u64)>> {
+    let pool = pool_of(dataset)?;
+    let found = edit(&pool, dataset, |store| Ok(Datasets::open(store.pool())?.bookmarks(dataset)?))?;
+    Ok(found.into_iter().map(|mark| (mark.name, mark.creation_time)).collect())
+}
+
 /// All that goes with `name` when it is destroyed with its clones.
 ///
 /// # Errors
@@ -1228,7 +1279,7 @@ fn mountpoint(datasets: &Datasets<'_>, info: &DatasetInfo) -> core::result::Resu
 fn is_for(pool: &Storage, name: &str, zone: ZoneId) -> Result<bool> {
     let zoned = pool.with(|store| {
         let datasets = Datasets::open(store.pool())?;
-        Ok(datasets.show(&datasets.find(name)?, "zoned")?.is_some_and(|shown| shown.value == "on"))
+        Ok(datasets.settings(&datasets.find(name)?, ["zoned"])? == [Some(1)])
     });
     zoned.map(|zoned| zoned == (zone != ZoneId::GLOBAL)).map_err(|error| failed(name, error))
 }
@@ -1243,9 +1294,10 @@ fn options(pool: &Storage, name: &str) -> Result<MountFlags> {
     let look = pool.with(|store| {
         let datasets = Datasets::open(store.pool())?;
         let info = datasets.find(name)?;
+        let [readonly, exec, setuid, devices] = datasets.settings(&info, ["readonly", "exec", "setuid", "devices"])?;
         let mut flags = MountFlags::empty();
-        for (property, value, flag) in [("readonly", "on", MountFlags::READ_ONLY), ("exec", "off", MountFlags::NOEXEC), ("setuid", "off", MountFlags::NOSUID), ("devices", "off", MountFlags::NODEV)] {
-            flags.set(flag, datasets.show(&info, property)?.is_some_and(|shown| shown.value == value));
+        for (value, given, flag) in [(readonly, 1, MountFlags::READ_ONLY), (exec, 0, MountFlags::NOEXEC), (setuid, 0, MountFlags::NOSUID), (devices, 0, MountFlags::NODEV)] {
+            flags.set(flag, value == Some(given));
         }
         Ok(flags)
     });

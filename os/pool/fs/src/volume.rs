@@ -160,7 +160,7 @@ impl device::Tree for Tree {
         if zone != ZoneId::GLOBAL && !is_its() {
             return Err(VfsError::NoSuchDevice);
         }
-        Open::new(&pool, dataset, node, flags, zone)
+        Open::begin(&pool, dataset, node, flags, zone)
     }
 }
 
@@ -272,7 +272,7 @@ struct Open {
 }
 
 impl Open {
-    fn new(pool: &Arc<Storage>, dataset: u64, node: &VnodeRef, flags: OpenFlags, zone: ZoneId) -> Result<VnodeRef> {
+    fn begin(pool: &Arc<Storage>, dataset: u64, node: &VnodeRef, flags: OpenFlags, zone: ZoneId) -> Result<VnodeRef> {
         let contents = pool.open_volume(dataset, zone)?;
         let writes = flags.contains(OpenFlags::WRITE);
         if writes && contents.0.shared().is_read_only.load(Relaxed) {

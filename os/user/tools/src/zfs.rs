@@ -10,7 +10,7 @@ use crate::control::{Session, call};
 use crate::usage::{self, Failure, Step};
 
 pub const HELP: &str = "\
-usage: zfs list [-Hp] [-r | -d DEPTH] [-o PROPERTY,...] [-s|-S PROPERTY] [-t filesystem|snapshot|volume|all,...] [DATASET...]
+usage: zfs list [-Hp] [-r | -d DEPTH] [-o PROPERTY,...] [-s|-S PROPERTY] [-t filesystem|snapshot|volume|bookmark|all,...] [DATASET...]
        zfs create [-p] [-o PROPERTY=VALUE]... DATASET...  a file system, mounted below its parent; -p: those above it too
        zfs create [-ps] [-b BLOCKSIZE] [-o PROPERTY=VALUE]... -V SIZE VOLUME
                                                         a volume, /dev/zvol/VOLUME; -s: nothing is reserved for it
@@ -19,19 +19,20 @@ usage: zfs list [-Hp] [-r | -d DEPTH] [-o PROPERTY,...] [-s|-S PROPERTY] [-t fil
        zfs clone [-o PROPERTY=VALUE]... DATASET@NAME NEW
        zfs promote CLONE                                its origin becomes its clone
        zfs rename [-r] OLD NEW                          datasets, or snapshots
-       zfs destroy [-rRd] DATASET|DATASET@NAME|DATASET@FIRST%LAST|DATASET#MARK...
+       zfs destroy [-rRdnvp] DATASET|DATASET@NAME|DATASET@FIRST%LAST|DATASET#MARK...
        zfs set PROPERTY=VALUE... DATASET...
-       zfs get [-rHp] all|PROPERTY,... DATASET...
-       zfs inherit PROPERTY DATASET...
-       zfs hold|release TAG DATASET@NAME...
+       zfs get [-rHp] [-o COLUMN,...] [-s SOURCE,...] all|PROPERTY,... DATASET...
+       zfs inherit [-r] PROPERTY DATASET...
+       zfs hold|release [-r] TAG DATASET@NAME...
+       zfs holds [-rHp] DATASET@NAME...
        zfs bookmark DATASET@NAME DATASET#MARK
        zfs send [-Rp] [-i|-I FROM] DATASET@NAME         a stream on standard output
        zfs send -t TOKEN                                the rest of one that was broken off
        zfs receive [-Fs] [-d|-e] DATASET                a stream from standard input; -s keeps what came if it breaks off:
                                                         zfs get receive_resume_token DATASET, then zfs send -t
        zfs receive -A DATASET                           forgets what was kept
-       zfs mount [DATASET]                              without a name: what is there and where it belongs
-       zfs unmount DATASET
+       zfs mount [-a | DATASET]                         without a name: what is there and where it belongs; -a: all that is mounted by itself
+       zfs unmount -a | DATASET | DIRECTORY
 
 examples:
   zfs create -o quota=1G tank/home
@@ -63,8 +64,26 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
             each(Operation::DatasetChange, std::slice::from_ref(from), &request.with("recursive", u64::from(recursive)))
         }
         "hold" | "release" => {
-            let (tag, names) = rest.split_first().ok_or_else(|| Failure::usage(format!("zfs {verb} TAG DATASET@NAME...")))?;
-            each(Operation::DatasetChange, names, &NvList::new().with("change", verb.as_str()).with("to", tag.as_str()))
+            let (steps, rest) = usage::options(rest, "r")?;
+            let (tag, names) = rest.split_first().ok_or_else(|| Failure::usage(format!("zfs {verb} [-r] TAG DATASET@NAME...")))?;
+            let names = with_below(names, steps.contains(&Step::Flag('r')))?;
+            each(Operation::DatasetChange, &names, &NvList::new().with("change", verb.as_str()).with("to", tag.as_str()))
+        }
+        "holds" => {
+            let (steps, names) = usage::options(rest, "rHp")?;
+            if names.is_empty() {
+                return Err(Failure::usage("zfs holds [-rH] DATASET@NAME..."));
+            }
+            let reply = call(Operation::DatasetHolds, &NvList::new().with("names", with_below(&names, steps.contains(&Step::Flag('r')))?))?;
+            let text = |hold: &NvList, field: &str| hold.string(field).map(str::to_owned).map_err(Failure::new);
+            let mut rows = Vec::new();
+            for hold in reply.lists("holds").map_err(Failure::new)? {
+                let time = hold.number("time").map_err(Failure::new)?;
+                let time = if steps.contains(&Step::Flag('p')) { time.to_string() } else { crate::bytes::date(time) };
+                rows.push(vec![text(hold, "snapshot")?, text(hold, "tag")?, time]);
+            }
+            usage::print(&table(&["NAME", "TAG", "TIMESTAMP"], &rows, steps.contains(&Step::Flag('H'))));
+            Ok(0)
         }
         "bookmark" => {
             let [snapshot, mark] = rest else { return Err(Failure::usage("zfs bookmark DATASET@NAME DATASET#MARK")) };
@@ -72,15 +91,30 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
         }
         "set" => set(rest),
         "inherit" => {
-            let (property, names) = rest.split_first().ok_or_else(|| Failure::usage("zfs inherit PROPERTY DATASET..."))?;
-            each(Operation::DatasetSet, names, &NvList::new().with("property", property.as_str()))
+            let (steps, rest) = usage::options(rest, "r")?;
+            let (property, names) = rest.split_first().ok_or_else(|| Failure::usage("zfs inherit [-r] PROPERTY DATASET..."))?;
+            let mut wanted = names.to_vec();
+            if steps.contains(&Step::Flag('r')) {
+                let all = everything()?;
+                let below = |name: &&str| !name.contains('@') && names.iter().any(|top| depth_below(name, top).is_some_and(|depth| depth > 0));
+                wanted.extend(all.iter().filter_map(|dataset| dataset.string("name").ok()).filter(below).map(str::to_owned));
+            }
+            each(Operation::DatasetSet, &wanted, &NvList::new().with("property", property.as_str()))
         }
         "get" => get(rest),
         "send" => send(rest),
         "receive" | "recv" => receive(rest),
         "mount" if rest.is_empty() => list(&["-H".to_owned(), "-m".to_owned()]),
+        "mount" if rest == ["-a"] => mount_all(true),
         "mount" => each(Operation::DatasetMount, rest, &NvList::new()),
-        "unmount" | "umount" => each(Operation::DatasetMount, rest, &NvList::new().with("unmount", 1_u64)),
+        "unmount" | "umount" => {
+            let (steps, names) = usage::options(rest, "af")?;
+            if steps.contains(&Step::Flag('a')) {
+                return mount_all(false);
+            }
+            let names = names.iter().map(|name| mounted_at(name)).collect::<Result<Vec<_>, _>>()?;
+            each(Operation::DatasetMount, &names, &NvList::new().with("unmount", 1_u64))
+        }
         other => Err(Failure::usage(format!("'{other}' is no subcommand; see zfs --help"))),
     }
 }
@@ -94,6 +128,61 @@ fn each(operation: Operation, names: &[String], request: &NvList) -> Result<u8, 
         call(operation, &request.clone().with("name", name.as_str()))?;
     }
     Ok(0)
+}
+
+/// What there is: name, kind and mount point of each dataset.
+fn everything() -> Result<Vec<NvList>, Failure> {
+    Ok(call(Operation::DatasetList, &NvList::new())?.lists("datasets").map_err(Failure::new)?.to_vec())
+}
+
+/// Snapshots, and with `recursive` those of the same name below.
+fn with_below(names: &[String], recursive: bool) -> Result<Vec<String>, Failure> {
+    if !recursive {
+        return Ok(names.to_vec());
+    }
+    let all = everything()?;
+    let all: Vec<&str> = all.iter().filter_map(|dataset| dataset.string("name").ok()).collect();
+    let mut out = Vec::new();
+    for name in names {
+        let (top, snapshot) = name.split_once('@').ok_or_else(|| Failure::usage(format!("{name}: a snapshot is called DATASET@NAME")))?;
+        let below = |other: &&&str| other.split_once('@').is_some_and(|(dataset, other)| other == snapshot && depth_below(dataset, top).is_some());
+        out.extend(all.iter().filter(below).map(|name| (*name).to_owned()));
+    }
+    if out.is_empty() { Err(Failure::new(format!("{}: no such snapshot", names.join(" ")))) } else { Ok(out) }
+}
+
+/// The file system that is meant by its name, or by the directory it belongs at.
+fn mounted_at(name: &str) -> Result<String, Failure> {
+    if !name.starts_with('/') {
+        return Ok(name.to_owned());
+    }
+    let all = everything()?;
+    let here = all.iter().find(|dataset| dataset.opt_string("mountpoint") == Ok(Some(name)));
+    let here = here.and_then(|dataset| dataset.string("name").ok());
+    here.map(str::to_owned).ok_or_else(|| Failure::new(format!("{name}: no file system belongs there")))
+}
+
+/// Mounts what is mounted by itself and is not, or unmounts all, deepest first.
+fn mount_all(mount: bool) -> Result<u8, Failure> {
+    let mut names = Vec::new();
+    for dataset in everything()?.iter().filter(|dataset| dataset.string("kind") == Ok("filesystem") && dataset.opt_string("mountpoint").is_ok_and(|at| at.is_some())) {
+        let name = dataset.string("name").map_err(Failure::new)?;
+        let is = |property: &str, wanted: &str| values(name, &[property.to_owned()], false).map(|found| found.first().is_some_and(|value| value.string("value") == Ok(wanted)));
+        if is("mounted", "yes")? != mount && (!mount || is("canmount", "on")?) {
+            names.push(name.to_owned());
+        }
+    }
+    if !mount {
+        names.reverse();
+    }
+    let mut status = 0;
+    for name in names {
+        if let Err(refused) = call(Operation::DatasetMount, &NvList::new().with("name", name.as_str()).with("unmount", u64::from(!mount))) {
+            eprintln!("zfs: {}", refused.message);
+            status = 1;
+        }
+    }
+    Ok(status)
 }
 
 /// Values of `-o NAME=VALUE`.
@@ -151,9 +240,25 @@ fn snapshot(arguments: &[String]) -> Result<u8, Failure> {
 }
 
 fn destroy(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, names) = usage::options(arguments, "rRdf")?;
+    let (steps, names) = usage::options(arguments, "rRdfnvp")?;
     let flag = |letter| u64::from(steps.contains(&Step::Flag(letter)));
     let request = NvList::new().with("change", "destroy").with("recursive", flag('r')).with("clones", flag('R')).with("defer", flag('d'));
+    if flag('n') + flag('v') + flag('p') > 0 {
+        for name in &names {
+            let reply = call(Operation::DatasetChange, &request.clone().with("name", name.as_str()).with("dry", 1_u64))?;
+            for gone in reply.strings("names").map_err(Failure::new)? {
+                match (flag('p') != 0, flag('v') != 0, flag('n') != 0) {
+                    (true, ..) => usage::print(&format!("destroy\t{gone}\n")),
+                    (_, true, true) => usage::print(&format!("would destroy {gone}\n")),
+                    (_, true, false) => usage::print(&format!("will destroy {gone}\n")),
+                    _ => {}
+                }
+            }
+        }
+    }
+    if flag('n') != 0 {
+        return if names.is_empty() { Err(Failure::usage("which dataset? see zfs --help")) } else { Ok(0) };
+    }
     each(Operation::DatasetChange, &names, &request)
 }
 
@@ -243,13 +348,19 @@ fn values(name: &str, wanted: &[String], recursive: bool) -> Result<Vec<NvList>,
 }
 
 fn get(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, operands) = usage::options(arguments, "rHpo:")?;
+    let (steps, operands) = usage::options(arguments, "rHpo:s:")?;
+    let sources = steps.iter().find_map(|step| if let Step::Value('s', sources) = step { Some(sources.split(',').collect::<Vec<_>>()) } else { None });
     let flag = |letter| steps.contains(&Step::Flag(letter));
     let (wanted, names) = operands.split_first().ok_or_else(|| Failure::usage("zfs get all|PROPERTY,... DATASET..."))?;
     if names.is_empty() {
         return Err(Failure::usage("of which dataset? zfs get all|PROPERTY,... DATASET..."));
     }
     let wanted: Vec<String> = if wanted == "all" { Vec::new() } else { wanted.split(',').map(str::to_owned).collect() };
+    // As words of -s: `-` is none, and what is inherited names from where.
+    let source_of = |text: &str| if text == "-" { "none".to_owned() } else { text.split(' ').next().unwrap_or(text).to_owned() };
+    if let Some(wrong) = sources.iter().flatten().find(|source| !matches!(**source, "local" | "default" | "inherited" | "temporary" | "received" | "none")) {
+        return Err(Failure::usage(format!("'{wrong}' is no source: local, default, inherited, temporary, received or none")));
+    }
     let shown = steps.iter().find_map(|step| if let Step::Value('o', columns) = step { Some(columns.as_str()) } else { None });
     let mut columns = Vec::new();
     for column in shown.unwrap_or("name,property,value,source").split(',') {
@@ -264,10 +375,14 @@ fn get(arguments: &[String]) -> Result<u8, Failure> {
     let mut rows = Vec::new();
     for name in names {
         for value in values(name, &wanted, flag('r'))? {
+            let source = source_of(value.string("source").map_err(Failure::new)?);
+            if sources.as_ref().is_some_and(|sources| !sources.contains(&source.as_str())) {
+                continue;
+            }
             rows.push(columns.iter().map(|(_, field)| value.string(field).map(str::to_owned)).collect::<Result<Vec<_>, _>>().map_err(Failure::new)?);
         }
     }
-    if rows.is_empty() {
+    if rows.is_empty() && sources.is_none() {
         return Err(Failure::new("no such property here"));
     }
     let heading: Vec<&str> = columns.iter().map(|(heading, _)| *heading).collect();
@@ -287,21 +402,21 @@ fn list(arguments: &[String]) -> Result<u8, Failure> {
     let value = |wanted: char| steps.iter().find_map(|step| if let Step::Value(letter, value) = step { (*letter == wanted).then_some(value.as_str()) } else { None });
     let (script, exact) = (flag('H'), flag('p'));
     let kinds: Vec<&str> = value('t').map_or_else(|| vec!["filesystem", "volume"], |kinds| kinds.split(',').collect());
-    if let Some(wrong) = kinds.iter().find(|kind| !matches!(**kind, "filesystem" | "fs" | "snapshot" | "snap" | "volume" | "vol" | "all")) {
-        return Err(Failure::usage(format!("'{wrong}' is no kind of dataset: filesystem, snapshot, volume or all")));
+    if let Some(wrong) = kinds.iter().find(|kind| !matches!(**kind, "filesystem" | "fs" | "snapshot" | "snap" | "volume" | "vol" | "bookmark" | "all")) {
+        return Err(Failure::usage(format!("'{wrong}' is no kind of dataset: filesystem, snapshot, volume, bookmark or all")));
     }
     // A dataset that is named is shown alone, or with what it has of a kind that was asked for.
     let deepest = match value('d') {
         Some(depth) => depth.parse().map_err(|_| Failure::usage(format!("-d {depth}: a number, please")))?,
         None if flag('r') || operands.is_empty() => usize::MAX,
-        None => usize::from(value('t').is_some_and(|kinds| kinds.contains("snap"))),
+        None => usize::from(value('t').is_some_and(|kinds| kinds.contains("snap") || kinds.contains("bookmark"))),
     };
     let columns: Vec<&str> = value('o').unwrap_or(if flag('m') { "name,mountpoint" } else { "name,used,available,referenced,mountpoint" }).split(',').collect();
     let tops: Vec<Option<&str>> = if operands.is_empty() { vec![None] } else { operands.iter().map(|name| Some(name.as_str())).collect() };
     // The key that rows are sorted by, and the row.
     let mut rows: Vec<(Option<String>, Vec<String>)> = Vec::new();
     for top in tops {
-        let mut request = NvList::new();
+        let mut request = NvList::new().with("bookmarks", u64::from(kinds.iter().any(|kind| matches!(*kind, "bookmark" | "all"))));
         if let Some(name) = top {
             request.set("name", name);
         }

@@ -8,13 +8,15 @@ use crate::control::call;
 use crate::usage::{self, Failure, Step};
 
 pub const HELP: &str = "\
-usage: zpool create [-f] [-o ashift=N] POOL [mirror|raidz|raidz2|raidz3] DISK... [log [mirror] DISK...]
+usage: zpool create [-fn] [-o ashift=N] POOL [mirror|raidz|raidz2|raidz3] DISK... [log [mirror] DISK...]
                     [spare DISK...] [cache DISK...]
        zpool list [-Hp] [-o COLUMN,...] [POOL]
                                        size, use and health
        zpool status [-vx] [POOL]       devices, errors, scrub; -x: only pools that are not well
        zpool import [-aD] [POOL|GUID]  without a name: what could be imported; -D: of destroyed ones
-       zpool export POOL
+       zpool get [-Hp] [-o COLUMN,...] all|PROPERTY,... [POOL]...
+       zpool export [-a] POOL...
+       zpool sync                      everything that was written is on the disks
        zpool destroy [-f] POOL         its disks are free; until they are used zpool import -D gets it back
        zpool scrub [-s | -p | -w] POOL check every block and repair; -s stops it, -p pauses it until the next zpool scrub, -w waits for its end
        zpool wait POOL                 until no scrub or resilver is under way
@@ -47,7 +49,21 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
         "status" => status(rest),
         "import" => import(rest),
         "export" => {
-            call(Operation::PoolExport, &NvList::new().with("pool", one(rest, "zpool export POOL")?))?;
+            let (steps, operands) = usage::options(rest, "af")?;
+            let all = if steps.contains(&Step::Flag('a')) { pools(&[])? } else { Vec::new() };
+            let all: Vec<String> = all.iter().filter_map(|pool| pool.string("name").ok()).map(str::to_owned).collect();
+            let names = if all.is_empty() { operands } else { all };
+            if names.is_empty() && !steps.contains(&Step::Flag('a')) {
+                return Err(Failure::usage("which pool? zpool export [-a] POOL..."));
+            }
+            for name in names {
+                call(Operation::PoolExport, &NvList::new().with("pool", name))?;
+            }
+            Ok(0)
+        }
+        "get" => get(rest),
+        "sync" => {
+            rustix::fs::sync();
             Ok(0)
         }
         "destroy" => {
@@ -108,7 +124,7 @@ fn wait_for(pool: &str) -> Result<u8, Failure> {
 }
 
 fn create(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, operands) = usage::options(arguments, "fo:")?;
+    let (steps, operands) = usage::options(arguments, "fno:")?;
     let (name, vdevs) = operands.split_first().filter(|(_, vdevs)| !vdevs.is_empty()).ok_or_else(|| Failure::usage("zpool create POOL [KIND] DISK..."))?;
     let mut request = NvList::new().with("name", name.as_str()).with("vdevs", vdevs.to_vec());
     request.set("force", u64::from(steps.contains(&Step::Flag('f'))));
@@ -119,8 +135,82 @@ fn create(arguments: &[String]) -> Result<u8, Failure> {
             _ => return Err(Failure::usage(format!("-o {option}: only ashift=N can be set"))),
         }
     }
+    if steps.contains(&Step::Flag('n')) {
+        // It is looked at as it would be for the pool itself, and nothing is written.
+        call(Operation::PoolCreate, &request.with("dry", 1_u64))?;
+        usage::print(&plan(name, vdevs));
+        return Ok(0);
+    }
     call(Operation::PoolCreate, &request)?;
     Ok(0)
+}
+
+/// Properties of a pool that are known here.
+fn get(arguments: &[String]) -> Result<u8, Failure> {
+    let (steps, operands) = usage::options(arguments, "Hpo:")?;
+    let (script, exact) = (steps.contains(&Step::Flag('H')), steps.contains(&Step::Flag('p')));
+    let (wanted, names) = operands.split_first().ok_or_else(|| Failure::usage("zpool get [-Hp] [-o COLUMN,...] all|PROPERTY,... [POOL]..."))?;
+    let shown = steps.iter().find_map(|step| if let Step::Value('o', columns) = step { Some(columns.as_str()) } else { None }).unwrap_or("name,property,value,source");
+    let columns: Vec<&str> = shown.split(',').collect();
+    if let Some(wrong) = columns.iter().find(|column| !matches!(**column, "name" | "property" | "value" | "source" | "all")) {
+        return Err(Failure::usage(format!("'{wrong}' is no column: name, property, value, source")));
+    }
+    let found = if names.is_empty() { pools(&[])? } else { names.iter().map(|name| pools(std::slice::from_ref(name))).collect::<Result<Vec<_>, _>>()?.concat() };
+    let mut rows = Vec::new();
+    for pool in &found {
+        let number = |name: &str| pool.number(name).map_err(Failure::new);
+        let text = |name: &str| pool.string(name).map_err(Failure::new);
+        let (total, used) = (number("size")?, number("allocated")?);
+        let percent = (used * 100).checked_div(total).unwrap_or(0);
+        let all = [
+            ("size", size(total, exact)),
+            ("capacity", if exact { percent.to_string() } else { format!("{percent}%") }),
+            ("altroot", "-".to_owned()),
+            ("health", text("health")?.to_owned()),
+            ("guid", number("guid")?.to_string()),
+            ("version", "-".to_owned()),
+            ("free", size(total - used, exact)),
+            ("allocated", size(used, exact)),
+            ("readonly", "off".to_owned()),
+        ];
+        for word in wanted.split(',') {
+            if word != "all" && !all.iter().any(|(name, _)| *name == word) {
+                return Err(Failure::new(format!("'{word}' is no property of a pool here: {}", all.each_ref().map(|(name, _)| *name).join(", "))));
+            }
+            for (name, value) in all.iter().filter(|(name, _)| word == "all" || *name == word) {
+                let cell = |column: &&str| match *column {
+                    "name" => text("name").map(str::to_owned),
+                    "property" => Ok((*name).to_owned()),
+                    "value" => Ok(value.clone()),
+                    _ => Ok("-".to_owned()),
+                };
+                rows.push(columns.iter().map(cell).collect::<Result<Vec<_>, Failure>>()?);
+            }
+        }
+    }
+    let heading: Vec<String> = columns.iter().map(|column| column.to_uppercase()).collect();
+    usage::print(&table(&heading.iter().map(String::as_str).collect::<Vec<_>>(), &rows, script));
+    Ok(0)
+}
+
+/// What a pool would look like.
+fn plan(name: &str, vdevs: &[String]) -> String {
+    let mut out = format!("would create '{name}' with the following layout:\n\n\t{name}\n");
+    let mut inner = false;
+    for word in vdevs {
+        match word.as_str() {
+            "log" | "spare" | "cache" => {
+                inner = false;
+                out.push_str(&format!("\t{word}\n"));
+            }
+            "mirror" | "raidz" | "raidz1" | "raidz2" | "raidz3" => {
+                inner = true;
+                out.push_str(&format!("\t  {word}\n"));
+            }
+            disk => out.push_str(&format!("\t{}{disk}\n", if inner { "    " } else { "  " })),
+        }
+    }
+    out
 }
 
 fn device(verb: &str, arguments: &[String]) -> Result<u8, Failure> {
