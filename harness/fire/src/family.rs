@@ -13,7 +13,8 @@ use pool_spa::Pool;
 use pool_stream::SendOptions;
 use pool_zpl::{Make, Writer, Zvol, create_filesystem};
 
-use crate::disk::{Disk, Journal, Loss, Replay, Step, Trouble, mix};
+use crate::disk::{Disk, Journal, Loss, Replay, Step, mix};
+use crate::matrix;
 use crate::rig::{self, NAME, NEW, NOW, Shape, VOLUME};
 use crate::streams;
 use crate::work::{Digest, Model, digest};
@@ -475,18 +476,6 @@ pub fn cuts(shape: &Shape, seed: u64, operations: u64, every: u64) -> Result<Rep
     Ok(family.report)
 }
 
-/// What a life meets: at most one broken disk at a time, and no more than the layout bears.
-const TROUBLES: [fn(u64) -> Trouble; 8] = [
-    Trouble::ReadErrors,
-    Trouble::WriteErrors,
-    Trouble::WrongReads,
-    Trouble::BitRot,
-    Trouble::LostWrites,
-    Trouble::MisdirectedWrites,
-    Trouble::TornWrites,
-    |_| Trouble::Dead,
-];
-
 /// Runs `lives` lives of a family on disks that break, each ended by an export or by the power cut in the middle of its last operation; then the pool is opened,
 /// mended, checked in full and compared.
 ///
@@ -509,7 +498,8 @@ pub fn ztest(shape: &Shape, seed: u64, lives: u64) -> Result<Report, String> {
             family.streams = !(is_killed && is_last);
             let pick = family.dice();
             if shape.bearable() > 0 && pick.is_multiple_of(12) && disks.iter().all(|disk| !disk.is_broken()) {
-                let trouble = TROUBLES[usize::try_from(pick >> 8).unwrap_or(0) % TROUBLES.len()](pick >> 16 & 7 | 2);
+                // At most one broken disk at a time, and no more than the layout bears; a pulled disk is not among them.
+                let trouble = matrix::draw(pick >> 16 & 7 | 2, pick >> 8, 8);
                 disks[usize::try_from(pick >> 32).unwrap_or(0) % shape.disks].break_down(&[trouble]);
                 family.report.troubles += 1;
             } else if pick.is_multiple_of(7) {
