@@ -129,7 +129,7 @@ pub fn liar(seed: u64, cases: u64, watch: &mut Watch) -> Result<Report, String> 
     for case in 0..cases {
         let dice = mix(seed ^ case.wrapping_mul(0x1_0001));
         // Every other of those about a pool of OpenZFS is about what only those have.
-        let (stage, other) = if case % FOREIGN == 3 { (&foreign, (case / FOREIGN % 2 == 0).then_some(&ours.tree)) } else { (&ours, None) };
+        let (stage, other) = if case % FOREIGN == 3 { (&foreign, (case / FOREIGN).is_multiple_of(2).then_some(&ours.tree)) } else { (&ours, None) };
         let lie = stage.tree.lie(dice, other);
         let is_written = case % WRITTEN == 0 || lie.class == "intent log";
         let is_fine = watch.guard(
@@ -358,7 +358,7 @@ fn samples(seed: u64) -> Vec<(&'static str, Vec<u8>)> {
     let place = blkptr::Dva { vdev: 0, offset: 1 << 20, asize: 4096, gang: false };
     let pointer = intent_log::pointer([Some(place), None, None], 4096, 7, [1, 2, 3, 4]);
     // Two words an entry: the first of them names the vdev (format section 12.3).
-    let logged: Vec<u8> = (0..40_u64).flat_map(|index| [3 << 62 | index << 24, index << 63 | index * 8]).flat_map(u64::to_le_bytes).collect();
+    let logged: Vec<u8> = (0..40_u64).flat_map(|index| [(3 << 62) | (index << 24), (index << 63) | (index * 8)]).flat_map(u64::to_le_bytes).collect();
     let token = Token { to_guid: seed, from_guid: Some(9), object: 12, offset: 1 << 17, bytes: 99, name: "tank/a@b".into(), options: pool_stream::SendOptions::default() };
     vec![
         ("list", nvlist::encode(&list)),

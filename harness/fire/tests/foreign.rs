@@ -142,7 +142,8 @@ fn a_cut_during_the_takeover_leaves_it_to_be_taken_over_again() {
     let mut store = open(&disk, 1);
     fill(&mut store, "relic", 7);
     // Everything but the uberblocks reached the disk: the pool is as it was.
-    let rings = [128 << 10, 384 << 10, SIZE - (512 << 10) + (128 << 10), SIZE - (128 << 10)];
+    let size = disk.device().size_bytes();
+    let rings = [128 << 10, 384 << 10, size - (512 << 10) + (128 << 10), size - (128 << 10)];
     for ring in rings {
         let mut old = vec![0; 128 << 10];
         before.device().read(ring, &mut old).expect("read");
