@@ -1,4 +1,4 @@
-//! File systems on the pool: what the kernel mounts.
+//! File systems and volumes on the pool: what the kernel mounts, and shows as disks.
 //!
 //! # Theory
 //! A [`Storage`] is an imported pool: one [`Store`] behind one lock, and a kernel thread that commits the open transaction group every
@@ -21,6 +21,8 @@
 //! Mounted -> Arc<Shared> { pool, dataset, nodes: object -> weak Node, recent: strong Nodes }
 //! Node { attributes, pages }
 //! ```
+//! A volume is a `Shared` with one `Node`, its data (module `volume`); it is there while it is open, and afterwards for its pages. [`zones`] says which zone has what.
+//!
 //! [`manage`] is what `zpool` and `zfs` ask for; it knows what is mounted, which the store does not: a file system is unmounted before it is renamed, rolled
 //! back, destroyed or received into, and mounted again. [`streams`] are sends and receives, held by an open descriptor between two pieces.
 //!
@@ -36,7 +38,7 @@
 //! changes with ENOMEM before they start.
 //!
 //! # Limits
-//! No access-control lists, no extended attributes on write. Access times are kept in memory only. The cache of file pages holds at most half of
+//! Snapshots of volumes are no devices (`snapdev`): clone them. No access-control lists, no extended attributes on write. Access times are kept in memory only. The cache of file pages holds at most half of
 //! memory; what a cache device holds is lost with an export. A receive or send counts as the operator's.
 #![no_std]
 extern crate alloc;
