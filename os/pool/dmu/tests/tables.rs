@@ -1,7 +1,7 @@
 //! Micro ZAPs that are changed in place, against a map.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use kif::{BlockDev, BlockError};
 use pool_dmu::{Store, zap_edit as zap};
@@ -11,19 +11,25 @@ use pool_spa::{Layout, Pool};
 #[derive(Clone)]
 struct Memory(Arc<Mutex<Vec<u8>>>);
 
+impl Memory {
+    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().expect("no test of this file panics with it")
+    }
+}
+
 impl BlockDev for Memory {
     fn size_bytes(&self) -> u64 {
-        self.0.lock().unwrap().len() as u64
+        self.bytes().len() as u64
     }
     fn sector_bytes(&self) -> u32 {
         512
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BlockError> {
-        out.copy_from_slice(&self.0.lock().unwrap()[offset as usize..][..out.len()]);
+        out.copy_from_slice(&self.bytes()[offset as usize..][..out.len()]);
         Ok(())
     }
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
-        self.0.lock().unwrap()[offset as usize..][..data.len()].copy_from_slice(data);
+        self.bytes()[offset as usize..][..data.len()].copy_from_slice(data);
         Ok(())
     }
     fn flush(&self) -> Result<(), BlockError> {
@@ -80,7 +86,7 @@ fn a_micro_table_changed_in_place_has_what_was_put_there() {
         let value = next();
         let (set, pool) = store.edit_dataset(dataset, None).expect("open");
         let edit = set.edit(pool, table).expect("there");
-        if next() % 3 == 0 {
+        if next().is_multiple_of(3) {
             assert_eq!(zap::remove(edit, pool, name.as_bytes()), Ok(model.remove(&name).is_some()), "{name}");
         } else {
             zap::set(edit, pool, Entry { name: name.clone().into_bytes(), integer_size: 8, value: vec![value] }).expect("set");

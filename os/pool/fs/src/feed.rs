@@ -155,7 +155,7 @@ mod tests {
     /// A file of as many runs: every other block packs well.
     fn fill(pool: &Arc<Storage>, root: &VnodeRef, name: &str) -> (VnodeRef, Vec<u8>) {
         let noise = |at: u64| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 37;
-        let byte = |at: u64| if at / RUN % 2 == 0 { noise(at) as u8 } else { (at / 512) as u8 };
+        let byte = |at: u64| if (at / RUN).is_multiple_of(2) { noise(at) as u8 } else { (at / 512) as u8 };
         let data: Vec<u8> = (0..RUNS * RUN - 1000).map(byte).collect();
         let file = make(root, name);
         assert_eq!(file.write_at(0, &data, IO), Ok(data.len()));
@@ -200,7 +200,7 @@ mod tests {
         assert!(counts(&pool).0 >= RUNS && counts(&pool).1 == 0, "{:?}", counts(&pool));
 
         // Every block on the device rots, and then it does not answer at all.
-        disk.0.lock().unwrap()[FRONT..].iter_mut().step_by(700).for_each(|byte| *byte ^= 0x10);
+        disk.0.lock().expect("no panic held it")[FRONT..].iter_mut().step_by(700).for_each(|byte| *byte ^= 0x10);
         give_up(&file);
         assert!(contents(&file) == data, "from where it belongs");
         assert!(counts(&pool).1 >= RUNS, "each is noticed");
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(shown.allocated, pool.second_counts().asize.load(Relaxed));
 
         assert!(feed_all(&pool) >= RUNS, "written afresh");
-        disk.0.lock().unwrap().truncate(0);
+        disk.0.lock().expect("no panic held it").truncate(0);
         give_up(&file);
         assert!(contents(&file) == data, "a device that is gone is not needed");
         pool.with(|store| store.remove_auxiliary(guid, 2)).expect("is removed");
