@@ -37,7 +37,7 @@ pub const ROWS: &[(&str, &str, Option<u64>)] = &[
     ("create_delete", "an empty file made and removed", None),
     ("stat", "stat of a file by its path", None),
     ("command", "a command that does nothing: part of each row below", None),
-    ("clone_mount", "zfs clone, mounted, the command included", Some(5_000_000)),
+    ("clone_mount", "zfs clone, mounted", Some(5_000_000)),
     ("import_1x", "zpool import, 40 files of 16 KiB", None),
     ("import_10x", "400 files", None),
     ("snapshot_1x", "zfs snapshot", None),
