@@ -106,7 +106,7 @@ fn below(zone: ZoneId, name: &str) -> Result<(), Refusal> {
 
 /// Refuses a property that a zone does not set.
 fn property(zone: ZoneId, name: &str, property: &str) -> Result<(), Refusal> {
-    match property {
+    match pool_dmu::full_name(property) {
         "zoned" => Err(denied("zoned is set by the global zone")),
         limit if LIMITS.contains(&limit) && zones::is_top(zone, name) => Err(denied(format!("{name}: {limit} of what was delegated is set by the global zone; set it below"))),
         _ => Ok(()),
@@ -168,7 +168,9 @@ pub(crate) fn allow(zone: ZoneId, operation: Operation, request: &NvList) -> Res
         }
         Operation::StreamSend => {
             let token = request.opt_string("token")?.and_then(pool_stream::Token::decode).map(|token| token.name);
-            [token.as_deref(), request.opt_string("to")?].into_iter().flatten().try_for_each(|name| inside(zone, name))
+            // A base by its short name is of the same data set.
+            let from = request.opt_string("from")?.filter(|from| from.find(['@', '#']).is_some_and(|at| at > 0));
+            [token.as_deref(), request.opt_string("to")?, from].into_iter().flatten().try_for_each(|name| inside(zone, name))
         }
         Operation::StreamReceive => request.opt_string("target")?.map_or(Ok(()), |target| below(zone, target.split('@').next().unwrap_or(target))),
         _ => Err(denied("this is for the global zone")),

@@ -1224,6 +1224,7 @@ fn moves(property: &str) -> bool {
 /// # Errors
 /// See [`Refused`].
 pub fn set(cx: &Cx<'_>, name: &str, property: &str, text: Option<&str>) -> Result<()> {
+    let property = pool_dmu::full_name(property);
     let _alone = alone();
     let pool = pool_of(name)?;
     if let ("volsize", Some(text)) = (property, text) {
@@ -1275,11 +1276,19 @@ fn mountpoint(datasets: &Datasets<'_>, info: &DatasetInfo) -> core::result::Resu
     })
 }
 
-/// Whether `zone` is where a file system is mounted: one that was delegated, in its zone, others in the global zone.
+/// Whether `zone` is where a file system is mounted: one that was delegated, in its zone, others in the global zone. What is below a delegated one is of the zone, whatever it
+/// says itself: a stream that the zone received may say anything.
 fn is_for(pool: &Storage, name: &str, zone: ZoneId) -> Result<bool> {
     let zoned = pool.with(|store| {
         let datasets = Datasets::open(store.pool())?;
-        Ok(datasets.settings(&datasets.find(name)?, ["zoned"])? == [Some(1)])
+        let mut at = name;
+        loop {
+            match (datasets.settings(&datasets.find(at)?, ["zoned"])?, at.rsplit_once('/')) {
+                ([Some(1)], _) => return Ok(true),
+                ([Some(_)], Some((above, _))) => at = above,
+                _ => return Ok(false),
+            }
+        }
     });
     zoned.map(|zoned| zoned == (zone != ZoneId::GLOBAL)).map_err(|error| failed(name, error))
 }
