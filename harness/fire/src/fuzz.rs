@@ -21,7 +21,7 @@ use crate::rig::{self, NAME, NEW, NOW, SHAPES, Shape};
 use crate::watch::Watch;
 use crate::work::{Model, Work};
 
-/// Of so many lies one is not only read: the pool is opened for writing, worked with, and scrubbed. Those in an intent log always are: nobody else reads it.
+/// Of so many lies one is not only read: the pool is opened for writing, worked with, and scrubbed. A lie in an intent log is always replayed: nobody else reads it.
 const WRITTEN: u64 = 16;
 /// Of so many lies one meets a pool that knows nothing yet; the others one that has read before what the lie left as it was.
 const COLD: u64 = 16;
@@ -131,13 +131,14 @@ pub fn liar(seed: u64, cases: u64, watch: &mut Watch) -> Result<Report, String> 
         // Every other of those about a pool of OpenZFS is about what only those have.
         let (stage, other) = if case % FOREIGN == 3 { (&foreign, (case / FOREIGN).is_multiple_of(2).then_some(&ours.tree)) } else { (&ours, None) };
         let lie = stage.tree.lie(dice, other);
-        let is_written = case % WRITTEN == 0 || lie.class == "intent log";
+        let is_worked = case % WRITTEN == 0;
+        let is_written = is_worked || lie.class == "intent log";
         let is_fine = watch.guard(
             |what| format!("seed {seed} case {case}, {}: {what}", lie.class),
             || {
                 let mut fine = look_at(stage, &lie, case % COLD == 1)?;
                 if is_written {
-                    fine &= work_with(stage, &lie, dice)?;
+                    fine &= work_with(stage, &lie, is_worked.then_some(dice))?;
                 }
                 let transfers = lie.disk.transfers();
                 if transfers > TRANSFERS { Err(format!("{transfers} transfers")) } else { Ok(fine) }
@@ -309,26 +310,28 @@ fn look_at(stage: &Stage, lie: &Lie, is_cold: bool) -> Result<bool, String> {
     Ok(fine)
 }
 
-/// Opens the pool for writing and does what its owner would; true if nothing complained.
-fn work_with(stage: &Stage, lie: &Lie, seed: u64) -> Result<bool, String> {
+/// Opens the pool for writing with replay of its logs and does what its owner would, by `seed` if there is one; true if nothing complained.
+fn work_with(stage: &Stage, lie: &Lie, seed: Option<u64>) -> Result<bool, String> {
     let disks = std::slice::from_ref(&lie.disk);
     let Ok(pool) = Pool::import(rig::devices(disks), None) else { return Ok(false) };
     let name = pool.name().to_owned();
     let Ok(mut store) = Store::open(pool, rig::random(2)) else { return Ok(false) };
     let mut fine = pool_zpl::replay_logs(&mut store, NOW).is_ok();
-    fine &= store.run_scan(ScanKind::Scrub, NOW.0).is_ok();
-    let mut work = Work::new(seed);
-    if name == NAME {
-        for _ in 0..20 {
-            // The pool has files of its own: names may be taken.
-            drop(work.step(&mut store));
+    if let Some(seed) = seed {
+        fine &= store.run_scan(ScanKind::Scrub, NOW.0).is_ok();
+        let mut work = Work::new(seed);
+        if name == NAME {
+            for _ in 0..20 {
+                // The pool has files of its own: names may be taken.
+                drop(work.step(&mut store));
+            }
+            fine &= store.destroy_snapshots(&[&format!("{name}@between")], false, NOW.0).is_ok();
+            fine &= store.destroy_tree(&format!("{name}/volume"), true, NOW.0).is_ok();
         }
-        fine &= store.destroy_snapshots(&[&format!("{name}@between")], false, NOW.0).is_ok();
-        fine &= store.destroy_tree(&format!("{name}/volume"), true, NOW.0).is_ok();
+        fine &= store.snapshot(&name, "after", NOW.0).is_ok();
+        fine &= store.promote(&format!("{name}/clone"), NOW.0).is_ok();
+        fine &= store.rollback(&name, NOW.0).is_ok();
     }
-    fine &= store.snapshot(&name, "after", NOW.0).is_ok();
-    fine &= store.promote(&format!("{name}/clone"), NOW.0).is_ok();
-    fine &= store.rollback(&name, NOW.0).is_ok();
     fine &= store.export(NOW.0).is_ok();
     drop(store);
     // A snapshot that the lie is no part of may lose blocks to it: what is freed and written to is what the lie says. It never reads otherwise than it was.

@@ -87,10 +87,10 @@ fn rows() -> Vec<Campaign> {
     rows.push(call("translate-vs-interpret", "random programs: translated code against the interpreter, whole and cut", 10_000, cpu_check::campaign));
     rows.push(call("pool-atlas", "power cuts at every write of a workload on a pool: nothing acknowledged lost, nothing in part", 300, pool_fire::atlas_batch));
     rows.push(call("pool-ztest", "random lives: of a pool, of families of datasets, of the kernel's storage layer with its tasks in turns: operations, streams, broken disks, kills", 10, pool_fire::ztest_batch));
-    rows.push(call("pool-liar", "blocks of pools changed under good checksums: an error, never a panic", 1000, pool_fire::liar_batch));
-    rows.push(call("pool-labels", "configs and uberblocks changed under good checksums", 5000, pool_fire::labels_batch));
-    rows.push(call("pool-parsers", "changed structures of the pool's format for each parser", 500_000, pool_fire::parsers_batch));
-    rows.push(call("pool-streams", "send streams changed under good checksums: nothing left behind", 1000, pool_fire::streams_batch));
+    rows.push(call("pool-liar", "structures of pools changed under good checksums, by class: read, written, scrubbed; an error, never a panic, wrong bytes or unbounded memory", 5000, pool_fire::liar_batch));
+    rows.push(call("pool-labels", "configs (bytes and values) and uberblocks changed under good checksums", 5000, pool_fire::labels_batch));
+    rows.push(call("pool-parsers", "changed structures of the pool's format and resume tokens for each parser", 500_000, pool_fire::parsers_batch));
+    rows.push(call("pool-streams", "send streams, packages, resumed ones and tokens changed under good checksums: nothing left behind", 5000, pool_fire::streams_batch));
     for target in sim_dev::fuzz::TARGETS {
         let name = target.name;
         rows.push(call(&format!("device-{name}"), &format!("noise on registers, rings and configuration space of {name}"), 100_000, move |seed, cases| {
