@@ -22,9 +22,9 @@ use crate::watch::Watch;
 use crate::work::{Model, Work};
 
 /// Of so many lies one is not only read: the pool is opened for writing, worked with, and scrubbed. A lie in an intent log is always replayed: nobody else reads it.
-const WRITTEN: u64 = 16;
+const WRITTEN: u64 = 17;
 /// Of so many lies one meets a pool that knows nothing yet; the others one that has read before what the lie left as it was.
-const COLD: u64 = 16;
+const COLD: u64 = 13;
 /// Of so many lies one is told about a pool of OpenZFS.
 const FOREIGN: u64 = 16;
 /// Transfers of one case: good pools here take some hundred.

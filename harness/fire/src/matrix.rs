@@ -17,10 +17,10 @@ use pool_dmu::edit::EditError;
 use pool_spa::{Event, VdevState};
 use pool_stream::SendOptions;
 
-use crate::disk::{Disk, Trouble};
+use crate::disk::Trouble;
 use crate::rig::{self, Events, NAME, NOW, OpenError, Shape};
 use crate::streams;
-use crate::work::Work;
+use crate::work::{Model, Work};
 
 /// What the pool does while the disk has trouble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,9 +139,11 @@ pub fn cell(shape: &Shape, trouble: Trouble, state: State, seed: u64) -> Result<
     }
     if at_rest || other_is_away {
         for _ in 0..30 {
-            // What is read back may be wrong by now.
-            if work.step(&mut store).is_err() {
-                break;
+            match work.step(&mut store) {
+                Ok(_) => {}
+                // What is read back may be wrong by now.
+                Err(_) if at_rest => break,
+                Err(error) => return Err(error),
             }
         }
         if store.commit(NOW.0).is_err() {
@@ -154,10 +156,6 @@ pub fn cell(shape: &Shape, trouble: Trouble, state: State, seed: u64) -> Result<
         return Ok(Outcome::Refused);
     }
     drop(store);
-    // What the stream is to be, from disks that nobody reads before.
-    let twins: Vec<Disk> = disks.iter().map(Disk::fork).collect();
-    let twin = if state == State::Send { rig::open(&twins, 1, None).ok() } else { None };
-    let stream = twin.and_then(|store| streams::send(&store, &snapshot, None, SendOptions::default()).ok());
     let events = Arc::new(Events::default());
     let troubles = if at_rest { Vec::new() } else { vec![trouble] };
     if state == State::Import {
@@ -187,7 +185,7 @@ pub fn cell(shape: &Shape, trouble: Trouble, state: State, seed: u64) -> Result<
         State::Scrub => refused |= store.run_scan(ScanKind::Scrub, NOW.0).is_err(),
         State::Resilver => refused |= store.run_scan(ScanKind::Resilver, NOW.0).is_err(),
         State::Send => match streams::send(&store, &snapshot, None, SendOptions::default()) {
-            Ok(sent) => wrong |= stream != Some(sent),
+            Ok(sent) => wrong |= !carries(&sent, &work.model)?,
             Err(_) => unsent = true,
         },
         State::Idle | State::Import => {}
@@ -229,6 +227,15 @@ pub fn cell(shape: &Shape, trouble: Trouble, state: State, seed: u64) -> Result<
         (true, true) => Outcome::Healed,
         (true, false) => Outcome::Untouched,
     })
+}
+
+/// True if who receives a stream has the files that were sent.
+fn carries(stream: &[u8], model: &Model) -> Result<bool, EditError> {
+    let (_, mut store) = rig::create(&rig::SHAPES[0], 1)?;
+    let target = format!("{NAME}/received");
+    let taken = streams::receive(&mut store, &target, stream).is_ok();
+    store.commit(NOW.0)?;
+    Ok(taken && rig::read_all(store.pool(), &target).is_ok_and(|found| found == *model))
 }
 
 /// What a cell may end as. A layout that bears a disk's loss must heal whatever one disk does; one that does not must at least say so.
