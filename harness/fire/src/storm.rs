@@ -224,9 +224,9 @@ fn is_full(refused: &Refused) -> bool {
     matches!(refused, Refused::Failed(text) if text.contains("no space left"))
 }
 
-/// What the pool calls a disk.
+/// What the pool calls a disk since it was imported: where it is.
 fn leaf(index: usize) -> String {
-    format!("d{index}")
+    format!("/dev/{}", slots()[index].0)
 }
 
 // ---- tasks -----------------------------------------------------------------------------------------------------------------------
