@@ -9,7 +9,8 @@
 //! that evict next ([`crate::Cache::tail`]). A device that has not been filled once takes twice as much.
 //!
 //! # Limits
-//! An entry costs about 100 bytes of memory (a key of 24, a place of 24, and the place's way back, in two trees), counted as [`HEADER_BYTES`]. A full table
+//! An entry has 80 bytes (a key of 24 with a place of 24, and an offset of 8 with the key again, in two trees); nodes of trees are at least half full, most
+//! of them more: it is counted as [`HEADER_BYTES`]. A full table
 //! forgets the oldest. A device that lost its place in the pool loses its entries.
 
 use alloc::collections::BTreeMap;
@@ -22,7 +23,7 @@ pub const TURN_BYTES: u64 = 8 << 20;
 /// How far from the end of a list is looked for what to write, in bytes of a turn.
 pub const HEADROOM: u64 = 8;
 /// What an entry of the table counts as.
-pub const HEADER_BYTES: u64 = 128;
+pub const HEADER_BYTES: u64 = 192;
 /// Places are multiples of this: a sector of any device.
 pub const UNIT: u64 = 4096;
 

@@ -28,7 +28,7 @@ use crate::leaf::{Leaf, LeafStatus, VdevState};
 use crate::zio::{Key, checksum_ok};
 use crate::Pool;
 
-/// Blocks at most that are known to lie on cache devices, unless the pool's owner says otherwise: 8 MiB of memory.
+/// Blocks at most that are known to lie on cache devices, unless the pool's owner says otherwise: 12 MiB of memory.
 const ENTRIES: usize = 1 << 16;
 /// Largest block that goes to a cache device.
 const BLOCK_MAX: u64 = 16 << 20;
@@ -120,9 +120,9 @@ fn pack(pointer: &BlockPointer, data: &[u8]) -> Option<Vec<u8>> {
     Some(packed)
 }
 
-/// A device's part for blocks.
+/// A device's part for blocks: what lies between the labels, whose last two end at a multiple of their size.
 fn room(leaf: &Leaf) -> u64 {
-    leaf.size().saturating_sub(label::FRONT + 2 * label::SIZE)
+    (leaf.size() / label::SIZE * label::SIZE).saturating_sub(label::FRONT + 2 * label::SIZE)
 }
 
 impl Pool {
