@@ -36,10 +36,12 @@ impl FileKind {
         }
     }
 
-    /// The one version that is written and read.
+    /// The one version that is written and read. It rises when the state of a device or of the processor gains or loses a field.
+    ///
+    /// Version 2: interrupt lines of PCI devices at the 8259, virtio's ISR and pin.
     pub fn version(self) -> u32 {
         match self {
-            FileKind::Snapshot | FileKind::Capsule => 1,
+            FileKind::Snapshot | FileKind::Capsule => 2,
         }
     }
 }
