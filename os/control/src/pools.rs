@@ -11,7 +11,7 @@ use kif::ZoneId;
 use nv::NvList;
 use pool_dmu::DatasetKind;
 use pool_fs::zones;
-use pool_fs::manage::{self, Aside, DeviceChange, Extent, NewVolume, Refused, ScrubChange, Status};
+use pool_fs::manage::{self, Aside, DeviceChange, Extent, NewDevice, NewVolume, Refused, ScrubChange, Status};
 use pool_fs::streams::{Receiving, Sending, abort_receive};
 use pool_spa::{LeafCounts, VdevStatus};
 use pool_stream::{Naming, PackageOptions};
@@ -173,7 +173,7 @@ fn carry_out(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
             let pool = request.string("pool")?;
             let change = match request.string("change")? {
                 "add" => {
-                    manage::add(pool, request.strings("vdevs")?)?;
+                    manage::add(pool, request.strings("vdevs")?, flag(request, "force")?)?;
                     return nothing();
                 }
                 "remove" => {
@@ -192,7 +192,11 @@ fn carry_out(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
             match request.opt_string("device")? {
                 None if change == DeviceChange::Clear => manage::clear(pool)?,
                 None => return Err(Refusal::new(Code::Invalid, "which device?")),
-                Some(device) => manage::change_device(pool, change, device, request.opt_string("new")?, flag(request, "sequential")?)?,
+                Some(device) => {
+                    let (sequential, force) = (flag(request, "sequential")?, flag(request, "force")?);
+                    let new = request.opt_string("new")?.map(|name| NewDevice { name, sequential, force });
+                    manage::change_device(pool, change, device, new)?;
+                }
             }
             nothing()
         }

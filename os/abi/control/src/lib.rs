@@ -149,7 +149,7 @@ operations! {
     15 PoolCreate  "pool.create"  Global "name, vdevs: strings, ashift?, force?, dry? -> guid?";
     16 PoolImport  "pool.import"  Global "pool?, destroyed? -> importable: [{name, guid, exported, disks: strings}]; with a pool (name or guid): imports it";
     17 PoolExport  "pool.export"  Global "pool, destroy? -> (nothing)";
-    18 PoolDevice  "pool.device"  Global "pool, change: attach | replace | detach | offline | online | clear | add | remove, device? (clear: all), new?, sequential?, expand? (online), vdevs?: strings -> (nothing)";
+    18 PoolDevice  "pool.device"  Global "pool, change: attach | replace | detach | offline | online | clear | add | remove, device? (clear: all), new?, sequential?, force? (add, attach, replace), expand? (online), vdevs?: strings -> (nothing)";
     19 PoolScrub   "pool.scrub"   Global "pool, stop?, pause? -> (nothing): starts it, or lets a paused one go on";
     20 DatasetList "dataset.list" Delegated "name?, bookmarks? -> datasets: [{name, kind, used, available?, referenced, created, origin?, mountpoint?}]";
     21 DatasetMake "dataset.make" Delegated "name, parents?, origin?: DATASET@NAME to clone, volsize?, volblocksize?, sparse?, properties?: strings NAME=VALUE -> (nothing): makes a file system and mounts it, or with a size a volume";

@@ -199,7 +199,10 @@ impl Store {
     }
 
     /// A device of `bytes` can stand beside or in place of leaf `at`.
-    pub(crate) fn check_place(&self, at: u64, bytes: u64) -> Result<(), EditError> {
+    ///
+    /// # Errors
+    /// No such leaf, or the device is too small.
+    pub fn check_place(&self, at: u64, bytes: u64) -> Result<(), EditError> {
         let trees = self.pool.trees();
         let tree = &trees[find_top(&trees, at)?];
         if tree.find(at).is_none_or(|old| old.kind != VdevKind::Leaf) {

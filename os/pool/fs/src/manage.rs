@@ -347,17 +347,39 @@ fn parse_layout(words: &[String]) -> Result<Vec<Wanted>> {
     }
     let mut all: Vec<&str> = out.iter().flat_map(|(_, names, _)| names).map(|name| name.strip_prefix("/dev/").unwrap_or(name)).collect();
     all.sort_unstable();
-    if let Some(twice) = all.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Refused::Invalid(format!("{}: named twice", twice[0])));
+    let is_of = |part: &str, disk: &str| part.strip_prefix(disk).is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit()));
+    if let Some(twice) = all.windows(2).find(|pair| is_of(pair[1], pair[0])) {
+        return Err(Refused::Invalid(format!("{}: named twice{}", twice[0], if twice[0] == twice[1] { String::new() } else { format!(", once as {}", twice[1]) })));
     }
     Ok(out)
 }
 
-fn layouts(words: &[String]) -> Result<Vec<(Layout, Role)>> {
+/// Whether a pool may have these disks: they are there and free, no two are one, and unless `force` none holds a pool other than `own`. Nothing is written to one before
+/// this was asked of all.
+fn check_disks(names: &[&str], force: bool, own: Option<u64>) -> Result<()> {
+    if !force {
+        let named: Vec<&str> = names.iter().map(|name| name.strip_prefix("/dev/").unwrap_or(name)).collect();
+        for found in importable(false).into_iter().filter(|found| Some(found.guid) != own) {
+            let is_named = |disk: &&String| named.iter().any(|named| disk.strip_prefix(named).is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit())));
+            if let Some(disk) = found.disks.iter().find(is_named) {
+                return Err(Refused::Exists(format!("{disk} belongs to pool {}; use -f to overwrite it", found.name)));
+            }
+        }
+    }
+    // All are held at once: a disk and a partition of it are one.
+    names.iter().map(|name| take(name)).collect::<Result<Vec<_>>>().map(drop)
+}
+
+/// The same of all that `words` name.
+fn check_layout(words: &[String], force: bool, own: Option<u64>) -> Result<()> {
     let wanted = parse_layout(words)?;
-    // Nothing is written to one before all are known to be there and free.
-    wanted.iter().flat_map(|(_, names, _)| names).try_for_each(|name| take(name).map(drop))?;
-    wanted
+    let names: Vec<&str> = wanted.iter().flat_map(|(_, names, _)| names).map(String::as_str).collect();
+    check_disks(&names, force, own)
+}
+
+/// Vdevs of disks that [`check_layout`] found to be free; tables are written to whole ones.
+fn layouts(words: &[String]) -> Result<Vec<(Layout, Role)>> {
+    parse_layout(words)?
         .into_iter()
         .map(|(redundancy, names, role)| {
             let devices = names.iter().map(|name| take_for_pool(name)).collect::<Result<_>>()?;
@@ -409,17 +431,7 @@ pub fn check_create(name: &str, words: &[String], force: bool) -> Result<()> {
     if registry::find(name).is_some() {
         return Err(Refused::Exists(format!("{name}: a pool of this name is imported")));
     }
-    if !force {
-        let named: Vec<&str> = words.iter().map(|word| word.strip_prefix("/dev/").unwrap_or(word)).collect();
-        for found in importable(false) {
-            let is_named = |disk: &&String| named.iter().any(|named| disk.strip_prefix(named).is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit())));
-            if let Some(disk) = found.disks.iter().find(is_named) {
-                return Err(Refused::Exists(format!("{disk} belongs to pool {}; use -f to overwrite it", found.name)));
-            }
-        }
-    }
-    // Nothing is written to one before all are known to be there and free.
-    parse_layout(words)?.iter().flat_map(|(_, names, _)| names).try_for_each(|name| take(name).map(drop))
+    check_layout(words, force, None)
 }
 
 /// The pool called `name`.
@@ -490,33 +502,53 @@ pub enum DeviceChange {
     Clear,
 }
 
-/// Changes device `old` of a pool; `new` for attach and replace (`sequential`: what is in use is copied in the order of places, then scrubbed). What has to be copied is
-/// resilvered in the background.
+/// A new device of a pool.
+#[derive(Clone, Copy, Debug)]
+pub struct NewDevice<'w> {
+    pub name: &'w str,
+    /// What is in use is copied to it in the order of places, then scrubbed.
+    pub sequential: bool,
+    /// It may hold another pool.
+    pub force: bool,
+}
+
+fn guid_of(pool: &Storage) -> Result<u64> {
+    pool.look(|store| store.pool().guid()).map_err(|error| failed(pool.name(), error))
+}
+
+/// Changes device `old` of a pool; `new` for attach and replace. What has to be copied is resilvered in the background.
 ///
 /// # Errors
-/// See [`Refused`].
-pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Option<&str>, sequential: bool) -> Result<()> {
+/// See [`Refused`]. Nothing was written to the new device unless it could stand there.
+pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Option<NewDevice<'_>>) -> Result<()> {
     let pool = pool(pool_name)?;
     let path = |name: &str| format!("/dev/{}", name.trim_start_matches("/dev/"));
+    // A whole disk is its first partition.
+    let known = |store: &Store| store.leaf_called(&path(old)).or_else(|| store.leaf_called(&path(&part_name(old, 1)))).or_else(|| store.leaf_called(old)).or_else(|| old.parse().ok());
+    let leaf = pool.look(known).map_err(|error| failed(pool_name, error))?;
+    let leaf = leaf.ok_or_else(|| Refused::NotFound(format!("{old}: no such device in pool {pool_name}; see 'zpool status'")))?;
+    let sequential = new.is_some_and(|new| new.sequential);
+    // What is wrong is about the new disk, where there is one.
+    let about = new.map_or_else(|| String::from(old), |new| format!("{} in place of or beside {old}", new.name));
     let device = match (change, new) {
-        (DeviceChange::Attach | DeviceChange::Replace, Some(new)) => Some(take_for_pool(new)?),
+        (DeviceChange::Attach | DeviceChange::Replace, Some(new)) => {
+            check_disks(&[new.name], new.force, Some(guid_of(&pool)?))?;
+            let bytes = take(new.name)?.size_bytes();
+            edit(&pool, &about, |store| {
+                store.check_place(leaf, bytes)?;
+                if sequential { store.check_rebuild(leaf) } else { Ok(()) }
+            })?;
+            Some(take_for_pool(new.name)?)
+        }
         (DeviceChange::Attach | DeviceChange::Replace, None) => return Err(Refused::Invalid(String::from("the new disk is missing"))),
         _ => None,
     };
-    // A whole disk is its first partition.
-    let known = |store: &Store| store.leaf_called(&path(old)).or_else(|| store.leaf_called(&path(&part_name(old, 1)))).or_else(|| store.leaf_called(old)).or_else(|| old.parse().ok());
-    let mut missing = false;
     let mut error = None;
     let result = pool.with(|store| {
-        let Some(leaf) = known(store) else {
-            missing = true;
-            return Ok(());
-        };
         let seconds = now().0;
         let done = match (change, device) {
             (DeviceChange::Attach | DeviceChange::Replace, Some((path, device))) => {
-                let allowed = if sequential { store.check_rebuild(leaf) } else { Ok(()) };
-                allowed.and_then(|()| store.attach(leaf, &path, device, change == DeviceChange::Replace, seconds).map(drop))
+                store.attach(leaf, &path, device, change == DeviceChange::Replace, seconds).map(drop)
             }
             (DeviceChange::Detach, _) => store.detach(leaf, seconds),
             (DeviceChange::Offline, _) => store.offline(leaf, seconds),
@@ -537,12 +569,8 @@ pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Opti
     });
     result.map_err(|error| failed(pool_name, error))?;
     pool.wake();
-    if missing {
-        return Err(Refused::NotFound(format!("{old}: no such device in pool {pool_name}; see 'zpool status'")));
-    }
     feed(&pool)?;
-    // What is wrong is about the new disk, where there is one.
-    error.map_or(Ok(()), |error| Err(edit_failed(&new.map_or_else(|| String::from(old), |new| format!("{new} in place of or beside {old}")), &error)))
+    error.map_or(Ok(()), |error| Err(edit_failed(&about, &error)))
 }
 
 fn add_one(store: &mut Store, layout: Layout, role: Role, seconds: u64) -> core::result::Result<(), EditError> {
@@ -586,12 +614,13 @@ pub fn history(pool_name: &str) -> Result<Vec<HistoryLine>> {
     edit(&pool, pool_name, |store| pool_dmu::history(&ObjectSet::mos(store.pool())?))
 }
 
-/// Adds vdevs to a pool.
+/// Adds vdevs to a pool. Disks that hold another pool are refused unless `force`.
 ///
 /// # Errors
 /// See [`Refused`].
-pub fn add(pool_name: &str, words: &[String]) -> Result<()> {
+pub fn add(pool_name: &str, words: &[String], force: bool) -> Result<()> {
     let pool = pool(pool_name)?;
+    check_layout(words, force, Some(guid_of(&pool)?))?;
     for (layout, role) in layouts(words)? {
         edit(&pool, pool_name, |store| add_one(store, layout, role, now().0))?;
     }

@@ -20,13 +20,16 @@ usage: zpool create [-fn] [-o ashift=N] POOL [mirror|raidz|raidz2|raidz3] DISK..
        zpool destroy [-f] POOL         its disks are free; until they are used zpool import -D gets it back
        zpool scrub [-s | -p | -w] POOL check every block and repair; -s stops it, -p pauses it until the next zpool scrub, -w waits for its end
        zpool wait POOL                 until no scrub or resilver is under way
-       zpool attach [-s] POOL DISK NEW make DISK a mirror with NEW; -s: copy in the order of places, then scrub
-       zpool replace [-s] POOL OLD NEW copy OLD's contents to NEW and let go of OLD
+       zpool attach [-fs] POOL DISK NEW
+                                       make DISK a mirror with NEW; -s: copy in the order of places, then scrub; -f: NEW may hold another pool
+       zpool replace [-fs] POOL OLD NEW
+                                       copy OLD's contents to NEW and let go of OLD
        zpool detach POOL DISK
        zpool offline POOL DISK
        zpool online [-e] POOL DISK     -e: use what the disk has grown by
        zpool clear POOL [DISK]         forget the error counts
-       zpool add POOL [KIND] DISK...   another vdev, log, spare or cache device
+       zpool add [-f] POOL [KIND] DISK...
+                                       another vdev, log, spare or cache device
        zpool remove POOL DISK          takes a spare or cache device out
        zpool iostat [-Hnpvy] [POOL] [INTERVAL [COUNT]]
                                        operations and bytes a second; first since the import (not with -y)
@@ -84,8 +87,10 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
         "wait" => wait_for(one(rest, "zpool wait POOL")?),
         "attach" | "replace" | "detach" | "offline" | "online" | "clear" => device(verb, rest),
         "add" => {
-            let (pool, vdevs) = rest.split_first().filter(|(_, vdevs)| !vdevs.is_empty()).ok_or_else(|| Failure::usage("zpool add POOL [KIND] DISK..."))?;
-            let request = NvList::new().with("pool", pool.as_str()).with("change", "add").with("vdevs", vdevs.to_vec());
+            let (steps, operands) = usage::options(rest, "f")?;
+            let (pool, vdevs) = operands.split_first().filter(|(_, vdevs)| !vdevs.is_empty()).ok_or_else(|| Failure::usage("zpool add [-f] POOL [KIND] DISK..."))?;
+            let force = u64::from(steps.contains(&Step::Flag('f')));
+            let request = NvList::new().with("pool", pool.as_str()).with("change", "add").with("vdevs", vdevs.to_vec()).with("force", force);
             call(Operation::PoolDevice, &request)?;
             Ok(0)
         }
@@ -226,12 +231,13 @@ fn device(verb: &str, arguments: &[String]) -> Result<u8, Failure> {
         [pool, device, new] if takes_new => {
             request = request.with("pool", pool.as_str()).with("device", device.as_str()).with("new", new.as_str());
             request.set("sequential", u64::from(steps.contains(&Step::Flag('s'))));
+            request.set("force", u64::from(steps.contains(&Step::Flag('f'))));
         }
         [pool, device] if !takes_new => request = request.with("pool", pool.as_str()).with("device", device.as_str()),
         [pool] if verb == "clear" => request = request.with("pool", pool.as_str()),
         _ => {
             let usage = match verb {
-                "attach" | "replace" => format!("zpool {verb} [-s] POOL DISK NEW"),
+                "attach" | "replace" => format!("zpool {verb} [-fs] POOL DISK NEW"),
                 "clear" => "zpool clear POOL [DISK]".to_owned(),
                 _ => format!("zpool {verb} POOL DISK"),
             };
