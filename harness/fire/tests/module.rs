@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use pool_dmu::{Store, check};
+use pool_dmu::{ScanKind, Store, check};
 use pool_fire::rig::{self, NEW, NOW, SHAPES, Shape};
 use pool_fire::work::Work;
 use pool_fire::{image, listing};
@@ -133,10 +133,17 @@ fn make(shape: &Shape, share: &Path, seed: u64) {
     let volume = Zvol::create(&mut store, &format!("{}/volume", rig::NAME), 4 << 20, 8 << 10, true, NOW.0).expect("make a volume");
     volume.write(&mut store, 100_000, &[7; 300_000]).expect("write to the volume");
     steps(&mut store, 60);
+    if seed % 2 == 1 {
+        // The module begins it anew, through all these snapshots and clones.
+        store.start_scan(ScanKind::Scrub);
+        store.scan_step(100, NOW.0).expect("scrub");
+        store.pause_scrub(true).expect("pause");
+    }
     store.export(NOW.0).expect("export");
     drop(store);
     image::save(&disks, &folder.join("disks")).expect("save the images");
     let_go(open(&folder, seed), &folder);
+    pool_judge::zdb(&folder.join("disks"), rig::NAME).unwrap_or_else(|complaint| panic!("{}: {complaint}", folder.display()));
 }
 
 /// What the module left in a pool is what we find in it.

@@ -65,7 +65,7 @@ impl ScanReport {
         }
         let total = total.max(self.bytes);
         let rate = self.bytes / took.max(1);
-        let done = self.bytes * 10_000 / total.max(1);
+        let done = u128::from(self.bytes) * 10_000 / u128::from(total.max(1));
         let to_go = (total - self.bytes).checked_div(rate).map_or_else(|| String::from("no estimated completion time"), |left| format!("{} to go", clock(left)));
         let mended = if kind == ScanKind::Scrub { "repaired" } else { "resilvered" };
         format!(
@@ -87,7 +87,7 @@ impl ScanReport {
     pub fn paused_lines(&self, since: u64, paused: u64, total: u64) -> String {
         let size = |bytes: u64| human(bytes).trim_end_matches('B').to_string();
         let total = total.max(self.bytes);
-        let done = self.bytes * 10_000 / total.max(1);
+        let done = u128::from(self.bytes) * 10_000 / u128::from(total.max(1));
         format!(
             "scrub paused since {}\n\tscrub started on {}\n\t{} scanned, {} total\n\t{} repaired, {}.{:02}% done",
             Civil::from_seconds(paused),

@@ -555,7 +555,6 @@ impl Store {
 
     fn commit_once(&mut self, now: u64) -> Result<(), EditError> {
         self.pause_scan();
-        self.write_scan_notes()?;
         self.drain_step();
         let dirty: Vec<u64> = self.heads.iter().filter(|(_, head)| head.set.is_dirty()).map(|(number, _)| *number).collect();
         for dataset in dirty {
@@ -565,7 +564,9 @@ impl Store {
         if pending.used != 0 {
             self.did_use(self.mos_dir, Part::Head, pending)?;
         }
-        if !self.mos.is_dirty() && self.state.is_none() && !self.config_dirty && !self.pool.has_dirty_logs() {
+        let is_empty = |store: &Self| !store.mos.is_dirty() && store.state.is_none() && !store.config_dirty && !store.pool.has_dirty_logs();
+        self.write_scan_notes(is_empty(self))?;
+        if is_empty(self) {
             return Ok(());
         }
         self.pool.close_txg(self.txg);
