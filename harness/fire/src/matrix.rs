@@ -238,12 +238,14 @@ fn carries(stream: &[u8], model: &Model) -> Result<bool, EditError> {
     Ok(taken && rig::read_all(store.pool(), &target).is_ok_and(|found| found == *model))
 }
 
-/// What a cell may end as. A layout that bears a disk's loss must heal whatever one disk does; one that does not must at least say so.
+/// What a cell may end as. Every trouble strikes where it can. A layout that bears a disk's loss must heal whatever one disk does; one that does not must at least say so.
 #[must_use]
-pub const fn allowed(shape: &Shape, state: State, outcome: Outcome) -> bool {
+pub const fn allowed(shape: &Shape, trouble: Trouble, state: State, outcome: Outcome) -> bool {
     match outcome {
         Outcome::Silent => false,
-        Outcome::Healed | Outcome::Untouched => true,
+        Outcome::Healed => true,
+        // Nothing is written then.
+        Outcome::Untouched => matches!((trouble, state), (Trouble::WriteErrors(_), State::Idle | State::Send | State::Import)),
         // In the resilver of a layout that bears one loss, two disks are in trouble at once.
         Outcome::Reported | Outcome::Refused => shape.bearable() == 0 || matches!(state, State::Resilver) && shape.bearable() == 1,
     }

@@ -750,7 +750,7 @@ impl Task {
                     self.mend(index)?;
                 }
                 2 if is_bearable => {
-                    settle("offline", manage::change_device(NAME, DeviceChange::Offline, &leaf(index), None, false), is_full)?;
+                    settle("offline", manage::change_device(NAME, DeviceChange::Offline, &leaf(index), None), is_full)?;
                     self.idle(100);
                     self.mend(index)?;
                 }
@@ -793,7 +793,7 @@ impl Task {
     /// The disk is well again: it is put back and caught up with.
     fn mend(&mut self, index: usize) -> Step {
         must("clear", manage::clear(NAME))?;
-        must("online", manage::change_device(NAME, DeviceChange::Online, &leaf(index), None, false))?;
+        must("online", manage::change_device(NAME, DeviceChange::Online, &leaf(index), None))?;
         self.wait_for_scan()?;
         // A resilver copies what is known to be missing; what a disk lied about, a scrub finds.
         settle("scrub", manage::scrub(NAME, ScrubChange::Start), |refused| matches!(refused, Refused::Busy(_)))?;

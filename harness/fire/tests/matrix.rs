@@ -1,6 +1,6 @@
 //! The fault matrix, whole: it takes a minute.
 
-use pool_fire::matrix::{STATES, TROUBLES, allowed, cell};
+use pool_fire::matrix::{STATES, TROUBLES, allowed, struck};
 use pool_fire::rig::SHAPES;
 
 #[test]
@@ -10,9 +10,9 @@ fn every_cell_is_healed_reported_or_refused() {
     for shape in SHAPES.iter().filter(|shape| matches!(shape.name, "disk" | "mirror" | "raidz2")) {
         for trouble in TROUBLES {
             for state in STATES {
-                let outcome = cell(shape, trouble, state, 17).expect("prepare the cell");
+                let outcome = struck(shape, trouble, state, 17).expect("prepare the cell");
                 cells += 1;
-                if !allowed(shape, state, outcome) {
+                if !allowed(shape, trouble, state, outcome) {
                     findings.push(format!("{} {trouble:?} {state:?}: {outcome}", shape.name));
                 }
             }
