@@ -20,7 +20,7 @@ use crate::boot;
 use crate::device::{Refusal, system};
 
 /// Properties of the uppermost data set that bind its zone.
-const LIMITS: [&str; 6] = ["quota", "reservation", "refquota", "refreservation", "filesystem_limit", "snapshot_limit"];
+const LIMITS: [&str; 7] = ["quota", "reservation", "refquota", "refreservation", "filesystem_limit", "snapshot_limit", "volsize"];
 
 /// Runs `body` where the pool's code has room.
 fn with_room<R>(body: impl FnOnce() -> Result<R, Refusal>) -> Result<R, Refusal> {
@@ -46,9 +46,10 @@ pub(crate) fn check(datasets: &[String], volumes: &[String]) -> Result<(), Refus
         if let Some(pool) = datasets.iter().find(|name| !name.contains('/')) {
             return Err(Refusal::new(Code::Invalid, format!("{pool}: a whole pool is not delegated; make a file system in it")));
         }
-        let other = zone::live().into_iter().find_map(|zone| {
-            let taken = datasets.iter().find(|name| zone.id() != ZoneId::GLOBAL && zones::administers(zone.id(), name))?;
-            Some(Refusal::new(Code::Busy, format!("{taken}: delegated to zone {} already", zone.name())))
+        // What one zone administers no other has a part of: neither all around it, nor something inside.
+        let other = zone::live().into_iter().filter(|zone| zone.id() != ZoneId::GLOBAL).find_map(|zone| {
+            let taken = zones::overlap(zone.id(), datasets, volumes)?;
+            Some(Refusal::new(Code::Busy, format!("{taken}: delegated to zone {} already, or a part of it is", zone.name())))
         });
         other.map_or(Ok(()), Err)
     })

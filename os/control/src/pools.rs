@@ -114,17 +114,35 @@ pub(crate) fn run(operation: Operation, request: &NvList, zone: ZoneId) -> Answe
     }
 }
 
-/// The pool or dataset that a request is about.
-fn subject(request: &NvList) -> Option<&str> {
-    let named = ["pool", "name"].into_iter().find_map(|field| request.string(field).ok());
-    named.or_else(|| request.strings("names").ok()?.first().map(String::as_str))
+/// Longest command that a history keeps.
+const COMMAND_MAX: usize = 4096;
+
+/// The pool or dataset that a request changes, by the field that `delegation` looked at; `None`: it changes nothing that a history keeps.
+fn subject(operation: Operation, request: &NvList) -> Option<&str> {
+    match operation {
+        Operation::PoolImport | Operation::PoolDevice | Operation::PoolScrub => request.string("pool").ok(),
+        Operation::DatasetSnap => request.strings("names").ok()?.first().map(String::as_str),
+        Operation::PoolCreate | Operation::DatasetMake | Operation::DatasetChange | Operation::DatasetSet => request.string("name").ok(),
+        _ => None,
+    }
+}
+
+/// A command as the history has it: one line, and from a zone with the zone's name behind it, whatever its root says in it.
+fn noted(command: &str, zone: ZoneId) -> String {
+    let mut line: String = command.chars().take(COMMAND_MAX).map(|letter| if letter.is_control() { '?' } else { letter }).collect();
+    if zone != ZoneId::GLOBAL {
+        line.push_str(&zone::lookup(zone).map_or_else(|| String::from(" [zone]"), |zone| format!(" [zone {}]", zone.name())));
+    }
+    line
 }
 
 fn dispatch(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
     delegation::allow(zone, operation, request)?;
     let answer = carry_out(operation, request, zone)?;
-    if let (Some(command), Some(name), false) = (request.opt_string("command")?, subject(request), flag(request, "dry")?) {
-        manage::note_history(name, command);
+    let may_be_dry = operation == Operation::PoolCreate || (operation == Operation::DatasetChange && request.opt_string("change")? == Some("destroy"));
+    let is_dry = may_be_dry && flag(request, "dry")?;
+    if let (Some(command), Some(name), false) = (request.opt_string("command")?, subject(operation, request), is_dry) {
+        manage::note_history(name, &noted(command, zone));
     }
     Ok(answer)
 }

@@ -381,6 +381,15 @@ pub fn remount(place: &Place, flags: MountFlags) -> Result<()> {
     Ok(())
 }
 
+/// Changes the options of every mount below `root` that `is_ours`.
+pub fn remount_those(root: &Place, is_ours: impl Fn(&Mount) -> bool, flags: MountFlags) {
+    let mut found = Vec::new();
+    collect(&root.mount, &mut found);
+    for mount in found.iter().filter(|mount| is_ours(mount)) {
+        mount.flags.store(flags.bits(), Ordering::Relaxed);
+    }
+}
+
 /// Unmounts what is mounted at `path`. A caller in a zone may not unmount its root, nor what the operator mounted for it.
 ///
 /// # Errors

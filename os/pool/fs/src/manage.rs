@@ -1342,14 +1342,14 @@ fn options(pool: &Storage, name: &str) -> Result<MountFlags> {
     look.map_err(|error| failed(name, error))
 }
 
-/// A mounted file system obeys its properties from now on.
+/// A mounted file system obeys its properties from now on, wherever it is: one that was delegated is in its zone.
 fn remount(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
-    let (dataset, Some(path)) = place(pool, name)? else { return Ok(()) };
-    let Ok(at) = vfs::lookup(cx, None, path.as_bytes(), vfs::Follow::No) else { return Ok(()) };
+    let (dataset, _) = place(pool, name)?;
     let numbers = pool.mounted_numbers(Some(dataset));
-    if at.is_mount_root() && at.mount.source() == name && numbers.contains(&at.mount.root().id().fs) {
-        vfs::mount::remount(&at, options(pool, name)?).map_err(|error| failed(name, error))?;
+    if numbers.is_empty() {
+        return Ok(());
     }
+    vfs::mount::remount_those(cx.root, |mount| mount.source() == name && numbers.contains(&mount.root().id().fs), options(pool, name)?);
     Ok(())
 }
 

@@ -183,8 +183,15 @@ impl Node {
         self.shared.storage.read(self.shared.dataset, body)
     }
 
+    /// Changes what programs ask for; what they had through a mapping before the file system became one to be read is written all the same.
     fn change<R>(&self, bytes: u64, body: impl FnOnce(&mut Writer<'_>) -> Pool<R>) -> Result<R> {
+        self.check_writable()?;
         self.shared.storage.change(self.shared.dataset, bytes, body)
+    }
+
+    /// Mount options are looked at where a file is opened, and this where it is changed.
+    pub fn check_writable(&self) -> Result<()> {
+        if self.shared.is_read_only.load(Relaxed) { Err(VfsError::ReadOnly) } else { Ok(()) }
     }
 
     /// Takes the attributes over as they are after a change; the caller holds the pool.
@@ -439,8 +446,6 @@ impl Node {
         let least = wanted.map_or(start, |index| (index + 1) * page);
         let end = (start + RUN).min(size.next_multiple_of(page)).max(least);
         let len = usize::try_from(end - start).unwrap_or(PAGE_SIZE);
-        // The store cannot be told that there is no memory for a block: that is found here.
-        Vec::<u8>::new().try_reserve_exact(len).map_err(|_| VfsError::NoMemory)?;
         let class = if wanted.is_some() { IoClass::SyncRead } else { IoClass::AsyncRead };
         gate::note_read(zone, None);
         let result = self.shared.fetch(class, zone, self.object, start, len);
@@ -524,7 +529,7 @@ impl Node {
                 if old == data { Ok(()) } else { volume.write(store, start, data) }
             });
         }
-        self.change(data.len() as u64, |writer| {
+        self.shared.storage.change(self.shared.dataset, data.len() as u64, |writer| {
             writer.read_blocks(self.object, start, &mut old)?;
             if old != data {
                 writer.write(self.object, start, data, now())?;
@@ -906,6 +911,9 @@ impl Vnode for Node {
     fn page(&self, index: u64, write: bool, zone: ZoneId) -> Result<Frame> {
         if !self.has_contents() {
             return Err(VfsError::NoDevice);
+        }
+        if write {
+            self.check_writable()?;
         }
         let mut pages = self.pages.lock();
         if !pages.frames.contains_key(&index) {

@@ -425,7 +425,7 @@ impl Storage {
     }
 
     /// What is known of file systems that are mounted or were.
-    fn shared(&self) -> Vec<Arc<Shared>> {
+    pub(crate) fn shared(&self) -> Vec<Arc<Shared>> {
         self.mounted.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
@@ -480,7 +480,16 @@ impl Storage {
         self.run_on(IoClass::SyncWrite, kif::spawn().current_zone(), |inner| body(&mut inner.store))
     }
 
-    /// The same in a class, for a zone.
+    /// The same where volumes change their sizes: those that were known are forgotten before anybody else has the store.
+    pub(crate) fn edit_sizes<R>(&self, body: impl FnOnce(&mut Store) -> core::result::Result<R, EditError>) -> Result<core::result::Result<R, EditError>> {
+        self.run_on(IoClass::SyncWrite, kif::spawn().current_zone(), |inner| {
+            let result = body(&mut inner.store);
+            inner.zvols.clear();
+            result
+        })
+    }
+
+    /// As [`Storage::with`] in a class, for a zone.
     pub(crate) fn with_as<R>(&self, class: IoClass, zone: ZoneId, body: impl FnOnce(&mut Store) -> core::result::Result<R, EditError>) -> Result<R> {
         self.with_inner_for(class, zone, |inner| body(&mut inner.store))
     }
@@ -692,6 +701,7 @@ impl Storage {
         let shared = known.unwrap_or_else(|| self.share(dataset, Contents::Files));
         let keeps_data = self.with(|store| Ok(store.keeps_data(dataset)))?;
         shared.keeps_data.store(keeps_data, Relaxed);
+        shared.is_read_only.store(read_only, Relaxed);
         if shared.is_mounted.swap(true, Relaxed) {
             return Err(VfsError::Busy);
         }
@@ -781,7 +791,7 @@ pub(crate) struct Shared {
     is_mounted: AtomicBool,
     /// Of a volume: how often it is open.
     pub opens: AtomicU64,
-    /// Of a volume: its property `readonly`.
+    /// The property `readonly`: what is open for writing obeys, too.
     pub is_read_only: AtomicBool,
     keeps_data: AtomicBool,
 }
@@ -794,6 +804,8 @@ impl Shared {
 
     /// Reads data blocks of an object, whatever its size says.
     pub fn fetch(&self, class: IoClass, zone: ZoneId, object: u64, start: u64, length: usize) -> Result<Vec<u8>> {
+        // The store cannot be told that there is no memory for a block: that is found here.
+        Vec::<u8>::new().try_reserve_exact(length).map_err(|_| VfsError::NoMemory)?;
         match self.kind {
             Contents::Files => self.storage.with_inner_for(class, zone, |inner| {
                 let out = inner.on(self.dataset, |writer| writer.read_range(object, start, length));

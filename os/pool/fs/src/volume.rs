@@ -198,31 +198,34 @@ impl Storage {
     /// Changes the size of a volume; its reservation follows if it was the whole volume's.
     pub(crate) fn resize_volume(&self, name: &str, size: u64) -> Result<core::result::Result<(), EditError>> {
         let mut contents = None;
-        let done = self.edit(|store| {
+        let done = self.edit_sizes(|store| {
             let dataset = store.find(name)?;
             let mut volume = Zvol::open(store, dataset)?;
             let whole = |size: u64, volume: &Zvol| Some(pool_zpl::reservation(size, volume.block_size(), 1));
             let follows = store.property_number(dataset, "refreservation")? == whole(volume.size(), &volume);
             // What cannot be had is refused before anything has changed.
+            pool_zpl::check_size(size, volume.block_size())?;
+            let before = whole(volume.size(), &volume);
             if let (true, Some(wanted)) = (follows, whole(size, &volume)) {
-                pool_zpl::check_size(size, volume.block_size())?;
                 store.set_property(name, "refreservation", &Value::Number(wanted))?;
             }
-            volume.resize(store, name, size)?;
+            if let Err(error) = volume.resize(store, name, size) {
+                if let (true, Some(before)) = (follows, before) {
+                    store.set_property(name, "refreservation", &Value::Number(before))?;
+                }
+                return Err(error);
+            }
             store.commit(now().0)?;
             contents = self.opened.lock().get(&dataset).cloned();
             if let Some(contents) = &contents {
                 contents.set_volume_size(size);
             }
-            Ok(dataset)
+            Ok(())
         })?;
-        if let Ok(dataset) = &done {
-            self.forget_size(*dataset);
-        }
         if let Some(contents) = contents {
             contents.cut_volume();
         }
-        Ok(done.map(drop))
+        Ok(done)
     }
 
     /// Volume `name` has other contents now: nothing of it in memory counts.
@@ -237,12 +240,11 @@ impl Storage {
         }
     }
 
-    /// `readonly` was changed somewhere: open volumes obey.
+    /// `readonly` was changed somewhere: what is mounted and volumes that are open obey.
     pub(crate) fn look_at_read_only(&self) {
-        let opened: Vec<(u64, Arc<Node>)> = self.opened.lock().iter().map(|(dataset, node)| (*dataset, Arc::clone(node))).collect();
-        for (dataset, contents) in opened {
-            if let Ok(value) = self.with(|store| store.property_number(dataset, "readonly")) {
-                contents.shared().is_read_only.store(value == Some(1), Relaxed);
+        for shared in self.shared() {
+            if let Ok(value) = self.with(|store| store.property_number(shared.dataset, "readonly")) {
+                shared.is_read_only.store(value == Some(1), Relaxed);
             }
         }
     }
@@ -285,16 +287,12 @@ impl Open {
         &self.contents.0
     }
 
-    fn check_writable(&self) -> Result<()> {
-        if self.data().shared().is_read_only.load(Relaxed) { Err(VfsError::ReadOnly) } else { Ok(()) }
-    }
-
     /// Makes a range zeros; given as two numbers in user memory.
     fn discard(&self, argument: u64, io: Io) -> Result<u64> {
         if !self.writes {
             return Err(VfsError::BadAccessMode);
         }
-        self.check_writable()?;
+        self.data().check_writable()?;
         let mut range = [[0; 8]; 2];
         kif::user().read(argument, range.as_flattened_mut())?;
         let [start, length] = range.map(u64::from_le_bytes);
@@ -333,7 +331,7 @@ impl Vnode for Open {
         self.data().lend(offset, length, io, lent)
     }
     fn write_at(&self, offset: u64, data: &[u8], io: Io) -> Result<usize> {
-        self.check_writable()?;
+        self.data().check_writable()?;
         let left = self.data().volume_size().saturating_sub(offset);
         if left == 0 && !data.is_empty() {
             return Err(VfsError::NoSpace);
@@ -342,9 +340,6 @@ impl Vnode for Open {
         self.data().write_at(offset, &data[..count], io)
     }
     fn page(&self, index: u64, write: bool, zone: ZoneId) -> Result<Frame> {
-        if write {
-            self.check_writable()?;
-        }
         self.data().page(index, write, zone)
     }
     fn sync(&self) -> Result<()> {

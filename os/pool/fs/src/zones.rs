@@ -69,6 +69,15 @@ pub fn administers(zone: ZoneId, name: &str) -> bool {
     delegated(zone).is_none_or(|tops| tops.iter().any(|top| is_within(name, top)))
 }
 
+/// What `zone` has in common with what another is to be given. Two zones may use one volume; none administers what another has.
+#[must_use]
+pub fn overlap(zone: ZoneId, datasets: &[String], volumes: &[String]) -> Option<String> {
+    let Given { datasets: its, volumes: used } = given(zone);
+    let meet = |one: &str, other: &str| is_within(one, other) || is_within(other, one);
+    let dataset = datasets.iter().find(|name| its.iter().chain(&used).any(|other| meet(name, other)));
+    dataset.or_else(|| volumes.iter().find(|name| its.iter().any(|other| meet(name, other)))).cloned()
+}
+
 /// Whether `name` is the uppermost that was delegated: its limits are the delegator's to set.
 #[must_use]
 pub fn is_top(zone: ZoneId, name: &str) -> bool {

@@ -162,12 +162,18 @@ fn mounted_at(name: &str) -> Result<String, Failure> {
     here.map(str::to_owned).ok_or_else(|| Failure::new(format!("{name}: no file system belongs there")))
 }
 
-/// Mounts what is mounted by itself and is not, or unmounts all, deepest first.
+/// Mounts what is mounted by itself and is not, or unmounts all, deepest first. In the global zone that leaves out what was delegated: its zone mounts it.
 fn mount_all(mount: bool) -> Result<u8, Failure> {
-    let mut names = Vec::new();
+    let is_global = call(Operation::ZoneGet, &NvList::new())?.string("name").map_err(Failure::new)? == "global";
+    let (mut names, mut zoned) = (Vec::new(), Vec::<String>::new());
     for dataset in everything()?.iter().filter(|dataset| dataset.string("kind") == Ok("filesystem") && dataset.opt_string("mountpoint").is_ok_and(|at| at.is_some())) {
         let name = dataset.string("name").map_err(Failure::new)?;
         let is = |property: &str, wanted: &str| values(name, &[property.to_owned()], false).map(|found| found.first().is_some_and(|value| value.string("value") == Ok(wanted)));
+        // Of what is below, too, whatever it says itself.
+        if is_global && (zoned.iter().any(|top| name.strip_prefix(top.as_str()).is_some_and(|rest| rest.starts_with('/'))) || is("zoned", "on")?) {
+            zoned.push(name.to_owned());
+            continue;
+        }
         if is("mounted", "yes")? != mount && (!mount || is("canmount", "on")?) {
             names.push(name.to_owned());
         }
