@@ -659,10 +659,11 @@ impl Cpu {
     fn fault(&mut self, m: &mut GuestMemory, b: &mut dyn CpuBus) -> Option<Stop> {
         self.core.brk = Flow::Next;
         self.core.single_trap = false;
-        self.core.sys.shadow = false;
+        // Still there if the fetch has faulted.
+        let shadow = std::mem::take(&mut self.core.sys.shadow) | self.core.shadow_before;
         if self.core.svm_exit.is_some() {
             // The instruction did not run: what held interrupts off for it still does.
-            self.core.sys.shadow = self.core.shadow_before;
+            self.core.sys.shadow = shadow;
             return self.deliver_trap(m, b);
         }
         // Faults push RF set, so that an instruction breakpoint does not hit twice (SDM vol. 3 §18.3.1.1).

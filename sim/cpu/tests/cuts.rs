@@ -179,6 +179,31 @@ fn cuts_cannot_be_seen() {
     }
 }
 
+/// An interrupt waits behind STI, whose shadow covers a REP: it comes after the first iteration, wherever the run is cut.
+#[test]
+fn a_shadow_ends_with_an_iteration() {
+    let run = |step: u64| {
+        let mut machine = Machine::long();
+        machine.code(CODE, |a| {
+            a.mov(rdi, DATA)?;
+            a.mov(ecx, 500u32)?;
+            a.sti()?;
+            a.rep().stosb()?;
+            a.cli()?;
+            a.hlt()
+        });
+        machine.code(HANDLERS + 16 * 0x30, |a| a.mov(r15, rcx).and_then(|()| a.iretq()));
+        machine.bus.interrupt_at = Some((0, 0x30));
+        while machine.cpu.ticks() < 2_000 && machine.run(step) == Stop::Deadline {}
+        machine.cpu.state()
+    };
+    let whole = run(2_000);
+    assert_eq!(whole.gpr[15], 499);
+    for step in [1, 3, 13, 200] {
+        assert_eq!(whole.save().diff(&run(step).save()), Vec::<String>::new(), "cuts of {step}");
+    }
+}
+
 #[test]
 fn programs_do_run() {
     // Guards the test above against programs that die at once.

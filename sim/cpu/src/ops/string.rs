@@ -178,9 +178,10 @@ fn string<const K: u8, const N: usize>(c: &mut Core, m: &mut GuestMemory, b: &mu
         tri!(iterate::<K, N>(c, m, b, op, mask));
         return c.brk;
     }
-    // The block charged one tick for this instruction; `-budget` more are left until the deadline.
+    // The block charged one tick for this instruction; `-budget` more are left until the deadline. An interrupt shadow is over after the first iteration: what it
+    // held off comes before the second, wherever the run is cut.
     let mut done = 0i64;
-    let most = 1 - c.budget;
+    let most = if c.shadow_before { 1 } else { 1 - c.budget };
     let start = c.block_budget;
     let mut ended = c.r[RCX] & mask == 0;
     let fast = (K == MOVS || K == STOS) && c.flags_rest & rflags::TF == 0 && mask == u64::MAX && c.mode & crate::core::mode::SIZE == crate::core::mode::CODE64;
