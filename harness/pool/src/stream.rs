@@ -267,7 +267,7 @@ pub fn receive(devices: &Devices, args: &ReceiveArgs) -> Result<(), Failure> {
     } else {
         Naming::Exact
     };
-    let options = ReceiveOptions { force: args.force, resumable: args.resumable, owners: Some(pool_zpl::owners) };
+    let options = ReceiveOptions { force: args.force, resumable: args.resumable, owners: Some(pool_zpl::owners), origins: None };
     let mut unpacker = Unpacker::new(&args.target, naming, options);
     let progress = ProgressBar::new_spinner();
     let fed = pieces(&mut *read_from(args.input.as_deref())?, |bytes| {

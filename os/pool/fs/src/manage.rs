@@ -979,6 +979,8 @@ pub fn promote(name: &str) -> Result<()> {
     let _alone = alone();
     let pool = pool_of(name)?;
     pool.settle().map_err(|error| failed(name, error))?;
+    // What it came from may be another's.
+    origin_of(name)?.map_or(Ok(()), |origin| refuse_others(&[origin]))?;
     edit(&pool, name, |store| store.promote(name, now().0))
 }
 
@@ -1080,6 +1082,12 @@ pub fn origin_of(name: &str) -> Result<Option<String>> {
     edit(&*pool_of(name)?, name, |store| Ok(Datasets::open(store.pool())?.find(name)?.origin))
 }
 
+/// What a zone's administrator does reaches nothing that the zone does not administer. Asked by who is [`alone`]: no name stands for another meanwhile.
+fn refuse_others(names: &[String]) -> Result<()> {
+    let zone = kif::spawn().current_zone();
+    names.iter().find(|name| !zones::administers(zone, name)).map_or(Ok(()), |name| Err(Refused::NotFound(format!("{name}: no such dataset in this zone"))))
+}
+
 /// What is being sent stays.
 fn refuse_sent(pool: &Storage, names: &[String]) -> Result<()> {
     pool.being_sent(names).map_or(Ok(()), |name| Err(Refused::Busy(format!("{name}: it is being sent; wait for that, or end it"))))
@@ -1133,6 +1141,8 @@ pub fn destroy(cx: &Cx<'_>, name: &str, extent: Extent, defer: bool) -> Result<(
         Extent::One => [name.to_string()].into(),
         Extent::Below | Extent::Clones => edit(&pool, name, |store| store.dependents(name, extent == Extent::Clones))?,
     };
+    // Clones of it may be others'.
+    refuse_others(&inside)?;
     refuse_sent(&pool, &inside)?;
     let doomed: Vec<u64> = edit(&pool, name, |store| inside.iter().filter(|name| !name.contains('@')).map(|name| store.find(name)).collect())?;
     inside.iter().try_for_each(|name| refuse_open_below(&pool, name))?;

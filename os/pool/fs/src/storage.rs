@@ -1,13 +1,13 @@
 //! An imported pool and its mounted file systems.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::{Relaxed, SeqCst}};
 
 use kif::{Nanos, PAGE_SIZE, ZoneId};
 use pool_dmu::{LastScan, ScanKind, ScanReport, ScanState, Store};
@@ -260,7 +260,7 @@ impl Storage {
         self.reader.wake_all();
         // Volumes know the pool, and the pool them.
         let opened = core::mem::take(&mut *self.opened.lock());
-        drop(opened);
+        opened.into_values().for_each(|volume| volume.shared().let_go());
     }
 
     /// What a zone has to wait for before it writes: its part of the disks, and room in the open group. No lock may be held.
@@ -444,11 +444,33 @@ impl Storage {
     pub(crate) fn forget(&self, dataset: u64) {
         self.mounted.lock().retain(|shared| shared.upgrade().is_some_and(|shared| shared.dataset != dataset));
         let volume = self.opened.lock().remove(&dataset);
-        drop(volume);
+        if let Some(volume) = volume {
+            volume.shared().let_go();
+        }
         if let Some(inner) = self.inner.lock().as_mut() {
             inner.volumes.remove(&dataset);
             inner.zvols.remove(&dataset);
         }
+    }
+
+    /// A receive made and destroyed data sets, whose numbers others get: nothing that was read of one counts that is neither mounted nor open.
+    pub(crate) fn forget_idle(&self) {
+        let in_use: BTreeSet<u64> = self.shared().iter().filter(|shared| shared.is_mounted.load(Relaxed) || shared.opens.load(SeqCst) > 0).map(|shared| shared.dataset).collect();
+        let mut known: BTreeSet<u64> = self.shared().iter().map(|shared| shared.dataset).collect();
+        if let Some(inner) = self.inner.lock().as_ref() {
+            known.extend(inner.volumes.keys().chain(inner.zvols.keys()));
+        }
+        for dataset in known.difference(&in_use) {
+            self.forget(*dataset);
+            if self.with(|store| store.dataset_name(*dataset)).is_err() {
+                crate::volume::forget(&self.name, Some(*dataset));
+            }
+        }
+    }
+
+    /// True if one of these is mounted, or a volume that is open.
+    pub(crate) fn is_any_in_use(&self, datasets: &[u64]) -> bool {
+        self.shared().iter().any(|shared| datasets.contains(&shared.dataset) && (shared.is_mounted.load(Relaxed) || shared.opens.load(SeqCst) > 0))
     }
 
     /// Forgets how large volume `dataset` was.
@@ -697,7 +719,7 @@ impl Storage {
             }
             Ok(writer.root())
         })?;
-        let known = self.mounted.lock().iter().filter_map(Weak::upgrade).find(|shared| shared.dataset == dataset);
+        let known = self.mounted.lock().iter().filter_map(Weak::upgrade).find(|shared| shared.dataset == dataset && shared.kind == Contents::Files);
         let shared = known.unwrap_or_else(|| self.share(dataset, Contents::Files));
         let keeps_data = self.with(|store| Ok(store.keeps_data(dataset)))?;
         shared.keeps_data.store(keeps_data, Relaxed);
@@ -903,6 +925,13 @@ impl Shared {
         written
     }
 
+    /// Lets go of all nodes, which are written back or of no more use: they know this, and this knows them.
+    pub(crate) fn let_go(&self) {
+        let written = core::mem::take(&mut *self.written.lock());
+        drop(written);
+        self.forget_recent();
+    }
+
     /// Lets go of nodes nobody else uses.
     fn forget_recent(&self) {
         let recent = core::mem::take(&mut *self.recent.lock());
@@ -951,9 +980,7 @@ impl Drop for Mounted {
         if let Err(error) = self.shared.write_back() {
             kif::log().line(format_args!("pool {}: unmounting: {error:?}", self.shared.storage.name()));
         }
-        let written = core::mem::take(&mut *self.shared.written.lock());
-        drop(written);
-        self.shared.forget_recent();
+        self.shared.let_go();
         self.shared.is_mounted.store(false, Relaxed);
     }
 }

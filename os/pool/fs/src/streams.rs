@@ -10,12 +10,13 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use pool_dmu::Datasets;
+use pool_dmu::edit::EditError;
+use pool_dmu::{DatasetKind, Datasets};
 use pool_stream::{Naming, Package, PackageOptions, ReceiveOptions, Sender, StreamError, Token, Unpacker, resume_token};
 use kif::ZoneId;
 use vfs::{Cred, Cx, Place};
 
-use crate::Storage;
+use crate::{Storage, zones};
 use crate::manage::{self, Refused};
 use crate::storage::now;
 
@@ -128,6 +129,10 @@ pub struct Receiving {
     /// `None`: it came to an end, good or bad.
     unpacker: Option<Unpacker>,
     mounted: Vec<String>,
+    /// Data sets that are neither mounted nor open while it lasts.
+    quiet: Vec<u64>,
+    /// How many streams of a package are done.
+    done: usize,
     /// Root of the receiver's file systems.
     root: Place,
     zone: ZoneId,
@@ -148,8 +153,20 @@ impl Receiving {
         let inside = if naming == Naming::Exact { manage::at_and_below(&pool, head)? } else { Vec::new() };
         manage::refuse_open_below(&pool, head)?;
         let mounted = manage::unmount_list(cx, &pool, &inside)?;
-        let options = ReceiveOptions { force, resumable, owners: Some(pool_zpl::owners) };
-        Ok(Self { unpacker: Some(Unpacker::new(target, naming, options)), target: target.to_string(), pool, mounted, root: cx.root.clone(), zone: cx.cred.zone })
+        let quiet = manage::edit(&pool, head, |store| {
+            let all = Datasets::open(store.pool())?;
+            let all = if all.find(head).is_ok() { all.list(head)? } else { Vec::new() };
+            all.iter().filter(|info| info.kind != DatasetKind::Snapshot).map(|info| store.find(&info.name)).collect()
+        })?;
+        let is_ours: fn(&str) -> bool = |origin| zones::administers(kif::spawn().current_zone(), origin);
+        let options = ReceiveOptions { force, resumable, owners: Some(pool_zpl::owners), origins: Some(is_ours) };
+        let unpacker = Some(Unpacker::new(target, naming, options));
+        Ok(Self { unpacker, target: target.to_string(), pool, mounted, quiet, done: 0, root: cx.root.clone(), zone: cx.cred.zone })
+    }
+
+    /// Refuses to change what somebody mounted or opened meanwhile. Asked by who has the store, and is alone.
+    fn check_quiet(pool: &Storage, quiet: &[u64]) -> core::result::Result<(), EditError> {
+        if pool.is_any_in_use(quiet) { Err(EditError::Busy("it was mounted or opened while a stream is received into it")) } else { Ok(()) }
     }
 
     /// Takes the next piece.
@@ -158,10 +175,15 @@ impl Receiving {
     /// What is wrong with the stream, and where. What was made of it is removed.
     pub fn feed(&mut self, cx: &Cx<'_>, bytes: &[u8]) -> Result<()> {
         let unpacker = self.unpacker.as_mut().ok_or_else(|| Refused::Invalid(format!("{}: the stream has ended", self.target)))?;
-        let fed = manage::edit(&self.pool, &self.target, |store| Ok(unpacker.feed(store, bytes, now().0)))?;
+        let (pool, quiet) = (&self.pool, &self.quiet);
+        let _alone = manage::alone();
+        let fed = manage::edit(pool, &self.target, |store| Self::check_quiet(pool, quiet).map(|()| unpacker.feed(store, bytes, now().0)))?;
+        let done = unpacker.received().len();
+        if core::mem::replace(&mut self.done, done) != done || fed.is_err() {
+            self.pool.forget_idle();
+        }
         fed.map_err(|error| {
             self.unpacker = None;
-            let _alone = manage::alone();
             match self.mount(cx) {
                 Ok(()) => broken(&self.target, &error),
                 Err(second) => Refused::Failed(format!("{}: {error}; then {second}", self.target)),
@@ -175,8 +197,9 @@ impl Receiving {
     /// It ended too early.
     pub fn finish(&mut self, cx: &Cx<'_>) -> Result<Vec<String>> {
         let unpacker = self.unpacker.take().ok_or_else(|| Refused::Invalid(format!("{}: the stream has ended", self.target)))?;
-        let done = manage::edit(&self.pool, &self.target, |store| Ok(unpacker.finish(store, now().0)))?;
         let _alone = manage::alone();
+        let done = manage::edit(&self.pool, &self.target, |store| Ok(unpacker.finish(store, now().0)))?;
+        self.pool.forget_idle();
         self.mount(cx)?;
         let (received, notes) = done.map_err(|error| broken(&self.target, &error))?;
         for note in notes {
@@ -201,14 +224,15 @@ impl Receiving {
 impl Drop for Receiving {
     fn drop(&mut self) {
         let Some(unpacker) = self.unpacker.take() else { return };
+        let _alone = manage::alone();
         // Not asked for to the end: its error says only that it ended too early.
         if manage::edit(&self.pool, &self.target, |store| Ok(unpacker.finish(store, now().0).is_ok())).is_err() {
             kif::log().line(format_args!("{}: a receive that was broken off could not be undone", self.target));
         }
+        self.pool.forget_idle();
         // Its program was killed: what it found mounted is mounted again all the same.
         let cred = Cred::root(self.zone);
         let cx = Cx { cred: &cred, root: &self.root, cwd: &self.root };
-        let _alone = manage::alone();
         if let Err(refused) = self.mount(&cx) {
             kif::log().line(format_args!("{}: after a receive that was broken off: {refused}", self.target));
         }

@@ -52,6 +52,8 @@ pub struct ReceiveOptions {
     pub resumable: bool,
     /// Tells the owners of files, whose space is accounted.
     pub owners: Option<Owners>,
+    /// Tells which snapshots a clone may be made of (any, where there is no such function): who sends may know the guid of anybody's.
+    pub origins: Option<fn(&str) -> bool>,
 }
 
 /// What was received.
@@ -298,7 +300,10 @@ impl Receiver {
                 if begin.flags & flag::CLONE == 0 {
                     return Err(Why::Target("does not exist: an incremental stream needs the data set that has its base", target.into()));
                 }
-                let (_, origin) = store.find_by_guid(guid)?.ok_or_else(|| Why::Target("the origin of this clone is not in the pool", target.into()))?;
+                let (_, origin) = store
+                    .find_by_guid(guid)?
+                    .filter(|(_, origin)| self.options.origins.is_none_or(|may| may(origin)))
+                    .ok_or_else(|| Why::Target("the origin of this clone is not in the pool", target.into()))?;
                 let dataset = store.clone_dataset(&origin, target, now)?;
                 body(dataset, target.into(), Place::New)
             }
