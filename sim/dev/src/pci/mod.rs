@@ -6,9 +6,9 @@
 //! node's `config_read` and `config_write`. A change of a BAR or of the command register becomes an [`sim_bus::Effect::Window`].
 //!
 //! # Limits
-//! Bus 0, function 0 of 32 devices. No expansion ROMs, no I/O BARs. Functions interrupt by MSI-X, MSI or INTA#, as each has them; MSI has one message, which is all
-//! that the functions which have it offer in silicon (82574 data sheet §9.3.8.1.1; AHCI of the ICH9), while those with more queues have MSI-X. BARs are placed by the board as firmware
-//! would; guests may move them.
+//! Bus 0, function 0 of 32 devices. No expansion ROMs, no I/O BARs. Functions interrupt by MSI-X, MSI or INTA#, as each has them. MSI has one message: an HBA may
+//! ask for more (AHCI 1.3.1, "Message Signaled Interrupt Capability"), which is optional; a NIC has MSI-X besides for its other queues. BARs are placed by the board
+//! as firmware would; guests may move them.
 
 mod config;
 mod msi;

@@ -342,9 +342,8 @@ impl<P: Personality> Virtio<P> {
     fn interrupt(&mut self, queues: u64, cx: &mut Cx<'_>) {
         for queue in 0..P::QUEUES {
             if queues >> queue & 1 != 0 {
-                self.isr |= 1;
                 let vector = self.queues[usize::from(queue)].vector;
-                self.msix.raise(vector, &self.function, cx);
+                self.notify(1, vector, cx);
             }
         }
         self.settle_pin(cx);
@@ -417,9 +416,17 @@ impl<P: Personality> Virtio<P> {
 
     /// A configuration change notification (§4.1.5.4).
     fn configuration_changed(&mut self, cx: &mut Cx<'_>) {
-        self.isr |= 2;
-        self.msix.raise(self.config_vector, &self.function, cx);
+        self.notify(2, self.config_vector, cx);
         self.settle_pin(cx);
+    }
+
+    /// A message, or, while MSI-X is off, a bit of ISR (§4.1.5.3, §4.1.5.4).
+    fn notify(&mut self, isr: u8, vector: u16, cx: &mut Cx<'_>) {
+        if self.msix.is_enabled(&self.function) {
+            self.msix.raise(vector, &self.function, cx);
+        } else {
+            self.isr |= isr;
+        }
     }
 
     /// Without MSI-X, INTA# is asserted until the driver has read the ISR register (§4.1.4.5).
