@@ -252,7 +252,7 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
     let image = std::fs::read(&kernel).map_err(Failure::named(&kernel))?;
     let mut board = match &args.board {
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(Failure::file(path))?;
+            let text = std::fs::read_to_string(path).map_err(Failure::named(path))?;
             Board::from_toml(&text).map_err(|error| Failure::Request(format!("{}: {error}", path.display())))?
         }
         None => Board { ram: 512 << 20, ..Board::default() },
@@ -270,6 +270,9 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
     for (path, model) in &args.disk {
         let file = std::fs::read(path).map_err(Failure::named(path))?;
         let mut bytes = sim_host::raw_image(file).map_err(|error| Failure::Request(format!("{}: {error}", path.display())))?;
+        if bytes.is_empty() {
+            return Err(Failure::Request(format!("{}: an empty file is no disk", path.display())));
+        }
         bytes.resize(bytes.len().next_multiple_of(512), 0);
         board.disks.push(Disk { model: *model, size: bytes.len() as u64, read_only: false });
         disks.push(bytes);
