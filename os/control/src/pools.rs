@@ -6,12 +6,12 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use control_abi::{Code, Operation};
+use control_abi::{Code, OUT_MAX, Operation};
 use kif::ZoneId;
 use nv::NvList;
 use pool_dmu::DatasetKind;
 use pool_fs::zones;
-use pool_fs::manage::{self, Aside, DeviceChange, Extent, NewDevice, NewVolume, Refused, ScrubChange, Status};
+use pool_fs::manage::{self, Aside, DeviceChange, Extent, NewDevice, NewVolume, Refused, Room, ScrubChange, Status};
 use pool_fs::streams::{Receiving, Sending, abort_receive};
 use pool_spa::{LeafCounts, VdevStatus};
 use pool_stream::{Naming, PackageOptions};
@@ -266,7 +266,7 @@ fn carry_out(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
             nothing()
         }
         Operation::DatasetGet => {
-            let values = manage::get(request.string("name")?, request.opt_strings("properties")?.unwrap_or_default(), flag(request, "recursive")?)?;
+            let values = manage::get(request.string("name")?, request.opt_strings("properties")?.unwrap_or_default(), flag(request, "recursive")?, &mut room())?;
             let list = values.into_iter().map(|one| {
                 let list = NvList::new().with("dataset", one.dataset).with("property", one.property);
                 list.with("value", one.value).with("exact", one.exact).with("source", one.source)
@@ -323,6 +323,11 @@ fn change(cx: &Cx<'_>, request: &NvList) -> Answer {
     Ok(NvList::new())
 }
 
+/// Room for the longest answer.
+fn room() -> Room {
+    Room::new(usize::try_from(OUT_MAX).unwrap_or(usize::MAX))
+}
+
 fn dataset_list(request: &NvList, zone: ZoneId) -> Answer {
     let mut out = Vec::new();
     let names: Vec<String> = match (request.opt_string("name")?, zones::delegated(zone)) {
@@ -335,10 +340,12 @@ fn dataset_list(request: &NvList, zone: ZoneId) -> Answer {
         }
         (None, None) => pool_fs::all().iter().map(|pool| pool.name().to_string()).collect(),
     };
+    let mut room = room();
     for name in names {
+        let infos = manage::datasets(&name, &mut room)?;
         // Of snapshots there is nothing available.
-        let available: BTreeMap<String, u64> = manage::get(&name, &[String::from("available")], true)?.into_iter().filter_map(|one| Some((one.dataset, one.exact.parse().ok()?))).collect();
-        for info in manage::datasets(&name)? {
+        let available: BTreeMap<String, u64> = manage::get(&name, &[String::from("available")], true, &mut self::room())?.into_iter().filter_map(|one| Some((one.dataset, one.exact.parse().ok()?))).collect();
+        for info in infos {
             let kind = match info.kind {
                 DatasetKind::Filesystem => "filesystem",
                 DatasetKind::Volume => "volume",
@@ -363,7 +370,7 @@ fn dataset_list(request: &NvList, zone: ZoneId) -> Answer {
             }
             out.push(list);
             if flag(request, "bookmarks")? && info.kind != DatasetKind::Snapshot {
-                let marks = manage::bookmarks(&info.name)?.into_iter();
+                let marks = manage::bookmarks(&info.name, &mut room)?.into_iter();
                 out.extend(marks.map(|(name, created)| NvList::new().with("name", name).with("kind", "bookmark").with("created", created)));
             }
         }

@@ -114,20 +114,32 @@ impl<'p> Datasets<'p> {
     /// # Errors
     /// Unreadable or malformed; [`Error::NotFound`] for an unknown name.
     pub fn list(&self, name: &str) -> Result<Vec<DatasetInfo>, Error> {
+        self.list_some(name, usize::MAX)
+    }
+
+    /// The same, and no more than a few behind `most`: who asks has no room for them.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub fn list_some(&self, name: &str, most: usize) -> Result<Vec<DatasetInfo>, Error> {
         let dir = self.find_dir(name)?;
         let mut out = Vec::new();
-        self.collect(dir, name, 0, &mut out)?;
+        self.collect(dir, name, 0, &mut out, most)?;
         Ok(out)
     }
 
-    fn collect(&self, dir: u64, name: &str, depth: usize, out: &mut Vec<DatasetInfo>) -> Result<(), Error> {
+    fn collect(&self, dir: u64, name: &str, depth: usize, out: &mut Vec<DatasetInfo>, most: usize) -> Result<(), Error> {
+        if out.len() > most {
+            return Ok(());
+        }
         if depth > DEPTH_MAX {
             return Err(FormatError::new("DSL directory", "nested too deeply", dir).into());
         }
         let head = self.head(dir, name)?;
         let mut snapshots = Vec::new();
         if head.dataset.snapshot_names != 0 {
-            for entry in self.mos.zap(head.dataset.snapshot_names)? {
+            // One more than there is room for says that there are more.
+            for entry in self.mos.zap(head.dataset.snapshot_names)?.into_iter().take(most.saturating_add(1)) {
                 snapshots.push(self.snapshot(&head, &entry.text(), entry.number().unwrap_or(0))?);
             }
         }
@@ -139,7 +151,7 @@ impl<'p> Datasets<'p> {
         children.retain(|child| !child.name.starts_with(b"$") && !child.name.starts_with(b"%"));
         children.sort_by(|a, b| a.name.cmp(&b.name));
         for child in children {
-            self.collect(child.number().unwrap_or(0), &format!("{name}/{}", child.text()), depth + 1, out)?;
+            self.collect(child.number().unwrap_or(0), &format!("{name}/{}", child.text()), depth + 1, out, most)?;
         }
         Ok(())
     }

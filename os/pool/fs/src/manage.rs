@@ -17,7 +17,7 @@ use pool_zpl::{NewEntry, Zvol, create_filesystem};
 use sync::{Class, Mutex, MutexGuard, SpinLock};
 use vfs::{Cx, MountFlags, Place, VfsError};
 
-use crate::storage::now;
+use crate::storage::{MEMORY_MIN, now};
 use crate::{Storage, gate, registry, volume, zones};
 
 /// Why an operation was refused, in words that say what to do.
@@ -777,15 +777,19 @@ pub fn status(pool: &Storage) -> Result<Status> {
     Ok(status)
 }
 
-/// Datasets and snapshots at and below `name`, with what `zfs list` shows.
+/// Datasets and snapshots at and below `name`, with what `zfs list` shows. There is `room` for them.
 ///
 /// # Errors
 /// See [`Refused`].
-pub fn datasets(name: &str) -> Result<Vec<DatasetInfo>> {
+pub fn datasets(name: &str, room: &mut Room) -> Result<Vec<DatasetInfo>> {
     let pool = pool_of(name)?;
     // What is open is not in the tree on disk yet.
     pool.settle().map_err(|error| failed(name, error))?;
-    pool.with(|store| Ok(Datasets::open(store.pool())?.list(name)?)).map_err(|error| failed(name, error))
+    edit(&pool, name, |store| {
+        let infos = room.list(&Datasets::open(store.pool())?, name)?;
+        room.take(infos.iter().map(|info| Room::DATASET + info.name.len()).sum())?;
+        Ok(infos)
+    })
 }
 
 /// Refuses names that are not for operators: a part that begins with `%` is a receive's, half done.
@@ -1053,13 +1057,17 @@ pub fn holds(snapshot: &str) -> Result<Vec<(String, u64)>> {
     edit(&pool, snapshot, |store| Ok(Datasets::open(store.pool())?.holds(snapshot)?))
 }
 
-/// Bookmarks of a dataset, and of when they are.
+/// Bookmarks of a dataset, and of when they are. There is `room` for them.
 ///
 /// # Errors
 /// See [`Refused`].
-pub fn bookmarks(dataset: &str) -> Result<Vec<(String, u64)>> {
+pub fn bookmarks(dataset: &str, room: &mut Room) -> Result<Vec<(String, u64)>> {
     let pool = pool_of(dataset)?;
-    let found = edit(&pool, dataset, |store| Ok(Datasets::open(store.pool())?.bookmarks(dataset)?))?;
+    let found = edit(&pool, dataset, |store| {
+        let found = Datasets::open(store.pool())?.bookmarks(dataset)?;
+        room.take(found.iter().map(|mark| Room::VALUE + mark.name.len()).sum())?;
+        Ok(found)
+    })?;
     Ok(found.into_iter().map(|mark| (mark.name, mark.creation_time)).collect())
 }
 
@@ -1190,6 +1198,52 @@ pub fn bookmark(snapshot: &str, bookmark: &str) -> Result<()> {
 
 // ---- properties ------------------------------------------------------------------------------------------------------------------
 
+/// Room for an answer: who asks for more than that is told so before it is put together.
+#[derive(Debug)]
+pub struct Room {
+    left: usize,
+    taken: usize,
+}
+
+impl Room {
+    /// Least bytes of an answer that a dataset takes, and each of its properties.
+    const DATASET: usize = 80;
+    const VALUE: usize = 60;
+    /// Bytes that go through memory for one dataset, no more.
+    const COST: u64 = 4096;
+    /// An answer of so many bytes or datasets is given in little memory, too.
+    const SMALL: usize = 64 << 10;
+    const FEW: usize = 500;
+
+    /// Room for `bytes`.
+    #[must_use]
+    pub const fn new(bytes: usize) -> Self {
+        Self { left: bytes, taken: 0 }
+    }
+
+    /// How many datasets there is room for at most, in the answer and in memory.
+    fn datasets(&self) -> usize {
+        let free = (kif::frames().free_total().0 * kif::PAGE_SIZE as u64).saturating_sub(MEMORY_MIN) / Self::COST;
+        usize::try_from(free).map_or(usize::MAX, |free| free.max(Self::FEW).min(self.left / Self::DATASET))
+    }
+
+    fn take(&mut self, bytes: usize) -> core::result::Result<(), EditError> {
+        self.taken += bytes;
+        if self.taken > Self::SMALL && kif::frames().free_total().0 * (kif::PAGE_SIZE as u64) < MEMORY_MIN {
+            return Err(EditError::Busy("no memory for so long an answer; ask for less"));
+        }
+        self.left = self.left.checked_sub(bytes).ok_or(EditError::Invalid("the answer would be too long; ask for a part of the tree, or for single properties"))?;
+        Ok(())
+    }
+
+    /// The datasets at and below `name`.
+    fn list(&self, datasets: &Datasets<'_>, name: &str) -> core::result::Result<Vec<DatasetInfo>, EditError> {
+        let most = self.datasets();
+        let infos = datasets.list_some(name, most)?;
+        if infos.len() > most { Err(EditError::Invalid("there are too many for one answer; ask for a part of the tree")) } else { Ok(infos) }
+    }
+}
+
 /// A property as `zfs get` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value {
@@ -1201,11 +1255,11 @@ pub struct Value {
     pub source: String,
 }
 
-/// Properties of the dataset `name`, and with `recursive` of all below it; all there are if none is named.
+/// Properties of the dataset `name`, and with `recursive` of all below it; all there are if none is named. There is `room` for them.
 ///
 /// # Errors
 /// See [`Refused`].
-pub fn get(name: &str, properties: &[String], recursive: bool) -> Result<Vec<Value>> {
+pub fn get(name: &str, properties: &[String], recursive: bool, room: &mut Room) -> Result<Vec<Value>> {
     let pool = pool_of(name)?;
     pool.settle().map_err(|error| failed(name, error))?;
     let mut out = Vec::new();
@@ -1216,7 +1270,7 @@ pub fn get(name: &str, properties: &[String], recursive: bool) -> Result<Vec<Val
     }
     edit(&pool, name, |store| {
         let datasets = Datasets::open(store.pool())?;
-        let infos = if recursive { datasets.list(name)? } else { [datasets.find(name)?].into() };
+        let infos = if recursive { room.list(&datasets, name)? } else { [datasets.find(name)?].into() };
         for info in infos {
             let shown = if properties.is_empty() {
                 datasets.show_all(&info)?
@@ -1228,6 +1282,8 @@ pub fn get(name: &str, properties: &[String], recursive: bool) -> Result<Vec<Val
                 shown
             };
             let is_mounted = pool.has_mounted(info.object);
+            let texts = shown.iter().map(|one| Room::VALUE + info.name.len() + one.name.len() + one.value.len() + one.exact.len() + one.source.len());
+            room.take(texts.sum())?;
             out.extend(shown.into_iter().map(|one| {
                 // The pool's format does not know what is mounted.
                 let mounted = one.name == "mounted" && is_mounted;
