@@ -117,6 +117,9 @@ impl Filesystem for Devfs {
     fn statfs(&self) -> Result<StatFs> {
         Ok(StatFs { magic: 0x0102_1994, block_bytes: PAGE_SIZE as u64, ..StatFs::default() })
     }
+    fn sync(&self) -> Result<()> {
+        crate::device::tree().map_or(Ok(()), crate::device::Tree::sync)
+    }
 }
 
 /// What a node of devfs is.

@@ -79,6 +79,11 @@ pub trait Tree: Send + Sync {
     /// # Errors
     /// No such device for this zone; it refuses.
     fn open(&self, dev: DevNo, node: &VnodeRef, flags: OpenFlags, zone: ZoneId) -> Result<VnodeRef>;
+    /// Makes durable what was written to its devices.
+    ///
+    /// # Errors
+    /// The first that failed; all are tried.
+    fn sync(&self) -> Result<()>;
 }
 
 static TREE: OnceBox<Box<dyn Tree>> = OnceBox::new();

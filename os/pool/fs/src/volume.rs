@@ -162,6 +162,14 @@ impl device::Tree for Tree {
         }
         Open::begin(&pool, dataset, node, flags, zone)
     }
+    fn sync(&self) -> Result<()> {
+        let with_volumes = registry::all().into_iter().filter(|pool| pool.has_opened());
+        with_volumes.fold(Ok(()), |result, pool| {
+            let done = pool.sync();
+            // What a failed commit had will never be on the disks.
+            result.and(done).and(if pool.is_suspended() { Err(VfsError::Io) } else { Ok(()) })
+        })
+    }
 }
 
 /// Shows volumes under `/dev/zvol`. Called once, at boot.
@@ -193,6 +201,11 @@ impl Storage {
             self.forget(dataset);
         }
         looked.map(|()| opened)
+    }
+
+    /// Whether a volume was opened since the import.
+    fn has_opened(&self) -> bool {
+        !self.opened.lock().is_empty()
     }
 
     /// Changes the size of a volume; its reservation follows if it was the whole volume's.
