@@ -586,6 +586,8 @@ impl Lapic {
             Reg::TaskPriority | Reg::SelfIpi => 0xff,
             Reg::Spurious => 0x3ff,
             Reg::CommandLow => 0xffff_ffff_000c_cfff,
+            // Delivery status and, of the pins, remote IRR are read-only, not reserved (§11.5.1): hypervisors write them back as ones.
+            Reg::Lvt(which @ (Lvt::Lint0 | Lvt::Lint1)) => u64::from(which.writable()) | 1 << 12 | 1 << 14,
             Reg::Lvt(which) => u64::from(which.writable()) | 1 << 12,
             Reg::InitialCount => 0xffff_ffff,
             Reg::Divide => 0x0b,

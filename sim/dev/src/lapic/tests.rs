@@ -128,6 +128,9 @@ fn x2apic_mode() {
     assert_eq!(rig.chip.read_msr(0x802, 0), Some(2));
     assert_eq!(rig.chip.read_msr(0x80d, 0), Some(4), "cluster 0, bit 2");
     assert!(!rig.run(|chip, cx| chip.write_msr(0x80b, 1, cx)), "EOI takes only zero");
+    assert!(rig.run(|chip, cx| chip.write_msr(0x835, 0x5700, cx)), "read-only bits of LINT0 are ignored");
+    assert_eq!(rig.chip.read_msr(0x835, 0), Some(0x700));
+    assert!(!rig.run(|chip, cx| chip.write_msr(0x832, 0x4000, cx)), "reserved in the timer's");
     assert!(rig.run(|chip, cx| chip.write_msr(0x830, 7 << 32 | 0x4033, cx)));
     assert_eq!(rig.effects.pop(), Some(Effect::Ipi(7 << 32 | 0x4033)));
     assert!(!rig.run(|chip, cx| chip.write_msr(MSR_APIC_BASE, base, cx)), "not straight back to xAPIC");
