@@ -27,6 +27,8 @@ const QUEUE: u8 = 38;
 const PLACE: &str = "org.orrery:scan_place";
 /// Words of that entry: txg, dataset, object, block, least birth, bytes, repaired bytes, errors.
 const PLACE_WORDS: usize = 8;
+/// A place that was read: the words of its first entry, and the datasets visited.
+type Kept = ([u64; PLACE_WORDS], BTreeSet<u64>);
 /// Datasets in one of the others.
 const CHUNK: usize = 100;
 /// In place of a dataset: none.
@@ -222,7 +224,7 @@ impl Store {
     }
 
     /// The place that the last commit left, and the datasets visited.
-    fn read_place(&self) -> Result<Option<([u64; PLACE_WORDS], BTreeSet<u64>)>, EditError> {
+    fn read_place(&self) -> Result<Option<Kept>, EditError> {
         let Some(words) = self.words_called(PLACE)?.and_then(|words| <[u64; PLACE_WORDS]>::try_from(words).ok()) else { return Ok(None) };
         if words[0] != self.pool.uberblock().txg {
             return Ok(None);

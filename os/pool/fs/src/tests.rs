@@ -552,5 +552,13 @@ fn a_paused_scrub_goes_on_after_an_import_where_it_was() {
     assert!(bytes < whole.bytes * 3 / 4 && bytes > whole.bytes / 4, "{bytes} of {}", whole.bytes);
     let ended = again.with(|store| Ok(store.last_scan())).expect("looks").map(|last| (last.state, last.ended));
     assert_eq!(ended, Some((ScanState::Finished, 9)));
-    again.export(false).expect("exports");
+    // Told to go on, and down at once: it begins anew, and not from an older place.
+    pool.with(|store| {
+        store.pause_scrub(false)?;
+        store.commit(10)
+    })
+    .expect("goes on and commits");
+    let third = import(&memory);
+    let anew = third.with(|store| Ok((store.is_scan_paused(), store.scan().map(|(_, report)| report.bytes)))).expect("looks");
+    assert_eq!(anew, (false, Some(0)));
 }

@@ -163,12 +163,13 @@ impl device::Tree for Tree {
         Open::begin(&pool, dataset, node, flags, zone)
     }
     fn sync(&self) -> Result<()> {
-        let with_volumes = registry::all().into_iter().filter(|pool| pool.has_opened());
-        with_volumes.fold(Ok(()), |result, pool| {
+        let mut result = Ok(());
+        for pool in registry::all().into_iter().filter(|pool| pool.has_opened()) {
             let done = pool.sync();
             // What a failed commit had will never be on the disks.
-            result.and(done).and(if pool.is_suspended() { Err(VfsError::Io) } else { Ok(()) })
-        })
+            result = result.and(done).and(if pool.is_suspended() { Err(VfsError::Io) } else { Ok(()) });
+        }
+        result
     }
 }
 
