@@ -468,11 +468,11 @@ impl Task {
                 0..=3 => self.snapshot()?,
                 4 | 5 => self.destroy_snapshot()?,
                 6 => {
-                    let listed = must("list", manage::datasets(NAME))?;
+                    let listed = must("list", manage::datasets(NAME, &mut manage::Room::new(usize::MAX)))?;
                     baton::note(listed.len() as u64);
                 }
                 7 => {
-                    must("get", manage::get(NAME, &[], true))?;
+                    must("get", manage::get(NAME, &[], true, &mut manage::Room::new(usize::MAX)))?;
                 }
                 8 => {
                     let pool = must("the pool", manage::pool(NAME))?;
@@ -827,7 +827,7 @@ impl Life {
         let begin = || {
             let pool = manage::import(NAME, false)?;
             manage::mount_all(&cx, &pool)?;
-            let have: BTreeSet<String> = manage::datasets(NAME)?.into_iter().map(|info| info.name).collect();
+            let have: BTreeSet<String> = manage::datasets(NAME, &mut manage::Room::new(usize::MAX))?.into_iter().map(|info| info.name).collect();
             for dataset in ["tank/a", "tank/b", "tank/b/c", RIVALS].iter().filter(|name| !have.contains(**name)) {
                 manage::create_dataset(&cx, dataset, &[])?;
             }
