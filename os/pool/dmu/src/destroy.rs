@@ -52,7 +52,7 @@ impl Store {
         let is_held = self.is_held(snapshot)?;
         let has_clones = self.peek(snapshot, ds::CHILDREN)? > 1;
         if defer && (is_held || has_clones) {
-            let bonus = self.bonus(snapshot)?;
+            let bonus = self.ds_words(snapshot)?;
             let flags = word(bonus, ds::FLAGS) | ds::DEFER_DESTROY;
             put(bonus, ds::FLAGS, flags);
             return Ok(());
@@ -94,10 +94,10 @@ impl Store {
                 self.enter(next_clones, next)?;
             }
         } else if previous != 0 {
-            put(self.bonus(previous)?, ds::NEXT, next);
+            put(self.ds_words(previous)?, ds::NEXT, next);
         }
         let old_unique = signed(self.peek(next, ds::UNIQUE)?);
-        let bonus = self.bonus(next)?;
+        let bonus = self.ds_words(next)?;
         put(bonus, ds::PREVIOUS, previous);
         put(bonus, ds::PREVIOUS_TXG, previous_txg);
         let next_deadlist = word(bonus, ds::DEADLIST);
@@ -106,7 +106,7 @@ impl Store {
             // Blocks that only this one and the one before had are the latter's alone now.
             let since = self.peek(previous, ds::PREVIOUS_TXG)?;
             let gained = self.deadlist_range(next_deadlist, since, previous_txg)?;
-            shift(self.bonus(previous)?, ds::UNIQUE, gained.used);
+            shift(self.ds_words(previous)?, ds::UNIQUE, gained.used);
         }
         let doomed = self.deadlist_to_free(next_deadlist, previous_txg)?;
         self.did_use(directory, Part::Snapshots, -doomed)?;
@@ -120,14 +120,14 @@ impl Store {
             let bonus = self.peek_bonus(next)?;
             let kept = if previous == 0 { Space::default() } else { Space::read(&self.peek_bonus(previous)?, ds::REFERENCED) };
             let unique = Space::read(&bonus, ds::REFERENCED) + self.deadlist_space(next_deadlist)? - kept;
-            put(self.bonus(next)?, ds::UNIQUE, unique.used.cast_unsigned());
+            put(self.ds_words(next)?, ds::UNIQUE, unique.used.cast_unsigned());
             let reserved = signed(self.refreservation(directory)?);
             let taken = unique.used.min(reserved) - old_unique.min(reserved);
             self.did_use(directory, Part::HeadReserved, Space::used(-taken))?;
         } else {
             // Blocks that only this one and the next had are in the deadlist behind that.
             let gained = self.deadlist_range(self.peek(behind, ds::DEADLIST)?, previous_txg, created_txg)?;
-            shift(self.bonus(next)?, ds::UNIQUE, gained.used);
+            shift(self.ds_words(next)?, ds::UNIQUE, gained.used);
             let head_deadlist = self.peek(head, ds::DEADLIST)?;
             self.deadlist_forget(head_deadlist, created_txg)?;
         }
@@ -197,7 +197,7 @@ impl Store {
             if next_clones != 0 {
                 self.leave(next_clones, head)?;
             }
-            shift(self.bonus(previous)?, ds::CHILDREN, -1);
+            shift(self.ds_words(previous)?, ds::CHILDREN, -1);
             let clones = self.peek(self.peek(previous, ds::DIR)?, dir::CLONES)?;
             if clones != 0 {
                 self.leave(clones, head)?;

@@ -201,7 +201,7 @@ impl Store {
         }
         // Space that was freed rests for some txgs; a commit without any change would be none.
         for _ in 0..=DEFER_TXGS {
-            self.bonus(self.root_dir)?;
+            self.dir_words(self.root_dir)?;
             self.commit(now)?;
         }
         Ok(())

@@ -10,8 +10,9 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use pool_phys::FormatError;
 use pool_phys::blkptr::BlockPointer;
-use pool_phys::dnode::kind;
+use pool_phys::dnode::{Dnode, kind};
 use pool_phys::zap::Entry;
 
 use crate::Error;
@@ -25,6 +26,8 @@ pub(crate) const SNAPSHOT_NAMES: u8 = 14;
 pub(crate) const PROPS: u8 = 15;
 pub(crate) const NEXT_CLONES: u8 = 37;
 pub(crate) const CLONES: u8 = 52;
+/// Bytes of the header of a list of blocks; a deadlist's is longer.
+const LIST_HEADER: usize = 48;
 /// Longest full name of a dataset or snapshot.
 const NAME_MAX: usize = 255;
 /// Directories nest no deeper.
@@ -164,6 +167,17 @@ pub(crate) fn put(bonus: &mut [u8], at: usize, value: u64) {
     bonus[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }
 
+/// The bonus buffer of an object that some number on disk names is what is meant, as far as can be seen.
+fn check_words(dnode: &Dnode, object: u64, expected: Option<u8>, least: usize) -> Result<(), FormatError> {
+    if expected.is_some_and(|expected| dnode.bonus_kind != expected) {
+        return Err(FormatError::new("dsl", "not the kind of object that is meant", object));
+    }
+    if dnode.bonus.len() < least {
+        return Err(FormatError::new("dsl", "an object whose header is too short", object));
+    }
+    Ok(())
+}
+
 pub(crate) fn shift(bonus: &mut [u8], at: usize, by: i64) {
     put(bonus, at, word(bonus, at).saturating_add_signed(by));
 }
@@ -200,8 +214,34 @@ impl Store {
         self.mos.with_view(&self.pool, object, |edit| Ok(edit.dnode.bonus.clone()))
     }
 
+    /// The words of a dataset.
+    pub(crate) fn peek_ds(&self, dataset: u64) -> Result<Vec<u8>, EditError> {
+        self.mos.with_view(&self.pool, dataset, |edit| {
+            check_words(&edit.dnode, dataset, Some(kind::DSL_DATASET), ds::SIZE)?;
+            Ok(edit.dnode.bonus.clone())
+        })
+    }
+
+    /// The header of a list, to be changed.
     pub(crate) fn bonus(&mut self, object: u64) -> Result<&mut Vec<u8>, EditError> {
-        Ok(&mut self.mos.edit(&self.pool, object)?.dnode.bonus)
+        self.words_of(object, None, LIST_HEADER)
+    }
+
+    /// The words of a directory, to be changed.
+    pub(crate) fn dir_words(&mut self, directory: u64) -> Result<&mut Vec<u8>, EditError> {
+        self.words_of(directory, Some(kind::DSL_DIR), dir::SIZE)
+    }
+
+    /// The words of a dataset, to be changed.
+    pub(crate) fn ds_words(&mut self, dataset: u64) -> Result<&mut Vec<u8>, EditError> {
+        self.words_of(dataset, Some(kind::DSL_DATASET), ds::SIZE)
+    }
+
+    /// The bonus buffer of an object, to be changed.
+    pub(crate) fn words_of(&mut self, object: u64, expected: Option<u8>, least: usize) -> Result<&mut Vec<u8>, EditError> {
+        let dnode = &mut self.mos.edit(&self.pool, object)?.dnode;
+        check_words(dnode, object, expected, least)?;
+        Ok(&mut dnode.bonus)
     }
 
     /// The number called `name` in a table of the MOS; table 0 has none.
@@ -410,8 +450,14 @@ impl Store {
     ///
     /// The parent sees a child as at least its reservation large: what the child uses of it moves from one part of the parent to another.
     pub(crate) fn account(&mut self, mut directory: u64, mut from: Option<Part>, mut to: Part, mut space: Space, mut moved: i64) -> Result<(), EditError> {
-        while directory != 0 {
-            let bonus = self.bonus(directory)?;
+        for depth in 0.. {
+            if directory == 0 {
+                break;
+            }
+            if depth > DEPTH_MAX {
+                return Err(FormatError::new("dsl", "directories nest without end", directory).into());
+            }
+            let bonus = self.dir_words(directory)?;
             let (used, reserved) = (signed(word(bonus, dir::USED)), signed(word(bonus, dir::RESERVED)));
             space.shift(bonus, dir::USED);
             if word(bonus, dir::FLAGS) & dir::HAS_BREAKDOWN != 0 {
@@ -430,7 +476,7 @@ impl Store {
 
     /// Moves space from one part of a directory to another.
     pub(crate) fn transfer(&mut self, directory: u64, from: Part, to: Part, used: i64) -> Result<(), EditError> {
-        let bonus = self.bonus(directory)?;
+        let bonus = self.dir_words(directory)?;
         if word(bonus, dir::FLAGS) & dir::HAS_BREAKDOWN != 0 {
             shift(bonus, dir::BREAKDOWN + from as usize * 8, -used);
             shift(bonus, dir::BREAKDOWN + to as usize * 8, used);

@@ -116,7 +116,7 @@ impl Store {
                     return Err(Error::NotFound.into());
                 }
                 if store.entries_of(table)?.is_empty() {
-                    put(store.bonus(snapshot)?, ds::HOLDS, 0);
+                    put(store.ds_words(snapshot)?, ds::HOLDS, 0);
                     store.free_object(table)?;
                 }
                 store.settle_deferred(snapshot)?;
@@ -259,7 +259,7 @@ impl Store {
     /// # Errors
     /// Not a dataset.
     pub fn set_inconsistent(&mut self, dataset: u64, inconsistent: bool) -> Result<(), EditError> {
-        let bonus = self.bonus(dataset)?;
+        let bonus = self.ds_words(dataset)?;
         let flags = word(bonus, ds::FLAGS) & !ds::INCONSISTENT;
         put(bonus, ds::FLAGS, flags | if inconsistent { ds::INCONSISTENT } else { 0 });
         Ok(())

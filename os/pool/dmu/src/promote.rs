@@ -72,15 +72,15 @@ impl Store {
         let snapshots_there = self.dead_since(&old_chain, word(&origin_bonus, ds::CREATED_TXG))?;
         let unique = self.deadlist_range(self.peek(first_own, ds::DEADLIST)?, word(&origin_bonus, ds::PREVIOUS_TXG), u64::MAX)?;
 
-        put(self.bonus(origin)?, ds::NEXT, first_own);
-        put(self.bonus(origin)?, ds::UNIQUE, unique.used.cast_unsigned());
+        put(self.ds_words(origin)?, ds::NEXT, first_own);
+        put(self.ds_words(origin)?, ds::UNIQUE, unique.used.cast_unsigned());
         let next_clones = word(&origin_bonus, ds::NEXT_CLONES);
         if next_clones != 0 {
             self.leave(next_clones, first_own)?;
             self.enter(next_clones, first_old)?;
         }
-        put(self.bonus(own_dir)?, dir::ORIGIN, older);
-        put(self.bonus(old_dir)?, dir::ORIGIN, origin);
+        put(self.dir_words(own_dir)?, dir::ORIGIN, older);
+        put(self.dir_words(old_dir)?, dir::ORIGIN, origin);
         let old_clones = self.table_of(old_dir, dir::CLONES, CLONES)?;
         let own_clones = self.table_of(own_dir, dir::CLONES, CLONES)?;
         self.leave(old_clones, head)?;
@@ -100,7 +100,7 @@ impl Store {
             }
             self.remove_name(old_names, name)?;
             self.set_number(own_names, name, *snapshot)?;
-            put(self.bonus(*snapshot)?, ds::DIR, own_dir);
+            put(self.ds_words(*snapshot)?, ds::DIR, own_dir);
             // Other clones of it are now clones of this directory's snapshots.
             for entry in self.entries_of(self.peek(*snapshot, ds::NEXT_CLONES)?)? {
                 let next = entry.number().unwrap_or(0);

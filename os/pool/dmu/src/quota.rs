@@ -257,7 +257,7 @@ impl Store {
 
     /// Changes the field that a quota has in its directory.
     pub(crate) fn set_quota(&mut self, directory: u64, quota: u64) -> Result<(), EditError> {
-        let bonus = self.bonus(directory)?;
+        let bonus = self.dir_words(directory)?;
         if quota != 0 && quota < word(bonus, dir::USED).max(word(bonus, dir::RESERVED)) {
             return Err(EditError::Invalid("size is less than current used or reserved space"));
         }
@@ -280,7 +280,7 @@ impl Store {
                 return Err(EditError::Quota);
             }
         }
-        put(self.bonus(directory)?, dir::RESERVED, reserved);
+        put(self.dir_words(directory)?, dir::RESERVED, reserved);
         if parent == 0 { Ok(()) } else { self.did_use(parent, Part::ChildReserved, Space::used(delta)) }
     }
 

@@ -36,7 +36,7 @@ impl Store {
         self.transact(now, |store| {
             let snapshot = store.take_snapshot(head, dataset, name, created.unwrap_or(now))?;
             if let Some(guid) = guid {
-                put(store.bonus(snapshot)?, ds::GUID, guid);
+                put(store.ds_words(snapshot)?, ds::GUID, guid);
             }
             Ok(snapshot)
         })
@@ -95,7 +95,7 @@ impl Store {
         if name.starts_with('%') {
             return Err(EditError::Invalid("not a snapshot name"));
         }
-        let old = self.peek_bonus(head)?;
+        let old = self.peek_ds(head)?;
         let names = word(&old, ds::SNAPSHOTS);
         if self.number_in(names, name)?.is_some() {
             return Err(EditError::Exists);
@@ -136,14 +136,14 @@ impl Store {
         if previous != 0 {
             let next_clones = self.peek(previous, ds::NEXT_CLONES)?;
             if self.peek(previous, ds::NEXT)? == head {
-                put(self.bonus(previous)?, ds::NEXT, snapshot);
+                put(self.ds_words(previous)?, ds::NEXT, snapshot);
             } else if next_clones != 0 {
                 self.leave(next_clones, head)?;
                 self.enter(next_clones, snapshot)?;
             }
         }
         let deadlist = self.deadlist_like(word(&old, ds::DEADLIST), u64::MAX, Some(previous_txg))?;
-        let bonus = self.bonus(head)?;
+        let bonus = self.ds_words(head)?;
         put(bonus, ds::DEADLIST, deadlist);
         put(bonus, ds::PREVIOUS, snapshot);
         put(bonus, ds::PREVIOUS_TXG, txg);
@@ -156,7 +156,7 @@ impl Store {
 
     /// A head in `directory` that begins as snapshot `origin`; the caller fills in the rest.
     pub(crate) fn begin_head(&mut self, directory: u64, origin: u64, now: u64) -> Result<u64, EditError> {
-        let from = self.peek_bonus(origin)?;
+        let from = self.peek_ds(origin)?;
         let origin_dir = word(&from, ds::DIR);
         let origin_head = self.peek(origin_dir, dir::HEAD)?;
         let origin_txg = word(&from, ds::CREATED_TXG);
@@ -178,10 +178,10 @@ impl Store {
             self.mos
                 .allocate(&self.pool, kind::DSL_DATASET, 512, kind::DSL_DATASET, bonus)?;
         self.copy_marks(origin, head)?;
-        let dir_bonus = self.bonus(directory)?;
+        let dir_bonus = self.dir_words(directory)?;
         put(dir_bonus, dir::HEAD, head);
         put(dir_bonus, dir::ORIGIN, origin);
-        shift(self.bonus(origin)?, ds::CHILDREN, 1);
+        shift(self.ds_words(origin)?, ds::CHILDREN, 1);
         let next_clones = self.table_of(origin, ds::NEXT_CLONES, NEXT_CLONES)?;
         self.enter(next_clones, head)?;
         let clones = self.table_of(origin_dir, dir::CLONES, CLONES)?;
@@ -196,7 +196,7 @@ impl Store {
             return Ok(table);
         }
         let table = self.table(kind)?;
-        put(self.bonus(object)?, at, table);
+        put(self.words_of(object, None, at + 8)?, at, table);
         Ok(table)
     }
 
@@ -245,12 +245,12 @@ impl Store {
     pub fn rollback(&mut self, dataset: &str, now: u64) -> Result<(), EditError> {
         let head = self.find(dataset)?;
         self.try_change(|store| {
-            let old = store.peek_bonus(head)?;
+            let old = store.peek_ds(head)?;
             let (directory, previous, previous_txg) = (word(&old, ds::DIR), word(&old, ds::PREVIOUS), word(&old, ds::PREVIOUS_TXG));
             if previous == 0 || store.peek(previous, ds::DIR)? != directory {
                 return Err(EditError::Invalid("there is no snapshot to go back to"));
             }
-            let target = store.peek_bonus(previous)?;
+            let target = store.peek_ds(previous)?;
             let deadlist = word(&old, ds::DEADLIST);
             // Blocks born since are what the head has and the snapshot has not.
             let born = Space::read(&old, ds::REFERENCED) + store.deadlist_space(deadlist)? - Space::read(&target, ds::REFERENCED);
@@ -262,7 +262,7 @@ impl Store {
             let seen = Space { used: reserved - unique.max(reserved), ..-born };
             store.account(directory, Some(Part::HeadReserved), Part::Head, seen, -born.used)?;
             store.transfer(directory, Part::Snapshots, Part::Head, back.used)?;
-            let bonus = store.bonus(head)?;
+            let bonus = store.ds_words(head)?;
             bonus[ds::ROOT..ds::ROOT + 128].copy_from_slice(&target[ds::ROOT..ds::ROOT + 128]);
             Space::read(&target, ds::REFERENCED).put(bonus, ds::REFERENCED);
             put(bonus, ds::UNIQUE, 0);
@@ -270,7 +270,7 @@ impl Store {
             put(bonus, ds::FLAGS, word(&old, ds::FLAGS) & !ds::INCONSISTENT);
             store.copy_marks(previous, head)?;
             // All its blocks are the head's again.
-            put(store.bonus(previous)?, ds::UNIQUE, 0);
+            put(store.ds_words(previous)?, ds::UNIQUE, 0);
             Ok(())
         })?;
         self.forget_head(head)?;
@@ -284,7 +284,7 @@ impl Store {
     pub fn swap_clone(&mut self, head: u64, clone: u64, now: u64) -> Result<(), EditError> {
         self.settle(&[head, clone], now)?;
         self.try_change(|store| {
-            let (ours, theirs) = (store.peek_bonus(head)?, store.peek_bonus(clone)?);
+            let (ours, theirs) = (store.peek_ds(head)?, store.peek_ds(clone)?);
             let previous = word(&ours, ds::PREVIOUS);
             let (directory, clone_dir) = (word(&ours, ds::DIR), word(&theirs, ds::DIR));
             if word(&theirs, ds::PREVIOUS) != previous || store.peek(clone_dir, dir::ORIGIN)? != previous {
@@ -304,10 +304,10 @@ impl Store {
             store.transfer(directory, Part::Head, Part::Snapshots, dead.used)?;
             if store.peek(previous, ds::NEXT)? == head {
                 let unique = store.deadlist_range(their_dead, store.peek(previous, ds::PREVIOUS_TXG)?, u64::MAX)?;
-                put(store.bonus(previous)?, ds::UNIQUE, unique.used.cast_unsigned());
+                put(store.ds_words(previous)?, ds::UNIQUE, unique.used.cast_unsigned());
             }
             for (dataset, from) in [(head, &theirs), (clone, &ours)] {
-                let bonus = store.bonus(dataset)?;
+                let bonus = store.ds_words(dataset)?;
                 for range in [ds::DEADLIST..ds::UNIQUE + 8, ds::ROOT..ds::ROOT + 128] {
                     bonus[range.clone()].copy_from_slice(&from[range]);
                 }
@@ -398,7 +398,7 @@ impl Store {
         }
         self.did_use(parent, Part::Child, space)?;
         self.did_use(parent, Part::ChildReserved, Space::used(unused))?;
-        put(self.bonus(directory)?, dir::PARENT, parent);
+        put(self.dir_words(directory)?, dir::PARENT, parent);
         Ok(())
     }
 }

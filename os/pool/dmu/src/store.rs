@@ -370,10 +370,10 @@ impl Store {
         put(&mut head, ds::PREVIOUS_TXG, 1);
         put(&mut head, ds::DEADLIST, self.deadlist(&[0])?);
         let head = self.mos.allocate(&self.pool, kind::DSL_DATASET, 512, kind::DSL_DATASET, head)?;
-        put(self.bonus(snapshot)?, ds::NEXT, head);
+        put(self.ds_words(snapshot)?, ds::NEXT, head);
         self.set_number(names, "$ORIGIN", snapshot)?;
         let clones = self.table(CLONES)?;
-        let bonus = self.bonus(origin_dir)?;
+        let bonus = self.dir_words(origin_dir)?;
         put(bonus, dir::HEAD, head);
         put(bonus, dir::CLONES, clones);
         Ok(())
@@ -466,7 +466,7 @@ impl Store {
     }
 
     fn sync_dataset(&mut self, dataset: u64) -> Result<(), EditError> {
-        let phys = Dataset::parse(self.bonus(dataset)?)?;
+        let phys = Dataset::parse(self.ds_words(dataset)?)?;
         let Some(mut head) = self.heads.remove(&dataset) else { return Ok(()) };
         self.sync_log(dataset, &mut head)?;
         let accounts = self.accounts(head.owners)?;
@@ -489,7 +489,7 @@ impl Store {
         let DatasetSink { born, referenced, dead, used, .. } = sink;
         used.into_iter().try_for_each(|feature| self.mark(dataset, feature))?;
         let reserved = signed(self.refreservation(phys.dir)?);
-        let bonus = self.bonus(dataset)?;
+        let bonus = self.ds_words(dataset)?;
         referenced.shift(bonus, ds::REFERENCED);
         let unique = signed(word(bonus, ds::UNIQUE));
         shift(bonus, ds::UNIQUE, born.used);
@@ -515,7 +515,7 @@ impl Store {
         // The snapshot that a clone was made from has a next one of its own.
         if phys.previous_snapshot != 0 && self.peek(phys.previous_snapshot, ds::NEXT)? == dataset {
             let unique = since(self.peek(phys.previous_snapshot, ds::PREVIOUS_TXG)?);
-            shift(self.bonus(phys.previous_snapshot)?, ds::UNIQUE, unique);
+            shift(self.ds_words(phys.previous_snapshot)?, ds::UNIQUE, unique);
         }
         Ok(())
     }
