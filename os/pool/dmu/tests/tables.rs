@@ -77,20 +77,24 @@ fn a_micro_table_changed_in_place_has_what_was_put_there() {
 
     let mut model: BTreeMap<String, u64> = BTreeMap::new();
     let mut next = random(3);
-    for round in 0..6000_u64 {
+    // Slots behind the header of the largest micro table, 128 KiB; how many names there were at most.
+    const SLOTS: usize = (128 << 10) / 64 - 1;
+    let (mut is_micro, mut most) = (true, 0);
+    for round in 0..9000_u64 {
         let name = match next() % 10 {
             twin @ 0..3 => twins[twin as usize].clone(),
-            // More and more, to the end of what a micro table holds.
-            _ => format!("name{}", next() % (10 + round / 4)),
+            // More and more, beyond what a micro table holds.
+            _ => format!("name{}", next() % (10 + round * 2 / 3)),
         };
         let value = next();
         let (set, pool) = store.edit_dataset(dataset, None).expect("open");
         let edit = set.edit(pool, table).expect("there");
-        if next().is_multiple_of(3) {
+        if next().is_multiple_of(8) {
             assert_eq!(zap::remove(edit, pool, name.as_bytes()), Ok(model.remove(&name).is_some()), "{name}");
         } else {
             zap::set(edit, pool, Entry { name: name.clone().into_bytes(), integer_size: 8, value: vec![value] }).expect("set");
             model.insert(name.clone(), value);
+            most = most.max(model.len());
         }
         assert_eq!(zap::number(edit, pool, name.as_bytes()), Ok(model.get(&name).copied()));
         if round % 500 == 499 {
@@ -99,15 +103,18 @@ fn a_micro_table_changed_in_place_has_what_was_put_there() {
             all.sort();
             assert_eq!(all, model.iter().map(|(name, value)| (name.clone(), *value)).collect::<Vec<_>>());
             let data = edit.block(pool, 0).expect("read");
+            is_micro = data.starts_with(&(1_u64 << 63 | 3).to_le_bytes());
             // No two of one hash have the same number.
             let mut numbers = BTreeMap::new();
             for (slot, name, _) in pool_phys::zap::micro_entries(&data).into_iter().flatten() {
                 assert_eq!(numbers.insert((header.hash(name), pool_phys::zap::micro_twin(&data, slot)), slot), None);
             }
-            assert!(numbers.len() == model.len() || round > 4000, "still a micro one at {round}");
+            assert!(!is_micro || numbers.len() == model.len(), "every name in a slot of its own at {round}");
+            assert_eq!(is_micro, most <= SLOTS, "at {round}");
             store.commit(round).expect("commits");
         }
     }
+    assert!(!is_micro, "it has become a fat one");
     drop(store);
     let pool = Pool::import(vec![Box::new(disk) as Box<dyn BlockDev>], None).expect("imports");
     let mut store = Store::open(pool, Box::new(random(4))).expect("opens");
