@@ -21,6 +21,8 @@ pub const RULES: &[Rule] = &[
     Rule { name: "TIME", why: "a kernel log line opens with the time since boot, which moves with every instruction added", apply: kernel_time },
     Rule { name: "COLUMNS", why: "an event line opens with its tick and its virtual time", apply: event_time },
     Rule { name: "SECTOR", why: "which sectors a fault strikes depends on what the guest did when, to the tick", apply: fault_sector },
+    Rule { name: "GUID", why: "a pool and its disks draw their names from what the kernel did before, to the tick", apply: guid },
+    Rule { name: "PLACE", why: "where a block lies on a disk, and how large it is, depends on all that was written before", apply: place },
     Rule { name: "ADDRESS", why: "an address in a kernel or a program moves when code is added before it", apply: address },
     Rule { name: "PID", why: "process numbers count everything started before", apply: pid },
     Rule { name: "PID", why: "the kernel says which process is a zone's init; the number counts everything started before", apply: init_pid },
@@ -79,6 +81,33 @@ fn fault_sector(line: &str) -> Option<String> {
     let at = line.rfind(" sector ").filter(|_| line.contains(" fault disk "))?;
     let rest = &line[at + " sector ".len()..];
     rest.bytes().all(|byte| byte.is_ascii_digit() || b" +".contains(&byte)).then(|| format!("{} sector [SECTOR]", &line[..at]))
+}
+
+/// Disks in a pool's event line: `pool tank: resource.fs.zfs.statechange #1: State { vdev: 20532141, state: Offline }`.
+fn guid(line: &str) -> Option<String> {
+    numbers_after(line, &["vdev: ", "leaf: "], "[GUID]")
+}
+
+/// Places in a pool's event line: `pool tank: ereport.fs.zfs.checksum #1: Checksum { leaf: 20532141, offset: 331776, size: 131072 }`.
+fn place(line: &str) -> Option<String> {
+    numbers_after(line, &["offset: ", "size: "], "[PLACE]")
+}
+
+/// A pool's event line with `name` for the numbers behind `words`.
+fn numbers_after(line: &str, words: &[&str], name: &str) -> Option<String> {
+    if !(line.starts_with("pool ") && line.contains(".fs.zfs.")) {
+        return None;
+    }
+    let mut out = line.to_owned();
+    for word in words {
+        if let Some(at) = out.find(word).map(|at| at + word.len()) {
+            let digits = out[at..].bytes().take_while(u8::is_ascii_digit).count();
+            if digits > 0 {
+                out.replace_range(at..at + digits, name);
+            }
+        }
+    }
+    (out != line).then_some(out)
 }
 
 /// The simulator's event lines: `tick ns kind ...`, both numbers right-aligned columns.
