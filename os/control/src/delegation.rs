@@ -23,13 +23,8 @@ use crate::device::{Refusal, system};
 const LIMITS: [&str; 7] = ["quota", "reservation", "refquota", "refreservation", "filesystem_limit", "snapshot_limit", "volsize"];
 
 /// Runs `body` where the pool's code has room.
-fn with_room<R>(body: impl FnOnce() -> Result<R, Refusal>) -> Result<R, Refusal> {
-    let (mut body, mut out) = (Some(body), None);
-    let called = kif::spawn().on_large_stack(&mut || out = body.take().map(|body| body()));
-    match (called, out) {
-        (Ok(()), Some(out)) => out,
-        _ => Err(Refusal::new(Code::Limit, "no memory for the pool's work")),
-    }
+pub(crate) fn with_room<R>(body: impl FnOnce() -> Result<R, Refusal>) -> Result<R, Refusal> {
+    kif::on_large_stack(body).unwrap_or_else(|_| Err(Refusal::new(Code::Limit, "no memory for the pool's work")))
 }
 
 /// Whether what is to be delegated is there.

@@ -17,7 +17,7 @@ use pool_spa::{LeafCounts, VdevStatus};
 use pool_stream::{Naming, PackageOptions};
 use vfs::{Cred, Cx, Place};
 
-use crate::delegation;
+use crate::delegation::{self, with_room};
 use crate::device::{Refusal, system};
 
 type Answer = Result<NvList, Refusal>;
@@ -47,12 +47,7 @@ pub(crate) enum Stream {
 
 /// Opens a stream on a descriptor, or takes its next step.
 pub(crate) fn stream(operation: Operation, request: &NvList, slot: &mut Option<Stream>, zone: ZoneId) -> Answer {
-    let mut answer = None;
-    let called = kif::spawn().on_large_stack(&mut || answer = Some(step(operation, request, slot, zone)));
-    match (called, answer) {
-        (Ok(()), Some(answer)) => answer,
-        _ => Err(Refusal::new(Code::Limit, "no memory for the pool's work")),
-    }
+    with_room(|| step(operation, request, slot, zone))
 }
 
 /// Root directory of a caller's zone.
@@ -106,12 +101,7 @@ fn step(operation: Operation, request: &NvList, slot: &mut Option<Stream>, zone:
 
 /// Runs an operation, on a stack that is large enough for the pool's code.
 pub(crate) fn run(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
-    let mut answer = None;
-    let called = kif::spawn().on_large_stack(&mut || answer = Some(dispatch(operation, request, zone)));
-    match (called, answer) {
-        (Ok(()), Some(answer)) => answer,
-        _ => Err(Refusal::new(Code::Limit, "no memory for the pool's work")),
-    }
+    with_room(|| dispatch(operation, request, zone))
 }
 
 /// Longest command that a history keeps.

@@ -26,7 +26,7 @@ pub use block::{BlockDev, BlockError};
 pub use frame::{Frame, Frames, PAGE_SHIFT, PAGE_SIZE, Pfn};
 pub use platform::{
     Access, Clock, CopyFault, FaultHandler, Fault, Log, Mmu, OutOfMemory, PageTable, Platform, Reservation, Rng, Spawn, UserMem,
-    clock, frames, grow, install, log, mmu, platform, reserve, rng, spawn, user, vec_with_room,
+    clock, frames, grow, install, log, mmu, on_large_stack, platform, reserve, rng, spawn, user, vec_with_room,
 };
 pub use regs::{UserContext, UserExit, UserRegs};
 pub use relief::{Relief, on_shortage, relieve};

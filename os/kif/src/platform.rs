@@ -236,6 +236,19 @@ pub fn spawn() -> &'static dyn Spawn {
     platform().spawn()
 }
 
+/// Calls `body` with room for code that works with blocks on its stack; see [`Spawn::on_large_stack`].
+///
+/// # Errors
+/// No memory for the stack: `body` was not called.
+///
+/// # Panics
+/// The platform did not call it.
+pub fn on_large_stack<R>(body: impl FnOnce() -> R) -> Result<R, OutOfMemory> {
+    let (mut body, mut out) = (Some(body), None);
+    spawn().on_large_stack(&mut || out = body.take().map(|body| body()))?;
+    Ok(out.expect("the platform called it"))
+}
+
 /// Reserves kernel memory for the current system call; see [`Reservation`].
 ///
 /// # Errors

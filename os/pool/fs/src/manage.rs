@@ -1615,7 +1615,7 @@ fn unmount_all(cx: &Cx<'_>, pool: &Arc<Storage>) -> Result<()> {
 /// At boot: imports every pool that was in use when the machine went down, and mounts it.
 pub fn start_all(cx: &Cx<'_>) {
     assert!(cx.cred.zone == ZoneId::GLOBAL, "pools are the global zone's");
-    if kif::spawn().on_large_stack(&mut || import_found(cx)).is_err() {
+    if kif::on_large_stack(|| import_found(cx)).is_err() {
         kif::log().line(format_args!("no memory to look for pools"));
     }
 }

@@ -554,13 +554,7 @@ impl Storage {
             return Err(VfsError::Io);
         }
         // The pool's code works with blocks on its stack.
-        let mut body = Some(body);
-        let mut result = None;
-        let called = kif::spawn().on_large_stack(&mut || result = body.take().map(|body| body(inner)));
-        match (called, result) {
-            (Ok(()), Some(result)) => Ok(result),
-            _ => Err(VfsError::NoMemory),
-        }
+        kif::on_large_stack(|| body(inner)).map_err(|_| VfsError::NoMemory)
     }
 
     /// Calls `body` for reading file system `dataset`.

@@ -75,13 +75,6 @@ pub(crate) fn forget(pool: &str, dataset: Option<u64>) {
     drop(gone);
 }
 
-/// Calls `body` where the pool's code has room.
-fn on_large_stack<R>(body: impl FnOnce() -> R) -> Option<R> {
-    let (mut body, mut out) = (Some(body), None);
-    kif::spawn().on_large_stack(&mut || out = body.take().map(|body| body())).ok()?;
-    out
-}
-
 /// Names and data sets of all volumes of `pool` at and below `top`.
 fn volumes(pool: &Storage, top: &str) -> Vec<(String, u64)> {
     let found = pool.with(|store| {
@@ -132,10 +125,10 @@ impl device::Tree for Tree {
         if zones::is_above(zone, path) {
             return Some(Entry::Directory);
         }
-        if zones::has(zone, path) { on_large_stack(|| look(path)).flatten() } else { None }
+        if zones::has(zone, path) { kif::on_large_stack(|| look(path)).ok().flatten() } else { None }
     }
     fn list(&self, zone: ZoneId, path: &str) -> Vec<(String, Entry)> {
-        let all = on_large_stack(|| visible(zone)).unwrap_or_default();
+        let all = kif::on_large_stack(|| visible(zone)).unwrap_or_default();
         let mut seen = BTreeSet::new();
         let mut out = Vec::new();
         for (name, pool, dataset) in all {
@@ -156,7 +149,7 @@ impl device::Tree for Tree {
         let (name, dataset) = known.ok_or(VfsError::NoSuchDevice)?;
         let pool = registry::find(&name).ok_or(VfsError::NoSuchDevice)?;
         // A node with this number may be anywhere: what counts is what the zone has.
-        let is_its = || on_large_stack(|| visible(zone).iter().any(|(_, other, number)| Arc::ptr_eq(other, &pool) && *number == dataset)).unwrap_or(false);
+        let is_its = || kif::on_large_stack(|| visible(zone).iter().any(|(_, other, number)| Arc::ptr_eq(other, &pool) && *number == dataset)).unwrap_or(false);
         if zone != ZoneId::GLOBAL && !is_its() {
             return Err(VfsError::NoSuchDevice);
         }

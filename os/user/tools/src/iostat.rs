@@ -6,7 +6,7 @@ use nv::NvList;
 
 use crate::bytes::number;
 use crate::usage::{self, Failure, Step};
-use crate::zpool::pools;
+use crate::zpool::{cache_devices, pools};
 
 /// A pool or one of its vdevs at one time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,16 +64,11 @@ fn samples(pool: &NvList, verbose: bool) -> Result<Vec<Sample>, Failure> {
         }
     }
     if verbose {
-        let mut title = "";
-        for device in pool.lists("aside").map_err(Failure::new)? {
-            let kind = device.string("kind").map_err(Failure::new)?;
-            if kind != "cache" {
-                continue;
-            }
-            if title != kind {
-                title = kind;
-                rows.push(Sample { name: kind.to_owned(), depth: 0, space: None, counts: [0; 4], age_ns, is_title: true });
-            }
+        let caches = cache_devices(pool)?;
+        if !caches.is_empty() {
+            rows.push(Sample { name: "cache".to_owned(), depth: 0, space: None, counts: [0; 4], age_ns, is_title: true });
+        }
+        for device in caches {
             let mut counts = [0; 4];
             for (count, name) in counts.iter_mut().zip(COUNTS) {
                 *count = field(device, name)?;

@@ -353,20 +353,25 @@ fn parts(pool: &NvList, columns: &[&str], (script, exact): (bool, bool)) -> Resu
     for vdev in pool.lists("vdevs").map_err(Failure::new)? {
         rows.push(row(vdev, 1 + usize::try_from(vdev.number("depth").map_err(Failure::new)?).unwrap_or(0))?);
     }
-    let mut title = "";
-    for device in pool.lists("aside").map_err(Failure::new)? {
-        let kind = device.string("kind").map_err(Failure::new)?;
-        // Spares have no space of their own.
-        if kind != "cache" {
-            continue;
-        }
-        if title != kind {
-            title = kind;
-            rows.push(columns.iter().map(|column| if *column == "name" { kind } else { "-" }.to_owned()).collect());
-        }
+    let caches = cache_devices(pool)?;
+    if !caches.is_empty() {
+        rows.push(columns.iter().map(|column| if *column == "name" { "cache" } else { "-" }.to_owned()).collect());
+    }
+    for device in caches {
         rows.push(row(device, 1)?);
     }
     Ok(rows)
+}
+
+/// What of the devices beside a pool's vdevs has space and traffic of its own: the cache devices.
+pub(crate) fn cache_devices(pool: &NvList) -> Result<Vec<&NvList>, Failure> {
+    let mut out = Vec::new();
+    for device in pool.lists("aside").map_err(Failure::new)? {
+        if device.string("kind").map_err(Failure::new)? == "cache" {
+            out.push(device);
+        }
+    }
+    Ok(out)
 }
 
 /// What stands above a column.
