@@ -1,0 +1,291 @@
+//! Pools: made, found on disks, imported, exported, scrubbed; their history.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use kif::ZoneId;
+use pool_dmu::edit::EditError;
+use pool_dmu::{Line as HistoryLine, ObjectSet, ScanKind, Store};
+use pool_spa::{open_partitions, ImportOptions, Pool};
+use pool_zpl::{NewEntry, create_filesystem};
+use vfs::{Cx, VfsError};
+
+use super::datasets::{refuse_open_below, settle};
+use super::devices::add_one;
+use super::disks::{Held, part_name, random, take, watch};
+use super::layout::{Role, check_layout, layouts};
+use super::mounts::{filesystems, is_for, mount_all, mount_one, place, unmount_all};
+use super::{Refused, Result, alone, edit, edit_failed, failed};
+use crate::storage::now;
+use crate::{Storage, registry};
+
+/// Puts a store into use under its name.
+fn start(store: Store) -> Result<Arc<Storage>> {
+    let storage = Storage::start(store).map_err(|_| Refused::Failed(String::from("no memory for the pool's thread")))?;
+    if registry::add(&storage) {
+        return Ok(storage);
+    }
+    // Two pools of one name: the second is closed as it was found.
+    storage.abandon();
+    Err(Refused::Exists(format!("{}: a pool of this name is imported", storage.name())))
+}
+
+/// State of a destroyed pool in its labels.
+const STATE_DESTROYED: u64 = 2;
+
+/// A pool that could be imported: name, guid, names of the disks that were found, and whether it was exported in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Importable {
+    pub name: String,
+    pub guid: u64,
+    pub disks: Vec<String>,
+    /// Guids of the leaves that these are, in the same order.
+    pub leaves: Vec<u64>,
+    pub exported: bool,
+}
+
+/// Looks for pools on disks that no pool holds: those that were destroyed, or the others.
+#[must_use]
+pub fn importable(destroyed: bool) -> Vec<Importable> {
+    survey(destroyed).0
+}
+
+/// The same, and the names of free disks that are spares or cache devices.
+fn survey(destroyed: bool) -> (Vec<Importable>, Vec<String>) {
+    let free = vfs::block::disks().into_iter().filter_map(|disk| Some((disk.name(), Held::take(&disk)?)));
+    let (names, devices): (Vec<_>, Vec<_>) = free.flat_map(|(name, disk)| open_partitions(disk).into_iter().map(|(number, part)| (part_name(name, number), part))).unzip();
+    let (found, aside) = pool_spa::survey(&devices);
+    let pools = found
+        .into_iter()
+        .filter(|found| (found.state == STATE_DESTROYED) == destroyed)
+        .map(|found| Importable {
+            disks: found.devices.iter().filter_map(|index| names.get(*index)).map(ToString::to_string).collect(),
+            leaves: found.leaves,
+            exported: found.state == 1,
+            name: found.name,
+            guid: found.guid,
+        })
+        .collect();
+    (pools, aside.iter().filter_map(|index| names.get(*index)).map(ToString::to_string).collect())
+}
+
+/// Imports the pool called `wanted` (a name or a decimal guid), one that was `destroyed` or not, and replays its intent logs.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn import(wanted: &str, destroyed: bool) -> Result<Arc<Storage>> {
+    let matches = |found: &Importable| found.name == wanted || wanted.parse() == Ok(found.guid);
+    let (found, aside) = survey(destroyed);
+    let found: Vec<Importable> = found.into_iter().filter(matches).collect();
+    let found = match found.as_slice() {
+        [] => return Err(Refused::NotFound(format!("{wanted}: no such pool on the disks that are free"))),
+        [found] => found,
+        _ => return Err(Refused::Invalid(format!("{wanted}: more than one pool has this name; import by number"))),
+    };
+    let mut devices = found.disks.iter().map(|disk| take(disk)).collect::<Result<Vec<_>>>()?;
+    // Which of these are the pool's, its lists say; the others are free again once they are read.
+    devices.extend(aside.iter().filter_map(|disk| take(disk).ok()));
+    let guid = found.guid.to_string();
+    let pool = Pool::import_with(devices, ImportOptions { wanted: Some(&guid), at_most: None });
+    let pool = watch(pool.map_err(|error| Refused::Failed(format!("{wanted}: {error}")))?);
+    let mut store = Store::open(pool, random()).map_err(|error| edit_failed(wanted, &error))?;
+    // Disks may have changed places since.
+    let places: Vec<(u64, String)> = found.leaves.iter().copied().zip(found.disks.iter().map(|disk| format!("/dev/{disk}"))).collect();
+    store.note_paths(&places).map_err(|error| edit_failed(wanted, &error))?;
+    let replayed = pool_zpl::replay_logs(&mut store, now()).map_err(|error| edit_failed(wanted, &error))?;
+    if replayed > 0 {
+        kif::log().line(format_args!("pool {}: {replayed} records of the intent log replayed", store.name()));
+    }
+    start(store)
+}
+
+/// Makes a pool of `words` (`mirror vda vdb`, as `zpool create` takes them). Disks that hold a pool are refused unless `force`.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn create(name: &str, words: &[String], ashift: Option<u32>, force: bool) -> Result<Arc<Storage>> {
+    check_create(name, words, force)?;
+    let mut data = Vec::new();
+    let mut others = Vec::new();
+    for (layout, role) in layouts(words)? {
+        if role == Role::Data { data.push(layout) } else { others.push((layout, role)) }
+    }
+    if data.is_empty() {
+        return Err(Refused::Invalid(String::from("no disks for data given")));
+    }
+    let sectors = data.iter().flat_map(|layout| &layout.devices).map(|(_, device)| device.sector_bytes().trailing_zeros());
+    let ashift = ashift.or_else(|| sectors.max()).unwrap_or(12).clamp(9, 16);
+    let (pool, config) = pool_spa::create(name, data, ashift, &mut random()).map_err(|error| Refused::Invalid(format!("{name}: {error}")))?;
+    let (seconds, rest) = now();
+    let build = || -> core::result::Result<Store, EditError> {
+        let mut store = Store::create(watch(pool), config, seconds, random())?;
+        create_filesystem(&mut store, name, &NewEntry { mode: 0o755, uid: 0, gid: 0, now: (seconds, rest) })?;
+        store.commit(seconds)?;
+        for (layout, role) in others {
+            add_one(&mut store, layout, role, seconds)?;
+        }
+        Ok(store)
+    };
+    start(build().map_err(|error| edit_failed(name, &error))?)
+}
+
+/// Whether [`create`] may write to what it is asked to.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn check_create(name: &str, words: &[String], force: bool) -> Result<()> {
+    let reserved = ["mirror", "raidz", "draid", "spare", "log", "cache"].iter().any(|word| name.starts_with(word));
+    let plain = name.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-.".contains(letter));
+    if reserved || !plain || !name.starts_with(|letter: char| letter.is_ascii_alphabetic()) || name.len() > 200 {
+        return Err(Refused::Invalid(format!("{name}: not a name for a pool: a letter, then letters, digits, - _ . but no kind of device")));
+    }
+    if registry::find(name).is_some() {
+        return Err(Refused::Exists(format!("{name}: a pool of this name is imported")));
+    }
+    check_layout(words, force, None)
+}
+
+/// The pool called `name`.
+///
+/// # Errors
+/// [`Refused::NotFound`].
+pub fn pool(name: &str) -> Result<Arc<Storage>> {
+    registry::find(name).filter(|pool| pool.name() == name).ok_or_else(|| Refused::NotFound(format!("{name}: no such pool; see 'zpool list'")))
+}
+
+/// The pool that holds dataset `name`.
+///
+/// # Errors
+/// [`Refused::NotFound`].
+pub fn pool_of(name: &str) -> Result<Arc<Storage>> {
+    registry::find(name).ok_or_else(|| Refused::NotFound(format!("{name}: no such pool; see 'zpool list'")))
+}
+
+/// Unmounts a pool's file systems, commits, and gives its disks back; with `destroy` they belong to no pool any more, though `import` with `destroyed` finds it as long as
+/// nobody took them.
+///
+/// # Errors
+/// See [`Refused`]; the pool stays imported then, unless a device did not take its last commit.
+pub fn export(cx: &Cx<'_>, name: &str, destroy: bool) -> Result<()> {
+    let _alone = alone();
+    let pool = pool(name)?;
+    refuse_open_below(&pool, name)?;
+    // Of a pool that is suspended the names may not be known; what is unmounted of it stays so.
+    let mut mounted = Vec::new();
+    for name in filesystems(&pool).unwrap_or_default() {
+        if place(&pool, &name).is_ok_and(|(dataset, _)| pool.has_mounted(dataset)) {
+            if !is_for(&pool, &name, cx.cred.zone)? {
+                return Err(Refused::Busy(format!("{name}: mounted in the zone that it was delegated to; halt the zone first")));
+            }
+            mounted.push(name);
+        }
+    }
+    if let Err(refused) = unmount_all(cx, &pool) {
+        // All or nothing: those that were not busy are mounted again.
+        for name in mounted {
+            if place(&pool, &name).is_ok_and(|(dataset, _)| !pool.has_mounted(dataset)) {
+                mount_one(cx, &pool, &name)?;
+            }
+        }
+        return Err(refused);
+    }
+    let exported = pool.export(destroy);
+    if pool.is_gone() {
+        registry::remove(&pool);
+    }
+    exported.map_err(|error| match error {
+        VfsError::Busy => failed(name, error),
+        _ if pool.is_gone() => Refused::Failed(format!("{name}: a device did not take the last commit; the pool was let go of as it was before that, and can be imported again")),
+        error => failed(name, error),
+    })
+}
+
+/// Notes a command in the history of the pool that `name` is in, as far as there is one and it can be written.
+pub fn note_history(name: &str, command: &str) {
+    let Some(pool) = registry::find(name) else { return };
+    let noted = edit(&pool, name, |store| store.note_history(command, now().0));
+    if let Err(error) = noted {
+        kif::log().line(format_args!("pool {}: the history does not have '{command}': {error}", pool.name()));
+    }
+    pool.changed();
+}
+
+/// The history of a pool.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn history(pool_name: &str) -> Result<Vec<HistoryLine>> {
+    let pool = pool(pool_name)?;
+    settle(&pool)?;
+    edit(&pool, pool_name, |store| pool_dmu::history(&ObjectSet::mos(store.pool())?))
+}
+
+/// What becomes of a scrub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScrubChange {
+    /// It begins, or goes on where it was paused.
+    Start,
+    /// It, or a resilver, ends.
+    Stop,
+    Pause,
+}
+
+/// Starts, pauses or stops a scrub.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn scrub(pool_name: &str, change: ScrubChange) -> Result<()> {
+    let pool = pool(pool_name)?;
+    let is_paused = pool.is_paused();
+    let busy = || Refused::Busy(format!("{pool_name}: a scan is under way; see 'zpool status', stop it with 'zpool scrub -s', or wait for it with 'zpool wait'"));
+    match (change, pool.is_scanning()) {
+        (ScrubChange::Stop, false) if !is_paused => return Err(Refused::Invalid(format!("{pool_name}: there is no active scrub to stop"))),
+        (ScrubChange::Pause, false) if is_paused => return Err(Refused::Invalid(format!("{pool_name}: the scrub is paused already; 'zpool scrub {pool_name}' goes on"))),
+        (ScrubChange::Pause, false) => return Err(Refused::Invalid(format!("{pool_name}: there is no active scrub to pause"))),
+        (ScrubChange::Start, true) => return Err(busy()),
+        _ => {}
+    }
+    let result = edit(&pool, pool_name, |store| {
+        match change {
+            ScrubChange::Start if is_paused => store.pause_scrub(false)?,
+            ScrubChange::Start => store.start_scan(ScanKind::Scrub),
+            ScrubChange::Pause => store.pause_scrub(true)?,
+            ScrubChange::Stop => store.stop_scan(now().0),
+        }
+        // A paused scrub stays so whatever happens to the machine.
+        store.commit(now().0)
+    });
+    pool.wake();
+    if change == ScrubChange::Stop {
+        pool.note_stopped();
+    }
+    result
+}
+
+/// At boot: imports every pool that was in use when the machine went down, and mounts it.
+pub fn start_all(cx: &Cx<'_>) {
+    assert!(cx.cred.zone == ZoneId::GLOBAL, "pools are the global zone's");
+    if kif::on_large_stack(|| import_found(cx)).is_err() {
+        kif::log().line(format_args!("no memory to look for pools"));
+    }
+}
+
+fn import_found(cx: &Cx<'_>) {
+    for found in importable(false).into_iter().filter(|found| !found.exported) {
+        match import(&found.guid.to_string(), false).and_then(|pool| mount_all(cx, &pool)) {
+            Ok(()) => kif::log().line(format_args!("pool {}: imported from {}", found.name, found.disks.join(" "))),
+            Err(error) => kif::log().line(format_args!("pool {}: not imported: {error}", found.name)),
+        }
+    }
+}
+
+/// Commits what all pools have open: before the machine goes off.
+pub fn sync_all() {
+    for pool in registry::all() {
+        if let Err(error) = pool.sync() {
+            kif::log().line(format_args!("pool {}: {error:?}", pool.name()));
+        }
+    }
+}
