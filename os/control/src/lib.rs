@@ -25,6 +25,7 @@
 extern crate alloc;
 
 mod boot;
+mod datasets;
 mod delegation;
 mod device;
 mod handlers;

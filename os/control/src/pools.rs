@@ -1,26 +1,24 @@
-//! Operations on pools and datasets: requests into `pool_fs::manage`, answers out of it.
+//! Operations on pools: requests into `pool_fs::manage`, answers out of it. Those on datasets are in `datasets`.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
-use control_abi::{Code, OUT_MAX, Operation};
+use control_abi::{Code, Operation};
 use kif::ZoneId;
 use nv::NvList;
-use pool_dmu::DatasetKind;
-use pool_fs::zones;
-use pool_fs::manage::{self, Aside, DeviceChange, Extent, NewDevice, NewVolume, Refused, Room, ScrubChange, Status};
-use pool_fs::streams::{Receiving, Sending, abort_receive};
+use pool_fs::manage::{self, Aside, DeviceChange, NewDevice, Refused, ScrubChange, Status};
+use pool_fs::streams::{Receiving, Sending};
 use pool_spa::{LeafCounts, VdevStatus};
 use pool_stream::{Naming, PackageOptions};
 use vfs::{Cred, Cx, Place};
 
+use crate::datasets;
 use crate::delegation::{self, with_room};
 use crate::device::{Refusal, system};
 
-type Answer = Result<NvList, Refusal>;
+pub(crate) type Answer = Result<NvList, Refusal>;
 
 impl From<Refused> for Refusal {
     fn from(refused: Refused) -> Self {
@@ -35,7 +33,7 @@ impl From<Refused> for Refusal {
     }
 }
 
-fn flag(request: &NvList, name: &str) -> Result<bool, Refusal> {
+pub(crate) fn flag(request: &NvList, name: &str) -> Result<bool, Refusal> {
     Ok(request.opt_number(name)?.unwrap_or(0) != 0)
 }
 
@@ -222,150 +220,9 @@ fn carry_out(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
             let lines = lines.map(|line| NvList::new().with("time", line.time).with("text", line.text).with("internal", u64::from(line.internal)));
             Ok(NvList::new().with("lines", lines.collect::<Vec<_>>()))
         }
-        Operation::DatasetList => dataset_list(request, zone),
-        Operation::DatasetMake => {
-            let mut properties = Vec::new();
-            for pair in request.opt_strings("properties")?.unwrap_or_default() {
-                let (name, value) = pair.split_once('=').ok_or_else(|| Refusal::new(Code::Invalid, format!("'{pair}' is not NAME=VALUE")))?;
-                properties.push((name.to_string(), value.to_string()));
-            }
-            let name = request.string("name")?;
-            if flag(request, "parents")? {
-                manage::create_above(&cx, name)?;
-                if manage::is_there(name)? {
-                    return nothing();
-                }
-            }
-            match (request.opt_string("origin")?, request.opt_string("volsize")?) {
-                (Some(origin), _) => manage::clone_dataset(&cx, origin, name, &properties)?,
-                (None, Some(size)) => {
-                    let new = NewVolume { size, block_size: request.opt_string("volblocksize")?, sparse: flag(request, "sparse")? };
-                    manage::create_volume(&cx, name, new, &properties)?;
-                }
-                (None, None) => manage::create_dataset(&cx, name, &properties)?,
-            }
-            nothing()
-        }
-        Operation::DatasetSnap => {
-            manage::snapshot(request.strings("names")?, flag(request, "recursive")?)?;
-            nothing()
-        }
-        Operation::DatasetChange => change(&cx, request),
-        Operation::DatasetSet => {
-            manage::set(&cx, request.string("name")?, request.string("property")?, request.opt_string("value")?)?;
-            nothing()
-        }
-        Operation::DatasetGet => {
-            let values = manage::get(request.string("name")?, request.opt_strings("properties")?.unwrap_or_default(), flag(request, "recursive")?, &mut room())?;
-            let list = values.into_iter().map(|one| {
-                let list = NvList::new().with("dataset", one.dataset).with("property", one.property);
-                list.with("value", one.value).with("exact", one.exact).with("source", one.source)
-            });
-            Ok(NvList::new().with("values", list.collect::<Vec<_>>()))
-        }
-        Operation::DatasetHolds => {
-            let mut holds = Vec::new();
-            for name in request.strings("names")? {
-                let found = manage::holds(name)?.into_iter();
-                holds.extend(found.map(|(tag, time)| NvList::new().with("snapshot", name.as_str()).with("tag", tag).with("time", time)));
-            }
-            Ok(NvList::new().with("holds", holds))
-        }
         Operation::StreamSend | Operation::StreamReceive => Err(Refusal::new(Code::Invalid, "streams go through an open descriptor")),
-        _ => {
-            let name = request.string("name")?;
-            let pool = manage::pool_of(name)?;
-            if flag(request, "unmount")? {
-                manage::unmount(&cx, &pool, name)?;
-            } else {
-                manage::mount(&cx, &pool, name)?;
-            }
-            nothing()
-        }
+        _ => datasets::carry_out(&cx, operation, request, zone),
     }
-}
-
-fn change(cx: &Cx<'_>, request: &NvList) -> Answer {
-    let name = request.string("name")?;
-    let (recursive, clones) = (flag(request, "recursive")?, flag(request, "clones")?);
-    let one = [name.to_string()];
-    match request.string("change")? {
-        "destroy" => {
-            let extent = match (recursive, clones) {
-                (_, true) => Extent::Clones,
-                (true, false) => Extent::Below,
-                (false, false) => Extent::One,
-            };
-            if flag(request, "dry")? {
-                return Ok(NvList::new().with("names", manage::would_go(name, extent)?));
-            }
-            manage::destroy(cx, name, extent, flag(request, "defer")?)?;
-        }
-        "rollback" => manage::rollback(cx, name, recursive)?,
-        "promote" => manage::promote(name)?,
-        "rename" => manage::rename(cx, name, request.string("to")?, recursive)?,
-        "hold" => manage::hold(&one, request.string("to")?, false)?,
-        "release" => manage::hold(&one, request.string("to")?, true)?,
-        "abort-receive" => abort_receive(name)?,
-        "bookmark" => manage::bookmark(name, request.string("to")?)?,
-        other => return Err(Refusal::new(Code::Invalid, format!("'{other}' is not a change of a dataset"))),
-    }
-    Ok(NvList::new())
-}
-
-/// Room for the longest answer.
-fn room() -> Room {
-    Room::new(usize::try_from(OUT_MAX).unwrap_or(usize::MAX))
-}
-
-fn dataset_list(request: &NvList, zone: ZoneId) -> Answer {
-    let mut out = Vec::new();
-    let names: Vec<String> = match (request.opt_string("name")?, zones::delegated(zone)) {
-        (Some(name), _) => [name.to_string()].into(),
-        (None, Some(tops)) => {
-            // Of what is above them the names are to be seen, and no more.
-            let above: BTreeSet<&str> = tops.iter().flat_map(|top| top.match_indices('/').map(|(at, _)| &top[..at])).collect();
-            out.extend(above.into_iter().map(|name| NvList::new().with("name", name).with("kind", "filesystem")));
-            tops
-        }
-        (None, None) => pool_fs::all().iter().map(|pool| pool.name().to_string()).collect(),
-    };
-    let mut room = room();
-    for name in names {
-        let infos = manage::datasets(&name, &mut room)?;
-        // Of snapshots there is nothing available.
-        let available: BTreeMap<String, u64> = manage::get(&name, &[String::from("available")], true, &mut self::room())?.into_iter().filter_map(|one| Some((one.dataset, one.exact.parse().ok()?))).collect();
-        for info in infos {
-            let kind = match info.kind {
-                DatasetKind::Filesystem => "filesystem",
-                DatasetKind::Volume => "volume",
-                DatasetKind::Snapshot => "snapshot",
-            };
-            let mut list = NvList::new()
-                .with("name", info.name.as_str())
-                .with("kind", kind)
-                .with("used", info.used_bytes)
-                .with("referenced", info.dataset.referenced_bytes)
-                .with("created", info.dataset.creation_time);
-            if let Some(available) = available.get(&info.name) {
-                list.set("available", *available);
-            }
-            if let Some(origin) = &info.origin {
-                list.set("origin", origin.as_str());
-            }
-            if info.kind == DatasetKind::Filesystem
-                && let Some(at) = manage::mountpoint_of(&info.name)?
-            {
-                list.set("mountpoint", at);
-            }
-            out.push(list);
-            if flag(request, "bookmarks")? && info.kind != DatasetKind::Snapshot {
-                let marks = manage::bookmarks(&info.name, &mut room)?.into_iter();
-                out.extend(marks.map(|(name, created)| NvList::new().with("name", name).with("kind", "bookmark").with("created", created)));
-            }
-        }
-    }
-    Ok(NvList::new().with("datasets", out))
 }
 
 fn describe(status: &Status) -> NvList {
