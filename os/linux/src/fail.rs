@@ -94,6 +94,8 @@ impl From<VfsError> for Fail {
             VfsError::BadAddress => Errno::EFAULT,
             VfsError::NoProcess => Errno::ESRCH,
             VfsError::TextBusy => Errno::ETXTBSY,
+            VfsError::NoAttribute => Errno::ENODATA,
+            VfsError::TooLong => Errno::E2BIG,
             VfsError::Deadlock => Errno::EDEADLK,
         })
     }

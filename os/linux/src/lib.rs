@@ -42,6 +42,7 @@ mod signal;
 pub mod system;
 pub mod table;
 mod time;
+mod xattr;
 
 use alloc::sync::Arc;
 

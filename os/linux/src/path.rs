@@ -394,13 +394,3 @@ pub fn futimesat(task: &mut Task, dir: DirFd, path: OptPath, times: Ptr) -> Resu
 pub fn umask(task: &mut Task, mask: u32) -> Result {
     Ok(task.process.set_umask(mask).into())
 }
-
-/// Extended attributes: no file system here has any.
-pub fn no_attributes(task: &mut Task, path: Path) -> Result {
-    vfs::lookup(&Paths::of(task)?.cx(), None, &path.0, Follow::Yes)?;
-    Err(Errno::EOPNOTSUPP.into())
-}
-pub fn no_attributes_fd(task: &mut Task, fd: Fd) -> Result {
-    file(task, fd)?;
-    Err(Errno::EOPNOTSUPP.into())
-}

@@ -16,7 +16,7 @@ use proc::Task;
 
 use crate::args::{Arg, DirFd, Fd, Len, Offset, OptPath, Path, Ptr, SetSize, Sig, Sig0};
 use crate::fail::{Fail, Result};
-use crate::{events, futex, io, mem, net, path, poll, process, signal, system, time};
+use crate::{events, futex, io, mem, net, path, poll, process, signal, system, time, xattr};
 
 /// Whether a handler with SA_RESTART restarts the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub enum Reserve {
     ByFile,
     Small,
     Path,
+    /// A value of an extended attribute, packed and unpacked.
+    Attributes,
     Fork,
     Exec,
 }
@@ -45,6 +47,7 @@ impl Reserve {
             Self::None | Self::ByFile => 0,
             Self::Small => 4 << 10,
             Self::Path => 32 << 10,
+            Self::Attributes => 320 << 10,
             Self::Fork => 48 << 10,
             // Strings are counted as they are read; this is for both copies of the largest set.
             Self::Exec => 256 << 10,
@@ -334,18 +337,18 @@ pub static ROWS: &[Row] = rows! {
     185 security absent;
     186 gettid() = process::gettid, Plain, None, Full;
     187 readahead(fd: Fd, offset: u64, length: u64) = io::readahead, Plain, None, Full;
-    188 setxattr(path: Path) = path::no_attributes, Plain, Path, Partial;
-    189 lsetxattr(path: Path) = path::no_attributes, Plain, Path, Partial;
-    190 fsetxattr(fd: Fd) = path::no_attributes_fd, Plain, None, Partial;
-    191 getxattr(path: Path) = path::no_attributes, Plain, Path, Partial;
-    192 lgetxattr(path: Path) = path::no_attributes, Plain, Path, Partial;
-    193 fgetxattr(fd: Fd) = path::no_attributes_fd, Plain, None, Partial;
-    194 listxattr(path: Path) = path::no_attributes, Plain, Path, Partial;
-    195 llistxattr(path: Path) = path::no_attributes, Plain, Path, Partial;
-    196 flistxattr(fd: Fd) = path::no_attributes_fd, Plain, None, Partial;
-    197 removexattr(path: Path) = path::no_attributes, Plain, Path, Partial;
-    198 lremovexattr(path: Path) = path::no_attributes, Plain, Path, Partial;
-    199 fremovexattr(fd: Fd) = path::no_attributes_fd, Plain, None, Partial;
+    188 setxattr(path: Path, name: Ptr, from: Ptr, size: u64, flags: u32) = xattr::setxattr, Plain, Attributes, Partial;
+    189 lsetxattr(path: Path, name: Ptr, from: Ptr, size: u64, flags: u32) = xattr::lsetxattr, Plain, Attributes, Partial;
+    190 fsetxattr(fd: Fd, name: Ptr, from: Ptr, size: u64, flags: u32) = xattr::fsetxattr, Plain, Attributes, Partial;
+    191 getxattr(path: Path, name: Ptr, to: Ptr, room: u64) = xattr::getxattr, Plain, Attributes, Partial;
+    192 lgetxattr(path: Path, name: Ptr, to: Ptr, room: u64) = xattr::lgetxattr, Plain, Attributes, Partial;
+    193 fgetxattr(fd: Fd, name: Ptr, to: Ptr, room: u64) = xattr::fgetxattr, Plain, Attributes, Partial;
+    194 listxattr(path: Path, to: Ptr, room: u64) = xattr::listxattr, Plain, Attributes, Partial;
+    195 llistxattr(path: Path, to: Ptr, room: u64) = xattr::llistxattr, Plain, Attributes, Partial;
+    196 flistxattr(fd: Fd, to: Ptr, room: u64) = xattr::flistxattr, Plain, Attributes, Partial;
+    197 removexattr(path: Path, name: Ptr) = xattr::removexattr, Plain, Attributes, Partial;
+    198 lremovexattr(path: Path, name: Ptr) = xattr::lremovexattr, Plain, Attributes, Partial;
+    199 fremovexattr(fd: Fd, name: Ptr) = xattr::fremovexattr, Plain, Attributes, Partial;
     200 tkill(tid: i32, signal: Sig0) = signal::tkill, Plain, Small, Full;
     201 time(to: Ptr) = time::time, Plain, None, Full;
     202 futex(address: u64, operation: u32, value: u32, value2: u64, address2: u64, value3: u32) = futex::futex, Restartable, Small, Partial;

@@ -62,6 +62,10 @@ pub enum VfsError {
     IllegalSeek,
     /// Known but not offered here (EOPNOTSUPP).
     NotSupported,
+    /// The object has no such extended attribute (ENODATA).
+    NoAttribute,
+    /// A value, or a list of names, is longer than may be passed (E2BIG).
+    TooLong,
     /// A user address in a control operation is not accessible (EFAULT).
     BadAddress,
     /// No such process or process group (ESRCH).

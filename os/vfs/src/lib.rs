@@ -53,6 +53,7 @@ pub mod tty;
 mod user;
 mod vnode;
 pub mod walk;
+pub mod xattr;
 pub mod zoneio;
 
 pub use cred::{Cred, Want, permit};

@@ -408,7 +408,7 @@ pub fn check(cx: &Cx<'_>, place: &Place, want: Want) -> Result<()> {
     cred::permit(&place.vnode.attr()?, cx.cred, want)
 }
 
-fn writable_mount(place: &Place) -> Result<()> {
+pub(crate) fn writable_mount(place: &Place) -> Result<()> {
     if place.mount.is_read_only() { Err(VfsError::ReadOnly) } else { Ok(()) }
 }
 

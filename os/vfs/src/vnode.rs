@@ -8,6 +8,7 @@ use core::any::Any;
 use kif::{Frame, Nanos, PAGE_SIZE, ZoneId};
 
 use crate::poll::{Pollee, Ready};
+use crate::xattr::Existence;
 use crate::{OpenFlags, Place, Result, VfsError};
 
 /// Longest component of a path.
@@ -287,6 +288,30 @@ pub trait Vnode: Send + Sync {
     /// Not offered.
     fn set_attr(&self, _change: &SetAttr) -> Result<()> {
         Err(VfsError::NotPermitted)
+    }
+
+    // Extended attributes; who may do what is up to `xattr`.
+
+    /// The value of extended attribute `name`, with its namespace.
+    ///
+    /// # Errors
+    /// Not offered.
+    fn xattr(&self, _name: &[u8]) -> Result<Option<Vec<u8>>> {
+        Err(VfsError::NotSupported)
+    }
+    /// Names of all extended attributes, sorted.
+    ///
+    /// # Errors
+    /// Not offered.
+    fn xattr_names(&self) -> Result<Vec<Vec<u8>>> {
+        Err(VfsError::NotSupported)
+    }
+    /// Sets an extended attribute, or with `None` removes it.
+    ///
+    /// # Errors
+    /// Not offered; as `existence` says; no space.
+    fn set_xattr(&self, _name: &[u8], _value: Option<&[u8]>, _existence: Existence) -> Result<()> {
+        Err(VfsError::NotSupported)
     }
 
     // Directories.

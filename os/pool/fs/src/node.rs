@@ -15,9 +15,10 @@ use pool_dmu::edit::EditError;
 use pool_fair::queue::IoClass;
 use pool_fair::throttle::Op;
 use pool_phys::sa::Znode;
-use pool_zpl::{Change, Make, NewEntry, VOLUME_DATA, Writer};
+use pool_zpl::{Change, Make, NewEntry, VOLUME_DATA, Writer, XattrStyle};
 use sync::{Class, Mutex, SpinLock};
 use vfs::pipe::Pipe;
+use vfs::xattr::Existence;
 use vfs::{Attr, DevNo, DirEntry, Io, Kind, Lent, NodeId, OpenFlags, Owner, RenameFlags, Result, SetAttr, VfsError, Vnode, VnodeRef};
 
 use crate::cache::{self, Key, RUN};
@@ -199,6 +200,15 @@ impl Node {
         let fresh = writer.stat(self.object)?;
         *self.attributes.lock() = fresh;
         Ok(())
+    }
+
+    /// Where a new extended attribute goes, as property `xattr` says; `None`: the file system has none.
+    fn xattr_style(&self, writer: &mut Writer<'_>) -> Pool<Option<XattrStyle>> {
+        Ok(match writer.store().property_number(self.shared.dataset, "xattr")? {
+            Some(0) => None,
+            Some(2) => Some(XattrStyle::Attributes),
+            _ => Some(XattrStyle::Directory),
+        })
     }
 
     /// Who changes a program's bytes takes its set-user-ID away.
@@ -662,6 +672,32 @@ impl Vnode for Node {
             writer.set_attributes(self.object, &change)?;
             self.refresh(writer)
         })
+    }
+
+    fn xattr(&self, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.read(|writer| match self.xattr_style(writer)? {
+            Some(_) => writer.xattr(self.object, name).map(Ok),
+            None => Ok(Err(VfsError::NotSupported)),
+        })?
+    }
+    fn xattr_names(&self) -> Result<Vec<Vec<u8>>> {
+        self.read(|writer| match self.xattr_style(writer)? {
+            Some(_) => Ok(Ok(writer.xattrs(self.object)?.into_iter().map(|(name, _)| name).collect())),
+            None => Ok(Err(VfsError::NotSupported)),
+        })?
+    }
+    fn set_xattr(&self, name: &[u8], value: Option<&[u8]>, existence: Existence) -> Result<()> {
+        self.change(value.map_or(0, |value| value.len() as u64) + 4096, |writer| {
+            let Some(style) = self.xattr_style(writer)? else { return Ok(Err(VfsError::NotSupported)) };
+            if existence != Existence::Any
+                && let Err(refused) = existence.check(writer.xattr(self.object, name)?.is_some())
+            {
+                return Ok(Err(refused));
+            }
+            writer.set_xattr(self.object, name, value, style, now())?;
+            self.refresh(writer)?;
+            Ok(Ok(()))
+        })?
     }
 
     fn lookup(&self, name: &[u8]) -> Result<VnodeRef> {

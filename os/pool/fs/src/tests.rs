@@ -17,6 +17,7 @@ use pool_zpl::{NewEntry, create_filesystem};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::Mutex;
 use vfs::mount::Filesystem;
+use vfs::xattr::Existence;
 use vfs::{Cred, Cx, DevNo, Io, Kind, MountFlags, Owner, RenameFlags, SetAttr, VfsError, VnodeRef};
 
 use crate::{Mounted, Storage, manage};
@@ -149,6 +150,35 @@ fn files_survive_an_export() {
     assert_eq!(directory.lookup(b"null").expect("there").attr().expect("attributes").rdev, DevNo::new(1, 3));
     assert_eq!(directory.parent().expect("has one").0.id(), fs.root().id());
     assert_eq!(&*directory.parent().expect("has one").1, b"d");
+}
+
+#[test]
+fn extended_attributes_are_where_the_property_says_and_stay() {
+    let (memory, pool) = create("xattr");
+    let fs = mount(&pool);
+    let file = make(&fs.root(), "f");
+    assert_eq!((file.xattr(b"user.a"), file.xattr_names()), (Ok(None), Ok(Vec::new())));
+    file.set_xattr(b"user.a", Some(b"directory"), Existence::New).expect("sets");
+    assert_eq!(file.set_xattr(b"user.a", Some(b"again"), Existence::New), Err(VfsError::Exists));
+    assert_eq!(file.set_xattr(b"user.b", None, Existence::Old), Err(VfsError::NoAttribute));
+    let set = |value| pool.with(|store| store.set_property("xattr", "xattr", &pool_dmu::parse_property("xattr", value).expect("a value"))).expect("sets the property");
+    set("sa");
+    let large = vec![7; 60_000];
+    for (name, value) in [(&b"trusted.packed"[..], &b""[..]), (b"user.a", b"in the bonus"), (b"user.large", &large)] {
+        file.set_xattr(name, Some(value), Existence::Any).expect("sets");
+    }
+    set("off");
+    assert_eq!((file.xattr(b"user.a"), file.xattr_names().err()), (Err(VfsError::NotSupported), Some(VfsError::NotSupported)));
+    set("sa");
+    // As a crash: nothing is exported.
+    file.sync().expect("syncs");
+    let again = import(&memory);
+    let fs = mount(&again);
+    let file = fs.root().lookup(b"f").expect("there");
+    assert_eq!(file.xattr_names(), Ok(vec![b"trusted.packed".to_vec(), b"user.a".to_vec(), b"user.large".to_vec()]));
+    assert_eq!((file.xattr(b"user.a"), file.xattr(b"user.large")), (Ok(Some(b"in the bonus".to_vec())), Ok(Some(large))));
+    file.set_xattr(b"user.a", None, Existence::Old).expect("removes");
+    assert_eq!(file.xattr(b"user.a"), Ok(None));
 }
 
 #[test]
