@@ -62,6 +62,8 @@ pub enum EditError {
     Features(Vec<String>),
     /// A commit failed earlier: the pool must be opened anew.
     Suspended,
+    /// The pool was opened for reading.
+    ReadOnly,
 }
 
 impl core::fmt::Display for EditError {
@@ -84,6 +86,7 @@ impl core::fmt::Display for EditError {
                 f,
                 "the pool is suspended since a commit failed; open it anew"
             ),
+            Self::ReadOnly => write!(f, "the pool was imported for reading only"),
         }
     }
 }

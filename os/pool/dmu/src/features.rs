@@ -7,7 +7,7 @@ use pool_phys::nvlist::Value;
 use pool_phys::zap::Entry;
 
 use crate::edit::EditError;
-use crate::store::{OBJECT_DIRECTORY, Store};
+use crate::store::{OBJECT_DIRECTORY, Store, ZAP_METADATA};
 use crate::zap_edit as zap;
 use crate::{Datasets, Error};
 
@@ -128,18 +128,101 @@ const fn table_name(feature: &Feature) -> &'static str {
     if feature.read { "features_for_read" } else { "features_for_write" }
 }
 
+/// A feature's name without that of who defined it, as properties have it.
+fn short(guid: &str) -> &str {
+    guid.rsplit(':').next().unwrap_or(guid)
+}
+
+/// Names and descriptions of the features that the pools we make have.
+pub fn own_features() -> impl Iterator<Item = (&'static str, &'static str)> {
+    OURS.into_iter().map(|(feature, _)| (short(feature.guid), feature.text))
+}
+
 impl Store {
     /// Puts the features of a new pool into its tables.
     pub(crate) fn list_features(&mut self) -> Result<(), EditError> {
-        for (feature, count) in OURS {
-            let table = self.feature_table(table_name(&feature))?;
-            self.set_number(table, feature.guid, count)?;
-            let texts = self.feature_table("feature_descriptions")?;
-            let value: Vec<u64> = feature.text.bytes().chain([0]).map(u64::from).collect();
-            let entry = Entry { name: feature.guid.as_bytes().to_vec(), integer_size: 1, value };
-            zap::set(self.mos.edit(&self.pool, texts)?, &self.pool, entry)?;
+        OURS.into_iter().try_for_each(|(feature, count)| self.list_feature(&feature, count))
+    }
+
+    fn list_feature(&mut self, feature: &Feature, count: u64) -> Result<(), EditError> {
+        let table = self.feature_table(table_name(feature))?;
+        self.set_number(table, feature.guid, count)?;
+        let texts = self.feature_table("feature_descriptions")?;
+        let value: Vec<u64> = feature.text.bytes().chain([0]).map(u64::from).collect();
+        let entry = Entry { name: feature.guid.as_bytes().to_vec(), integer_size: 1, value };
+        zap::set(self.mos.edit(&self.pool, texts)?, &self.pool, entry)
+    }
+
+    /// Gives the pool a feature, and what that needs; it is there with the next commit. False if the pool has it.
+    ///
+    /// # Errors
+    /// None that we make.
+    pub(crate) fn enable_feature(&mut self, name: &str) -> Result<bool, EditError> {
+        let is_it = |(feature, _): &(Feature, u64)| feature.guid == name || short(feature.guid) == name;
+        let (feature, count) = OURS.into_iter().find(is_it).ok_or(EditError::Invalid("not a feature that this system gives a pool; see 'zpool upgrade -v'"))?;
+        if self.feature(&feature)?.is_some() {
+            return Ok(false);
         }
-        Ok(())
+        // What the others build on.
+        if feature != EXTENSIBLE_DATASET && feature != LZ4 && feature != ASYNC_DESTROY && feature != ZSTD {
+            self.enable_feature(EXTENSIBLE_DATASET.guid)?;
+        }
+        self.list_feature(&feature, count)?;
+        let dates = known("com.delphix:enabled_txg", false);
+        if self.feature(&dates)?.is_some() {
+            let table = match self.number_in(OBJECT_DIRECTORY, "feature_enabled_txg")? {
+                Some(table) => table,
+                None => {
+                    let table = self.table(ZAP_METADATA)?;
+                    self.note("feature_enabled_txg", table)?;
+                    table
+                }
+            };
+            self.set_number(table, feature.guid, self.txg)?;
+            self.count_feature(&dates, 1)?;
+        }
+        Ok(true)
+    }
+
+    /// Gives the pool all features that the pools we make have. Returns the names of those that it had not.
+    ///
+    /// # Errors
+    /// Unreadable or malformed, or a failed commit.
+    pub fn upgrade(&mut self, now: u64) -> Result<Vec<&'static str>, EditError> {
+        let new = self.lacking_features()?;
+        for name in &new {
+            self.enable_feature(name)?;
+        }
+        self.commit(now)?;
+        Ok(new)
+    }
+
+    /// Features that the pools we make have and this one has not.
+    ///
+    /// # Errors
+    /// Unreadable or malformed.
+    pub fn lacking_features(&self) -> Result<Vec<&'static str>, EditError> {
+        let mut out = Vec::new();
+        for (feature, _) in &OURS {
+            if self.feature(feature)?.is_none() {
+                out.push(short(feature.guid));
+            }
+        }
+        Ok(out)
+    }
+
+    /// Short names of all features that the pool has or could have here, with their states.
+    pub(crate) fn feature_states(&self) -> Result<Vec<(String, &'static str)>, EditError> {
+        let mut out: Vec<(String, &'static str)> = self.lacking_features()?.into_iter().map(|name| (name.into(), "disabled")).collect();
+        for table in ["features_for_read", "features_for_write"] {
+            let object = self.feature_table(table)?;
+            for entry in zap::entries(&*self.mos.view(&self.pool, object)?, &self.pool, None)? {
+                let state = if entry.value.first().is_some_and(|count| *count > 0) { "active" } else { "enabled" };
+                out.push((short(&String::from_utf8_lossy(&entry.name)).into(), state));
+            }
+        }
+        out.sort();
+        Ok(out)
     }
 
     fn feature_table(&self, name: &str) -> Result<u64, EditError> {
@@ -207,6 +290,7 @@ impl Store {
 
     /// A dataset goes, and its marks with it.
     pub(crate) fn drop_marks(&mut self, dataset: u64) -> Result<(), EditError> {
+        self.forget_bootfs(dataset)?;
         PER_DATASET
             .iter()
             .try_for_each(|feature| self.unmark(dataset, feature))

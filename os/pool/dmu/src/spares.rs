@@ -114,6 +114,15 @@ impl Store {
         Ok(())
     }
 
+    /// Frees the list: it is of another pool.
+    pub(crate) fn drop_list(&mut self, kind: Auxiliary) -> Result<(), EditError> {
+        if let Some(object) = self.number_in(OBJECT_DIRECTORY, kind.list())? {
+            zap::remove(self.mos.edit(&self.pool, OBJECT_DIRECTORY)?, &self.pool, kind.list().as_bytes())?;
+            self.mos.free(&self.pool, object)?;
+        }
+        Ok(())
+    }
+
     /// The pool's spares or cache devices.
     ///
     /// # Errors

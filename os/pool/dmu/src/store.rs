@@ -106,6 +106,8 @@ pub struct Store {
     pub(crate) dirty_bytes: u64,
     /// A commit failed.
     suspended: bool,
+    /// Nothing of it is written.
+    read_only: bool,
     /// What may still be written where, as far as it was asked since the last commit.
     pub(crate) limits: Limits,
     /// Limits on numbers of file systems and snapshots hold.
@@ -162,6 +164,7 @@ impl Store {
             rebuild: None,
             dirty_bytes: 0,
             suspended: false,
+            read_only: false,
             limits: Limits::default(),
             counts_enforced: false,
             drain_stuck: false,
@@ -211,32 +214,61 @@ impl Store {
     /// Features we cannot write, missing devices, a pending intent log, or damage.
     pub fn open(mut pool: Pool, random: Box<dyn FnMut() -> u64 + Send>) -> Result<Self, EditError> {
         let config = crate::topology::load_config(&mut pool)?;
+        Self::open_as(pool, config, random)
+    }
+
+    /// Opens a pool whose tree is as `config` says, whatever the MOS does.
+    pub(crate) fn open_as(mut pool: Pool, config: List, random: Box<dyn FnMut() -> u64 + Send>) -> Result<Self, EditError> {
         if !pool.is_writable() {
             return Err(EditError::Invalid("too many devices are missing to write the pool"));
         }
-        let txg = pool.uberblock().txg.saturating_add(1);
-        if txg > TXG_MAX {
-            return Err(FormatError::new("uberblock", "its transaction group is beyond those of any pool", txg - 1).into());
-        }
-        let (features, unknown) = {
-            let datasets = Datasets::open(&pool)?;
-            (
-                datasets.features()?,
-                crate::features::unwritable(&datasets)?,
-            )
-        };
+        let unknown = crate::features::unwritable(&Datasets::open(&pool)?)?;
         if !unknown.is_empty() {
             return Err(EditError::Features(unknown));
         }
+        pool.set_healing(true);
+        let mut store = Self::load(pool, config, random)?;
+        store.state = (store.pool.state() != 0).then_some(0);
+        store.load_dirty_logs()?;
+        store.begin_caches();
+        store.claim_logs()?;
+        store.retire_foreign()?;
+        store.load_scan_notes()?;
+        Ok(store)
+    }
+
+    /// Opens a pool for reading: nothing is written to its devices. What intent logs hold is not seen.
+    ///
+    /// # Errors
+    /// Features that a reader must know, missing devices, or damage.
+    pub fn open_for_reading(mut pool: Pool, random: Box<dyn FnMut() -> u64 + Send>) -> Result<Self, EditError> {
+        let config = crate::topology::load_config(&mut pool)?;
+        let unknown = crate::features::unreadable(&Datasets::open(&pool)?)?;
+        if !unknown.is_empty() {
+            return Err(EditError::Features(unknown));
+        }
+        let mut store = Self::load(pool, config, random)?;
+        store.read_only = true;
+        store.load_dirty_logs()?;
+        Ok(store)
+    }
+
+    /// Reads what every store has in memory.
+    fn load(pool: Pool, config: List, random: Box<dyn FnMut() -> u64 + Send>) -> Result<Self, EditError> {
+        // Behind every uberblock that is there: those that a rewind left out must not win at the next import.
+        let newest = pool.found_txgs().first().copied().unwrap_or(0).max(pool.uberblock().txg);
+        let txg = newest.saturating_add(1);
+        if txg > TXG_MAX {
+            return Err(FormatError::new("uberblock", "its transaction group is beyond those of any pool", txg - 1).into());
+        }
+        let features = Datasets::open(&pool)?.features()?;
         let mos = Set::open(&pool, &pool.uberblock().root)?;
         let space = load_space(&pool, &mos)?;
         let directory = mos.view(&pool, OBJECT_DIRECTORY)?;
         let root_dir = zap::number(&directory, &pool, b"root_dataset")?.ok_or(Error::NotFound)?;
         let children = DslDir::parse(&mos.view(&pool, root_dir)?.dnode.bonus)?.children;
         let mos_dir = zap::number(&*mos.view(&pool, children)?, &pool, b"$MOS")?.ok_or(Error::NotFound)?;
-        let state = (pool.state() != 0).then_some(0);
-        pool.set_healing(true);
-        let mut store = Self {
+        Ok(Self {
             pool,
             space,
             mos,
@@ -252,21 +284,16 @@ impl Store {
             rebuild: None,
             dirty_bytes: 0,
             suspended: false,
+            read_only: false,
             limits: Limits::default(),
             counts_enforced: false,
             drain_stuck: false,
             frees_per_txg: crate::drain::FREES_PER_TXG,
             mos_space: Space::default(),
-            state,
+            state: None,
             holes_have_births: features.iter().any(|(name, count, _)| *count > 0 && name == HOLE_BIRTH),
             random,
-        };
-        store.load_dirty_logs()?;
-        store.begin_caches();
-        store.claim_logs()?;
-        store.retire_foreign()?;
-        store.load_scan_notes()?;
-        Ok(store)
+        })
     }
 
     /// The pool below, as of the last commit.
@@ -300,6 +327,9 @@ impl Store {
     pub fn reserve(&mut self, bytes: u64) -> Result<(), EditError> {
         if self.suspended {
             return Err(EditError::Suspended);
+        }
+        if self.read_only {
+            return Err(EditError::ReadOnly);
         }
         let (free, total) = self.space.usable_total();
         // Parity at its worst, and metadata above the data.
@@ -526,6 +556,21 @@ impl Store {
         self.suspended
     }
 
+    /// True if the pool was opened for reading.
+    #[must_use]
+    pub const fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Forgets every change since the last commit.
+    fn forget_changes(&mut self) -> Result<(), EditError> {
+        self.heads.clear();
+        self.limits.clear();
+        self.mos = Set::open(&self.pool, &self.pool.uberblock().root)?;
+        (self.dirty_bytes, self.config_dirty, self.state) = (0, false, None);
+        Ok(())
+    }
+
     /// Makes all changes since the last commit durable as one transaction group. `now` is UTC seconds.
     ///
     /// # Errors
@@ -533,6 +578,13 @@ impl Store {
     pub fn commit(&mut self, now: u64) -> Result<(), EditError> {
         if self.suspended {
             return Err(EditError::Suspended);
+        }
+        if self.read_only {
+            if !self.mos.is_dirty() && !self.config_dirty && !self.heads.values().any(|head| head.set.is_dirty()) {
+                return Ok(());
+            }
+            self.forget_changes()?;
+            return Err(EditError::ReadOnly);
         }
         let done = self.commit_all(now);
         if done.is_err() {

@@ -32,7 +32,7 @@ const TXG_INITIAL: u64 = 4;
 /// Largest config object we read, in bytes.
 const CONFIG_MAX: u64 = 16 << 20;
 /// Keys that belong to the place of a top-level vdev, not to what stands there.
-const TOP_KEYS: [&str; 8] =
+pub(crate) const TOP_KEYS: [&str; 8] =
     ["metaslab_array", "metaslab_shift", "ashift", "asize", "is_log", "create_txg", "com.delphix:vdev_zap_top", "com.delphix:vdev_zap_root"];
 const ZAP_MAP: &[u8] = b"com.delphix:vdev_zap_map";
 const LEAF_ZAP: &str = "com.delphix:vdev_zap_leaf";
@@ -71,7 +71,7 @@ fn find_top(trees: &[VdevConfig], guid: u64) -> Result<usize, EditError> {
 }
 
 /// Puts `new` where the vdev `guid` is. The keys of a top-level place go over to `new`.
-fn substitute(tree: &mut VdevConfig, guid: u64, new: &VdevConfig) -> Result<(), FormatError> {
+pub(crate) fn substitute(tree: &mut VdevConfig, guid: u64, new: &VdevConfig) -> Result<(), FormatError> {
     if tree.guid == guid {
         let mut top = new.clone();
         for key in TOP_KEYS {
@@ -115,7 +115,7 @@ impl Store {
     }
 
     /// The vdev's data can be had without `without`: every place that needs it has another that is whole.
-    fn serves_without(&self, vdev: &VdevConfig, without: u64) -> bool {
+    pub(crate) fn serves_without(&self, vdev: &VdevConfig, without: u64) -> bool {
         if vdev.guid == without {
             return false;
         }
@@ -128,7 +128,7 @@ impl Store {
         }
     }
 
-    fn retree(&mut self, trees: &[VdevConfig], devices: Vec<(u64, Box<dyn BlockDev>)>) -> Vec<u64> {
+    pub(crate) fn retree(&mut self, trees: &[VdevConfig], devices: Vec<(u64, Box<dyn BlockDev>)>) -> Vec<u64> {
         self.config_dirty = true;
         self.pool.reshape(trees, devices)
     }
@@ -164,11 +164,17 @@ impl Store {
         Ok(leaf)
     }
 
-    /// Frees the MOS objects that a leaf owns.
-    fn drop_leaf_objects(&mut self, leaf: &VdevConfig) -> Result<(), EditError> {
+    /// Frees a leaf's dirty time log.
+    pub(crate) fn drop_log_object(&mut self, leaf: &VdevConfig) -> Result<(), EditError> {
         if leaf.dtl != 0 {
             self.mos.free(&self.pool, leaf.dtl)?;
         }
+        Ok(())
+    }
+
+    /// Frees the MOS objects that a leaf owns.
+    pub(crate) fn drop_leaf_objects(&mut self, leaf: &VdevConfig) -> Result<(), EditError> {
+        self.drop_log_object(leaf)?;
         if let Some(object) = leaf.number(LEAF_ZAP).filter(|object| *object != 0) {
             let map = zap::number(&*self.mos.view(&self.pool, OBJECT_DIRECTORY)?, &self.pool, ZAP_MAP)?.ok_or(Error::NotFound)?;
             zap::remove(self.mos.edit(&self.pool, map)?, &self.pool, format!("{object:x}").as_bytes())?;
@@ -370,7 +376,7 @@ impl Store {
         }
         let mut trees = self.pool.trees();
         let id = trees.iter().map(|tree| tree.id + 1).max().unwrap_or(0);
-        let ashift = trees.iter().map(|tree| tree.ashift).max().unwrap_or(9);
+        let ashift = self.ashift_wanted()?.or_else(|| trees.iter().map(|tree| tree.ashift).max()).unwrap_or(9);
         let txg = self.txg;
         let (mut tree, devices) = pool_spa::plan_top(layout, id, ashift, txg, &mut *self.random).map_err(|error| match error {
             pool_spa::CreateError::Layout(why) => EditError::Invalid(why),
@@ -394,6 +400,16 @@ impl Store {
             self.space.add_top(number, &geometry);
         }
         self.commit(now)
+    }
+
+    /// Bytes that [`Store::expand`] would gain.
+    #[must_use]
+    pub fn expandable(&self) -> u64 {
+        let gain = |tree: &VdevConfig| {
+            let possible = self.pool.possible_asize(tree.id);
+            if possible >> tree.metaslab_shift <= tree.asize >> tree.metaslab_shift { 0 } else { possible - tree.asize }
+        };
+        self.pool.trees().iter().map(gain).sum()
     }
 
     /// Uses what the devices of all top-level vdevs grew by, in whole metaslabs. Returns the bytes gained.

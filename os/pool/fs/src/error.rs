@@ -14,6 +14,7 @@ pub fn convert(error: &EditError) -> VfsError {
         EditError::Exists => VfsError::Exists,
         EditError::NotEmpty => VfsError::NotEmpty,
         EditError::Invalid(_) | EditError::Features(_) => VfsError::Invalid,
+        EditError::ReadOnly => VfsError::ReadOnly,
         // What was read makes no sense or could not be read; what was written did not arrive.
         EditError::Read(Error::Unreadable(_) | Error::Format(_)) | EditError::Write(_) | EditError::Suspended => VfsError::Io,
     }

@@ -87,6 +87,9 @@ pub struct Allocator {
     rotor: usize,
 }
 
+/// How fragmented a piece of free space is, in percent, by its size from 512 bytes on in powers of two: as OpenZFS rates them.
+const FRAGMENTED: [u8; 16] = [100, 100, 98, 95, 90, 80, 70, 60, 50, 40, 30, 20, 15, 10, 5, 0];
+
 /// Shape of a vdev that joins an allocator.
 #[derive(Clone, Copy, Debug)]
 pub struct Geometry {
@@ -371,6 +374,15 @@ impl Allocator {
         (total, total.saturating_sub(slabs().map(|slab| slab.free.total()).sum::<u64>() + deferred))
     }
 
+    /// How split up the free space of a vdev is, or of all that have data, in percent: the smaller its pieces the more, averaged over metaslabs.
+    #[must_use]
+    pub fn fragmentation(&self, vdev: Option<u32>) -> u64 {
+        let asked = |id: u32, top: &Top| vdev.map_or(!top.is_log, |vdev| vdev == id);
+        let slabs = self.tops.iter().filter(|(id, top)| asked(**id, top)).flat_map(|(_, top)| &top.metaslabs);
+        let (sum, count) = slabs.fold((0, 0), |(sum, count), slab| (sum + slab.fragmentation(), count + 1));
+        sum / u64::max(count, 1)
+    }
+
     /// Bytes that can be allocated with the open txg, and bytes in all.
     #[must_use]
     pub fn usable_total(&self) -> (u64, u64) {
@@ -561,6 +573,17 @@ impl Metaslab {
     #[must_use]
     pub fn allocated_bytes(&self) -> u64 {
         self.header.allocated + self.allocated.total() - self.freed.total()
+    }
+
+    /// How split up its free space is, in percent.
+    fn fragmentation(&self) -> u64 {
+        let rate = |range: Range<u64>| {
+            let bytes = range.end - range.start;
+            let bucket = usize::try_from(bytes.max(512).ilog2() - 9).unwrap_or(usize::MAX);
+            u128::from(bytes) * u128::from(FRAGMENTED.get(bucket).copied().unwrap_or(0))
+        };
+        let total = self.free.total();
+        if total == 0 { 0 } else { u64::try_from(self.free.iter().map(rate).sum::<u128>() / u128::from(total)).unwrap_or(100) }
     }
 
     /// Counts of free ranges by size, `2^(i + shift)` bytes and up, after this txg; `deferred` ranges count as free.

@@ -11,7 +11,7 @@ use core::fmt;
 use kif::BlockDev;
 use pool_phys::FormatError;
 use pool_phys::label::{self, Label, Uberblock};
-use pool_phys::nvlist::List;
+use pool_phys::nvlist::{List, Value};
 
 use crate::config::VdevConfig;
 use crate::event::Event;
@@ -304,6 +304,45 @@ impl Pool {
     pub(crate) fn new(name: String, guid: u64, uberblock: Uberblock, tops: BTreeMap<u64, Vdev>, labels: BTreeMap<u64, List>) -> Self {
         Self { name, guid, state: 0, uberblock, found_txgs: Vec::new(), tops, labels, strays: Leaves::new(), auxiliary: Leaves::new(), context: Context::default(), interior: RefCell::default(), second: SecondLevel::default() }
     }
+    /// Calls the pool otherwise. What its labels say stays, unless they are told, too ([`Pool::set_label_text`]).
+    pub fn rename(&mut self, name: &str) {
+        self.name = String::from(name);
+    }
+    /// Another guid: in the labels with the next commit that writes them.
+    pub const fn set_guid(&mut self, guid: u64) {
+        self.guid = guid;
+    }
+    /// Text that every label has from the next commit that writes labels on; `None`: has no more.
+    pub fn set_label_text(&mut self, key: &str, text: Option<&str>) {
+        for label in self.labels.values_mut() {
+            match text {
+                Some(text) => label.set(key, Value::Text(String::from(text))),
+                None => drop(label.remove(key)),
+            }
+        }
+    }
+    /// Text of the labels.
+    #[must_use]
+    pub fn label_text(&self, key: &str) -> Option<String> {
+        self.labels.values().find_map(|label| label.text(key)).map(String::from)
+    }
+
+    /// A pool of its own of what another left on `devices`: the vdevs `trees`, as they were at `uberblock`. `config` is what all labels are to say.
+    #[must_use]
+    pub fn assemble(config: &List, uberblock: Uberblock, trees: &[VdevConfig], devices: Vec<(u64, Box<dyn BlockDev>)>) -> Self {
+        let mut leaves: Leaves = devices.into_iter().map(|(guid, device)| (guid, leaf_of(guid, device, Some(uberblock.txg)))).collect();
+        let tops = trees.iter().map(|tree| (tree.id, Vdev::open(tree, tree.ashift, &mut leaves))).collect();
+        let mut labels = BTreeMap::new();
+        for leaf in trees.iter().flat_map(VdevConfig::leaves) {
+            let mut label = config.clone();
+            label.remove("vdev_tree");
+            label.set("guid", Value::Number(leaf.guid));
+            labels.insert(leaf.guid, label);
+        }
+        let name = config.text("name").unwrap_or_default();
+        Self::new(String::from(name), config.number("pool_guid").unwrap_or(0), uberblock, tops, labels)
+    }
+
     pub(crate) const fn set_state(&mut self, state: u64) {
         self.state = state;
     }

@@ -62,6 +62,11 @@ impl Pool {
         if leaf.is_usable() { crate::commit::clear_labels(&leaf, self.context()) } else { Ok(()) }
     }
 
+    /// Gives out the device of a leaf that [`Pool::reshape`] dropped, as it is.
+    pub fn take_stray(&mut self, guid: u64) -> Option<Box<dyn BlockDev>> {
+        self.strays_mut().remove(&guid)?.take_device()
+    }
+
     /// Makes the labels of a new leaf invalid until the commit that makes it part of the pool.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Pools written here, read back here and judged by OpenZFS's own `zdb`.
 
 mod files;
+mod pools;
 mod rig;
 mod volumes;

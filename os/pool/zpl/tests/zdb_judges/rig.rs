@@ -74,7 +74,7 @@ pub fn read_all(folder: &Path, dataset: &str) -> BTreeMap<String, Vec<u8>> {
             }
         }
     }
-    let pool = Pool::import(devices(folder), None).expect("import");
+    let pool = Pool::import(devices(folder), dataset.split(['/', '@']).next()).expect("import");
     let datasets = Datasets::open(&pool).expect("datasets");
     let info = datasets.find(dataset).expect("find");
     let fs = Filesystem::open(datasets.open_dataset(&info).expect("open")).expect("file system");

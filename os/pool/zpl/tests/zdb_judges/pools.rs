@@ -1,0 +1,221 @@
+//! The pool itself: its properties, its name and guid, features, a split of mirrors, a rewind, reading only.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use pool_dmu::edit::EditError;
+use pool_dmu::{Auxiliary, Bearing, PoolChange, Store, parse_pool_property};
+use pool_judge::Image;
+use pool_spa::{ImportOptions, Layout, Pool};
+use pool_zpl::{Make, Writer, create_filesystem};
+
+use crate::rig::{NEW, NOW, create, devices, folder, judge, random, read_all};
+
+fn open(folder: &Path, name: &str) -> Store {
+    let pool = Pool::import(devices(folder), Some(name)).expect("import");
+    Store::open(pool, random(9)).expect("open")
+}
+
+fn write_file(store: &mut Store, dataset: &str, name: &[u8], data: &[u8]) {
+    let number = store.find(dataset).expect("find");
+    let mut writer = Writer::open(store, number).expect("open for writing");
+    let root = writer.root();
+    let object = writer.make(root, name, Make::File, &NEW).expect("make a file");
+    writer.write(object, 0, data, NOW).expect("write");
+    store.commit(NOW.0).expect("commit");
+}
+
+fn shown(store: &Store) -> BTreeMap<String, (String, &'static str)> {
+    let all = store.pool_properties(&Bearing::default()).expect("properties");
+    all.into_iter().map(|one| (one.name, (one.value, one.source))).collect()
+}
+
+fn set(store: &mut Store, name: &str, value: &str) {
+    let change = parse_pool_property(name, value).expect("a value it takes");
+    store.set_pool_property(&change, NOW.0).expect("set");
+}
+
+#[test]
+fn properties_are_kept_and_zdb_accepts_their_table() {
+    let folder = folder("props");
+    let mut store = create(&folder, "props", Some(0), 2, 12);
+    create_filesystem(&mut store, "props/boot", &NEW).expect("make a file system");
+    store.commit(NOW.0).expect("commit");
+    let before = shown(&store);
+    assert_eq!(before["failmode"], ("wait".into(), "default"));
+    assert_eq!(before["delegation"], ("on".into(), "default"));
+    assert_eq!(before["comment"], ("-".into(), "default"));
+    assert_eq!(before["health"], ("ONLINE".into(), "-"));
+    assert_eq!(before["feature@lz4_compress"], ("active".into(), "local"));
+    assert_eq!(before["feature@large_blocks"], ("enabled".into(), "local"));
+    for (name, value) in [("failmode", "continue"), ("autoexpand", "on"), ("listsnaps", "on"), ("delegation", "off"), ("ashift", "13"), ("comment", "of the archive"), ("bootfs", "props/boot")] {
+        set(&mut store, name, value);
+    }
+    store.export(NOW.0).expect("export");
+    judge(&folder, "props");
+    let mut store = open(&folder, "props");
+    let after = shown(&store);
+    for (name, value) in [("failmode", "continue"), ("autoexpand", "on"), ("listsnapshots", "on"), ("delegation", "off"), ("ashift", "13"), ("comment", "of the archive"), ("bootfs", "props/boot")] {
+        assert_eq!(after[name], (value.into(), "local"), "{name}");
+    }
+    assert!(store.pool_switch("autoexpand").expect("readable") && !store.pool_switch("delegation").expect("readable"));
+    assert_eq!(store.pool().label_text("comment").as_deref(), Some("of the archive"));
+    // What goes is nothing to boot from; a number used again must not be taken for it.
+    store.destroy_dataset("props/boot", NOW.0).expect("destroy");
+    set(&mut store, "comment", "");
+    store.export(NOW.0).expect("export");
+    judge(&folder, "props");
+    let after = shown(&open(&folder, "props"));
+    assert_eq!((after["bootfs"].0.as_str(), after["comment"].0.as_str()), ("-", "-"));
+}
+
+#[test]
+fn what_cannot_be_set_is_refused_by_name_with_what_can() {
+    for (name, value, words) in [
+        ("size", "1G", "size is read-only"),
+        ("health", "ONLINE", "health is read-only"),
+        ("readonly", "on", "zpool import -o readonly=on"),
+        ("altroot", "/mnt", "zpool import -R"),
+        ("failmode", "panic", "wait, continue"),
+        ("autoexpand", "yes", "neither 'on' nor 'off'"),
+        ("autoreplace", "on", "spare"),
+        ("multihost", "on", "not supported"),
+        ("autotrim", "on", "zpool trim"),
+        ("cachefile", "/etc/zfs/zpool.cache", "labels"),
+        ("ashift", "8", "9 to 16"),
+        ("comment", "a comment that has more than thirty-two bytes", "32 at most"),
+        ("comment", "two\nlines", "printed"),
+        ("version", "28", "zpool upgrade"),
+        ("feature@lz4_compress", "disabled", "'enabled'"),
+        ("nonsense", "1", "is no property of a pool: "),
+    ] {
+        let refused = parse_pool_property(name, value).expect_err(name);
+        assert!(refused.contains(words), "{name}={value}: {refused}");
+    }
+    assert_eq!(parse_pool_property("cachefile", "none"), Ok(PoolChange::Nothing));
+    let folder = folder("bad-props");
+    let mut store = create(&folder, "bad", None, 1, 12);
+    let change = parse_pool_property("feature@encryption", "enabled").expect("a name");
+    assert!(matches!(store.set_pool_property(&change, NOW.0), Err(EditError::Invalid(why)) if why.contains("upgrade -v")));
+    let change = parse_pool_property("bootfs", "bad/none").expect("a name");
+    assert!(store.set_pool_property(&change, NOW.0).is_err());
+}
+
+#[test]
+fn a_pool_has_another_name_or_guid_from_the_next_commit_on() {
+    let folder = folder("renamed");
+    let mut store = create(&folder, "before", Some(0), 2, 12);
+    write_file(&mut store, "before", b"file", b"its data");
+    let guid = store.pool().guid();
+    store.rename_pool("after", false, NOW.0).expect("rename");
+    assert_ne!(store.reguid(NOW.0).expect("another guid"), guid);
+    store.export(NOW.0).expect("export");
+    judge(&folder, "after");
+    assert_eq!(read_all(&folder, "after")["/file"], b"its data");
+    // For now only: the labels keep the other name.
+    let mut store = open(&folder, "after");
+    store.rename_pool("guest", true, NOW.0).expect("rename");
+    assert_eq!((store.name().as_str(), store.lasting_name().as_str()), ("guest", "after"));
+    write_file(&mut store, "guest", b"more", b"written under the other name");
+    store.export(NOW.0).expect("export");
+    judge(&folder, "after");
+    assert_eq!(read_all(&folder, "after").len(), 2);
+    // Of a pool that has not all its devices the labels would not agree.
+    std::fs::remove_file(folder.join("d1.img")).expect("take a disk away");
+    assert!(matches!(open(&folder, "after").reguid(NOW.0), Err(EditError::Busy(_))));
+}
+
+#[test]
+fn a_split_makes_two_pools_of_one_and_zdb_accepts_both() {
+    let folder = folder("split");
+    let layouts = (0..2).map(|top| Layout {
+        redundancy: Some(0),
+        devices: (0..3)
+            .map(|side| {
+                let path = folder.join(format!("{top}{side}.img"));
+                let image = Image::create(&path, 96 << 20).expect("make an image");
+                (path.display().to_string(), Box::new(image) as Box<dyn kif::BlockDev>)
+            })
+            .collect(),
+    });
+    let (pool, config) = pool_spa::create("first", layouts.collect(), 12, &mut random(7)).expect("lay the pool out");
+    let mut store = Store::create(pool, config, NOW.0, random(8)).expect("make the MOS");
+    create_filesystem(&mut store, "first", &NEW).expect("make the root file system");
+    store.commit(NOW.0).expect("commit");
+    let spare = Image::create(&folder.join("spare.img"), 96 << 20).expect("make an image");
+    store.add_auxiliary(Auxiliary::Spare, "/dev/spare", Box::new(spare), NOW.0).expect("a spare");
+    write_file(&mut store, "first", b"both", &[7; 300_000]);
+    store.snapshot("first", "then", NOW.0).expect("snapshot");
+    // A side that was away has a log of what it lacked, which the new pool must not keep.
+    let named = store.leaf_called(&folder.join("01.img").display().to_string()).expect("a leaf");
+    store.offline(named, NOW.0).expect("offline");
+    write_file(&mut store, "first", b"meanwhile", &[8; 300_000]);
+    store.online(named, NOW.0).expect("online");
+    assert!(matches!(store.plan_split(&[named]), Err(EditError::Busy(_))), "it lacks what was written meanwhile");
+    store.run_scan(pool_dmu::ScanKind::Resilver, NOW.0).expect("resilver");
+    let mut other = store.split("second", &[named], random(10), NOW.0).expect("split");
+    write_file(&mut store, "first", b"old", b"in the old pool alone");
+    write_file(&mut other, "second", b"new", b"in the new pool alone");
+    assert!(other.auxiliaries(Auxiliary::Spare).expect("list").is_empty(), "the spare stays with the old pool");
+    store.export(NOW.0).expect("export");
+    other.export(NOW.0).expect("export");
+    judge(&folder, "first");
+    judge(&folder, "second");
+    let (old, new) = (read_all(&folder, "first"), read_all(&folder, "second"));
+    assert_eq!(old.keys().collect::<Vec<_>>(), ["/both", "/meanwhile", "/old"]);
+    assert_eq!(new.keys().collect::<Vec<_>>(), ["/both", "/meanwhile", "/new"]);
+    assert_eq!(new["/meanwhile"], old["/meanwhile"]);
+    assert_eq!(read_all(&folder, "second@then").len(), 1);
+    let of = |name: &str| open(&folder, name).pool().trees().iter().flat_map(|tree| tree.leaves().iter().filter_map(|leaf| leaf.path.clone()).collect::<Vec<_>>()).collect::<Vec<_>>();
+    let path = |name: &str| folder.join(name).display().to_string();
+    assert_eq!(of("second"), [path("01.img"), path("12.img")], "the one that was named, and the last of the other mirror");
+    assert_eq!(of("first").len(), 4);
+}
+
+#[test]
+fn a_pool_that_cannot_be_split_is_left_as_it_is() {
+    let folder = folder("unsplit");
+    let mut store = create(&folder, "rz", Some(1), 3, 12);
+    assert!(matches!(store.split("new", &[], random(10), NOW.0), Err(EditError::Invalid(why)) if why.contains("all mirrors")));
+    write_file(&mut store, "rz", b"still", b"works");
+    store.export(NOW.0).expect("export");
+    judge(&folder, "rz");
+}
+
+#[test]
+fn what_was_imported_for_reading_is_not_written() {
+    let folder = folder("reading");
+    let mut store = create(&folder, "still", None, 1, 12);
+    write_file(&mut store, "still", b"file", b"its data");
+    store.export(NOW.0).expect("export");
+    let before = std::fs::read(folder.join("d0.img")).expect("read the image");
+    let pool = Pool::import(devices(&folder), Some("still")).expect("import");
+    let mut store = Store::open_for_reading(pool, random(9)).expect("open");
+    assert_eq!(shown(&store)["readonly"], ("on".into(), "local"));
+    assert!(matches!(store.snapshot("still", "no", NOW.0), Err(EditError::ReadOnly)));
+    let change = parse_pool_property("comment", "no").expect("a value it takes");
+    assert!(matches!(store.set_pool_property(&change, NOW.0), Err(EditError::ReadOnly)));
+    assert!(matches!(create_filesystem(&mut store, "still/no", &NEW).and_then(|_| store.commit(NOW.0)), Err(EditError::ReadOnly)));
+    assert!(store.find("still/no").is_err(), "nothing of what was refused is left in memory");
+    store.commit(NOW.0).expect("nothing is there to be written");
+    drop(store);
+    assert!(std::fs::read(folder.join("d0.img")).expect("read the image") == before, "not a byte of the disk changed");
+}
+
+#[test]
+fn what_a_rewind_left_out_does_not_come_back() {
+    let folder = folder("rewound");
+    let mut store = create(&folder, "back", None, 1, 12);
+    write_file(&mut store, "back", b"early", b"stays");
+    let then = store.pool().uberblock().txg;
+    write_file(&mut store, "back", b"late", b"is given up");
+    drop(store);
+    let pool = Pool::import_with(devices(&folder), ImportOptions { wanted: Some("back"), at_most: Some(then) }).expect("import as it was");
+    let mut store = Store::open(pool, random(9)).expect("open");
+    write_file(&mut store, "back", b"after", b"comes behind it");
+    drop(store);
+    // The power failed: whoever looks next takes the newest uberblock.
+    assert_eq!(read_all(&folder, "back").keys().collect::<Vec<_>>(), ["/after", "/early"]);
+    open(&folder, "back").export(NOW.0).expect("export");
+    judge(&folder, "back");
+}
