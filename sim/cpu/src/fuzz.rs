@@ -4,15 +4,33 @@
 //! The engine may neither panic nor hang on them, and where a run is cut must stay invisible: each case runs whole and cut, and state, TLB, memory and
 //! what the bus saw are compared. A case is a function of its seed.
 //!
+//! From outside come interrupts, NMIs, INIT and start-up messages, at ticks of the case and because of what the guest writes (ports, the self-IPI register, CR8).
+//! As a board does, a run ends where one is due; a processor that waits gets the next at once. [`fuzz_quietly`] leaves all this out.
+//!
 //! # Limits
 //! One vCPU, 8 MiB, [`TICKS`] ticks a case.
 
 use crate::bare::{self, CODE, DATA, GDT, IDT, PML4, STACK};
 use crate::{At, Attention, Config, Cpu, CpuBus, CpuState, Segment, Stop, rflags};
 use sim_mem::GuestMemory;
+use std::collections::BTreeSet;
 
 /// Ticks a case runs.
 pub const TICKS: u64 = 500;
+
+/// MSR of the x2APIC's self-IPI register (SDM vol. 3, table 12-6).
+const SELF_IPI: u32 = 0x83f;
+
+/// What comes from outside.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Interrupt(u8),
+    /// One that has gone when it is asked for.
+    Spurious,
+    Nmi,
+    Init,
+    StartUp(u8),
+}
 
 /// A bus that echoes, and remembers what it was told and when.
 #[derive(Default, PartialEq)]
@@ -20,41 +38,86 @@ struct Echo {
     seen: Vec<(u64, u64, u64)>,
     base: u64,
     random: u64,
+    /// Whether the guest can raise interrupts.
+    loud: bool,
+    /// Interrupts that wait.
+    waiting: BTreeSet<u8>,
+    spurious: bool,
+    nmi: bool,
+    stop: bool,
+    tpr: u8,
+}
+
+impl Echo {
+    fn see(&mut self, at: At, place: u64, value: u64) {
+        self.seen.push((self.base + at.ticks, place, value));
+    }
+
+    /// The highest interrupt above the task priority.
+    fn interrupt(&self) -> Option<u8> {
+        self.waiting.last().copied().filter(|vector| vector >> 4 > self.tpr)
+    }
 }
 
 impl CpuBus for Echo {
     fn mmio_read(&mut self, at: At, gpa: u64, size: u8) -> u64 {
-        self.seen.push((self.base + at.ticks, gpa, u64::MAX));
+        self.see(at, gpa, u64::MAX);
         gpa.wrapping_mul(0x0101_0101) & (u64::MAX >> (64 - 8 * u64::from(size)))
     }
     fn mmio_write(&mut self, at: At, gpa: u64, _size: u8, value: u64) {
-        self.seen.push((self.base + at.ticks, gpa, value));
+        self.see(at, gpa, value);
     }
     fn port_in(&mut self, at: At, port: u16, _size: u8) -> u32 {
         u32::from(port) ^ (self.base + at.ticks) as u32
     }
     fn port_out(&mut self, at: At, port: u16, _size: u8, value: u32) {
-        self.seen.push((self.base + at.ticks, u64::from(port), u64::from(value)));
+        self.see(at, u64::from(port), u64::from(value));
+        match port & 7 {
+            1 | 3 if self.loud => {
+                self.waiting.insert(value as u8 | 0x20);
+            }
+            5 => self.nmi = self.loud,
+            7 => self.stop = self.loud,
+            _ => {}
+        }
     }
     fn msr_read(&mut self, _at: At, _msr: u32) -> Option<u64> {
         None
     }
-    fn msr_write(&mut self, _at: At, _msr: u32, _value: u64) -> bool {
-        false
+    fn msr_write(&mut self, at: At, msr: u32, value: u64) -> bool {
+        let known = self.loud && msr == SELF_IPI;
+        if known {
+            self.see(at, u64::from(msr), value);
+            self.waiting.insert(value as u8);
+        }
+        known
     }
     fn tsc(&mut self, at: At) -> u64 {
         self.base + at.ticks
     }
     fn cr8(&mut self, _at: At) -> u8 {
-        0
+        self.tpr
     }
-    fn set_cr8(&mut self, _at: At, _value: u8) {}
-    fn acknowledge(&mut self, _at: At) -> Option<u8> {
-        None
+    fn set_cr8(&mut self, at: At, value: u8) {
+        if self.loud {
+            self.see(at, u64::MAX, u64::from(value));
+            self.tpr = value;
+        }
     }
-    fn take_nmi(&mut self, _at: At) {}
+    fn acknowledge(&mut self, at: At) -> Option<u8> {
+        let vector = self.interrupt();
+        self.spurious &= vector.is_some();
+        self.see(at, u64::MAX - 1, vector.map_or(u64::MAX, u64::from));
+        vector.inspect(|vector| {
+            self.waiting.remove(vector);
+        })
+    }
+    fn take_nmi(&mut self, at: At) {
+        self.see(at, u64::MAX - 2, 0);
+        self.nmi = false;
+    }
     fn attention(&mut self, _at: At) -> Attention {
-        Attention::default()
+        Attention { interrupt: self.spurious || self.interrupt().is_some(), nmi: self.nmi, stop: self.stop, ..Attention::default() }
     }
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -69,18 +132,35 @@ struct Machine {
     cpu: Cpu,
     memory: GuestMemory,
     bus: Echo,
+    /// What is still to come, the next last.
+    events: Vec<(u64, Event)>,
 }
 
 impl Machine {
     /// A processor as new over a memory that is as [`bare::long`] makes it.
     fn long((mut cpu, memory): Parts, state: &CpuState) -> Machine {
         cpu.set_state(state);
-        Machine { cpu, memory, bus: Echo::default() }
+        Machine { cpu, memory, bus: Echo::default(), events: Vec::new() }
     }
 
     /// Puts bytes at `address`.
     fn bytes(&mut self, address: u64, bytes: &[u8]) {
         self.memory.write(address, bytes).expect("in RAM");
+    }
+
+    /// The next event happens.
+    fn happen(&mut self) -> bool {
+        let Some((_, event)) = self.events.pop() else { return false };
+        match event {
+            Event::Interrupt(vector) => {
+                self.bus.waiting.insert(vector);
+            }
+            Event::Spurious => self.bus.spurious = true,
+            Event::Nmi => self.bus.nmi = true,
+            Event::Init => self.cpu.init(false),
+            Event::StartUp(vector) => self.cpu.sipi(vector),
+        }
+        true
     }
 
     /// Runs at most `ticks` more ticks.
@@ -191,7 +271,103 @@ fn virtual_machine(machine: &mut Machine, rng: &mut Rng) {
     machine.bytes(CODE + at, &[0x0f, 0x01, 0xd8]);
 }
 
-fn machine(seed: u64, parts: Parts, state: &CpuState) -> Machine {
+/// Events of one case, and a guest that lets some of them in: on top of the case as it is without them.
+fn disturb(machine: &mut Machine, rng: &mut Rng, state: &CpuState) {
+    machine.bus.loud = true;
+    let mut tick = 0;
+    for _ in 0..rng.below(12) {
+        // In crowds, and at any distance.
+        tick += if rng.below(2) == 0 { rng.below(4) } else { rng.below(80) };
+        let event = match rng.below(32) {
+            0..=18 => Event::Interrupt(0x20 + rng.below(0xe0) as u8),
+            19 => Event::Interrupt(rng.next() as u8),
+            20..=22 => Event::Spurious,
+            23..=29 => Event::Nmi,
+            30 => Event::Init,
+            _ => Event::StartUp(0x80 + rng.below(0x80) as u8),
+        };
+        machine.events.push((tick, event));
+        if matches!(event, Event::Init) && rng.below(4) != 0 {
+            tick += rng.below(6);
+            machine.events.push((tick, Event::StartUp((CODE >> 12) as u8)));
+        }
+    }
+    machine.events.reverse();
+    // Handlers that come back, most of them: at once, or after something in a shadow, a halt, or a loop.
+    const HANDLERS: [&[u8]; 8] = [
+        &[0x48, 0xcf],
+        &[0x48, 0xcf],
+        &[0xfb, 0x48, 0xcf],
+        &[0xfb, 0xf4, 0x48, 0xcf],
+        &[0x44, 0x0f, 0x22, 0xc0, 0x48, 0xcf],
+        &[0x0f, 0x01, 0xdc, 0x48, 0xcf],
+        &[0xb9, 2, 0, 0, 0, 0xf3, 0xac, 0x48, 0xcf],
+        &[0xee, 0x48, 0xcf],
+    ];
+    let first = rng.below(8);
+    for vector in 0..256 {
+        machine.bytes(bare::HANDLERS + 16 * vector, HANDLERS[((first + vector * 5 / 3) % 8) as usize]);
+    }
+    // Few instructions between STI, HLT, MOV SS and string operations: where shadows and halts meet.
+    for _ in 0..rng.below(6) {
+        let piece: &[u8] = [&[0xfb, 0xf4][..], &[0x8e, 0xd2], &[0xfb], &[0xfb, 0xf3, 0xaa], &[0xf3, 0xa5], &[0x17], &[0xfa, 0x90, 0xfb, 0x90], &[0x9d], &[0xee], &[0x0f, 0x30], &[0xf3, 0xa6]][rng.below(11) as usize];
+        let place = CODE + rng.below(0x80);
+        machine.bytes(place, piece);
+    }
+    let virtual_machine = machine.memory.read_u64(VMCB + 0x58, 8) == Ok(1);
+    if virtual_machine {
+        let mut flip = |at: u64, bits: u64| {
+            let old = machine.memory.read_u64(at, 8).unwrap_or_default();
+            machine.memory.write_u64(at, 8, old | bits).expect("RAM");
+        };
+        // V_TPR, V_IRQ, V_GIF, priority, V_IGN_TPR, V_INTR_MASKING, V_GIF enable, vector.
+        if rng.below(2) == 0 {
+            flip(VMCB + 0x60, 0x100 | rng.next() & 0xff_021f_0203 | rng.below(2) << 24 | rng.below(2) << 25);
+        }
+        // INTR, NMI, SMI, INIT, VINTR.
+        flip(VMCB + 8, rng.next() & rng.next() & 0x1f << 32);
+        flip(VMCB + 0x10, rng.next() & rng.next() & 0x3f);
+        if rng.below(3) == 0 {
+            flip(VMCB + 0x68, rng.below(4));
+        }
+        if rng.below(3) == 0 {
+            flip(VMCB + 0xa8, 1 << 31 | [0x20, 0x202, 0x30e, 0xb0d, 0x480][rng.below(5) as usize] | rng.below(2) << 4);
+        }
+        if rng.below(4) != 0 {
+            flip(VMCB + 0x570, rflags::IF);
+        }
+        // VMRUN, STGI, back to VMRUN.
+        if rng.below(2) == 0 {
+            machine.bytes(CODE, &[0x0f, 0x01, 0xd8, 0x0f, 0x01, 0xdc, 0xeb, 0xf8]);
+        }
+    }
+    let (enable, self_ipi, step) = (rng.below(4) != 0, rng.below(6) == 0, rng.below(8) == 0);
+    let port = rng.below(4) == 0;
+    let count = rng.below(24);
+    machine.change(|now| {
+        if enable {
+            now.rflags |= rflags::IF;
+        }
+        if step {
+            now.rflags |= rflags::TF;
+        }
+        if self_ipi {
+            now.gpr[1] = u64::from(SELF_IPI);
+        } else if port {
+            now.gpr[2] = now.gpr[2] & !7 | 1;
+        } else {
+            // String operations that last, and have somewhere to go.
+            now.gpr[1] = count;
+            now.gpr[6] = DATA + 0x800;
+            now.gpr[7] = DATA + 0x1800;
+        }
+        if count & 1 == 0 {
+            now.sys.idtr = state.sys.idtr;
+        }
+    });
+}
+
+fn machine(seed: u64, parts: Parts, state: &CpuState, loud: bool) -> Machine {
     let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let mut machine = Machine::long(parts, state);
     let mut at = 0;
@@ -251,22 +427,30 @@ fn machine(seed: u64, parts: Parts, state: &CpuState) -> Machine {
     if rng.below(3) == 0 {
         virtual_machine(&mut machine, &mut rng);
     }
+    if loud {
+        disturb(&mut machine, &mut Rng(seed.wrapping_mul(0xd134_2543_de82_ef95) | 1), state);
+    }
     machine
 }
 
-/// Runs a case in pieces of `step` ticks; halts and shutdowns end it wherever it is cut.
-fn run(seed: u64, step: u64, parts: Parts, state: &CpuState) -> Machine {
-    let mut machine = machine(seed, parts, state);
-    let mut left = TICKS;
-    while left > 0 {
-        let before = machine.cpu.ticks();
-        let stop = machine.run(step.min(left));
-        left -= machine.cpu.ticks() - before;
-        if stop != Stop::Deadline {
-            break;
+/// Runs a case in pieces of `step` ticks; a halt that nothing can end, and a shutdown, end it wherever it is cut.
+fn run(mut machine: Machine, step: u64) -> Machine {
+    loop {
+        let now = machine.cpu.ticks();
+        while machine.events.last().is_some_and(|(due, _)| *due <= now) {
+            machine.happen();
+        }
+        if now >= TICKS {
+            return machine;
+        }
+        let due = machine.events.last().map_or(TICKS, |(due, _)| TICKS.min(*due));
+        match machine.run(step.min(due - now)) {
+            Stop::Deadline => {}
+            Stop::Requested => machine.bus.stop = false,
+            Stop::Halted if machine.happen() => {}
+            _ => return machine,
         }
     }
-    machine
 }
 
 /// Two processors and memories that go from case to case, since making them costs ten times what a case does: the pages that a case wrote are put back after it.
@@ -274,19 +458,22 @@ struct Bench {
     clean: GuestMemory,
     state: CpuState,
     used: Vec<Parts>,
+    /// Whether interrupts come.
+    loud: bool,
 }
 
 impl Bench {
     /// Cases after which both memories are compared whole with the clean one: a page that was written without being marked would stay.
     const INSPECTION: u64 = 1 << 10;
 
-    fn new() -> Bench {
+    fn new(loud: bool) -> Bench {
         let ((clean, state), (one, _), (other, _)) = (bare::long(), bare::long(), bare::long());
-        Bench { clean, state, used: [one, other].into_iter().map(|memory| (Cpu::new(Config::default()), memory)).collect() }
+        Bench { clean, state, used: [one, other].into_iter().map(|memory| (Cpu::new(Config::default()), memory)).collect(), loud }
     }
 
     fn run(&mut self, seed: u64, step: u64) -> Machine {
-        run(seed, step, self.used.pop().expect("two runs are put away before the next two begin"), &self.state)
+        let parts = self.used.pop().expect("two runs are put away before the next two begin");
+        run(machine(seed, parts, &self.state, self.loud), step)
     }
 
     fn put_away(&mut self, machine: Machine) {
@@ -341,7 +528,18 @@ impl Bench {
 /// # Errors
 /// The first case that shows where it was cut, in words.
 pub fn fuzz(seed: u64, cases: u64) -> Result<String, String> {
-    let mut bench = Bench::new();
+    cases_of(Bench::new(true), seed, cases)
+}
+
+/// The same cases without anything from outside.
+///
+/// # Errors
+/// As [`fuzz`].
+pub fn fuzz_quietly(seed: u64, cases: u64) -> Result<String, String> {
+    cases_of(Bench::new(false), seed, cases)
+}
+
+fn cases_of(mut bench: Bench, seed: u64, cases: u64) -> Result<String, String> {
     for number in 0..cases {
         let seed = seed.wrapping_add(number);
         bench.case(seed)?;

@@ -296,24 +296,26 @@ impl Cpu {
             return Some(Stop::Requested);
         }
         core.quiet = !attention.interrupt && !attention.nmi;
-        let due = core.due(attention);
+        let mut due = core.due(attention);
         if core.sys.activity == Activity::Halted {
             if due == Due::Nothing {
                 return Some(Stop::Halted);
             }
             core.sys.activity = Activity::Running;
         }
+        if due == Due::Interrupt {
+            if let Some(vector) = b.acknowledge(core.at_now()) {
+                return self.deliver_event(m, b, vector);
+            }
+            // It went away: what it stood before is due.
+            due = core.due(Attention { interrupt: false, ..attention });
+        }
         match due {
-            Due::Nothing => {}
+            Due::Nothing | Due::Interrupt => {}
             Due::Nmi => {
                 b.take_nmi(core.at_now());
                 core.sys.nmi_blocked = true;
                 return self.deliver_event(m, b, vector::NMI);
-            }
-            Due::Interrupt => {
-                if let Some(vector) = b.acknowledge(core.at_now()) {
-                    return self.deliver_event(m, b, vector);
-                }
             }
             Due::Virtual(vector) => {
                 core.take_virtual();

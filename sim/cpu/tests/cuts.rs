@@ -204,6 +204,25 @@ fn a_shadow_ends_with_an_iteration() {
     }
 }
 
+/// A physical interrupt that goes away before it is acknowledged does not hold a virtual one off (APM vol. 2 §15.21.4), wherever the run is cut.
+#[test]
+fn a_spurious_interrupt_lets_a_virtual_one_through() {
+    for step in [1, 1_000] {
+        let mut machine = Machine::long();
+        machine.code(CODE, |a| a.inc(rax).and_then(|()| a.jmp(CODE)));
+        machine.code(HANDLERS + 16 * 0x41, |a| a.mov(r15, rax).and_then(|()| a.hlt()));
+        machine.change(|state| {
+            state.rflags |= rflags::IF;
+            state.sys.svm.guest = true;
+            // V_IRQ, V_IGN_TPR, the vector.
+            state.sys.svm.int_ctl = 1 << 8 | 1 << 20 | 0x41 << 32;
+        });
+        machine.bus.spurious = true;
+        while machine.cpu.ticks() < 1_000 && machine.run(step) == Stop::Deadline {}
+        assert_eq!((machine.gpr(15), machine.cpu.state().ticks), (0, 3), "cuts of {step}");
+    }
+}
+
 #[test]
 fn programs_do_run() {
     // Guards the test above against programs that die at once.

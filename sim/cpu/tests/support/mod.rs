@@ -14,6 +14,8 @@ pub struct TestBus {
     pub out: Vec<(u64, u16, u32)>,
     pub mmio: Vec<(u64, u64, u64)>,
     pub interrupt_at: Option<(u64, u8)>,
+    /// An interrupt that has gone when it is asked for.
+    pub spurious: bool,
     pub base: u64,
     pub random: u64,
     pub stop: bool,
@@ -47,12 +49,13 @@ impl CpuBus for TestBus {
     }
     fn set_cr8(&mut self, _at: At, _value: u8) {}
     fn acknowledge(&mut self, _at: At) -> Option<u8> {
+        self.spurious = false;
         self.interrupt_at.take().map(|(_, vector)| vector)
     }
     fn take_nmi(&mut self, _at: At) {}
     fn attention(&mut self, at: At) -> Attention {
         let due = self.interrupt_at.is_some_and(|(tick, _)| self.base + at.ticks >= tick);
-        Attention { interrupt: due, stop: self.stop, ..Attention::default() }
+        Attention { interrupt: due || self.spurious, stop: self.stop, ..Attention::default() }
     }
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
