@@ -15,6 +15,7 @@ mod device;
 mod files;
 mod image;
 mod list;
+mod owners;
 mod scrub;
 mod stream;
 mod write;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use clap::{Args, Subcommand};
 use pool_dmu::edit::EditError;
-use pool_dmu::{DatasetInfo, DatasetKind, Datasets, Shown, Store, full_name, parse_property, parse_size};
+use pool_dmu::{DatasetInfo, DatasetKind, Datasets, Holder, Shown, Store, full_name, parse_property, parse_size};
 use pool_spa::Pool;
 use pool_zpl::{NewEntry, Zvol, create_filesystem};
 
@@ -205,6 +205,14 @@ pub enum Zfs {
         #[arg(required = true)]
         snapshots: Vec<String>,
     },
+    /// Lists what changed since a snapshot: M modified, + added, - removed, R renamed.
+    Diff(crate::owners::DiffArgs),
+    /// What each user has of a file system or snapshot: TYPE NAME USED QUOTA OBJUSED OBJQUOTA.
+    Userspace(crate::owners::SpaceArgs),
+    /// What each group has.
+    Groupspace(crate::owners::SpaceArgs),
+    /// What each project has.
+    Projectspace(crate::owners::SpaceArgs),
     /// Remembers a snapshot's place in time: `bookmark tank/a@x tank/a#x`.
     Bookmark { snapshot: String, bookmark: String },
 }
@@ -225,6 +233,10 @@ pub fn run(devices: &Devices, verb: &Zfs) -> Result<(), Failure> {
         Zfs::Holds { recursive, scripted, parsable, snapshots } => {
             holds(&devices.pool(snapshots.first().map(|name| pool_of(name)))?, *recursive, (*scripted, *parsable), snapshots)
         }
+        Zfs::Diff(args) => crate::owners::diff(&devices.pool(Some(pool_of(&args.from)))?, args),
+        Zfs::Userspace(args) => crate::owners::space(&devices.pool(Some(pool_of(&args.dataset)))?, Holder::User, args),
+        Zfs::Groupspace(args) => crate::owners::space(&devices.pool(Some(pool_of(&args.dataset)))?, Holder::Group, args),
+        Zfs::Projectspace(args) => crate::owners::space(&devices.pool(Some(pool_of(&args.dataset)))?, Holder::Project, args),
         Zfs::Destroy { dry: true, .. } => destroy(None, devices, verb),
         _ => change(devices, verb),
     }
@@ -240,7 +252,7 @@ fn change(devices: &Devices, verb: &Zfs) -> Result<(), Failure> {
         Zfs::Rollback { snapshot, .. } | Zfs::Clone { snapshot, .. } | Zfs::Bookmark { snapshot, .. } => snapshot,
         Zfs::Rename { from, .. } => from,
         Zfs::Hold { snapshots, .. } | Zfs::Release { snapshots, .. } => &snapshots[0],
-        Zfs::List { .. } | Zfs::Get { .. } | Zfs::Holds { .. } | Zfs::Send(_) | Zfs::Receive(_) => return Ok(()),
+        Zfs::List { .. } | Zfs::Get { .. } | Zfs::Holds { .. } | Zfs::Send(_) | Zfs::Receive(_) | Zfs::Diff(_) | Zfs::Userspace(_) | Zfs::Groupspace(_) | Zfs::Projectspace(_) => return Ok(()),
     };
     let mut store = devices.store(name)?;
     let seconds = now();
@@ -324,7 +336,7 @@ fn change(devices: &Devices, verb: &Zfs) -> Result<(), Failure> {
             store.release(&names.iter().map(String::as_str).collect::<Vec<_>>(), tag, seconds).map_err(about)?;
         }
         Zfs::Bookmark { snapshot, bookmark } => store.bookmark(snapshot, bookmark, seconds).map_err(|error| Failure::Change(bookmark.clone(), error))?,
-        Zfs::List { .. } | Zfs::Get { .. } | Zfs::Holds { .. } | Zfs::Send(_) | Zfs::Receive(_) => {}
+        Zfs::List { .. } | Zfs::Get { .. } | Zfs::Holds { .. } | Zfs::Send(_) | Zfs::Receive(_) | Zfs::Diff(_) | Zfs::Userspace(_) | Zfs::Groupspace(_) | Zfs::Projectspace(_) => {}
     }
     store.export(seconds).map_err(about)
 }
@@ -359,6 +371,7 @@ fn set_all<'a>(store: &mut Store, dataset: &str, assignments: impl Iterator<Item
             volume.resize(store, dataset, size).map_err(about)?;
             continue;
         }
+        let name = &*crate::owners::by_number(name)?;
         let value = parse_property(name, text).map_err(|error| Failure::Request(format!("{dataset}: {word}: {error}: {}", pool_dmu::hint(name))))?;
         store.set_property(dataset, name, &value).map_err(about)?;
     }
@@ -544,7 +557,7 @@ fn rows(datasets: &Datasets<'_>, pool: &str, reach: &Reach, names: &[String], de
 }
 
 /// Lays out rows: tabs, or columns with two spaces between, numbers to the right.
-fn layout(header: &[String], right: &[bool], rows: &[Vec<String>], scripted: bool) -> String {
+pub fn layout(header: &[String], right: &[bool], rows: &[Vec<String>], scripted: bool) -> String {
     let mut out = String::new();
     if scripted {
         rows.iter().for_each(|row| out.push_str(&format!("{}\n", row.join("\t"))));
@@ -654,8 +667,10 @@ fn get(
                     }
                 }
                 _ => {
+                    let number = crate::owners::by_number(name)?;
                     let nothing = Shown { name: full_name(name).into(), value: "-".into(), exact: "-".into(), source: "-".into() };
-                    shown.push(row.show(&datasets, name)?.unwrap_or(nothing));
+                    let found = row.show(&datasets, &number)?.unwrap_or(nothing);
+                    shown.push(Shown { name: full_name(name).into(), ..found });
                 }
             }
         }

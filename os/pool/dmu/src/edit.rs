@@ -36,9 +36,9 @@ const USER_USED_AT: usize = 1024;
 const GROUP_USED_AT: usize = 1536;
 const PROJECT_USED_AT: usize = 2048;
 /// Flags of an object set: what its tables of accounts are complete for.
-const COMPLETE_SPACE: u64 = 1;
-const COMPLETE_OBJECTS: u64 = 2;
-const COMPLETE_PROJECTS: u64 = 4;
+pub(crate) const COMPLETE_SPACE: u64 = 1;
+pub(crate) const COMPLETE_OBJECTS: u64 = 2;
+pub(crate) const COMPLETE_PROJECTS: u64 = 4;
 
 /// Why a change could not be made or committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -917,10 +917,22 @@ impl Set {
     }
 
     fn special(&self, at: usize) -> Result<Option<Edit>, Error> {
-        Ok(match self.raw.get(at..at + dnode::SLOT) {
+        Ok(match self.raw.get(at..at.saturating_add(dnode::SLOT)) {
             Some(bytes) => Dnode::parse(bytes)?.map(Edit::new),
             None => None,
         })
+    }
+
+    /// What table `index` of accounts (users, groups, projects) says under `name` as of the last sync.
+    ///
+    /// # Errors
+    /// Unreadable, malformed.
+    pub(crate) fn accounted(&self, pool: &Pool, index: usize, name: &[u8]) -> Result<u64, EditError> {
+        let at = [USER_USED_AT, GROUP_USED_AT, PROJECT_USED_AT].get(index).copied().unwrap_or(usize::MAX);
+        match self.special(at)? {
+            Some(edit) if edit.has_blocks() => Ok(crate::zap_edit::number(&edit, pool, name)?.unwrap_or(0)),
+            _ => Ok(0),
+        }
     }
 
     /// Writes all changes out, and accounts files as `accounts` say.

@@ -8,9 +8,12 @@ use pool_phys::blkptr::{self, BlockPointer};
 use pool_phys::dnode::{self, Dnode};
 use pool_phys::objset::{Objset, ObjsetKind};
 use pool_phys::FormatError;
+use pool_phys::zap::Entry;
 use pool_spa::{Pool, Scrubbed};
 
 use crate::Error;
+use crate::edit::{COMPLETE_OBJECTS, COMPLETE_PROJECTS, COMPLETE_SPACE};
+use crate::owned::Holder;
 
 /// An open object set.
 #[derive(Debug)]
@@ -56,6 +59,28 @@ impl<'p> ObjectSet<'p> {
     #[must_use]
     pub const fn pool(&self) -> &'p Pool {
         self.pool
+    }
+
+    /// What users, groups or projects have is counted: bytes, or `objects`.
+    #[must_use]
+    pub const fn counts(&self, holder: Holder, objects: bool) -> bool {
+        let all = match (holder, objects) {
+            (Holder::Project, _) => COMPLETE_PROJECTS,
+            (_, true) => COMPLETE_OBJECTS,
+            (_, false) => COMPLETE_SPACE,
+        };
+        self.objset.flags & all != 0
+    }
+
+    /// The entries of the table of what users, groups or projects have; none if there is no table.
+    ///
+    /// # Errors
+    /// Unreadable or malformed.
+    pub(crate) fn account(&self, holder: Holder) -> Result<Vec<Entry>, Error> {
+        let Some(dnode) = &self.objset.accounts[holder as usize] else { return Ok(Vec::new()) };
+        let mut object = Object::new(self.pool, dnode.clone());
+        // One that nothing was ever charged to has no block.
+        if object.gap(0)?.is_some() { Ok(Vec::new()) } else { crate::zap::all(&mut object) }
     }
 
     /// Opens object `number`.

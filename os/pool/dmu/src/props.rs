@@ -36,6 +36,7 @@ use crate::datasets::{DatasetInfo, DatasetKind, Source};
 use crate::dsl::{dir, ds, word};
 use crate::edit::EditError;
 use crate::look::{Look, dataset_name, dir_name};
+use crate::owned::OwnedProperty;
 use crate::features::{LARGE_BLOCKS, SHA512, ZSTD};
 use crate::store::{SMALL_BLOCK_MAX, Store};
 use crate::zap_edit as zap;
@@ -102,6 +103,9 @@ const COMPRESSION: &[(u64, &str)] = &[
     (16, "zstd"),
 ];
 const DNODE_SIZE: &[(u64, &str)] = &[(0, "legacy"), (1, "auto"), (1024, "1k"), (2048, "2k"), (4096, "4k"), (8192, "8k"), (16384, "16k")];
+
+/// Bytes written since a snapshot: `written@monday`.
+const WRITTEN_SINCE: &str = "written@";
 
 /// Settable properties, in the order `zfs get all` has them.
 const TABLE: [Row; 40] = [
@@ -191,7 +195,7 @@ pub fn full_name(name: &str) -> &str {
 /// True for a property or fact that `zfs get` knows.
 #[must_use]
 pub fn is_property(name: &str) -> bool {
-    name == "name" || ORDER.contains(&name)
+    name == "name" || ORDER.contains(&name) || OwnedProperty::split(name).is_some() || name.starts_with(WRITTEN_SINCE)
 }
 
 /// True for what is a number, and stands to the right in a column.
@@ -256,6 +260,9 @@ pub fn parse_property(name: &str, text: &str) -> Result<Value, EditError> {
     if name.contains(':') {
         return if text.len() < 8192 && name.len() < 256 { Ok(Value::Text(text.to_string())) } else { Err(EditError::Invalid("a user property is too long")) };
     }
+    if OwnedProperty::split(name).is_some() {
+        return crate::owned::parse_quota(name, text);
+    }
     let row = row(name).ok_or(EditError::Invalid("no such property, or it cannot be set"))?;
     let bad = EditError::Invalid("not a value of this property");
     match row.form {
@@ -270,6 +277,9 @@ pub fn parse_property(name: &str, text: &str) -> Result<Value, EditError> {
 /// What [`parse_property`] takes, for whoever gave something else.
 #[must_use]
 pub fn hint(name: &str) -> String {
+    if OwnedProperty::split(name).is_some() {
+        return String::from("userquota@NAME=10G, groupobjquota@NAME=5000, or none");
+    }
     match row(name).map(|row| row.form) {
         None => String::from("'zfs get all' shows what there is; a property of one's own has a colon in its name"),
         Some(Form::Size) => String::from("a size such as 512M or 1.5G, or none"),
@@ -482,6 +492,9 @@ impl Datasets<'_> {
         if name.contains(':') {
             return Ok(find(name, true)?.map(|(entry, source)| shown(name, text_of(&entry), text_of(&entry), &source_text(&source))));
         }
+        if let Some(property) = OwnedProperty::parse(name) {
+            return self.show_owned(info, name, property);
+        }
         let Some(row) = row(name) else { return self.fact(info, name) };
         if row.kinds & kind == 0 {
             return Ok(None);
@@ -541,6 +554,10 @@ impl Datasets<'_> {
             "logicalused" => head_only(size_fact(name, space.logical_used)),
             "logicalreferenced" => Some(size_fact(name, space.logical_referenced)),
             "written" => Some(size_fact(name, self.written(info)?)),
+            since if since.starts_with(WRITTEN_SINCE) => {
+                let snapshot = &since[WRITTEN_SINCE.len()..];
+                self.written_since(info, snapshot)?.map(|bytes| Shown { source: String::from("local"), ..size_fact(name, bytes) })
+            }
             "defer_destroy" if is_snapshot => Some(fact(name, if own.flags & ds::DEFER_DESTROY != 0 { "on" } else { "off" })),
             "userrefs" if is_snapshot => Some(fact(name, self.all(word(&self.words(info.object)?, ds::HOLDS))?.len())),
             "clones" if is_snapshot => Some(fact(name, self.clone_names(info)?.join(","))),
@@ -567,6 +584,33 @@ impl Datasets<'_> {
         let before = if own.previous_snapshot == 0 { 0 } else { word(&self.words(own.previous_snapshot)?, ds::REFERENCED) };
         let dead = if own.deadlist == 0 { 0 } else { word(&self.words(own.deadlist)?, 0) };
         Ok((own.referenced_bytes + dead).saturating_sub(before))
+    }
+
+    /// Bytes written since a snapshot of the same dataset (its short name is enough), or of one that it is a clone of; `None`: there is no such snapshot before it.
+    fn written_since(&self, info: &DatasetInfo, snapshot: &str) -> Result<Option<u64>, Error> {
+        let own = info.name.split('@').next().unwrap_or(&info.name);
+        let full = if snapshot.contains('@') { snapshot.to_string() } else { format!("{own}@{snapshot}") };
+        let since = match self.find(&full) {
+            Ok(since) => since,
+            Err(Error::NotFound) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let (mut at, mut bytes) = (info.object, info.dataset.referenced_bytes);
+        // Each step goes to an older txg, so that a chain that lies ends, too.
+        let mut before = u64::MAX;
+        loop {
+            let words = self.words(at)?;
+            let deadlist = word(&words, ds::DEADLIST);
+            bytes = bytes.saturating_add(if deadlist == 0 { 0 } else { word(&self.words(deadlist)?, 0) });
+            let (previous, txg) = (word(&words, ds::PREVIOUS), word(&words, ds::PREVIOUS_TXG));
+            if previous == since.object {
+                return Ok(Some(bytes.saturating_sub(since.dataset.referenced_bytes)));
+            }
+            if previous == 0 || txg >= before {
+                return Ok(None);
+            }
+            (at, before) = (previous, txg);
+        }
     }
 
     /// Names of the clones of a snapshot.
@@ -729,6 +773,9 @@ impl Store {
     /// As [`Store::set_property`].
     pub fn set_property_from(&mut self, dataset: &str, name: &str, value: &Value, received: bool) -> Result<(), EditError> {
         let name = full_name(name);
+        if let Some(property) = OwnedProperty::parse(name) {
+            return self.set_owned(dataset, property, value);
+        }
         check_value(name, value)?;
         if !received {
             self.check_supported(name, value)?;

@@ -39,6 +39,7 @@ use crate::edit::{About, Accounts, EditError, Owners, Set, Sink};
 use crate::features::{Feature, HOLE_BIRTH, LARGE_BLOCKS, PROJECT_QUOTA, SHA512, USEROBJ_ACCOUNTING, ZSTD};
 use crate::props::{Cached, Style};
 use crate::log::{OpenLog, PendingLog};
+use crate::owned::Quotas;
 use crate::quota::Limits;
 use crate::rebuild::Rebuild;
 use crate::scan::Scan;
@@ -79,6 +80,8 @@ pub(crate) struct Head {
     pub(crate) pending: u64,
     /// The intent log of what was done since the last commit.
     pub(crate) log: OpenLog,
+    /// What users and groups may have of it; `None`: not read yet.
+    pub(crate) quotas: Option<Quotas>,
 }
 
 /// A pool open for writing.
@@ -455,7 +458,7 @@ impl Store {
                 }
             }
         }
-        self.heads.insert(dataset, Head { set, style, pending: 0, owners: None, log: OpenLog::default() });
+        self.heads.insert(dataset, Head { set, style, pending: 0, owners: None, log: OpenLog::default(), quotas: None });
         Ok(dataset)
     }
 
@@ -472,7 +475,7 @@ impl Store {
             }
             let style = self.style_of(phys.dir)?;
             let log = OpenLog::new(set.log_header()?);
-            self.heads.insert(dataset, Head { set, style, pending: 0, owners, log });
+            self.heads.insert(dataset, Head { set, style, pending: 0, owners, log, quotas: None });
         }
         let head = self.heads.get_mut(&dataset).ok_or(Error::NotFound)?;
         head.owners = owners.or(head.owners);
@@ -633,7 +636,10 @@ impl Store {
         self.pool.close_txg(self.txg);
         self.space.committed();
         self.dirty_bytes = 0;
-        self.heads.values_mut().for_each(|head| head.pending = 0);
+        for head in self.heads.values_mut() {
+            head.pending = 0;
+            head.quotas.iter_mut().for_each(Quotas::committed);
+        }
         self.limits.clear();
         self.txg += 1;
         Ok(())

@@ -19,28 +19,24 @@ impl ObjectSet<'_> {
     /// # Errors
     /// Not found, unreadable, malformed.
     pub fn zap(&self, number: u64) -> Result<Vec<Entry>, Error> {
-        let mut object = self.object(number)?;
-        let header = match zap::parse_root(&object.block(0)?)? {
-            Root::Micro(entries) => return Ok(entries),
+        all(&mut self.object(number)?)
+    }
+
+    /// All entries of ZAP `number` in the order of their hashes: as OpenZFS goes through it.
+    ///
+    /// # Errors
+    /// Not found, unreadable, malformed.
+    pub fn zap_in_order(&self, number: u64) -> Result<Vec<Entry>, Error> {
+        let first = self.object(number)?.whole_block(0)?;
+        let hashes = match zap::parse_root(&first)? {
+            Root::Micro(_) => {
+                let (salt, normalisation) = zap::micro_header(&first)?;
+                zap::micro_hashes(salt, normalisation)
+            }
             Root::Fat(header) => header,
         };
-        let mut entries = Vec::new();
-        let mut leaves = BTreeSet::new();
-        if header.table_blocks == 0 {
-            leaves.extend(&header.table);
-        } else {
-            for block in 0..header.table_blocks.min(object.dnode().last_block).min(TABLE_MAX) {
-                leaves.extend(zap::parse_table(&object.block(header.table_block.saturating_add(block))?));
-            }
-        }
-        // Slots of a table block past the table's end are zero; block 0 is the header.
-        leaves.remove(&0);
-        if leaves.len() > zap::leaf_limit(&header).min(LEAVES_MAX) {
-            return Err(FormatError::new("ZAP", "too many leaves", leaves.len() as u64).into());
-        }
-        for leaf in leaves {
-            entries.extend(zap::parse_leaf(&object.block(leaf)?, &header)?);
-        }
+        let mut entries = self.zap(number)?;
+        entries.sort_by_cached_key(|entry| hashes.hash(&entry.name));
         Ok(entries)
     }
 
@@ -73,6 +69,32 @@ impl ObjectSet<'_> {
         let entry = self.lookup(number, name.as_bytes())?;
         entry.number().ok_or(Error::Format(FormatError::new("ZAP", "entry is not one number", number)))
     }
+}
+
+/// All entries of a ZAP.
+pub(crate) fn all(object: &mut Object<'_>) -> Result<Vec<Entry>, Error> {
+    let header = match zap::parse_root(&object.block(0)?)? {
+        Root::Micro(entries) => return Ok(entries),
+        Root::Fat(header) => header,
+    };
+    let mut entries = Vec::new();
+    let mut leaves = BTreeSet::new();
+    if header.table_blocks == 0 {
+        leaves.extend(&header.table);
+    } else {
+        for block in 0..header.table_blocks.min(object.dnode().last_block).min(TABLE_MAX) {
+            leaves.extend(zap::parse_table(&object.block(header.table_block.saturating_add(block))?));
+        }
+    }
+    // Slots of a table block past the table's end are zero; block 0 is the header.
+    leaves.remove(&0);
+    if leaves.len() > zap::leaf_limit(&header).min(LEAVES_MAX) {
+        return Err(FormatError::new("ZAP", "too many leaves", leaves.len() as u64).into());
+    }
+    for leaf in leaves {
+        entries.extend(zap::parse_leaf(&object.block(leaf)?, &header)?);
+    }
+    Ok(entries)
 }
 
 fn leaf_of(object: &mut Object<'_>, header: &Header, name: &[u8]) -> Result<u64, Error> {

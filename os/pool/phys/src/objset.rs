@@ -22,7 +22,14 @@ pub struct Objset {
     pub kind: ObjsetKind,
     /// A non-empty intent log has to be replayed before the newest writes show.
     pub log_pending: bool,
+    /// Tables of what users, groups and projects use, where the object set has them.
+    pub accounts: [Option<Dnode>; 3],
+    /// Bit 0: the tables of users and groups count all files' bytes; bit 1: and files; bit 2: projects too.
+    pub flags: u64,
 }
+
+/// Where the dnodes of the tables of users, groups and projects are.
+const ACCOUNTS_AT: [usize; 3] = [1024, 1536, 2048];
 
 impl Objset {
     /// Parses an object-set block.
@@ -40,6 +47,12 @@ impl Objset {
             3 => ObjsetKind::Zvol,
             other => ObjsetKind::Other(other),
         };
-        Ok(Self { meta, kind, log_pending: !log.is_hole() })
+        let mut accounts = [None, None, None];
+        for (account, at) in accounts.iter_mut().zip(ACCOUNTS_AT) {
+            if let Some(bytes) = data.get(at..at + 512) {
+                *account = Dnode::parse(bytes)?;
+            }
+        }
+        Ok(Self { meta, kind, log_pending: !log.is_hole(), accounts, flags: view.u64(712)? })
     }
 }

@@ -14,12 +14,14 @@
 #![no_std]
 extern crate alloc;
 
+mod diff;
 mod replay;
 mod volume;
 mod write;
 mod xattr;
 mod zvol;
 
+pub use diff::{Diff, Difference, Happened, diff};
 pub use replay::replay_logs;
 pub use volume::Volume;
 pub use write::{Change, Make, NewEntry, Writer, create_filesystem, format_dataset, owners};
@@ -39,7 +41,7 @@ use pool_spa::Pool;
 
 const MASTER_NODE: u64 = 1;
 const TYPE_MASK: u64 = 0o170_000;
-const DIRECTORY: u64 = 0o040_000;
+const DIRECTORY_TYPE: u64 = 0o040_000;
 /// Object number bits of a directory entry's value.
 const OBJECT_MASK: u64 = (1 << 48) - 1;
 
@@ -173,7 +175,7 @@ impl<'p> Filesystem<'p> {
 
     fn check_directory(&self, number: u64) -> Result<(), Error> {
         let mode = self.stat(number)?.mode;
-        if mode & TYPE_MASK == DIRECTORY { Ok(()) } else { Err(Error::NotFound) }
+        if mode & TYPE_MASK == DIRECTORY_TYPE { Ok(()) } else { Err(Error::NotFound) }
     }
 
     /// Walks `path` (slashes separate; empty parts and `.` are skipped) from the root.

@@ -8,8 +8,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use pool_dmu::edit::{EditError, Owner, Set};
-use pool_dmu::{Error, Store, zap_edit as zap};
-use pool_phys::dnode::{Dnode, kind};
+use pool_dmu::{Error, Holder, Store, zap_edit as zap};
+use pool_phys::dnode::{self, Dnode, kind};
 use pool_phys::intent_log::Change as Logged;
 use pool_phys::sa::{self, Time, Znode};
 use pool_phys::zap::Entry;
@@ -91,6 +91,9 @@ const OWN_NUMBERS: Numbers = Numbers {
     aces: 19,
 };
 
+/// Bits of a user's or group's number.
+const ID_MASK: u64 = 0xFFFF_FFFF;
+
 /// Attributes of an entry to be made.
 #[derive(Clone, Copy, Debug)]
 pub struct NewEntry {
@@ -160,8 +163,8 @@ pub fn owners(dnode: &Dnode) -> Option<Owner> {
         0
     };
     Some(Owner {
-        user: field(24)? & 0xFFFF_FFFF,
-        group: field(32)? & 0xFFFF_FFFF,
+        user: field(24)? & ID_MASK,
+        group: field(32)? & ID_MASK,
         project,
     })
 }
@@ -411,7 +414,47 @@ impl<'s> Writer<'s> {
     /// The name is taken, empty, too long or has a slash; no space.
     pub fn make(&mut self, parent: u64, name: &[u8], make: Make<'_>, new: &NewEntry) -> Result<u64, EditError> {
         self.store.reserve_in(self.volume.dataset, ENTRY_COST)?;
+        if self.store.has_quotas(self.volume.dataset, owners)? {
+            let project = self.project_below(parent)?;
+            let owner = Owner { user: new.uid & ID_MASK, group: new.gid & ID_MASK, project };
+            self.store.reserve_for(self.volume.dataset, owners, owner, dnode::SLOT as u64, 1)?;
+        }
         self.make_numbered(parent, name, make, new, None)
+    }
+
+    /// The project that new entries of a directory belong to.
+    fn project_below(&mut self, parent: u64) -> Result<u64, EditError> {
+        let above = self.load(parent)?;
+        let numbers = self.volume.numbers;
+        let project = self.volume.registry.number(b"ZPL_PROJID").filter(|_| word(&above, numbers.flags) & INHERIT_PROJECT != 0);
+        Ok(project.map_or(0, |project| word(&above, project)))
+    }
+
+    /// Accepts that a file's owner has so many bytes more.
+    fn reserve_for_owner(&mut self, object: u64, bytes: u64) -> Result<(), EditError> {
+        if !self.store.has_quotas(self.volume.dataset, owners)? {
+            return Ok(());
+        }
+        let (set, pool, _) = self.parts()?;
+        let owner = set.with_view(pool, object, |edit| Ok::<_, EditError>(owners(&edit.dnode)))?;
+        owner.map_or(Ok(()), |owner| self.store.reserve_for(self.volume.dataset, owners, owner, bytes, 0))
+    }
+
+    /// A file that changes hands is the new owner's: it has to have room for it.
+    fn reserve_for_new_owner(&mut self, object: u64, change: &Change) -> Result<(), EditError> {
+        if change.uid.is_none() && change.gid.is_none() || !self.store.has_quotas(self.volume.dataset, owners)? {
+            return Ok(());
+        }
+        let (set, pool, _) = self.parts()?;
+        let seen = set.with_view(pool, object, |edit| Ok::<_, EditError>((owners(&edit.dnode), edit.dnode.used.max(edit.dirty_bytes()))))?;
+        let (Some(old), used) = seen else { return Ok(()) };
+        let new = Owner { user: change.uid.unwrap_or(old.user) & ID_MASK, group: change.gid.unwrap_or(old.group) & ID_MASK, project: old.project };
+        for (holder, before, after) in [(Holder::User, old.user, new.user), (Holder::Group, old.group, new.group)] {
+            if before != after {
+                self.store.reserve_for_one(self.volume.dataset, owners, (holder, after), used + dnode::SLOT as u64, 1)?;
+            }
+        }
+        Ok(())
     }
 
     /// The same with a given object number, as the intent log has it.
@@ -629,6 +672,7 @@ impl<'s> Writer<'s> {
             return Err(EditError::Invalid("not a regular file"));
         }
         self.store.reserve_in(self.volume.dataset, data.len() as u64)?;
+        self.reserve_for_owner(object, data.len() as u64)?;
         let (set, pool, _, record) = self.parts_and_record()?;
         let edit = set.edit(pool, object)?;
         // A small file is one block as long as it; past the record size all blocks are of that size (format section 17.4).
@@ -758,6 +802,7 @@ impl<'s> Writer<'s> {
     /// # Errors
     /// Not found, unreadable, malformed.
     pub fn set_attributes(&mut self, object: u64, change: &Change) -> Result<(), EditError> {
+        self.reserve_for_new_owner(object, change)?;
         let mut values = self.load(object)?;
         let numbers = self.volume.numbers;
         if let Some(bits) = change.mode {

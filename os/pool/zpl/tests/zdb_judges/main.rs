@@ -2,5 +2,6 @@
 
 mod files;
 mod pools;
+mod owners;
 mod rig;
 mod volumes;
