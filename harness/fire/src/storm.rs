@@ -825,7 +825,7 @@ impl Life {
         let cred = Cred::root(ZoneId::GLOBAL);
         let cx = Cx { cred: &cred, root: &self.root, cwd: &self.root };
         let begin = || {
-            let pool = manage::import(NAME, false)?;
+            let pool = manage::import(&manage::ImportRequest { wanted: NAME, ..manage::ImportRequest::default() })?;
             manage::mount_all(&cx, &pool)?;
             let have: BTreeSet<String> = manage::datasets(NAME, &mut manage::Room::new(usize::MAX))?.into_iter().map(|info| info.name).collect();
             for dataset in ["tank/a", "tank/b", "tank/b/c", RIVALS].iter().filter(|name| !have.contains(**name)) {

@@ -54,6 +54,10 @@ pub(crate) fn run(operation: Operation, request: &NvList, viewer: ZoneId) -> Ans
         | Operation::PoolDevice
         | Operation::PoolScrub
         | Operation::PoolHistory
+        | Operation::PoolGet
+        | Operation::PoolSet
+        | Operation::PoolTend
+        | Operation::PoolFree
         | Operation::DatasetList
         | Operation::DatasetMake
         | Operation::DatasetSnap

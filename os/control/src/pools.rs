@@ -3,14 +3,17 @@
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use control_abi::{Code, Operation};
 use kif::ZoneId;
 use nv::NvList;
-use pool_fs::manage::{self, Aside, DeviceChange, NewDevice, Refused, ScrubChange, Status};
+use pool_dmu::FreeAt;
+use pool_fs::Storage;
+use pool_fs::manage::{self, Aside, CreateRequest, DeviceChange, ImportRequest, NewDevice, Refused, ScrubChange, Status};
 use pool_fs::streams::{Receiving, Sending};
-use pool_spa::{LeafCounts, VdevStatus};
+use pool_spa::{FreeWork, LeafCounts, VdevStatus};
 use pool_stream::{Naming, PackageOptions};
 use vfs::{Cred, Cx, Place};
 
@@ -106,9 +109,10 @@ pub(crate) fn run(operation: Operation, request: &NvList, zone: ZoneId) -> Answe
 const COMMAND_MAX: usize = 4096;
 
 /// The pool or dataset that a request changes, by the field that `delegation` looked at; `None`: it changes nothing that a history keeps.
-fn subject(operation: Operation, request: &NvList) -> Option<&str> {
+fn subject<'l>(operation: Operation, request: &'l NvList, answer: &'l NvList) -> Option<&'l str> {
     match operation {
-        Operation::PoolImport | Operation::PoolDevice | Operation::PoolScrub => request.string("pool").ok(),
+        Operation::PoolImport => answer.string("name").ok(),
+        Operation::PoolDevice | Operation::PoolScrub | Operation::PoolSet | Operation::PoolTend => request.string("pool").ok(),
         Operation::DatasetSnap => request.strings("names").ok()?.first().map(String::as_str),
         Operation::PoolCreate | Operation::DatasetMake | Operation::DatasetChange | Operation::DatasetSet => request.string("name").ok(),
         _ => None,
@@ -127,9 +131,9 @@ fn noted(command: &str, zone: ZoneId) -> String {
 fn dispatch(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
     delegation::allow(zone, operation, request)?;
     let answer = carry_out(operation, request, zone)?;
-    let may_be_dry = operation == Operation::PoolCreate || (operation == Operation::DatasetChange && request.opt_string("change")? == Some("destroy"));
+    let may_be_dry = matches!(operation, Operation::PoolCreate | Operation::PoolImport | Operation::PoolTend) || (operation == Operation::DatasetChange && request.opt_string("change")? == Some("destroy"));
     let is_dry = may_be_dry && flag(request, "dry")?;
-    if let (Some(command), Some(name), false) = (request.opt_string("command")?, subject(operation, request), is_dry) {
+    if let (Some(command), Some(name), false) = (request.opt_string("command")?, subject(operation, request, &answer), is_dry) {
         manage::note_history(name, &noted(command, zone));
     }
     Ok(answer)
@@ -142,35 +146,29 @@ fn carry_out(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
     let nothing = || Ok(NvList::new());
     match operation {
         Operation::PoolList => {
-            let pools = match request.opt_string("pool")? {
-                Some(name) => [manage::pool(name)?].into(),
-                None => pool_fs::all(),
-            };
+            let pools = asked(request)?;
             let pools = pools.iter().map(|pool| Ok(describe(&manage::status(pool)?))).collect::<Result<Vec<_>, Refusal>>()?;
             Ok(NvList::new().with("pools", pools))
         }
         Operation::PoolCreate => {
-            let ashift = request.opt_number("ashift")?.map(|shift| u32::try_from(shift).unwrap_or(u32::MAX));
+            let (properties, dataset_properties) = (pairs(request, "properties")?, pairs(request, "dataset_properties")?);
+            let new = CreateRequest {
+                name: request.string("name")?,
+                words: request.strings("vdevs")?,
+                force: flag(request, "force")?,
+                properties: &properties,
+                dataset_properties: &dataset_properties,
+                altroot: request.opt_string("altroot")?,
+            };
             if flag(request, "dry")? {
-                manage::check_create(request.string("name")?, request.strings("vdevs")?, flag(request, "force")?)?;
+                manage::check_create(&new)?;
                 return nothing();
             }
-            let pool = manage::create(request.string("name")?, request.strings("vdevs")?, ashift, flag(request, "force")?)?;
+            let pool = manage::create(&new)?;
             manage::mount_all(&cx, &pool)?;
             Ok(NvList::new().with("guid", manage::status(&pool)?.guid))
         }
-        Operation::PoolImport => {
-            let Some(wanted) = request.opt_string("pool")? else {
-                let found = manage::importable(flag(request, "destroyed")?).into_iter().map(|found| {
-                    let list = NvList::new().with("name", found.name).with("guid", found.guid);
-                    list.with("exported", u64::from(found.exported)).with("disks", found.disks)
-                });
-                return Ok(NvList::new().with("importable", found.collect::<Vec<_>>()));
-            };
-            let pool = manage::import(wanted, flag(request, "destroyed")?)?;
-            manage::mount_all(&cx, &pool)?;
-            nothing()
-        }
+        Operation::PoolImport => import(&cx, request),
         Operation::PoolExport => {
             manage::export(&cx, request.string("pool")?, flag(request, "destroy")?)?;
             nothing()
@@ -196,6 +194,7 @@ fn carry_out(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
                 other => return Err(Refusal::new(Code::Invalid, format!("'{other}' is not a change of a device"))),
             };
             match request.opt_string("device")? {
+                None if change == DeviceChange::Clear && manage::pool(pool)?.is_suspended() => manage::resume(&cx, pool)?,
                 None if change == DeviceChange::Clear => manage::clear(pool)?,
                 None => return Err(Refusal::new(Code::Invalid, "which device?")),
                 Some(device) => {
@@ -215,9 +214,16 @@ fn carry_out(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
             manage::scrub(request.string("pool")?, change)?;
             nothing()
         }
+        Operation::PoolGet => properties(request),
+        Operation::PoolSet => {
+            manage::set_pool_property(request.string("pool")?, request.string("property")?, request.string("value")?)?;
+            nothing()
+        }
+        Operation::PoolTend => tend(&cx, request),
+        Operation::PoolFree => free_space(request),
         Operation::PoolHistory => {
             let lines = manage::history(request.string("pool")?)?.into_iter();
-            let lines = lines.map(|line| NvList::new().with("time", line.time).with("text", line.text).with("internal", u64::from(line.internal)));
+            let lines = lines.map(|line| NvList::new().with("time", line.time).with("text", line.text).with("internal", u64::from(line.internal)).with("who", line.who).with("host", line.host).with("zone", line.zone));
             Ok(NvList::new().with("lines", lines.collect::<Vec<_>>()))
         }
         Operation::StreamSend | Operation::StreamReceive => Err(Refusal::new(Code::Invalid, "streams go through an open descriptor")),
@@ -225,14 +231,118 @@ fn carry_out(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
     }
 }
 
+/// `NAME=VALUE` words of a request.
+pub(crate) fn pairs(request: &NvList, field: &str) -> Result<Vec<(String, String)>, Refusal> {
+    let words = request.opt_strings(field)?.unwrap_or_default();
+    let pair = |word: &String| {
+        let (name, value) = word.split_once('=').ok_or_else(|| Refusal::new(Code::Invalid, format!("'{word}' is not NAME=VALUE")))?;
+        Ok((String::from(name), String::from(value)))
+    };
+    words.iter().map(pair).collect()
+}
+
+fn import(cx: &Cx<'_>, request: &NvList) -> Answer {
+    let destroyed = flag(request, "destroyed")?;
+    let Some(wanted) = request.opt_string("pool")? else {
+        let found = manage::importable(destroyed).into_iter().map(|found| {
+            let list = NvList::new().with("name", found.name).with("guid", found.guid).with("exported", u64::from(found.exported)).with("disks", found.disks);
+            if let Some(host) = found.host { list.with("host", host) } else { list }
+        });
+        return Ok(NvList::new().with("importable", found.collect::<Vec<_>>()));
+    };
+    let properties = pairs(request, "properties")?;
+    let asked = ImportRequest {
+        wanted,
+        destroyed,
+        force: flag(request, "force")?,
+        new_name: request.opt_string("to")?,
+        for_now: flag(request, "for_now")?,
+        altroot: request.opt_string("altroot")?,
+        read_only: flag(request, "read_only")?,
+        rewind: flag(request, "rewind")?,
+        at_most: request.opt_number("at_most")?,
+    };
+    for (name, value) in &properties {
+        pool_dmu::parse_pool_property(name, value).map_err(|why| Refusal::new(Code::Invalid, why))?;
+    }
+    if flag(request, "dry")? {
+        let (txg, newer) = manage::check_import(&asked)?;
+        return Ok(NvList::new().with("txg", txg).with("newer", newer));
+    }
+    let pool = manage::import(&asked)?;
+    for (name, value) in &properties {
+        manage::set_pool_property(pool.name(), name, value)?;
+    }
+    if !flag(request, "unmounted")? {
+        manage::mount_all(cx, &pool)?;
+    }
+    Ok(NvList::new().with("name", pool.name()))
+}
+
+/// The pool that a request names, or all.
+fn asked(request: &NvList) -> Result<Vec<Arc<Storage>>, Refusal> {
+    Ok(match request.opt_string("pool")? {
+        Some(name) => [manage::pool(name)?].into(),
+        None => pool_fs::all(),
+    })
+}
+
+fn properties(request: &NvList) -> Answer {
+    let mut out = Vec::new();
+    for pool in asked(request)? {
+        let values = manage::pool_properties(&pool)?.into_iter().map(|one| {
+            let list = NvList::new().with("property", one.name).with("value", one.value);
+            list.with("exact", one.exact).with("source", one.source)
+        });
+        let lacking: Vec<String> = manage::upgrade(pool.name(), false).unwrap_or_default().into_iter().map(String::from).collect();
+        out.push(NvList::new().with("name", pool.name()).with("values", values.collect::<Vec<_>>()).with("lacking", lacking));
+    }
+    let features: Vec<String> = pool_dmu::own_features().map(|(name, text)| format!("{name} {text}")).collect();
+    Ok(NvList::new().with("pools", out).with("features", features))
+}
+
+fn tend(cx: &Cx<'_>, request: &NvList) -> Answer {
+    let devices = request.opt_strings("devices")?.unwrap_or_default();
+    let pool = || request.string("pool");
+    match request.string("change")? {
+        "reguid" => drop(manage::reguid(pool()?)?),
+        "reopen" => manage::reopen(pool()?)?,
+        "resilver" => manage::resilver(pool()?)?,
+        "upgrade" => {
+            let new: Vec<String> = manage::upgrade(pool()?, true)?.into_iter().map(String::from).collect();
+            return Ok(NvList::new().with("features", new));
+        }
+        "split" => {
+            let gone = manage::split(cx, pool()?, request.string("to")?, devices, request.opt_string("altroot")?, flag(request, "dry")?)?;
+            return Ok(NvList::new().with("devices", gone));
+        }
+        "clear-label" => devices.iter().try_for_each(|device| manage::clear_labels(device, flag(request, "force").unwrap_or(false)))?,
+        other => return Err(Refusal::new(Code::Invalid, format!("'{other}' is not a change of a pool"))),
+    }
+    Ok(NvList::new())
+}
+
+fn free_space(request: &NvList) -> Answer {
+    let work = match request.string("work")? {
+        "trim" => FreeWork::Discard,
+        "initialize" => FreeWork::Overwrite,
+        other => return Err(Refusal::new(Code::Invalid, format!("'{other}' is no work on free space"))),
+    };
+    let at = FreeAt { vdev: request.opt_number("vdev")?.unwrap_or(0), offset: request.opt_number("offset")?.unwrap_or(0) };
+    let step = manage::work_on_free(request.string("pool")?, work, request.opt_string("device")?, at)?;
+    let out = NvList::new().with("bytes", step.bytes).with("unable", step.unable);
+    Ok(if let Some(next) = step.next { out.with("vdev", next.vdev).with("offset", next.offset) } else { out })
+}
+
 fn describe(status: &Status) -> NvList {
     let mut vdevs = Vec::new();
-    for (vdev, (size, allocated)) in status.vdevs.iter().zip(&status.space) {
+    for ((vdev, (size, allocated)), fragmentation) in status.vdevs.iter().zip(&status.space).zip(&status.fragmentation) {
         let at = vdevs.len();
         walk(vdev, 0, &mut vdevs);
         if let Some(top) = vdevs.get_mut(at) {
             top.set("size", *size);
             top.set("allocated", *allocated);
+            top.set("fragmentation", *fragmentation);
         }
     }
     NvList::new()
@@ -279,6 +389,7 @@ fn walk(vdev: &VdevStatus, depth: u64, out: &mut Vec<NvList>) {
         .with("guid", vdev.guid)
         .with("depth", depth)
         .with("state", vdev.state.name())
+        .with("leaf", u64::from(vdev.leaf.is_some()))
         .with("log", u64::from(vdev.is_log));
     out.push(counted(list, &counts));
     for child in &vdev.children {

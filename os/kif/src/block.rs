@@ -36,4 +36,12 @@ pub trait BlockDev: Send + Sync {
     /// # Errors
     /// See [`BlockError`].
     fn flush(&self) -> Result<(), BlockError>;
+    /// Tells the device that nobody needs what is at `offset`: what a read gives afterwards is unspecified until it is written. False: the device has no use for that.
+    ///
+    /// # Errors
+    /// See [`BlockError`].
+    fn discard(&self, offset: u64, length: u64) -> Result<bool, BlockError> {
+        let _unused = (offset, length);
+        Ok(false)
+    }
 }

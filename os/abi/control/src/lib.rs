@@ -147,7 +147,7 @@ operations! {
     13 HeapFailNth "heap.failnth" Global "n -> (nothing): the n-th fallible allocation from now fails, once";
     14 PoolList    "pool.list"    Global "pool? -> pools: [{name, guid, health, size, allocated, scan, scanning, paused, scan_errors, suspended, age, aside: [{kind, name, state, size, allocated, counts as a vdev's}], vdevs: [{name, guid, depth, state, log, size?, allocated?, read, write, checksum, reads, writes, bytes_read, bytes_written}]}]";
     15 PoolCreate  "pool.create"  Global "name, vdevs: strings, ashift?, force?, dry? -> guid?";
-    16 PoolImport  "pool.import"  Global "pool?, destroyed? -> importable: [{name, guid, exported, disks: strings}]; with a pool (name or guid): imports it";
+    16 PoolImport  "pool.import"  Global "pool?, destroyed?, to? (new name), for_now?, altroot?, unmounted?, read_only?, rewind?, at_most?, force?, dry?, properties?: strings NAME=VALUE -> importable: [{name, guid, exported, host?, disks: strings}]; with a pool (name or guid): imports it -> name; dry: txg, newer";
     17 PoolExport  "pool.export"  Global "pool, destroy? -> (nothing)";
     18 PoolDevice  "pool.device"  Global "pool, change: attach | replace | detach | offline | online | clear | add | remove, device? (clear: all), new?, sequential?, force? (add, attach, replace), expand? (online), vdevs?: strings -> (nothing)";
     19 PoolScrub   "pool.scrub"   Global "pool, stop?, pause? -> (nothing): starts it, or lets a paused one go on";
@@ -161,6 +161,10 @@ operations! {
     27 StreamSend "stream.send" Delegated "to?, token?, from?, replicate?, intermediate?, properties? -> (nothing): with a snapshot opens a stream on this descriptor; without -> data: bytes, empty at the end";
     28 StreamReceive "stream.receive" Delegated "target?, force?, resumable?, naming?: drop-pool | last-part, data?: bytes, end? -> received?: strings: with a target opens a stream on this descriptor";
     29 PoolHistory "pool.history" Global "pool -> lines: [{time, text, internal}]. What changes a pool takes command?: the line that asked for it, for the history";
+    36 PoolGet     "pool.get"     Global "pool? -> pools: [{name, values: [{property, value, exact, source}], lacking: strings}], features: strings NAME TEXT";
+    37 PoolSet     "pool.set"     Global "pool, property, value -> (nothing)";
+    38 PoolTend    "pool.tend"    Global "change: reguid | reopen | resilver | upgrade | split | clear-label, pool, to? (split), devices?: strings, altroot?, dry? (split), force? (clear-label) -> devices?: strings, features?: strings";
+    39 PoolFree    "pool.free"    Global "pool, work: trim | initialize, device?, vdev?, offset? -> bytes, unable, vdev?, offset?: where it goes on";
     30 DatasetHolds "dataset.holds" Delegated "names: strings DATASET@NAME -> holds: [{snapshot, tag, time}]";
 }
 

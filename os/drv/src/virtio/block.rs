@@ -17,7 +17,7 @@
 //! read as nothing mean [`BlockError::Gone`].
 //!
 //! # Limits
-//! Requests of [`SLOT_PAGES`] pages, at most [`SLOTS`] in flight. Discards are not used.
+//! Requests of [`SLOT_PAGES`] pages, at most [`SLOTS`] in flight. A discard names one range.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -46,12 +46,16 @@ const SEG_MAX: u64 = 1 << 2;
 const READ_ONLY: u64 = 1 << 5;
 const BLOCK_SIZE: u64 = 1 << 6;
 const FLUSH: u64 = 1 << 9;
+const DISCARD_FEATURE: u64 = 1 << 13;
 
 /// Request types (section 5.2.6).
 const IN: u32 = 0;
 const OUT: u32 = 1;
 const SYNC: u32 = 4;
 const GET_ID: u32 = 8;
+const DISCARD: u32 = 11;
+/// Size of the range that a discard names.
+const RANGE_BYTES: usize = 16;
 const ID_BYTES: usize = 20;
 
 /// Offsets in a slot's control page.
@@ -91,6 +95,8 @@ pub struct Disk {
     sector_bytes: u32,
     read_only: bool,
     flushes: bool,
+    /// Sectors of 512 bytes that one discard may name; 0: it takes none.
+    discards: u32,
     serial: String,
     complained: AtomicBool,
 }
@@ -108,7 +114,7 @@ pub const fn matches(function: &Function) -> bool {
 /// See [`VirtioError`].
 pub fn attach(machine: &dyn Machine, function: &Function) -> Result<Arc<Disk>, VirtioError> {
     let transport = Transport::attach(machine, function)?;
-    let agreed = transport.negotiate(SEG_MAX | READ_ONLY | BLOCK_SIZE | FLUSH)?;
+    let agreed = transport.negotiate(SEG_MAX | READ_ONLY | BLOCK_SIZE | FLUSH | DISCARD_FEATURE)?;
     let sectors = transport.config64(0).ok_or(VirtioError::Configuration)?;
     let size_bytes = sectors.checked_mul(512).ok_or(VirtioError::Configuration)?;
     let segments = if agreed & SEG_MAX == 0 { SLOT_PAGES } else { transport.config32(12).ok_or(VirtioError::Configuration)?.max(1) as usize };
@@ -116,6 +122,7 @@ pub fn attach(machine: &dyn Machine, function: &Function) -> Result<Arc<Disk>, V
     if !matches!(sector_bytes, 512 | 4096) {
         return Err(VirtioError::Configuration);
     }
+    let discards = if agreed & DISCARD_FEATURE == 0 { 0 } else { transport.config32(36).ok_or(VirtioError::Configuration)? };
     let queue = transport.queue(0, super::QUEUE_MAX, 0)?;
     let pages = SLOT_PAGES.min(segments).min(usize::from(queue.size()).saturating_sub(2));
     if pages == 0 {
@@ -141,6 +148,7 @@ pub fn attach(machine: &dyn Machine, function: &Function) -> Result<Arc<Disk>, V
         sector_bytes,
         read_only: agreed & READ_ONLY != 0,
         flushes: agreed & FLUSH != 0,
+        discards,
         serial: String::new(),
         complained: AtomicBool::new(false),
     };
@@ -205,7 +213,7 @@ impl Disk {
         let data = slot.data.iter().enumerate().map_while(|(page, frame)| {
             let left = len.saturating_sub(page * PAGE_SIZE).min(PAGE_SIZE);
             let physical = frame.pfn().0 << kif::PAGE_SHIFT;
-            (left > 0).then_some(Buffer { physical, len: left as u32, device_writes: kind != OUT })
+            (left > 0).then_some(Buffer { physical, len: left as u32, device_writes: !matches!(kind, OUT | DISCARD) })
         });
         let first = index as u16 * self.stride;
         let mut state = self.state.lock();
@@ -321,5 +329,23 @@ impl BlockDev for Disk {
     fn flush(&self) -> Result<(), BlockError> {
         // Without the feature the device has no volatile cache (section 5.2.6.2).
         if self.flushes { self.request(SYNC, 0, 0, |_| {}, |_| {}) } else { Ok(()) }
+    }
+    fn discard(&self, offset: u64, length: u64) -> Result<bool, BlockError> {
+        // As large a piece as is whole sectors.
+        let most = u64::from(self.discards) * 512 / u64::from(self.sector_bytes) * u64::from(self.sector_bytes);
+        if most == 0 || self.read_only {
+            return Ok(false);
+        }
+        self.check(offset, usize::try_from(length).map_err(|_| BlockError::OutOfRange)?)?;
+        let mut done = 0;
+        while done < length {
+            let part = (length - done).min(most);
+            let mut range = [0; RANGE_BYTES];
+            range[..8].copy_from_slice(&((offset + done) / 512).to_le_bytes());
+            range[8..12].copy_from_slice(&u32::try_from(part / 512).unwrap_or(self.discards).to_le_bytes());
+            self.request(DISCARD, 0, RANGE_BYTES, |frames| frames[0].write(0, &range), |_| {})?;
+            done += part;
+        }
+        Ok(true)
     }
 }

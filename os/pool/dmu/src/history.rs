@@ -47,6 +47,10 @@ pub struct Line {
     pub text: String,
     /// It was not asked for by a command.
     pub internal: bool,
+    /// User id of who asked, on which host, in which zone; of what the pool did by itself the host alone.
+    pub who: u64,
+    pub host: String,
+    pub zone: String,
 }
 
 /// Where a logical offset lies in the object.
@@ -56,13 +60,15 @@ const fn place(offset: u64, creation: u64, limit: u64) -> u64 {
 
 fn line(record: &List) -> Line {
     let time = record.number("history time").unwrap_or(0);
+    let text = |name| String::from(record.text(name).unwrap_or_default());
+    let (who, host, zone) = (record.number("history who").unwrap_or(0), text("history hostname"), text("history zone"));
     match (record.text("history command"), record.text("history internal str").or(record.text("internal str"))) {
-        (Some(command), _) => Line { time, text: command.into(), internal: false },
+        (Some(command), _) => Line { time, text: command.into(), internal: false, who, host, zone },
         (None, event) => {
             let what = record.text("internal_name").unwrap_or_default();
             let on = record.text("dsname").unwrap_or_default();
             let txg = record.number("history txg").unwrap_or(0);
-            Line { time, text: alloc::format!("[txg:{txg}] {what} {on} {}", event.unwrap_or_default()), internal: true }
+            Line { time, text: alloc::format!("[txg:{txg}] {what} {on} {}", event.unwrap_or_default()), internal: true, who, host, zone }
         }
     }
 }

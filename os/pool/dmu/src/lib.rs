@@ -57,6 +57,7 @@ mod snapshots;
 mod spares;
 mod store;
 mod topology;
+mod trim;
 mod zap;
 pub mod zap_edit;
 
@@ -74,6 +75,7 @@ pub use scan::{ScanKind, ScanReport};
 pub use scan_state::{LastScan, ScanState};
 pub use second::Fed;
 pub use spares::{Auxiliary, AuxiliaryStatus};
+pub use trim::{FreeAt, FreeStep};
 pub use store::{Store, free_total};
 pub use object::{Changed, Object, ObjectSet};
 pub use owned::{Holder, Holding, OwnedProperty};

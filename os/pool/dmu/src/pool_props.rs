@@ -92,8 +92,6 @@ const TABLE: [(&str, Kind); 31] = [
 pub struct Bearing {
     /// Where its mount points begin (`zpool import -R`).
     pub altroot: Option<String>,
-    /// It has another name than its labels say (`zpool import -t`).
-    pub is_named_for_now: bool,
 }
 
 /// A property as `zpool get` shows it.

@@ -323,6 +323,12 @@ impl Store {
         self.pool.top_ids().map(|id| self.space.space_of(id)).collect()
     }
 
+    /// How fragmented the free space of each top-level vdev is, in percent, in the same order.
+    #[must_use]
+    pub fn fragmentation_of_vdevs(&self) -> Vec<u64> {
+        self.pool.top_ids().map(|id| self.space.fragmentation(Some(id))).collect()
+    }
+
     /// Accepts that `bytes` more are to be written with the open txg, if they fit with all copies and what keeps the pool able to free space again.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::{Relaxed, SeqCst}};
 
 use kif::{Nanos, PAGE_SIZE, ZoneId};
-use pool_dmu::{LastScan, ScanKind, ScanReport, ScanState, Store};
+use pool_dmu::{Bearing, LastScan, ScanKind, ScanReport, ScanState, Store};
 use pool_dmu::edit::EditError;
 use pool_fair::queue::IoClass;
 use pool_fair::throttle::Op;
@@ -77,6 +77,9 @@ pub struct Storage {
     inner: Mutex<Option<Inner>>,
     /// `Inner::dirty`, for those who have to wait.
     dirty: AtomicU64,
+    /// What holds while it is imported here.
+    bearing: SpinLock<Bearing>,
+    is_read_only: bool,
     dirty_max: u64,
     is_full: AtomicBool,
     suspended: AtomicBool,
@@ -109,14 +112,25 @@ impl Storage {
     ///
     /// # Errors
     /// No memory for the thread.
-    pub fn start(mut store: Store) -> core::result::Result<Arc<Self>, kif::OutOfMemory> {
+    pub fn start(store: Store) -> core::result::Result<Arc<Self>, kif::OutOfMemory> {
+        Self::start_as(store, Bearing::default())
+    }
+
+    /// The same of a pool that is imported in another way than usual.
+    ///
+    /// # Errors
+    /// As [`Storage::start`].
+    pub(crate) fn start_as(mut store: Store, bearing: Bearing) -> core::result::Result<Arc<Self>, kif::OutOfMemory> {
         let name = store.name();
+        let is_read_only = store.is_read_only();
         store.limit_cache_table(kif::frames().free_total().1 * PAGE_SIZE as u64 / SECOND_PART);
         let second = store.cache_counts();
         let storage = Arc::new(Self {
             name,
-            inner: Mutex::new(Class::Pool, Some(Inner { store, volumes: BTreeMap::new(), zvols: BTreeMap::new(), dirty: 1 })),
+            inner: Mutex::new(Class::Pool, Some(Inner { store, volumes: BTreeMap::new(), zvols: BTreeMap::new(), dirty: u64::from(!is_read_only) })),
             gate: Gate::new(),
+            bearing: SpinLock::new(Class::PoolNodes, bearing),
+            is_read_only,
             dirty: AtomicU64::new(0),
             dirty_max: (kif::frames().free_total().1 * PAGE_SIZE as u64 / DIRTY_PART).clamp(DIRTY_LEAST, DIRTY_MOST),
             is_full: AtomicBool::new(false),
@@ -148,6 +162,25 @@ impl Storage {
         }
         storage.recall_scan();
         Ok(storage)
+    }
+
+    /// What holds while it is imported here.
+    pub(crate) fn bearing(&self) -> Bearing {
+        self.bearing.lock().clone()
+    }
+
+    /// A mount point as it is here: below the pool's other root, if it has one.
+    pub(crate) fn under_root(&self, path: String) -> String {
+        match self.bearing().altroot {
+            Some(root) => format!("{}{}", root.trim_end_matches('/'), if path == "/" { "" } else { &path }),
+            None => path,
+        }
+    }
+
+    /// True if nothing of it is written.
+    #[must_use]
+    pub const fn is_read_only(&self) -> bool {
+        self.is_read_only
     }
 
     /// Name of the pool.
@@ -315,7 +348,7 @@ impl Storage {
             if let Err(error) = result {
                 kif::log().line(format_args!("pool {}: commit failed: {error:?}", self.name));
             }
-            if !self.is_suspended() {
+            if !self.is_suspended() && !self.is_read_only {
                 self.engage_spares();
             }
             cache::make_room(0);
@@ -694,6 +727,9 @@ impl Storage {
         // Whether the devices take the last commits or not: nothing works on the pool from here on, its threads neither.
         self.end();
         let mut store = open.ok_or(VfsError::NoDevice)?.store;
+        if self.is_read_only {
+            return Ok(());
+        }
         let closed = if destroy { store.destroy_pool(now().0) } else { store.export(now().0) };
         closed.map_err(|error| convert(&error))
     }

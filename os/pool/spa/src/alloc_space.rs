@@ -374,6 +374,16 @@ impl Allocator {
         (total, total.saturating_sub(slabs().map(|slab| slab.free.total()).sum::<u64>() + deferred))
     }
 
+    /// The first free piece of a vdev at or behind `from`, at most `most` bytes of it. What was freed with the last few txgs is left out: a rewind may want it.
+    #[must_use]
+    pub fn free_from(&self, vdev: u32, from: u64, most: u64) -> Option<Range<u64>> {
+        let slabs = &self.tops.get(&vdev)?.metaslabs;
+        let pieces = slabs.iter().filter(|slab| slab.range.end > from).flat_map(|slab| slab.free.iter());
+        let piece = pieces.into_iter().find(|piece| piece.end > from)?;
+        let start = piece.start.max(from);
+        Some(start..piece.end.min(start.saturating_add(most)))
+    }
+
     /// How split up the free space of a vdev is, or of all that have data, in percent: the smaller its pieces the more, averaged over metaslabs.
     #[must_use]
     pub fn fragmentation(&self, vdev: Option<u32>) -> u64 {

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::cell::{RefCell, RefMut};
 use core::fmt;
 
-use kif::BlockDev;
+use kif::{BlockDev, BlockError};
 use pool_phys::FormatError;
 use pool_phys::label::{self, Label, Uberblock};
 use pool_phys::nvlist::{List, Value};
@@ -73,6 +73,8 @@ pub struct Found {
     pub guid: u64,
     /// 0 active, 1 exported, 2 destroyed.
     pub state: u64,
+    /// The host that had it last, if its labels say: not one of ours.
+    pub host: Option<String>,
     /// Indices of its devices among those scanned.
     pub devices: Vec<usize>,
     /// Guids of the leaves that these are, in the same order; 0: the label does not say.
@@ -151,11 +153,40 @@ fn pools_of(candidates: &[Option<Candidate>]) -> Vec<Found> {
         // Spares and cache devices name no pool.
         let (Some(guid), Some(name)) = (config.number("pool_guid"), config.text("name")) else { continue };
         let state = config.number("state").unwrap_or(0);
-        let entry = pools.entry(guid).or_insert_with(|| Found { name: String::from(name), guid, state, devices: Vec::new(), leaves: Vec::new() });
+        let entry = pools.entry(guid).or_insert_with(|| Found { name: String::from(name), guid, state, host: config.text("hostname").map(String::from), devices: Vec::new(), leaves: Vec::new() });
         entry.devices.push(index);
         entry.leaves.push(config.number("guid").unwrap_or(0));
     }
     pools.into_values().collect()
+}
+
+/// What the labels of one device say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelOf {
+    /// Name of its pool; `None`: it is a spare or cache device.
+    pub pool: Option<String>,
+    /// Guid of the leaf that it is.
+    pub guid: u64,
+    /// As in [`Found`]; 3 a spare, 4 a cache device.
+    pub state: u64,
+}
+
+/// Looks at the labels of a device; `None`: it has none.
+#[must_use]
+pub fn label_of(device: &dyn BlockDev) -> Option<LabelOf> {
+    let candidate = read_candidate(device, &mut label::Parser::default())?;
+    let (_, config) = candidate.config(u64::MAX);
+    Some(LabelOf { pool: config.text("name").map(String::from), guid: config.number("guid").unwrap_or(0), state: config.number("state").unwrap_or(0) })
+}
+
+/// Makes the labels of a device that no pool has invalid.
+///
+/// # Errors
+/// It does not take writes.
+pub fn clear_labels_of(device: &dyn BlockDev) -> Result<(), BlockError> {
+    let empty = vec![0; usize::try_from(label::SIZE).unwrap_or(0)];
+    label::offsets(device.size_bytes()).into_iter().try_for_each(|offset| device.write(offset, &empty))?;
+    device.flush()
 }
 
 /// How a pool is to be opened.

@@ -177,6 +177,12 @@ impl Leaf {
         }
     }
 
+    /// Its device gives its first label, be it in service or not.
+    pub fn answers(&self) -> bool {
+        let mut label = vec![0; usize::try_from(label::SIZE).unwrap_or(0)];
+        self.device.as_ref().is_some_and(|device| device.read(0, &mut label).is_ok())
+    }
+
     /// It has a device and is in service.
     pub fn is_usable(&self) -> bool {
         self.device.is_some() && self.service.load(Ordering::Relaxed) <= VdevState::Degraded as u8
@@ -282,6 +288,21 @@ impl Leaf {
         let mut padded = data.to_vec();
         padded.resize(data.len().next_multiple_of(unit), 0);
         self.write_device(at, &padded, context)
+    }
+
+    /// Tells the device that it need not keep what is there; false if it has no use for that. What fails is no write that the leaf missed.
+    pub fn discard(&self, at: u64, bytes: u64, context: &Context) -> Result<bool, WriteError> {
+        let failure = |error| WriteError::Device { guid: self.guid, error };
+        let device = self.device.as_ref().filter(|_| self.is_usable()).ok_or(failure(BlockError::Gone))?;
+        device.discard(at, bytes).map_err(|error| {
+            self.failed(Op::Write, at, usize::try_from(bytes).unwrap_or(usize::MAX), error, context);
+            failure(error)
+        })
+    }
+
+    /// Writes what nobody needs at a byte offset of the device: a failure is no write that the leaf missed.
+    pub fn fill(&self, at: u64, data: &[u8], context: &Context) -> Result<(), WriteError> {
+        self.write_device(at, data, context)
     }
 
     /// Writes a new block's bytes, padded to `unit`, at an offset in allocatable space. A failure marks the open txg as missed.

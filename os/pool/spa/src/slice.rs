@@ -41,6 +41,10 @@ impl BlockDev for Slice {
     fn flush(&self) -> Result<(), BlockError> {
         self.whole.flush()
     }
+    fn discard(&self, offset: u64, length: u64) -> Result<bool, BlockError> {
+        let length_here = usize::try_from(length).map_err(|_| BlockError::OutOfRange)?;
+        self.whole.discard(self.at(offset, length_here)?, length)
+    }
 }
 
 /// A device's partitions that may hold a vdev, with their numbers; the device itself, as number 0, where it has no partition table.

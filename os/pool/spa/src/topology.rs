@@ -6,7 +6,8 @@
 //! durable before the next commit that writes labels.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -60,6 +61,25 @@ impl Pool {
     pub fn forget(&mut self, guid: u64) -> Result<(), WriteError> {
         let Some(leaf) = self.strays_mut().remove(&guid) else { return Ok(()) };
         if leaf.is_usable() { crate::commit::clear_labels(&leaf, self.context()) } else { Ok(()) }
+    }
+
+    /// Whether enough devices answer for the pool to be opened anew: each is asked for its first label, in service or not.
+    ///
+    /// # Errors
+    /// Paths of those that do not, if they are too many.
+    pub fn silent_leaves(&self) -> Result<(), Vec<String>> {
+        let mut silent = BTreeSet::new();
+        self.for_each_leaf(&mut |leaf, _| {
+            if !leaf.answers() {
+                silent.insert(leaf.guid());
+            }
+        });
+        if self.tops().values().all(|top| top.bears(&|leaf| !silent.contains(&leaf.guid()))) {
+            return Ok(());
+        }
+        let trees = self.trees();
+        let leaves = trees.iter().flat_map(VdevConfig::leaves).filter(|leaf| silent.contains(&leaf.guid));
+        Err(leaves.map(|leaf| leaf.path.clone().unwrap_or_else(|| leaf.guid.to_string())).collect())
     }
 
     /// Gives out the device of a leaf that [`Pool::reshape`] dropped, as it is.

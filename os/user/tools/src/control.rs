@@ -56,7 +56,7 @@ fn is_kept(operation: Operation) -> bool {
     use Operation as O;
     matches!(
         operation,
-        O::PoolCreate | O::PoolImport | O::PoolDevice | O::PoolScrub | O::DatasetMake | O::DatasetSnap | O::DatasetChange | O::DatasetSet
+        O::PoolCreate | O::PoolImport | O::PoolDevice | O::PoolScrub | O::PoolSet | O::PoolTend | O::DatasetMake | O::DatasetSnap | O::DatasetChange | O::DatasetSet
     )
 }
 

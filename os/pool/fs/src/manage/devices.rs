@@ -12,6 +12,7 @@ use super::disks::{part_name, take, take_for_pool};
 use super::layout::{Role, check_disks, check_layout, layouts};
 use super::pools::pool;
 use super::{Refused, Result, edit, edit_failed, failed};
+use super::upkeep::grow;
 use crate::Storage;
 use crate::storage::now;
 
@@ -42,17 +43,22 @@ fn guid_of(pool: &Storage) -> Result<u64> {
     pool.look(|store| store.pool().guid()).map_err(|error| failed(pool.name(), error))
 }
 
+/// Guid of a pool's device, by its disk's name, its path or its guid.
+pub(super) fn leaf_named(pool: &Storage, name: &str) -> Result<u64> {
+    let path = |name: &str| format!("/dev/{}", name.trim_start_matches("/dev/"));
+    // A whole disk is its first partition.
+    let known = |store: &Store| store.leaf_called(&path(name)).or_else(|| store.leaf_called(&path(&part_name(name, 1)))).or_else(|| store.leaf_called(name)).or_else(|| name.parse().ok());
+    let leaf = pool.look(known).map_err(|error| failed(pool.name(), error))?;
+    leaf.ok_or_else(|| Refused::NotFound(format!("{name}: no such device in pool {}; see 'zpool status'", pool.name())))
+}
+
 /// Changes device `old` of a pool; `new` for attach and replace. What has to be copied is resilvered in the background.
 ///
 /// # Errors
 /// See [`Refused`]. Nothing was written to the new device unless it could stand there.
 pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Option<NewDevice<'_>>) -> Result<()> {
     let pool = pool(pool_name)?;
-    let path = |name: &str| format!("/dev/{}", name.trim_start_matches("/dev/"));
-    // A whole disk is its first partition.
-    let known = |store: &Store| store.leaf_called(&path(old)).or_else(|| store.leaf_called(&path(&part_name(old, 1)))).or_else(|| store.leaf_called(old)).or_else(|| old.parse().ok());
-    let leaf = pool.look(known).map_err(|error| failed(pool_name, error))?;
-    let leaf = leaf.ok_or_else(|| Refused::NotFound(format!("{old}: no such device in pool {pool_name}; see 'zpool status'")))?;
+    let leaf = leaf_named(&pool, old)?;
     let sequential = new.is_some_and(|new| new.sequential);
     // What is wrong is about the new disk, where there is one.
     let about = new.map_or_else(|| String::from(old), |new| format!("{} in place of or beside {old}", new.name));
@@ -96,6 +102,9 @@ pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Opti
     result.map_err(|error| failed(pool_name, error))?;
     pool.wake();
     feed(&pool)?;
+    if error.is_none() && matches!(change, DeviceChange::Online | DeviceChange::Replace | DeviceChange::Detach) {
+        grow(&pool)?;
+    }
     error.map_or(Ok(()), |error| Err(edit_failed(&about, &error)))
 }
 

@@ -48,6 +48,9 @@ impl BlockDev for Held {
     fn flush(&self) -> core::result::Result<(), BlockError> {
         self.0.device().flush()
     }
+    fn discard(&self, offset: u64, length: u64) -> core::result::Result<bool, BlockError> {
+        self.0.device().discard(offset, length)
+    }
 }
 
 /// What partition `number` of a disk is called; 0 is the disk itself.
@@ -85,7 +88,7 @@ pub(super) fn take_for_pool(name: &str) -> Result<(String, Box<dyn BlockDev>)> {
 }
 
 /// Takes away a partition table that would hide what is written over its disk.
-fn forget_table(device: &dyn BlockDev) -> core::result::Result<(), BlockError> {
+pub(super) fn forget_table(device: &dyn BlockDev) -> core::result::Result<(), BlockError> {
     let sector = u64::from(device.sector_bytes());
     let table = 33 * sector;
     let zeros = alloc::vec![0; usize::try_from(table).unwrap_or(0)];

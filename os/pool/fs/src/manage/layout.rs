@@ -8,7 +8,7 @@ use pool_dmu::Auxiliary;
 use pool_spa::Layout;
 
 use super::disks::{take, take_for_pool};
-use super::pools::importable;
+use super::pools::survey;
 use super::{Refused, Result};
 
 /// What a vdev is for.
@@ -82,8 +82,12 @@ fn parse_layout(words: &[String]) -> Result<Vec<Wanted>> {
 pub(super) fn check_disks(names: &[&str], force: bool, own: Option<u64>) -> Result<()> {
     if !force {
         let named: Vec<&str> = names.iter().map(|name| name.strip_prefix("/dev/").unwrap_or(name)).collect();
-        for found in importable(false).into_iter().filter(|found| Some(found.guid) != own) {
-            let is_named = |disk: &&String| named.iter().any(|named| disk.strip_prefix(named).is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit())));
+        let is_named = |disk: &&String| named.iter().any(|named| disk.strip_prefix(named).is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit())));
+        let (pools, aside) = survey(false);
+        if let Some(disk) = aside.iter().find(is_named) {
+            return Err(Refused::Exists(format!("{disk} is a spare or cache device of a pool that is not imported; use -f to overwrite it")));
+        }
+        for found in pools.into_iter().filter(|found| Some(found.guid) != own) {
             if let Some(disk) = found.disks.iter().find(is_named) {
                 return Err(Refused::Exists(format!("{disk} belongs to pool {}; use -f to overwrite it", found.name)));
             }

@@ -10,6 +10,7 @@ mod mounts;
 mod pools;
 mod properties;
 mod status;
+mod upkeep;
 
 use alloc::format;
 use alloc::string::String;
@@ -30,8 +31,9 @@ pub(crate) use datasets::{at_and_below, check_name, mount_new, refuse_open_below
 pub use devices::{DeviceChange, NewDevice, add, change_device, clear, remove};
 pub use mounts::{mount, mount_all, mount_below, mountpoint_of, unmount};
 pub(crate) use mounts::{mount_one, unmount_list};
-pub use pools::{Importable, ScrubChange, check_create, create, export, history, import, importable, note_history, pool, pool_of, scrub, start_all, sync_all};
+pub use pools::{CreateRequest, ImportRequest, Importable, ScrubChange, check_create, check_import, create, export, history, import, importable, note_history, pool, pool_of, scrub, start_all, sync_all};
 pub use properties::{Room, Value, get, set};
+pub use upkeep::{clear_labels, pool_properties, reguid, reopen, resilver, resume, set_pool_property, split, upgrade, work_on_free};
 pub use status::{Aside, Status, status};
 
 /// Why an operation was refused, in words that say what to do.

@@ -63,8 +63,9 @@ fn options(pool: &Storage, name: &str) -> Result<MountFlags> {
         let info = datasets.find(name)?;
         let [readonly, exec, setuid, devices] = datasets.settings(&info, ["readonly", "exec", "setuid", "devices"])?;
         let mut flags = MountFlags::empty();
+        flags.set(MountFlags::READ_ONLY, pool.is_read_only());
         for (value, given, flag) in [(readonly, 1, MountFlags::READ_ONLY), (exec, 0, MountFlags::NOEXEC), (setuid, 0, MountFlags::NOSUID), (devices, 0, MountFlags::NODEV)] {
-            flags.set(flag, value == Some(given));
+            flags.set(flag, flags.contains(flag) || value == Some(given));
         }
         Ok(flags)
     });
@@ -102,7 +103,7 @@ pub(super) fn place(pool: &Storage, name: &str) -> Result<(u64, Option<String>)>
         let datasets = Datasets::open(store.pool())?;
         let info = datasets.find(name)?;
         let at = mountpoint(&datasets, &info)?;
-        Ok((store.find(name)?, at))
+        Ok((store.find(name)?, at.map(|at| pool.under_root(at))))
     });
     look.map_err(|error| failed(name, error))
 }
@@ -205,7 +206,8 @@ fn directory(cx: &Cx<'_>, path: &str) -> Result<Place> {
             return Err(Refused::Invalid(format!("{path}: '..' is no part of a mountpoint")));
         }
         match vfs::ops::mkdir(cx, Some(&at), part.as_bytes(), 0o755) {
-            Ok(()) | Err(VfsError::Exists) => {}
+            // Where nothing can be made it may be there.
+            Ok(()) | Err(VfsError::Exists | VfsError::ReadOnly) => {}
             Err(error) => return Err(failed(path, error)),
         }
         at = vfs::lookup(cx, Some(&at), part.as_bytes(), vfs::Follow::No).map_err(|error| failed(path, error))?;

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use kif::ZoneId;
 use pool_dmu::edit::EditError;
-use pool_dmu::{Line as HistoryLine, ObjectSet, ScanKind, Store};
+use pool_dmu::{Bearing, Line as HistoryLine, ObjectSet, PoolChange, parse_pool_property, ScanKind, Store};
 use pool_spa::{open_partitions, ImportOptions, Pool};
 use pool_zpl::{NewEntry, create_filesystem};
 use vfs::{Cx, VfsError};
@@ -17,13 +17,15 @@ use super::devices::add_one;
 use super::disks::{Held, part_name, random, take, watch};
 use super::layout::{Role, check_layout, layouts};
 use super::mounts::{filesystems, is_for, mount_all, mount_one, place, unmount_all};
+use super::properties::put_property;
+use super::upkeep::grow;
 use super::{Refused, Result, alone, edit, edit_failed, failed};
 use crate::storage::now;
 use crate::{Storage, registry};
 
 /// Puts a store into use under its name.
-fn start(store: Store) -> Result<Arc<Storage>> {
-    let storage = Storage::start(store).map_err(|_| Refused::Failed(String::from("no memory for the pool's thread")))?;
+pub(super) fn start(store: Store, altroot: Option<&str>) -> Result<Arc<Storage>> {
+    let storage = Storage::start_as(store, Bearing { altroot: altroot.map(ToString::to_string) }).map_err(|_| Refused::Failed(String::from("no memory for the pool's thread")))?;
     if registry::add(&storage) {
         return Ok(storage);
     }
@@ -33,7 +35,7 @@ fn start(store: Store) -> Result<Arc<Storage>> {
 }
 
 /// State of a destroyed pool in its labels.
-const STATE_DESTROYED: u64 = 2;
+pub(super) const STATE_DESTROYED: u64 = 2;
 
 /// A pool that could be imported: name, guid, names of the disks that were found, and whether it was exported in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct Importable {
     /// Guids of the leaves that these are, in the same order.
     pub leaves: Vec<u64>,
     pub exported: bool,
+    /// The host that had it last, if that is none of ours.
+    pub host: Option<String>,
 }
 
 /// Looks for pools on disks that no pool holds: those that were destroyed, or the others.
@@ -53,7 +57,7 @@ pub fn importable(destroyed: bool) -> Vec<Importable> {
 }
 
 /// The same, and the names of free disks that are spares or cache devices.
-fn survey(destroyed: bool) -> (Vec<Importable>, Vec<String>) {
+pub(super) fn survey(destroyed: bool) -> (Vec<Importable>, Vec<String>) {
     let free = vfs::block::disks().into_iter().filter_map(|disk| Some((disk.name(), Held::take(&disk)?)));
     let (names, devices): (Vec<_>, Vec<_>) = free.flat_map(|(name, disk)| open_partitions(disk).into_iter().map(|(number, part)| (part_name(name, number), part))).unzip();
     let (found, aside) = pool_spa::survey(&devices);
@@ -64,6 +68,7 @@ fn survey(destroyed: bool) -> (Vec<Importable>, Vec<String>) {
             disks: found.devices.iter().filter_map(|index| names.get(*index)).map(ToString::to_string).collect(),
             leaves: found.leaves,
             exported: found.state == 1,
+            host: found.host,
             name: found.name,
             guid: found.guid,
         })
@@ -71,52 +76,156 @@ fn survey(destroyed: bool) -> (Vec<Importable>, Vec<String>) {
     (pools, aside.iter().filter_map(|index| names.get(*index)).map(ToString::to_string).collect())
 }
 
-/// Imports the pool called `wanted` (a name or a decimal guid), one that was `destroyed` or not, and replays its intent logs.
+/// How a pool is to be imported.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ImportRequest<'w> {
+    /// Its name, or its guid in decimal.
+    pub wanted: &'w str,
+    /// Of those that were destroyed.
+    pub destroyed: bool,
+    /// It may have been in use by another host.
+    pub force: bool,
+    /// What it is called from now on.
+    pub new_name: Option<&'w str>,
+    /// That only as long as it is imported.
+    pub for_now: bool,
+    /// Below which its file systems are mounted.
+    pub altroot: Option<&'w str>,
+    pub read_only: bool,
+    /// It may be taken back to an earlier transaction group, if it cannot be opened as it is.
+    pub rewind: bool,
+    /// To this one or before.
+    pub at_most: Option<u64>,
+}
+
+/// Imports a pool and replays its intent logs.
 ///
 /// # Errors
 /// See [`Refused`].
-pub fn import(wanted: &str, destroyed: bool) -> Result<Arc<Storage>> {
+pub fn import(request: &ImportRequest<'_>) -> Result<Arc<Storage>> {
+    let (store, places) = open(request, request.read_only)?;
+    import_store(request, store, &places)
+}
+
+/// Whether a pool could be imported: the transaction group it would be opened at, and how many of those found are newer.
+///
+/// # Errors
+/// It could not: why.
+pub fn check_import(request: &ImportRequest<'_>) -> Result<(u64, u64)> {
+    let (store, _) = open(request, true)?;
+    let at = store.pool().uberblock().txg;
+    let newer = store.pool().found_txgs().iter().filter(|txg| **txg > at).count() as u64;
+    Ok((at, newer))
+}
+
+/// Opens a pool that lies on free disks; with where its leaves were found.
+fn open(request: &ImportRequest<'_>, read_only: bool) -> Result<(Store, Vec<(u64, String)>)> {
+    let wanted = request.wanted;
+    if let Some(name) = request.new_name {
+        check_pool_name(name)?;
+    }
     let matches = |found: &Importable| found.name == wanted || wanted.parse() == Ok(found.guid);
-    let (found, aside) = survey(destroyed);
+    let (found, aside) = survey(request.destroyed);
     let found: Vec<Importable> = found.into_iter().filter(matches).collect();
     let found = match found.as_slice() {
         [] => return Err(Refused::NotFound(format!("{wanted}: no such pool on the disks that are free"))),
         [found] => found,
         _ => return Err(Refused::Invalid(format!("{wanted}: more than one pool has this name; import by number"))),
     };
-    let mut devices = found.disks.iter().map(|disk| take(disk)).collect::<Result<Vec<_>>>()?;
-    // Which of these are the pool's, its lists say; the others are free again once they are read.
-    devices.extend(aside.iter().filter_map(|disk| take(disk).ok()));
-    let guid = found.guid.to_string();
-    let pool = Pool::import_with(devices, ImportOptions { wanted: Some(&guid), at_most: None });
-    let pool = watch(pool.map_err(|error| Refused::Failed(format!("{wanted}: {error}")))?);
-    let mut store = Store::open(pool, random()).map_err(|error| edit_failed(wanted, &error))?;
-    // Disks may have changed places since.
-    let places: Vec<(u64, String)> = found.leaves.iter().copied().zip(found.disks.iter().map(|disk| format!("/dev/{disk}"))).collect();
-    store.note_paths(&places).map_err(|error| edit_failed(wanted, &error))?;
-    let replayed = pool_zpl::replay_logs(&mut store, now()).map_err(|error| edit_failed(wanted, &error))?;
-    if replayed > 0 {
-        kif::log().line(format_args!("pool {}: {replayed} records of the intent log replayed", store.name()));
+    let name = request.new_name.unwrap_or(&found.name);
+    if registry::find(name).is_some_and(|pool| pool.name() == name) {
+        return Err(Refused::Exists(format!("{name}: a pool of this name is imported; give this one another: zpool import {wanted} NEWNAME")));
     }
-    start(store)
+    if let (Some(host), false, false) = (&found.host, request.force, found.exported || request.destroyed) {
+        return Err(Refused::Busy(format!("{wanted}: {host} had it last, and did not export it: if no other host uses it, import it with -f")));
+    }
+    let devices = || {
+        let mut devices = found.disks.iter().map(|disk| take(disk)).collect::<Result<Vec<_>>>()?;
+        // Which of these are the pool's, its lists say; the others are free again once they are read.
+        devices.extend(aside.iter().filter_map(|disk| take(disk).ok()));
+        Ok(devices)
+    };
+    let guid = found.guid.to_string();
+    let mut at_most = request.at_most;
+    // Of those that the labels hold, newest first; which these are is known once one was opened.
+    let mut older: Option<Vec<u64>> = None;
+    loop {
+        let pool = Pool::import_with(devices()?, ImportOptions { wanted: Some(&guid), at_most });
+        let pool = watch(pool.map_err(|error| Refused::Failed(format!("{wanted}: {error}")))?);
+        let at = pool.uberblock().txg;
+        let older = older.get_or_insert_with(|| pool.found_txgs().iter().copied().filter(|txg| *txg < at).collect());
+        match if read_only { Store::open_for_reading(pool, random()) } else { Store::open(pool, random()) } {
+            Ok(store) => return Ok((store, found.leaves.iter().copied().zip(found.disks.iter().map(|disk| format!("/dev/{disk}"))).collect())),
+            Err(EditError::Features(names)) if !read_only => {
+                let names = names.join(", ");
+                return Err(Refused::Failed(format!("{wanted}: it uses features that are not written here: {names}; 'zpool import -o readonly=on' reads it")));
+            }
+            Err(error) if !request.rewind || older.is_empty() => {
+                let hint = if request.rewind || matches!(error, EditError::Invalid(_)) { "" } else { "; 'zpool import -F' takes it back to an earlier transaction group" };
+                return Err(Refused::Failed(format!("{wanted}: {error}{hint}")));
+            }
+            Err(_) => at_most = Some(older.remove(0)),
+        }
+    }
 }
 
-/// Makes a pool of `words` (`mirror vda vdb`, as `zpool create` takes them). Disks that hold a pool are refused unless `force`.
+fn import_store(request: &ImportRequest<'_>, mut store: Store, places: &[(u64, String)]) -> Result<Arc<Storage>> {
+    let refused = |error: EditError| edit_failed(request.wanted, &error);
+    if let Some(name) = request.new_name {
+        store.rename_pool(name, request.for_now || request.read_only, now().0).map_err(refused)?;
+    }
+    let newer = store.pool().found_txgs().iter().filter(|txg| **txg > store.pool().uberblock().txg).count();
+    if !request.read_only {
+        // Disks may have changed places since.
+        store.note_paths(places).map_err(refused)?;
+        let replayed = pool_zpl::replay_logs(&mut store, now()).map_err(refused)?;
+        if replayed > 0 {
+            kif::log().line(format_args!("pool {}: {replayed} records of the intent log replayed", store.name()));
+        }
+    }
+    if newer > 0 {
+        kif::log().line(format_args!("pool {}: taken back by {newer} transaction groups", store.name()));
+    }
+    let pool = start(store, request.altroot)?;
+    if !request.read_only {
+        grow(&pool)?;
+    }
+    Ok(pool)
+}
+
+/// How a pool is to be made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CreateRequest<'w> {
+    pub name: &'w str,
+    /// `mirror vda vdb`, as `zpool create` takes them.
+    pub words: &'w [String],
+    /// Disks that hold a pool are taken.
+    pub force: bool,
+    /// Of the pool, `NAME=VALUE`.
+    pub properties: &'w [(String, String)],
+    /// Of its root file system.
+    pub dataset_properties: &'w [(String, String)],
+    pub altroot: Option<&'w str>,
+}
+
+/// Makes a pool.
 ///
 /// # Errors
 /// See [`Refused`].
-pub fn create(name: &str, words: &[String], ashift: Option<u32>, force: bool) -> Result<Arc<Storage>> {
-    check_create(name, words, force)?;
+pub fn create(request: &CreateRequest<'_>) -> Result<Arc<Storage>> {
+    let name = request.name;
+    let changes = check_create(request)?;
     let mut data = Vec::new();
     let mut others = Vec::new();
-    for (layout, role) in layouts(words)? {
+    for (layout, role) in layouts(request.words)? {
         if role == Role::Data { data.push(layout) } else { others.push((layout, role)) }
     }
     if data.is_empty() {
         return Err(Refused::Invalid(String::from("no disks for data given")));
     }
+    let asked = changes.iter().find_map(|change| if let PoolChange::Number("ashift", shift) = change { u32::try_from(*shift).ok() } else { None });
     let sectors = data.iter().flat_map(|layout| &layout.devices).map(|(_, device)| device.sector_bytes().trailing_zeros());
-    let ashift = ashift.or_else(|| sectors.max()).unwrap_or(12).clamp(9, 16);
+    let ashift = asked.filter(|shift| *shift > 0).or_else(|| sectors.max()).unwrap_or(12).clamp(9, 16);
     let (pool, config) = pool_spa::create(name, data, ashift, &mut random()).map_err(|error| Refused::Invalid(format!("{name}: {error}")))?;
     let (seconds, rest) = now();
     let build = || -> core::result::Result<Store, EditError> {
@@ -126,16 +235,18 @@ pub fn create(name: &str, words: &[String], ashift: Option<u32>, force: bool) ->
         for (layout, role) in others {
             add_one(&mut store, layout, role, seconds)?;
         }
+        changes.iter().try_for_each(|change| store.set_pool_property(change, seconds))?;
         Ok(store)
     };
-    start(build().map_err(|error| edit_failed(name, &error))?)
+    let pool = start(build().map_err(|error| edit_failed(name, &error))?, request.altroot)?;
+    for (property, value) in request.dataset_properties {
+        put_property(&pool, name, property, value)?;
+    }
+    Ok(pool)
 }
 
-/// Whether [`create`] may write to what it is asked to.
-///
-/// # Errors
-/// See [`Refused`].
-pub fn check_create(name: &str, words: &[String], force: bool) -> Result<()> {
+/// Refuses what is no name for a pool.
+pub(super) fn check_pool_name(name: &str) -> Result<()> {
     let reserved = ["mirror", "raidz", "draid", "spare", "log", "cache"].iter().any(|word| name.starts_with(word));
     let plain = name.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-.".contains(letter));
     if reserved || !plain || !name.starts_with(|letter: char| letter.is_ascii_alphabetic()) || name.len() > 200 {
@@ -144,7 +255,29 @@ pub fn check_create(name: &str, words: &[String], force: bool) -> Result<()> {
     if registry::find(name).is_some() {
         return Err(Refused::Exists(format!("{name}: a pool of this name is imported")));
     }
-    check_layout(words, force, None)
+    Ok(())
+}
+
+/// Whether [`create`] may write to what it is asked to; what it is to set.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn check_create(request: &CreateRequest<'_>) -> Result<Vec<PoolChange>> {
+    let name = request.name;
+    check_pool_name(name)?;
+    let mut changes = Vec::new();
+    for (property, value) in request.properties {
+        let change = parse_pool_property(property, value).map_err(|why| Refused::Invalid(format!("{name}: {why}")))?;
+        if matches!(change, PoolChange::Bootfs(Some(_))) {
+            return Err(Refused::Invalid(format!("{name}: bootfs={value}: there is no file system yet: set it later")));
+        }
+        changes.push(change);
+    }
+    for (property, value) in request.dataset_properties {
+        pool_dmu::parse_property(property, value).map_err(|_| Refused::Invalid(format!("{name}: {property}={value}: {}", pool_dmu::hint(property))))?;
+    }
+    check_layout(request.words, request.force, None)?;
+    Ok(changes)
 }
 
 /// The pool called `name`.
@@ -274,7 +407,7 @@ pub fn start_all(cx: &Cx<'_>) {
 
 fn import_found(cx: &Cx<'_>) {
     for found in importable(false).into_iter().filter(|found| !found.exported) {
-        match import(&found.guid.to_string(), false).and_then(|pool| mount_all(cx, &pool)) {
+        match import(&ImportRequest { wanted: &found.guid.to_string(), ..ImportRequest::default() }).and_then(|pool| mount_all(cx, &pool)) {
             Ok(()) => kif::log().line(format_args!("pool {}: imported from {}", found.name, found.disks.join(" "))),
             Err(error) => kif::log().line(format_args!("pool {}: not imported: {error}", found.name)),
         }

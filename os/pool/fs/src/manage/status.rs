@@ -22,6 +22,8 @@ pub struct Status {
     pub vdevs: Vec<VdevStatus>,
     /// Of each of them: bytes, and those allocated.
     pub space: Vec<(u64, u64)>,
+    /// How fragmented the free space of each is, in percent.
+    pub fragmentation: Vec<u64>,
     /// Spares and cache devices.
     pub aside: Vec<Aside>,
     pub scan: String,
@@ -85,6 +87,7 @@ pub fn status(pool: &Storage) -> Result<Status> {
             allocated: total - free,
             vdevs: inner.status(),
             space: store.space_of_vdevs(),
+            fragmentation: store.fragmentation_of_vdevs(),
             aside,
             scan: String::new(),
             scanning: false,
@@ -99,5 +102,8 @@ pub fn status(pool: &Storage) -> Result<Status> {
     status.scanning = pool.is_scanning();
     status.paused = pool.is_paused();
     status.suspended = pool.is_suspended();
+    if status.suspended {
+        status.health = String::from("SUSPENDED");
+    }
     Ok(status)
 }
