@@ -30,7 +30,7 @@ macro_rules! target {
 pub const TARGETS: &[Target] = &[
     target!("uart", 10_000, || uart::Uart::new(ConsoleId(0), false), &[(0, 9)], 3),
     target!("uart-timed", 9000, || uart::Uart::new(ConsoleId(0), true), &[(0, 9)], 3),
-    target!("pit", 450, pit::Pit::default, &[(0, 5), (1, 2)], 2),
+    target!("pit", 3000, pit::Pit::default, &[(0, 5), (1, 2)], 2),
     target!("rtc", 11_000, || rtc::Rtc::new(1_767_225_600, 1 << 28), &[(0, 3)], 3),
     target!("hpet", 6500, hpet::Hpet::default, &[(0, 0x170)], 4),
     target!("acpi", 14_000, acpi::Acpi::default, &[(0, 16), (1, 1), (2, 1)], 1),
