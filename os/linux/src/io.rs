@@ -312,10 +312,9 @@ pub fn lseek(task: &mut Task, fd: Fd, distance: i64, whence: u32) -> Result {
         1 => Whence::Current,
         2 => Whence::End,
         SEEK_DATA | SEEK_HOLE => {
-            // Every file counts as one piece of data with a hole at its end.
             let size = file.attr()?.size;
             let at = u64::try_from(distance).ok().filter(|at| *at < size).ok_or(Errno::ENXIO)?;
-            let target = if whence == SEEK_DATA { at } else { size };
+            let target = file.place().vnode.seek(at, whence == SEEK_HOLE)?.ok_or(Errno::ENXIO)?;
             let target = i64::try_from(target).map_err(|_| Errno::EOVERFLOW)?;
             return Ok(file.seek(target, Whence::Start)?);
         }
@@ -405,12 +404,25 @@ pub fn ftruncate(task: &mut Task, fd: Fd, size: Offset) -> Result {
 
 pub fn fallocate(task: &mut Task, fd: Fd, mode: u32, offset: Offset, length: Offset) -> Result {
     const KEEP_SIZE: u32 = 1;
+    const PUNCH_HOLE: u32 = 2;
+    const ZERO_RANGE: u32 = 16;
     let file = file(task, fd)?;
     let end = offset.0.checked_add(length.0).filter(|end| length.0 > 0 && end.cast_signed() > 0).ok_or(Errno::EINVAL)?;
-    if mode & !KEEP_SIZE != 0 {
-        return Err(Errno::EOPNOTSUPP.into());
+    if !file.flags().contains(OpenFlags::WRITE) {
+        return Err(Errno::EBADF.into());
     }
-    // Files are in memory: pages come when they are written. Only the size can be promised.
+    match mode & !KEEP_SIZE {
+        // Blocks come when they are written, elsewhere than those before: what can be promised is the size, and that there is room now.
+        0 => {
+            let room = file.place().statfs()?;
+            if length.0 > room.blocks_free.saturating_mul(room.block_bytes) {
+                return Err(Errno::ENOSPC.into());
+            }
+        }
+        PUNCH_HOLE if mode & KEEP_SIZE == 0 => return Err(Errno::EOPNOTSUPP.into()),
+        PUNCH_HOLE | ZERO_RANGE => file.punch(offset.0, length.0)?,
+        _ => return Err(Errno::EOPNOTSUPP.into()),
+    }
     if mode & KEEP_SIZE == 0 && file.attr()?.size < end {
         file.truncate(end)?;
     }

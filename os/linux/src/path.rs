@@ -91,7 +91,7 @@ pub fn lstat(task: &mut Task, path: Path, to: Ptr) -> Result {
     stat_path(task, &path.0, Follow::No, to)
 }
 pub fn fstat(task: &mut Task, fd: Fd, to: Ptr) -> Result {
-    to.write(&layout(&file(task, fd)?.attr()?).encode())?;
+    to.write(&layout(&ops::stat_found(file(task, fd)?.place())?).encode())?;
     Ok(0)
 }
 
@@ -99,7 +99,7 @@ fn attr_at(task: &Task, dir: DirFd, path: &[u8], flags: u32) -> Result<Attr> {
     io::only(flags, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC_TYPE)?;
     let paths = Paths::of(task)?;
     let place = place_at(task, &paths, dir, path, flags & AT_EMPTY_PATH != 0, flags & AT_SYMLINK_NOFOLLOW == 0)?;
-    Ok(place.vnode.attr()?)
+    Ok(ops::stat_found(&place)?)
 }
 pub fn newfstatat(task: &mut Task, dir: DirFd, path: Path, to: Ptr, flags: u32) -> Result {
     to.write(&layout(&attr_at(task, dir, &path.0, flags)?).encode())?;

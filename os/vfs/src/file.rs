@@ -323,6 +323,16 @@ impl File {
         }
         self.object().truncate(size)
     }
+    /// Makes a part of the contents a hole (`fallocate(2)`).
+    ///
+    /// # Errors
+    /// Not open for writing; not offered.
+    pub fn punch(&self, offset: u64, length: u64) -> Result<()> {
+        if !self.flags().contains(OpenFlags::WRITE) {
+            return Err(VfsError::Invalid);
+        }
+        self.object().punch(offset, length)
+    }
     /// What `mmap` maps; `None` if this kind of object cannot be mapped.
     #[must_use]
     pub fn backing(self: &Arc<Self>) -> Option<Arc<dyn vm::Backing>> {

@@ -470,6 +470,15 @@ fn may_remove(cx: &Cx<'_>, last: &Last) -> Result<VnodeRef> {
 /// # Errors
 /// See `stat(2)`.
 pub fn stat(cx: &Cx<'_>, at: Option<&Place>, path: &[u8], follow: Follow) -> Result<Attr> {
-    walk::lookup(cx, at, path, follow)?.vnode.attr()
+    stat_found(&walk::lookup(cx, at, path, follow)?)
+}
+
+/// The same of an object already found, with the space it takes.
+///
+/// # Errors
+/// The object is gone.
+pub fn stat_found(place: &Place) -> Result<Attr> {
+    let attr = place.vnode.attr()?;
+    Ok(Attr { blocks: place.vnode.blocks(&attr), ..attr })
 }
 

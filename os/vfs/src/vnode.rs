@@ -282,6 +282,10 @@ pub trait Vnode: Send + Sync {
     /// # Errors
     /// The object is gone (a process of procfs).
     fn attr(&self) -> Result<Attr>;
+    /// Occupied space in units of 512 bytes, where that is more than looking at `attr`, which was asked before.
+    fn blocks(&self, attr: &Attr) -> u64 {
+        attr.blocks
+    }
     /// Changes attributes and the change time.
     ///
     /// # Errors
@@ -463,6 +467,21 @@ pub trait Vnode: Send + Sync {
     /// True if offsets mean something.
     fn is_seekable(&self) -> bool {
         matches!(self.kind(), Kind::File | Kind::Directory | Kind::BlockDevice)
+    }
+    /// The first byte from `offset`, which is inside the file, on that is data (or, with `hole`, in a hole); the end counts as a hole. `None`: no data up to the
+    /// end. Where holes are not known everything is data.
+    ///
+    /// # Errors
+    /// Unreadable.
+    fn seek(&self, offset: u64, hole: bool) -> Result<Option<u64>> {
+        Ok(Some(if hole { self.attr()?.size } else { offset }))
+    }
+    /// Makes a part of the contents a hole: it reads as zeros. The size stays.
+    ///
+    /// # Errors
+    /// Not offered.
+    fn punch(&self, _offset: u64, _length: u64) -> Result<()> {
+        Err(VfsError::NotSupported)
     }
     /// The page of the file at `index`, for mapping: the file's own frame, so that writes through a mapping are writes to the
     /// file, and the other way round. A hole gets a page, charged to `zone`. With `write` the page is going to be modified.

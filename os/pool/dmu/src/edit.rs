@@ -769,6 +769,12 @@ impl Set {
         }
     }
 
+    /// True if the object waits to be written, or freed.
+    #[must_use]
+    pub fn is_changed(&self, number: u64) -> bool {
+        self.slots.contains_key(&number)
+    }
+
     /// Bytes held by changed blocks of all objects.
     #[must_use]
     pub fn dirty_bytes(&self) -> u64 {

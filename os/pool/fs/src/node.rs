@@ -6,7 +6,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use kif::{Frame, Nanos, PAGE_SHIFT, PAGE_SIZE, ZoneId};
 use pool_arc::Want;
@@ -30,6 +30,10 @@ type Pool<R> = core::result::Result<R, EditError>;
 
 /// Pages of a run.
 const RUN_PAGES: u64 = RUN / PAGE_SIZE as u64;
+/// Not looked at yet.
+const UNKNOWN: u64 = u64::MAX;
+/// Access times of what is only read are written at most once a day.
+const ACCESS_STEP_SECONDS: u64 = 24 * 60 * 60;
 /// Runs read ahead of one that reads in order, at most.
 const AHEAD_MAX: u64 = 4;
 
@@ -63,6 +67,10 @@ pub(crate) struct Node {
     attributes: SpinLock<Znode>,
     pages: Mutex<Pages>,
     unlinked: AtomicBool,
+    /// Whether a read is to be noted has to be looked at again: since then it was opened or changed.
+    looks_at_access: AtomicBool,
+    /// Bytes it takes on disk; [`UNKNOWN`] since it was changed. Set only under the pool's lock.
+    occupied: AtomicU64,
     fifo: Option<Arc<Pipe>>,
 }
 
@@ -72,6 +80,16 @@ fn nanos((seconds, rest): (u64, u64)) -> Nanos {
 
 const fn time(at: Nanos) -> (u64, u64) {
     (at.0 / 1_000_000_000, at.0 % 1_000_000_000)
+}
+
+/// A part of the contents is zeros now: so it is in the pages that are there.
+fn clear(pages: &Pages, offset: u64, length: u64) {
+    let (page, end) = (PAGE_SIZE as u64, offset.saturating_add(length));
+    for (index, frame) in pages.frames.range(offset / page..end.div_ceil(page)) {
+        let start = index * page;
+        let (from, to) = (offset.max(start) - start, end.min(start + page) - start);
+        frame.write(from as usize, &vec![0; (to - from) as usize]);
+    }
 }
 
 /// A zone is about to read from disks: with no lock held it waits as long as it has to, and room is made.
@@ -110,7 +128,7 @@ impl Node {
         let attributes = writer.stat(object)?;
         let mode = u32::try_from(attributes.mode & 0xffff).unwrap_or(0);
         let kind = Kind::from_type_bits(mode).ok_or(EditError::Invalid("a file of no known type"))?;
-        Ok(shared.node(object, || {
+        let node = shared.node(object, || {
             Arc::new_cyclic(|me| Self {
                 shared: Arc::clone(shared),
                 me: Weak::clone(me),
@@ -119,9 +137,13 @@ impl Node {
                 attributes: SpinLock::new(Class::PoolNodes, attributes),
                 pages: Mutex::new(Class::Pages, Pages::default()),
                 unlinked: AtomicBool::new(false),
+                looks_at_access: AtomicBool::new(true),
+                occupied: AtomicU64::new(UNKNOWN),
                 fifo: (kind == Kind::Fifo).then(Pipe::new),
             })
-        }))
+        });
+        node.look_at_space(writer)?;
+        Ok(node)
     }
 
     /// The root directory. If it cannot be read, a directory with nothing in it that says so at each use.
@@ -143,6 +165,8 @@ impl Node {
                 attributes: SpinLock::new(Class::PoolNodes, Znode { links: 1, ..Znode::default() }),
                 pages: Mutex::new(Class::Pages, Pages::default()),
                 unlinked: AtomicBool::new(false),
+                looks_at_access: AtomicBool::new(true),
+                occupied: AtomicU64::new(UNKNOWN),
                 fifo: None,
             })
         })
@@ -171,12 +195,7 @@ impl Node {
     pub fn discard(&self, offset: u64, length: u64) -> Result<()> {
         let pages = self.pages.lock();
         self.shared.storage.change_volume(self.shared.dataset, 4096, |store, volume| volume.discard(store, offset, length))?;
-        let (page, end) = (PAGE_SIZE as u64, offset + length);
-        for (index, frame) in pages.frames.range(offset / page..end.div_ceil(page)) {
-            let start = index * page;
-            let (from, to) = (offset.max(start) - start, end.min(start + page) - start);
-            frame.write(from as usize, &vec![0; (to - from) as usize]);
-        }
+        clear(&pages, offset, length);
         Ok(())
     }
 
@@ -199,7 +218,35 @@ impl Node {
     fn refresh(&self, writer: &mut Writer<'_>) -> Pool<()> {
         let fresh = writer.stat(self.object)?;
         *self.attributes.lock() = fresh;
+        self.looks_at_access.store(true, Relaxed);
+        self.occupied.store(UNKNOWN, Relaxed);
         Ok(())
+    }
+
+    /// Bytes it takes on disk.
+    fn look_at_space(&self, writer: &mut Writer<'_>) -> Pool<u64> {
+        let (bytes, is_settled) = writer.occupied(self.object)?;
+        if is_settled {
+            self.occupied.store(bytes, Relaxed);
+        }
+        Ok(bytes)
+    }
+
+    /// It was read: where the file system keeps access times (`atime`), this one is put into the store with the next commit. As Linux does by default (`relatime`), only if it has
+    /// not been read since it was changed, or for a day. The caller has no lock.
+    fn note_access(&self) {
+        if !self.looks_at_access.swap(false, Relaxed) || !self.shared.notes_access() || self.unlinked.load(Relaxed) || self.is_volume() {
+            return;
+        }
+        let at = now();
+        let mut attributes = self.attributes.lock();
+        let accessed = attributes.accessed;
+        if accessed > attributes.modified.max(attributes.changed) && at.0.saturating_sub(accessed.0) < ACCESS_STEP_SECONDS {
+            return;
+        }
+        attributes.accessed = at;
+        drop(attributes);
+        self.shared.accessed(self.arc(), at);
     }
 
     /// Where a new extended attribute goes, as property `xattr` says; `None`: the file system has none.
@@ -659,6 +706,15 @@ impl Vnode for Node {
             ctime: nanos(node.changed),
         })
     }
+    fn blocks(&self, attr: &Attr) -> u64 {
+        let bytes = match self.occupied.load(Relaxed) {
+            UNKNOWN if self.is_volume() => return attr.blocks,
+            UNKNOWN => self.read(|writer| self.look_at_space(writer)),
+            known => Ok(known),
+        };
+        // One is for the object itself, as OpenZFS counts: a file with contents is never without blocks. Of a pool that cannot be asked it is what the size says.
+        bytes.map_or(attr.blocks, |bytes| bytes.div_ceil(512) + 1)
+    }
     fn set_attr(&self, change: &SetAttr) -> Result<()> {
         let change = Change {
             mode: change.mode.map(u64::from),
@@ -806,6 +862,7 @@ impl Vnode for Node {
     }
     fn readdir(&self, cookie: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
         self.require_directory()?;
+        self.note_access();
         let parent = self.read(|writer| Ok(writer.stat(self.object)?.parent))?;
         if cookie < 1 && !emit(DirEntry { name: b".", ino: self.object, kind: Kind::Directory, next: 1 }) {
             return Ok(());
@@ -843,6 +900,7 @@ impl Vnode for Node {
         self.attributes.lock().symlink.clone().ok_or(VfsError::Io)
     }
     fn open(&self, flags: OpenFlags, _zone: ZoneId) -> Result<Option<VnodeRef>> {
+        self.looks_at_access.store(true, Relaxed);
         match &self.fifo {
             Some(pipe) => pipe.open(self.id(), flags).map(Some),
             None => Ok(None),
@@ -890,6 +948,7 @@ impl Vnode for Node {
         if has_waited {
             cache::balance();
         }
+        self.note_access();
         Ok(done)
     }
     fn lends(&self) -> bool {
@@ -900,6 +959,7 @@ impl Vnode for Node {
             return Ok(None);
         }
         loop {
+            self.note_access();
             match self.lend_pages(offset, length, io.zone, lent) {
                 // The zone's own cached pages go first; else it is read without a cache.
                 Err(VfsError::NoMemory) if kif::relieve(io.zone) => {}
@@ -942,6 +1002,27 @@ impl Vnode for Node {
         }
         drop(pages);
         drop(gone);
+        Ok(())
+    }
+    fn seek(&self, offset: u64, hole: bool) -> Result<Option<u64>> {
+        if self.kind != Kind::File {
+            return Err(VfsError::Invalid);
+        }
+        // What was written through a mapping is data, too.
+        self.write_back()?;
+        self.read(|writer| writer.seek(self.object, offset, hole))
+    }
+    fn punch(&self, offset: u64, length: u64) -> Result<()> {
+        if self.kind != Kind::File {
+            return Err(VfsError::Invalid);
+        }
+        let pages = self.pages.lock();
+        self.change(4096, |writer| {
+            self.forget_setid(writer)?;
+            writer.punch_hole(self.object, offset, length, now())?;
+            self.refresh(writer)
+        })?;
+        clear(&pages, offset, length);
         Ok(())
     }
     fn page(&self, index: u64, write: bool, zone: ZoneId) -> Result<Frame> {

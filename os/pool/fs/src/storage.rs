@@ -15,7 +15,8 @@ use pool_dmu::edit::EditError;
 use pool_fair::queue::IoClass;
 use pool_fair::throttle::Op;
 use pool_spa::SecondCounts;
-use pool_zpl::{Volume, Writer, Zvol};
+use pool_phys::sa::Time;
+use pool_zpl::{Change, Volume, Writer, Zvol};
 use sync::{Class, Mutex, SpinLock, WaitQueue};
 use vfs::mount::{Filesystem, next_fs_id};
 use vfs::{Result, StatFs, VfsError, VnodeRef};
@@ -754,6 +755,7 @@ impl Storage {
         let keeps_data = self.with(|store| Ok(store.keeps_data(dataset)))?;
         shared.keeps_data.store(keeps_data, Relaxed);
         shared.is_read_only.store(read_only, Relaxed);
+        shared.look_at_atime()?;
         if shared.is_mounted.swap(true, Relaxed) {
             return Err(VfsError::Busy);
         }
@@ -777,6 +779,8 @@ impl Storage {
             opens: AtomicU64::new(0),
             is_read_only: AtomicBool::new(false),
             keeps_data: AtomicBool::new(true),
+            notes_access: AtomicBool::new(false),
+            accessed: SpinLock::new(Class::PoolNodes, BTreeMap::new()),
         });
         let mut mounted = self.mounted.lock();
         mounted.retain(|shared| shared.strong_count() > 0);
@@ -820,6 +824,9 @@ impl Inner {
     }
 }
 
+/// Nodes whose access times wait for a commit, at most.
+const ACCESSED_MAX: usize = 512;
+
 /// What a data set holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Contents {
@@ -846,6 +853,10 @@ pub(crate) struct Shared {
     /// The property `readonly`: what is open for writing obeys, too.
     pub is_read_only: AtomicBool,
     keeps_data: AtomicBool,
+    /// The property `atime`, mounted for writing: when something was read is to be known.
+    notes_access: AtomicBool,
+    /// Nodes that were read, and when, until that is in the store.
+    accessed: SpinLock<BTreeMap<u64, (Arc<Node>, Time)>>,
 }
 
 impl Shared {
@@ -872,6 +883,52 @@ impl Shared {
                 self.keeps_data.store(store.keeps_data(self.dataset), Relaxed);
                 Ok(out)
             }),
+        }
+    }
+
+    /// Takes over what property `atime` says now.
+    pub fn look_at_atime(&self) -> Result<()> {
+        let atime = self.storage.with(|store| store.property_number(self.dataset, "atime"))?;
+        self.notes_access.store(self.kind == Contents::Files && atime != Some(0), Relaxed);
+        Ok(())
+    }
+
+    /// Whoever reads leaves a mark.
+    pub fn notes_access(&self) -> bool {
+        self.notes_access.load(Relaxed) && !self.is_read_only.load(Relaxed)
+    }
+
+    /// A node was read.
+    pub fn accessed(&self, node: Arc<Node>, at: Time) {
+        let mut accessed = self.accessed.lock();
+        let before = accessed.insert(node.object(), (node, at));
+        let are_many = accessed.len() >= ACCESSED_MAX;
+        drop(accessed);
+        drop(before);
+        if are_many {
+            self.put_accessed();
+        }
+    }
+
+    /// Puts access times into the open group. One that cannot be there (no space, no memory) is lost: nobody was promised it.
+    fn put_accessed(&self) {
+        let accessed = core::mem::take(&mut *self.accessed.lock());
+        if accessed.is_empty() {
+            return;
+        }
+        let put = self.storage.change(self.dataset, 512 * accessed.len() as u64, |writer| {
+            for (object, (_, at)) in &accessed {
+                match writer.set_attributes(*object, &Change { accessed: Some(*at), ..Change::default() }) {
+                    Ok(()) | Err(EditError::Read(pool_dmu::Error::NotFound)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = put
+            && !matches!(error, VfsError::NoSpace | VfsError::Quota | VfsError::NoMemory)
+        {
+            kif::log().line(format_args!("pool {}: access times of file system {}: {error:?}", self.storage.name(), self.dataset));
         }
     }
 
@@ -917,6 +974,8 @@ impl Shared {
             gone
         };
         drop(gone);
+        let accessed = self.accessed.lock().remove(&object);
+        drop(accessed);
     }
 
     /// A node's end: its place in the table goes unless a newer node has it.
@@ -951,6 +1010,7 @@ impl Shared {
         for node in nodes {
             written = written.and(node.write_back());
         }
+        self.put_accessed();
         self.reap();
         written
     }
@@ -959,6 +1019,8 @@ impl Shared {
     pub(crate) fn let_go(&self) {
         let written = core::mem::take(&mut *self.written.lock());
         drop(written);
+        let accessed = core::mem::take(&mut *self.accessed.lock());
+        drop(accessed);
         self.forget_recent();
     }
 

@@ -18,7 +18,7 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::Mutex;
 use vfs::mount::Filesystem;
 use vfs::xattr::Existence;
-use vfs::{Cred, Cx, DevNo, Io, Kind, MountFlags, Owner, RenameFlags, SetAttr, VfsError, VnodeRef};
+use vfs::{Cred, Cx, DevNo, Io, Kind, MountFlags, OpenFlags, Owner, RenameFlags, SetAttr, VfsError, VnodeRef};
 
 use crate::{Mounted, Storage, manage};
 
@@ -179,6 +179,77 @@ fn extended_attributes_are_where_the_property_says_and_stay() {
     assert_eq!((file.xattr(b"user.a"), file.xattr(b"user.large")), (Ok(Some(b"in the bonus".to_vec())), Ok(Some(large))));
     file.set_xattr(b"user.a", None, Existence::Old).expect("removes");
     assert_eq!(file.xattr(b"user.a"), Ok(None));
+}
+
+#[test]
+fn a_read_is_known_after_a_crash_if_atime_says_so() {
+    let (memory, pool) = create("atime");
+    let fs = mount(&pool);
+    let accessed = |fs: &Mounted, name: &[u8]| fs.root().lookup(name).expect("there").attr().expect("attributes").atime;
+    let files = ["read", "unread", "gone"].map(|name| make(&fs.root(), name));
+    for file in &files {
+        file.write_at(0, b"text", IO).expect("writes");
+        file.set_attr(&SetAttr { atime: Some(kif::Nanos(7)), ..SetAttr::default() }).expect("sets");
+    }
+    assert_eq!(contents(&files[0]), b"text");
+    let noted = accessed(&fs, b"read");
+    assert!(noted.0 > 7);
+    // Again: it is not older than the change, and less than a day.
+    files[0].open(OpenFlags::READ, ZoneId::GLOBAL).expect("opens");
+    contents(&files[0]);
+    assert_eq!(accessed(&fs, b"read"), noted);
+    contents(&files[2]);
+    fs.root().unlink(b"gone").expect("unlinks");
+    pool.sync().expect("syncs");
+    let again = import(&memory);
+    let copy = mount(&again);
+    assert_eq!((accessed(&copy, b"read"), accessed(&copy, b"unread").0), (noted, 7));
+    let set = |value| pool.with(|store| store.set_property("atime", "atime", &pool_dmu::parse_property("atime", value).expect("a value"))).expect("sets");
+    set("off");
+    pool.look_at_atime();
+    contents(&files[1]);
+    assert_eq!(accessed(&fs, b"unread").0, 7);
+    set("on");
+    pool.look_at_atime();
+    files[1].open(OpenFlags::READ, ZoneId::GLOBAL).expect("opens");
+    contents(&files[1]);
+    assert!(accessed(&fs, b"unread").0 > 7);
+}
+
+#[test]
+fn holes_are_found_and_punched_under_a_mapping() {
+    let (memory, pool) = create("holes");
+    pool.with(|store| store.set_property("holes", "compression", &pool_dmu::parse_property("compression", "off").expect("a value"))).expect("sets");
+    let fs = mount(&pool);
+    let file = make(&fs.root(), "f");
+    let block = 128 << 10;
+    file.write_at(0, &vec![1; 100], IO).expect("writes");
+    file.write_at(3 * block, &vec![2; block as usize + 10], IO).expect("writes");
+    assert_eq!([file.seek(0, true), file.seek(block, false), file.seek(3 * block, true)], [Ok(Some(block)), Ok(Some(3 * block)), Ok(Some(4 * block + 10))]);
+    // What a mapping wrote is data.
+    let frame = file.page(block / PAGE_SIZE as u64 + 1, true, ZoneId::GLOBAL).expect("maps");
+    frame.write(0, b"mapped");
+    assert_eq!(file.seek(block, false), Ok(Some(block)));
+    file.punch(block, block + 50).expect("punches");
+    let mut seen = [9; 6];
+    frame.read(0, &mut seen);
+    assert_eq!((seen, file.seek(block, false)), ([0; 6], Ok(Some(3 * block))));
+    let blocks = |node: &VnodeRef| node.blocks(&node.attr().expect("attributes"));
+    assert!(blocks(&file) >= 3 * block / 512, "what waits for the commit counts");
+    pool.sync().expect("syncs");
+    let whole = blocks(&file);
+    assert!((3 * block / 512..4 * block / 512).contains(&whole), "{whole}");
+    file.punch(3 * block + 10, u64::MAX).expect("punches to the end");
+    drop(frame);
+    pool.sync().expect("syncs");
+    let again = import(&memory);
+    let copy = mount(&again).root().lookup(b"f").expect("there");
+    let all = contents(&copy);
+    assert_eq!(all.len() as u64, 4 * block + 10);
+    assert!(all.iter().enumerate().all(|(at, byte)| *byte == match at as u64 { 0..100 => 1, at if (3 * block..3 * block + 10).contains(&at) => 2, _ => 0 }));
+    assert!(blocks(&copy) < whole && blocks(&copy) >= 2 * block / 512);
+    assert_eq!([copy.seek(100, false), copy.seek(3 * block, true)], [Ok(Some(100)), Ok(Some(4 * block))]);
+    assert_eq!(fs.root().punch(0, 1), Err(VfsError::Invalid));
 }
 
 #[test]

@@ -255,6 +255,14 @@ impl Storage {
             }
         }
     }
+
+    /// The same of `atime`.
+    pub(crate) fn look_at_atime(&self) {
+        for shared in self.shared() {
+            // Unreadable, or exported just now: it stays as it was.
+            shared.look_at_atime().ok();
+        }
+    }
 }
 
 /// One use of a volume's data.

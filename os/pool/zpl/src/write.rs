@@ -346,6 +346,16 @@ impl<'s> Writer<'s> {
         set.with_view(pool, object, |edit| Ok((edit.dnode.used, edit.dnode.block_size)))
     }
 
+    /// Space an object takes in bytes, and true if that stays so: what waits for the commit counts as it is before compression and copies.
+    ///
+    /// # Errors
+    /// Not found, unreadable.
+    pub fn occupied(&mut self, object: u64) -> Result<(u64, bool), EditError> {
+        let (set, pool, _) = self.parts()?;
+        let is_changed = set.is_changed(object);
+        set.with_view(pool, object, |edit| Ok((edit.dnode.used + edit.dirty_bytes(), !is_changed)))
+    }
+
     /// The object called `name` in directory `parent`, if there is one.
     ///
     /// # Errors
@@ -739,7 +749,9 @@ impl<'s> Writer<'s> {
         if word(&values, numbers.mode) & TYPE_MASK != REGULAR {
             return Err(EditError::Invalid("not a regular file"));
         }
-        let limit = offset.saturating_add(length).min(word(&values, numbers.size));
+        // What is behind the end is nobody's: the last block goes as a whole.
+        let end = offset.saturating_add(length);
+        let limit = if end < word(&values, numbers.size) { end } else { u64::MAX };
         let (set, pool, _) = self.parts()?;
         crate::punch(set.edit(pool, object)?, pool, offset, limit)?;
         put_time(&mut values, numbers.mtime, now);

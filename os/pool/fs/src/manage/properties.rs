@@ -151,6 +151,11 @@ pub fn set(cx: &Cx<'_>, name: &str, property: &str, text: Option<&str>) -> Resul
             store.commit(now().0)
         }),
     };
+    if property == "atime" {
+        change(&pool)?;
+        pool.look_at_atime();
+        return Ok(());
+    }
     if !moves(property) || name.contains('@') {
         return change(&pool);
     }
