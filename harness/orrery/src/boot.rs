@@ -14,7 +14,7 @@ use crate::build::Profile;
 use crate::context::Context;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use runner::sim::Cuts;
-use sim_board::{Board, Boot, Disk, DiskModel, Machine, Module, NicModel, NicSpec, Outcome, Port, Until};
+use sim_board::{Board, Boot, BuildError, Disk, DiskModel, ImageError, Machine, Module, NicModel, NicSpec, Outcome, Port, Until};
 use sim_snap::FileKind;
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -290,7 +290,13 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
         }
         sim_snap::saved::resume(&image).map_err(|error| Failure::Request(format!("{}: {error}", kernel.display())))?
     } else {
-        Machine::new(&board, &boot).map_err(|error| Failure::Request(format!("{}: {error}", kernel.display())))?
+        Machine::new(&board, &boot).map_err(|error| {
+            let hint = match &error {
+                BuildError::Image(ImageError::NoRam { .. } | ImageError::NoRoom { .. }) => format!("\n   = hint: the machine has {} MiB; `--mem` gives it more", board.ram >> 20),
+                _ => String::new(),
+            };
+            Failure::Request(format!("{}: {error}{hint}", kernel.display()))
+        })?
     };
     let raw = Raw::enter();
     if raw.before.is_some() {

@@ -32,7 +32,7 @@ fn after_header(file: &[u8]) -> Result<&[u8], ImageError> {
 /// The content, of at most `limit` bytes.
 pub(crate) fn unpack(packed: &[u8], limit: u64) -> Result<Vec<u8>, ImageError> {
     decompress_to_vec_with_limit(packed, usize::try_from(limit).unwrap_or(usize::MAX)).map_err(|error| match error.status {
-        TINFLStatus::HasMoreOutput => ImageError::NoRoom { what: "unpacked kernel", length: limit },
+        TINFLStatus::HasMoreOutput => ImageError::NoRoom { what: "unpacked kernel", length: limit, from: 0, to: limit },
         _ => ImageError::Malformed { what: "gzip data" },
     })
 }

@@ -46,12 +46,14 @@ pub enum ImageError {
     Truncated { what: &'static str, needs: u64, has: u64 },
     /// A header field makes no sense.
     Malformed { what: &'static str },
-    /// A part of the image does not lie in RAM.
-    NoRam { what: &'static str, address: u64, length: u64 },
+    /// A part of the image does not lie in RAM, which ends at `end` below 4 GiB.
+    NoRam { what: &'static str, address: u64, length: u64, end: u64 },
     /// A part of the image lies where the BIOS has its data.
     Taken { what: &'static str, address: u64, length: u64 },
-    /// Boot information, command line and modules do not fit where they go.
-    NoRoom { what: &'static str, length: u64 },
+    /// Boot information, command line and modules do not fit where they go, `from` to `to`, beside the image.
+    NoRoom { what: &'static str, length: u64, from: u64, to: u64 },
+    /// The command line is longer than the kernel says it takes.
+    CommandLine { length: u64, limit: u64 },
     /// The image asks for something the board does not have.
     Unsupported { what: String },
 }
@@ -71,9 +73,14 @@ impl fmt::Display for ImageError {
                 write!(f, "kernel image is truncated: {what} needs {needs} bytes, the file has {has}")
             }
             ImageError::Malformed { what } => write!(f, "kernel image is malformed: {what}"),
-            ImageError::NoRam { what, address, length } => write!(f, "{what} at {address:#x}+{length:#x} does not lie in RAM"),
+            ImageError::NoRam { what, address, length, end } => {
+                write!(f, "{what} at {address:#x}+{length:#x} does not lie in RAM (which ends at {end:#x} below 4 GiB)")
+            }
             ImageError::Taken { what, address, length } => write!(f, "kernel image has parts where the {what} lies ({address:#x}+{length:#x})"),
-            ImageError::NoRoom { what, length } => write!(f, "{what} ({length} bytes) does not fit into RAM"),
+            ImageError::NoRoom { what, length, from, to } => {
+                write!(f, "{what} ({length} bytes) does not fit into RAM where it may lie ({from:#x} to {to:#x}, beside the kernel)")
+            }
+            ImageError::CommandLine { length, limit } => write!(f, "command line has {length} bytes, and this kernel takes at most {limit}"),
             ImageError::Unsupported { what } => write!(f, "kernel image asks for {what}, which the board does not offer"),
         }
     }
@@ -226,9 +233,14 @@ impl Loaded {
 fn put(memory: &mut GuestMemory, what: &'static str, address: u64, bytes: &[u8]) -> Result<(), ImageError> {
     let length = bytes.len() as u64;
     if !is_ram(memory, address, length) {
-        return Err(ImageError::NoRam { what, address, length });
+        return Err(no_ram(memory, what, address, length));
     }
-    memory.load(address, bytes).map_err(|_| ImageError::NoRam { what, address, length })
+    memory.load(address, bytes).map_err(|_| no_ram(memory, what, address, length))
+}
+
+fn no_ram(memory: &GuestMemory, what: &'static str, address: u64, length: u64) -> ImageError {
+    let low = memory.map().iter().filter(|range| range.writable && range.gpa.start < map::HIGH_RAM);
+    ImageError::NoRam { what, address, length, end: low.map(|range| range.gpa.end).max().unwrap_or(0) }
 }
 
 fn is_ram(memory: &GuestMemory, address: u64, length: u64) -> bool {
@@ -351,7 +363,7 @@ impl Elf {
             }
             let bytes = image.slice(segment.offset, segment.file_size, "ELF segment")?;
             if !is_ram(memory, segment.physical, segment.memory_size) {
-                return Err(ImageError::NoRam { what: "ELF segment", address: segment.physical, length: segment.memory_size });
+                return Err(no_ram(memory, "ELF segment", segment.physical, segment.memory_size));
             }
             if loaded.meets(segment.physical, segment.memory_size).is_some() {
                 return Err(ImageError::Malformed { what: "ELF segments share memory" });
@@ -381,7 +393,7 @@ impl<'a> Layout<'a> {
     fn reserve_aligned(&mut self, length: u64, align: u64, what: &'static str) -> Result<u64, ImageError> {
         let at = self.loaded.free_up(self.next, length, align);
         self.next = at + length;
-        if self.next > INFO_END { Err(ImageError::NoRoom { what, length }) } else { Ok(at) }
+        if self.next > INFO_END { Err(ImageError::NoRoom { what, length, from: INFO, to: INFO_END }) } else { Ok(at) }
     }
     fn put(&mut self, memory: &mut GuestMemory, bytes: &[u8], what: &'static str) -> Result<u64, ImageError> {
         let at = self.reserve(bytes.len() as u64, what)?;
@@ -409,7 +421,7 @@ fn place_modules<'a>(memory: &mut GuestMemory, boot: &Boot<'a>, firmware: &Firmw
     let mut placed = Vec::new();
     for (what, content, append) in initrd.chain(boot.modules.iter().map(|module| ("module", module.content, module.append))) {
         let length = content.len() as u64;
-        let no_room = ImageError::NoRoom { what, length };
+        let no_room = ImageError::NoRoom { what, length, from: map::FIRMWARE_END, to: top };
         let at = loaded.free_down(top, length).filter(|&at| at >= map::FIRMWARE_END).ok_or(no_room)?;
         put(memory, what, at, content)?;
         placed.push(Placed { at, length, append });
@@ -504,7 +516,7 @@ impl Addresses {
         put(memory, "Multiboot image", address, image.slice(first, length, "Multiboot image")?)?;
         let end = (address + length).max(u64::from(self.bss_end));
         if !is_ram(memory, address, end - address) {
-            return Err(ImageError::NoRam { what: "Multiboot image", address, length: end - address });
+            return Err(no_ram(memory, "Multiboot image", address, end - address));
         }
         Ok(Loaded { parts: vec![(address, end)] })
     }
@@ -713,10 +725,16 @@ fn linux(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, image: 
         return Err(ImageError::Malformed { what: "Linux setup header (init_size is 0)" });
     }
     let limit = u64::from(image.u32(0x22c).ok_or(short(0x230))?);
+    let longest = u64::from(image.u32(0x238).ok_or(short(0x23c))?);
+    let length = boot.append.len() as u64;
+    if length > longest {
+        // Linux would cut it off in silence.
+        return Err(ImageError::CommandLine { length, limit: longest });
+    }
     // What maps memory here, and the 32-bit entry, reach 4 GiB.
     let size = init_size.max(kernel.len() as u64);
     if !is_ram(memory, preferred, size) || preferred >= map::HIGH_RAM {
-        return Err(ImageError::NoRam { what: "Linux kernel", address: preferred, length: size });
+        return Err(no_ram(memory, "Linux kernel", preferred, size));
     }
     put(memory, "Linux kernel", preferred, kernel)?;
     let loaded = &Loaded { parts: vec![(preferred, preferred + size)] };

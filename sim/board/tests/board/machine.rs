@@ -457,12 +457,58 @@ fn bad_images_are_refused_with_a_reason() {
             "kernel image is truncated: ELF segment needs 4097 bytes, the file has 4096",
             "kernel image is for ELF machine 183, not for x86 (3) or x86-64 (62)",
             "kernel ELF has no entry a boot loader could use: no PVH note (Xen, type 18), no Multiboot 1 or 2 header",
-            "ELF segment at 0xfffffffff000+0x1 does not lie in RAM",
+            "ELF segment at 0xfffffffff000+0x1 does not lie in RAM (which ends at 0x10000000 below 4 GiB)",
         ]
     );
     let big = vec![0; 300 << 20];
     let refused = Machine::new(&Board::default(), &Boot::new(&good, Some(&big), "")).expect_err("does not fit");
-    assert_eq!(refused, sim_board::BuildError::Image(ImageError::NoRoom { what: "initial RAM disk", length: 300 << 20 }));
+    assert_eq!(refused, sim_board::BuildError::Image(ImageError::NoRoom { what: "initial RAM disk", length: 300 << 20, from: 1 << 20, to: 256 << 20 }));
+}
+
+/// A bzImage of protocol 2.12 that takes command lines of 20 bytes and initial RAM disks below 32 MiB, and prefers 1 MiB: its 64-bit entry exits with the first
+/// word of what `boot_params` says the command line is.
+fn bz_image() -> Vec<u8> {
+    let mut image = vec![0u8; 0x400 + 0x400];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0x1f1, &[1]);
+    put(0x1f4, &(0x400u32 / 16).to_le_bytes());
+    put(0x201, &[0x6a]);
+    put(0x202, b"HdrS");
+    put(0x206, &0x20cu16.to_le_bytes());
+    put(0x22c, &0x1ff_ffffu32.to_le_bytes());
+    put(0x236, &1u16.to_le_bytes());
+    put(0x238, &20u32.to_le_bytes());
+    put(0x258, &0x10_0000u64.to_le_bytes());
+    put(0x260, &0x10_0000u32.to_le_bytes());
+    let mut entry = CodeAssembler::new(64).expect("64 is a bitness");
+    let mut write = || {
+        entry.mov(eax, dword_ptr(rsi + 0x228))?;
+        entry.movzx(eax, word_ptr(rax))?;
+        entry.mov(edx, 0xf4)?;
+        entry.out(dx, eax)
+    };
+    write().expect("assembles");
+    put(0x400 + 0x200, &entry.assemble(0x10_0200).expect("assembles"));
+    image
+}
+
+#[test]
+fn a_bz_image_says_what_it_takes() {
+    let image = bz_image();
+    let mut machine = Machine::new(&Board::default(), &Boot::new(&image, None, "AB: twenty letters..")).expect("just fits");
+    assert_eq!(machine.run(&Until::ticks(100)), Outcome::DebugExit(0x4241 << 1 | 1));
+    let refused = |board: &Board, initrd: Option<&[u8]>, append: &str| Machine::new(board, &Boot::new(&image, initrd, append)).expect_err("is too much").to_string();
+    let board = Board::default();
+    assert_eq!(refused(&board, None, "one letter is too many"), "command line has 22 bytes, and this kernel takes at most 20");
+    let disk = vec![0; 31 << 20];
+    assert_eq!(
+        refused(&board, Some(&disk), ""),
+        "initial RAM disk (32505856 bytes) does not fit into RAM where it may lie (0x100000 to 0x2000000, beside the kernel)"
+    );
+    let mut large = image.clone();
+    large[0x260..0x264].copy_from_slice(&(1u32 << 30).to_le_bytes());
+    let refused = Machine::new(&board, &Boot::new(&large, None, "")).expect_err("no such RAM").to_string();
+    assert_eq!(refused, "Linux kernel at 0x100000+0x40000000 does not lie in RAM (which ends at 0x10000000 below 4 GiB)");
 }
 
 /// A header, then code that does something and exits with EAX's low half; the entry is given in the header or is the ELF's.
