@@ -38,7 +38,7 @@
 //! changes with ENOMEM before they start.
 //!
 //! # Limits
-//! Snapshots of volumes are no devices (`snapdev`): clone them. No access-control lists, no extended attributes on write. Access times are kept in memory only. The cache of file pages holds at most half of
+//! Snapshots of volumes are no devices (`snapdev`): clone them. No access-control lists. Access times follow `relatime`'s rule whatever the property of that name says, and reading alone does not make a file system differ from its last snapshot. The cache of file pages holds at most half of
 //! memory; what a cache device holds is lost with an export. A receive or send counts as the operator's.
 #![no_std]
 extern crate alloc;

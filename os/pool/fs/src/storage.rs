@@ -910,10 +910,11 @@ impl Shared {
         }
     }
 
-    /// Puts access times into the open group. One that cannot be there (no space, no memory) is lost: nobody was promised it.
+    /// Puts access times into the open group. One that cannot be there (no space, no memory) is lost: nobody was promised it. Reading alone does not make a file system
+    /// differ from its last snapshot, or no increment would fit a copy that somebody looked at: until something else is changed, its access times are in memory only.
     fn put_accessed(&self) {
         let accessed = core::mem::take(&mut *self.accessed.lock());
-        if accessed.is_empty() {
+        if accessed.is_empty() || !self.storage.with(|store| store.is_modified_since_snapshot(self.dataset)).unwrap_or(false) {
             return;
         }
         let put = self.storage.change(self.dataset, 512 * accessed.len() as u64, |writer| {

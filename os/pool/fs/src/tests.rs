@@ -204,6 +204,15 @@ fn a_read_is_known_after_a_crash_if_atime_says_so() {
     let again = import(&memory);
     let copy = mount(&again);
     assert_eq!((accessed(&copy, b"read"), accessed(&copy, b"unread").0), (noted, 7));
+    // Of a file system that is as its snapshot, only in memory.
+    let file = make(&copy.root(), "later");
+    again.with(|store| store.snapshot("atime", "s", 1)).expect("takes a snapshot");
+    assert!(!again.with(|store| store.is_modified_since_snapshot(copy.dataset())).expect("says"));
+    contents(&copy.root().lookup(b"unread").expect("there"));
+    again.sync().expect("syncs");
+    assert!(!again.with(|store| store.is_modified_since_snapshot(copy.dataset())).expect("says"));
+    assert!(accessed(&copy, b"unread").0 > 7);
+    drop(file);
     let set = |value| pool.with(|store| store.set_property("atime", "atime", &pool_dmu::parse_property("atime", value).expect("a value"))).expect("sets");
     set("off");
     pool.look_at_atime();
