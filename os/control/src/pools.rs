@@ -375,6 +375,8 @@ fn counted(list: NvList, counts: &LeafCounts) -> NvList {
 fn beside(device: &Aside) -> NvList {
     let list = NvList::new()
         .with("kind", device.kind)
+        .with("leaf", 1_u64)
+        .with("guid", device.guid)
         .with("name", device.name.trim_start_matches("/dev/"))
         .with("state", device.state)
         .with("size", device.size)

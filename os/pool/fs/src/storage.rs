@@ -674,7 +674,7 @@ impl Storage {
 
     /// Commits the open group.
     fn commit_open(&self) -> Result<()> {
-        if self.is_suspended() {
+        if self.is_suspended() || self.is_read_only {
             return Ok(());
         }
         self.with_inner(IoClass::AsyncWrite, |inner| {

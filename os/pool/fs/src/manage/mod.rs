@@ -73,6 +73,7 @@ fn failed(what: &str, error: VfsError) -> Refused {
         VfsError::NotFound => Refused::NotFound(format!("{what}: not found")),
         VfsError::Exists => Refused::Exists(format!("{what}: already exists")),
         VfsError::Busy => Refused::Busy(format!("{what}: busy: unmount its file systems first")),
+        VfsError::ReadOnly => Refused::Failed(format!("{what}: the pool was imported for reading only")),
         VfsError::NoSpace => Refused::Failed(format!("{what}: no space left in the pool")),
         error => Refused::Failed(format!("{what}: {error:?}")),
     }

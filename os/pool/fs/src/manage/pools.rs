@@ -337,7 +337,7 @@ pub fn export(cx: &Cx<'_>, name: &str, destroy: bool) -> Result<()> {
 
 /// Notes a command in the history of the pool that `name` is in, as far as there is one and it can be written.
 pub fn note_history(name: &str, command: &str) {
-    let Some(pool) = registry::find(name) else { return };
+    let Some(pool) = registry::find(name).filter(|pool| !pool.is_read_only()) else { return };
     let noted = edit(&pool, name, |store| store.note_history(command, now().0));
     if let Err(error) = noted {
         kif::log().line(format_args!("pool {}: the history does not have '{command}': {error}", pool.name()));

@@ -43,6 +43,7 @@ pub struct Status {
 pub struct Aside {
     /// `spares` or `cache`.
     pub kind: &'static str,
+    pub guid: u64,
     pub name: String,
     pub state: &'static str,
     /// Bytes for blocks, and those taken: of a cache device.
@@ -63,7 +64,7 @@ fn aside(store: &Store) -> core::result::Result<Vec<Aside>, EditError> {
                 (Auxiliary::Spare, ..) => "AVAIL",
             };
             let (size, allocated, counts) = cache.map_or((0, 0, LeafCounts::default()), |cache| (cache.size, cache.allocated, cache.leaf.counts));
-            out.push(Aside { kind: title, name: device.path, state, size, allocated, counts });
+            out.push(Aside { kind: title, guid: device.guid, name: device.path, state, size, allocated, counts });
         }
     }
     Ok(out)

@@ -233,7 +233,7 @@ fn status_once(steps: &[Step], names: &[String]) -> Result<(), Failure> {
                 rows.push(vec![title.to_owned(), String::new(), String::new(), String::new(), String::new()]);
             }
             let counts = if title == "cache" { [count("read")?, count("write")?, count("checksum")?] } else { Default::default() };
-            let mut row = vec![format!("  {}", field("name")?), field("state")?.to_owned()];
+            let mut row = vec![format!("  {}", form.name(device)?), field("state")?.to_owned()];
             row.extend(counts);
             rows.push(row);
         }
