@@ -967,7 +967,7 @@ fn check_name(name: &[u8]) -> Result<(), EditError> {
     Ok(())
 }
 
-/// Makes a file system: what `zfs create` does, and `zpool create` for the root dataset (which gets a mount point and lz4).
+/// Makes a file system: what `zfs create` does, and `zpool create` for the root dataset (which gets lz4).
 ///
 /// # Errors
 /// No space, or a device failed.
@@ -976,7 +976,6 @@ pub fn create_filesystem(store: &mut Store, name: &str, new: &NewEntry) -> Resul
     format_dataset(store, dataset, new)?;
     if !name.contains('/') {
         store.set_property(name, "compression", &pool_phys::nvlist::Value::Number(15))?;
-        store.set_property(name, "mountpoint", &pool_phys::nvlist::Value::Text(format!("/{name}")))?;
     }
     Ok(dataset)
 }

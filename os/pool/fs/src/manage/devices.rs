@@ -93,7 +93,10 @@ pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Opti
         };
         match done {
             Ok(()) if sequential => error = store.start_rebuild().err(),
-            Ok(()) if matches!(change, DeviceChange::Attach | DeviceChange::Replace | DeviceChange::Online | DeviceChange::Expand) => store.start_scan(ScanKind::Resilver),
+            // A cache device has nothing that could be lacking.
+            Ok(()) if matches!(change, DeviceChange::Attach | DeviceChange::Replace | DeviceChange::Online | DeviceChange::Expand) && store.pool().leaf_state(leaf).is_some() => {
+                store.start_scan(ScanKind::Resilver);
+            }
             Ok(()) => {}
             Err(refusal) => error = Some(refusal),
         }

@@ -10,6 +10,8 @@ mod mounts;
 mod pools;
 mod properties;
 mod status;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use alloc::format;

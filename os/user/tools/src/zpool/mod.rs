@@ -176,15 +176,23 @@ fn pairs(steps: &[Step], letter: char) -> Result<Vec<String>, Failure> {
 /// Returns when nothing is being scrubbed or resilvered.
 fn wait_for(pool: &str) -> Result<u8, Failure> {
     loop {
-        let found = pools(&[pool.to_owned()])?;
-        if found.iter().any(|pool| pool.number("suspended").is_ok_and(|suspended| suspended != 0)) {
-            return Err(Failure::new(format!("{pool}: the pool is suspended: a device refused a write, and what was waited for does not end; see 'zpool status'")));
-        }
-        if !found.iter().any(|pool| pool.number("scanning").is_ok_and(|scanning| scanning != 0)) {
+        if !is_under_way(pool, &pools(&[pool.to_owned()])?)? {
             return Ok(0);
         }
         std::thread::sleep(std::time::Duration::from_millis(500));
     }
+}
+
+/// Whether there is something to wait for.
+///
+/// # Errors
+/// The pool is suspended: it would not end.
+fn is_under_way(name: &str, found: &[NvList]) -> Result<bool, Failure> {
+    let any = |field: &str| found.iter().any(|pool| pool.number(field).is_ok_and(|number| number != 0));
+    if any("suspended") {
+        return Err(Failure::new(format!("{name}: the pool is suspended: a device refused a write, and what was waited for does not end; see 'zpool status'")));
+    }
+    Ok(any("scanning"))
 }
 
 fn create(arguments: &[String]) -> Result<u8, Failure> {
@@ -306,4 +314,25 @@ pub(crate) fn pools(operands: &[String]) -> Result<Vec<NvList>, Failure> {
     }
     let reply = call(Operation::PoolList, &request)?;
     Ok(reply.lists("pools").map_err(Failure::new)?.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_is_told_that_a_suspended_pool_does_not_end() {
+        let pool = |scanning: u64, suspended: u64| [NvList::new().with("scanning", scanning).with("suspended", suspended)];
+        assert_eq!(is_under_way("tank", &pool(1, 0)), Ok(true));
+        assert_eq!(is_under_way("tank", &pool(0, 0)), Ok(false));
+        let refused = is_under_way("tank", &pool(1, 1)).expect_err("it does not end");
+        assert!(refused.status == 1 && refused.message.contains("suspended"));
+    }
+
+    #[test]
+    fn options_that_take_pairs_say_what_is_no_pair() {
+        let (steps, _) = usage::options(&["-o", "comment=a=b", "-o", "plain"].map(str::to_owned), "o:").expect("options");
+        assert_eq!(pairs(&steps[..1], 'o'), Ok(vec!["comment=a=b".to_owned()]));
+        assert_eq!(pairs(&steps, 'o').map_err(|failure| failure.status), Err(2));
+    }
 }

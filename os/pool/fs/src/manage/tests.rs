@@ -1,0 +1,231 @@
+//! What an operator does, on disks in memory.
+
+extern crate std;
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard};
+
+use kif::{BlockDev, BlockError, ZoneId};
+use vfs::{Cred, Cx, Place, VfsError};
+
+use super::{CreateRequest, DeviceChange, ImportRequest, Refused};
+use crate::tests::{BYTES, IO, Memory, make};
+use crate::{manage, registry};
+
+/// One at a time: who looks for pools has every free disk for a moment.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn begin() -> MutexGuard<'static, ()> {
+    kif_host::start();
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A disk that goes away and comes back.
+#[derive(Clone)]
+struct Plugged(Memory, Arc<AtomicBool>);
+
+impl BlockDev for Plugged {
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+    fn sector_bytes(&self) -> u32 {
+        512
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BlockError> {
+        if self.1.load(Relaxed) { self.0.read(offset, out) } else { Err(BlockError::Gone) }
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
+        if self.1.load(Relaxed) { self.0.write(offset, data) } else { Err(BlockError::Gone) }
+    }
+    fn flush(&self) -> Result<(), BlockError> {
+        if self.1.load(Relaxed) { Ok(()) } else { Err(BlockError::Gone) }
+    }
+}
+
+/// Another disk: what is on it, whether it is there, and its name.
+fn disk(prefix: &str) -> (Plugged, &'static str) {
+    let disk = Plugged(Memory(Arc::new(Mutex::new(vec![0; BYTES]))), Arc::new(AtomicBool::new(true)));
+    let name = vfs::block::register(prefix, Arc::new(disk.clone())).expect("a name is left");
+    (disk, name)
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split_whitespace().map(str::to_string).collect()
+}
+
+fn create(name: &str, line: &str) -> Arc<crate::Storage> {
+    manage::create(&CreateRequest { name, words: &words(line), ..CreateRequest::default() }).expect("creates")
+}
+
+fn import(name: &str) -> Result<Arc<crate::Storage>, Refused> {
+    manage::import(&ImportRequest { wanted: name, ..ImportRequest::default() })
+}
+
+fn root() -> Place {
+    vfs::mount::mount_root(vfs::tmpfs::new(&vfs::tmpfs::Options::default()), "root")
+}
+
+macro_rules! operator {
+    ($cx:ident) => {
+        let root = root();
+        let cred = Cred::root(ZoneId::GLOBAL);
+        let $cx = Cx { cred: &cred, root: &root, cwd: &root };
+    };
+}
+
+fn paths(pool: &crate::Storage) -> Vec<String> {
+    let trees = pool.with(|store| Ok(store.pool().trees())).expect("trees");
+    trees.iter().flat_map(|tree| tree.leaves().iter().filter_map(|leaf| leaf.path.clone()).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn disks_that_changed_places_are_noted_in_the_labels() {
+    let _alone = begin();
+    operator!(cx);
+    let ((first, one), (second, two)) = (disk("moved"), disk("moved"));
+    let pool = create("moved", one);
+    assert_eq!(paths(&pool), [format!("/dev/{one}")]);
+    manage::export(&cx, "moved", false).expect("exports");
+    drop(pool);
+    // The disk is found where another was.
+    core::mem::swap(&mut *first.0.0.lock().unwrap(), &mut *second.0.0.lock().unwrap());
+    let pool = import("moved").expect("imports");
+    assert_eq!(paths(&pool), [format!("/dev/{two}")]);
+    manage::export(&cx, "moved", false).expect("exports");
+    let found = pool_spa::Pool::import(vec![Box::new(second.0) as Box<dyn BlockDev>], None).expect("opens");
+    assert_eq!(found.trees()[0].path.as_deref(), Some(format!("/dev/{two}").as_str()), "the labels say so, too");
+}
+
+#[test]
+fn an_export_that_fails_half_way_puts_the_pool_back() {
+    let _alone = begin();
+    operator!(cx);
+    let (_, name) = disk("half");
+    let pool = create("half", name);
+    manage::mount_all(&cx, &pool).expect("mounts");
+    for one in ["half/a", "half/b", "half/c"] {
+        manage::create_dataset(&cx, one, &[]).expect("creates");
+    }
+    let mounted = || ["half", "half/a", "half/b", "half/c"].map(|name| pool.with(|store| store.find(name)).is_ok_and(|dataset| pool.has_mounted(dataset)));
+    assert_eq!(mounted(), [true; 4]);
+    let busy = vfs::lookup(&cx, None, b"/half/b", vfs::Follow::No).expect("there");
+    let file = vfs::ops::open(&cx, None, b"/half/b", vfs::OpenFlags::empty(), 0).expect("opens");
+    assert!(matches!(manage::export(&cx, "half", false), Err(Refused::Busy(_))), "it is in use");
+    assert_eq!(mounted(), [true; 4], "those that were not in use are mounted again");
+    assert!(registry::find("half").is_some());
+    drop((busy, file));
+    manage::export(&cx, "half", false).expect("exports");
+    assert!(registry::find("half").is_none());
+}
+
+#[test]
+fn spares_and_cache_devices_of_a_pool_that_is_away_are_somebodys() {
+    let _alone = begin();
+    operator!(cx);
+    let [data, spare, cache, free] = ["own"; 4].map(|prefix| disk(prefix).1);
+    create("owner", &format!("{data} spare {spare} cache {cache}"));
+    manage::export(&cx, "owner", false).expect("exports");
+    let other = create("other", free);
+    for name in [data, spare, cache] {
+        let refused = manage::check_create(&CreateRequest { name: "third", words: &words(name), ..CreateRequest::default() });
+        assert!(matches!(&refused, Err(Refused::Exists(why)) if why.contains("use -f")), "{name}: {refused:?}");
+        assert!(matches!(manage::add("other", &words(name), false), Err(Refused::Exists(_))), "{name}");
+        for change in [DeviceChange::Attach, DeviceChange::Replace] {
+            let new = manage::NewDevice { name, sequential: false, force: false };
+            assert!(matches!(manage::change_device("other", change, free, Some(new)), Err(Refused::Exists(_))), "{name}");
+        }
+        assert!(matches!(manage::clear_labels(name, false), Err(Refused::Exists(_))), "{name}");
+    }
+    assert!(matches!(manage::clear_labels(free, true), Err(Refused::Busy(_))), "an imported pool's is not cleared at all");
+    manage::clear_labels(spare, true).expect("cleared");
+    assert!(matches!(manage::clear_labels(spare, true), Err(Refused::NotFound(_))), "it has none any more");
+    manage::add("other", &words(spare), false).expect("it is nobody's now");
+    manage::add("other", &words(&format!("spare {cache}")), true).expect("by force");
+    drop(other);
+    manage::export(&cx, "other", true).expect("destroys");
+}
+
+#[test]
+fn what_serves_as_a_cache_is_not_resilvered() {
+    let _alone = begin();
+    operator!(cx);
+    let [data, cache] = ["second"; 2].map(|prefix| disk(prefix).1);
+    let pool = create("second", &format!("{data} cache {cache}"));
+    manage::change_device("second", DeviceChange::Offline, cache, None).expect("offline");
+    manage::change_device("second", DeviceChange::Online, cache, None).expect("online");
+    let status = manage::status(&pool).expect("status");
+    assert!(!status.scanning && status.scan == "none requested", "{}", status.scan);
+    assert_eq!(status.aside[0].state, "ONLINE");
+    manage::export(&cx, "second", false).expect("exports");
+}
+
+#[test]
+fn a_pool_is_imported_as_it_was_asked_for() {
+    let _alone = begin();
+    operator!(cx);
+    let (_, name) = disk("asked");
+    let pool = create("asked", name);
+    let request = CreateRequest { name: "asked", ..CreateRequest::default() };
+    assert!(matches!(manage::check_create(&request), Err(Refused::Exists(_))));
+    manage::mount_all(&cx, &pool).expect("mounts");
+    make(&vfs::lookup(&cx, None, b"/asked", vfs::Follow::No).expect("there").vnode, "file").write_at(0, b"words", IO).expect("writes");
+    manage::export(&cx, "asked", false).expect("exports");
+    drop(pool);
+    // Under another name, below another root, then only looked at.
+    let pool = manage::import(&ImportRequest { wanted: "asked", new_name: Some("named"), altroot: Some("/mnt/"), ..ImportRequest::default() }).expect("imports");
+    manage::mount_all(&cx, &pool).expect("mounts");
+    assert_eq!(manage::mountpoint_of("named"), Ok(Some(String::from("/mnt/named"))));
+    assert_eq!(manage::mount(&cx, &pool, "named").map_err(|error| error.to_string()), Err(String::from("named: already mounted")));
+    assert_eq!(vfs::lookup(&cx, None, b"/mnt/named/file", vfs::Follow::No).map(drop), Ok(()));
+    let shown = |pool: &crate::Storage, name: &str| manage::pool_properties(pool).expect("properties").into_iter().find(|one| one.name == name).expect("there");
+    assert_eq!((shown(&pool, "altroot").value.as_str(), shown(&pool, "altroot").source), ("/mnt/", "local"));
+    assert!(matches!(import("asked"), Err(Refused::NotFound(_))));
+    manage::export(&cx, "named", false).expect("exports");
+    drop(pool);
+    let pool = manage::import(&ImportRequest { wanted: "named", read_only: true, ..ImportRequest::default() }).expect("imports");
+    manage::mount_all(&cx, &pool).expect("mounts");
+    let file = vfs::lookup(&cx, None, b"/named/file", vfs::Follow::No).expect("there").vnode;
+    assert_eq!(vfs::ops::mkdir(&cx, None, b"/named/no", 0o755), Err(VfsError::ReadOnly));
+    let refused = manage::set_pool_property("named", "comment", "no");
+    assert!(matches!(&refused, Err(Refused::Failed(why)) if why.contains("for reading only")), "{refused:?}");
+    assert!(manage::snapshot(&["named@no".to_string()], false).is_err());
+    drop(file);
+    manage::export(&cx, "named", false).expect("lets go");
+    let refused = manage::import(&ImportRequest { wanted: "named", new_name: Some("mirror"), ..ImportRequest::default() });
+    assert!(matches!(refused.map(drop), Err(Refused::Invalid(_))), "no name for a pool");
+}
+
+#[test]
+fn a_suspended_pool_is_taken_into_use_again() {
+    let _alone = begin();
+    operator!(cx);
+    let (disk, name) = disk("back");
+    let pool = create("back", name);
+    manage::mount_all(&cx, &pool).expect("mounts");
+    let write = |file: &str| make(&vfs::lookup(&cx, None, b"/back", vfs::Follow::No).expect("there").vnode, file).write_at(0, b"words", IO);
+    write("kept").expect("writes");
+    pool.sync().expect("commits");
+    write("lost").expect("writes");
+    disk.1.store(false, Relaxed);
+    assert!(pool.sync().is_err() && pool.is_suspended());
+    assert_eq!(manage::status(&pool).expect("status").health, "SUSPENDED");
+    drop(pool);
+    let refused = manage::resume(&cx, "back");
+    assert!(matches!(&refused, Err(Refused::Failed(why)) if why.contains(name)), "its disk is still away: {refused:?}");
+    disk.1.store(true, Relaxed);
+    manage::resume(&cx, "back").expect("in use again");
+    let pool = manage::pool("back").expect("there");
+    assert!(!pool.is_suspended() && vfs::lookup(&cx, None, b"/back/kept", vfs::Follow::No).is_ok());
+    assert!(vfs::lookup(&cx, None, b"/back/lost", vfs::Follow::No).is_err(), "what no commit had is gone, as after a power cut");
+    write("new").expect("writes");
+    pool.sync().expect("commits");
+    drop(pool);
+    manage::export(&cx, "back", false).expect("exports");
+    assert!(matches!(manage::resume(&cx, "back"), Err(Refused::NotFound(_))));
+}
