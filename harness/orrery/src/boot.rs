@@ -257,6 +257,8 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
         }
         None => Board { ram: 512 << 20, ..Board::default() },
     };
+    // What a kernel writes there is told at the end.
+    board.screen = true;
     board.vcpus = args.vcpus.unwrap_or(board.vcpus);
     if let Some(cpu) = &args.cpu {
         board.cpuid = cpu.clone();
@@ -332,6 +334,9 @@ pub fn boot(args: &BootArgs) -> Result<(), Failure> {
             let path = folder.join(format!("disk{index}.img"));
             std::fs::write(&path, bytes).map_err(Failure::file(&path))?;
         }
+    }
+    for line in machine.screen_text() {
+        eprintln!("screen: {line}");
     }
     for line in runner::sim::unimplemented(&machine) {
         eprintln!("not there: {line}");

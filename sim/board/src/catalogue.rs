@@ -16,6 +16,7 @@ use sim_dev::pci::{Function, HostBridge};
 use sim_dev::pit::{self, Pit};
 use sim_dev::post::Post;
 use sim_dev::rtc::Rtc;
+use sim_dev::screen::{self, Screen};
 use sim_dev::uart::Uart;
 use sim_dev::virtio::{Block, Console, Entropy, Net, Personality, Virtio};
 use sim_dev::{acpi, pic};
@@ -36,6 +37,7 @@ pub(crate) struct Named {
     /// By the index of their port.
     pub serial: [Option<NodeId>; 3],
     pub acpi: NodeId,
+    pub screen: Option<NodeId>,
 }
 
 struct Builder<'a> {
@@ -184,9 +186,14 @@ pub(crate) fn assemble(board: &Board, boot: &Boot<'_>, bus: &mut Bus) -> Result<
         builder.bus.nics.push(id);
         device += 1;
     }
+    // Last: boards without one number their nodes as they did.
+    let screen = if board.screen { Some(builder.add("screen", Box::new(Screen::default()), &[(screen::CRTC, 0x3d4, 2)], &[])?) } else { None };
+    if let Some(id) = screen {
+        builder.bus.mmio.insert(screen::BASE, screen::BYTES, id, screen::MEMORY)?;
+    }
     if !(spec.nics.is_empty() && spec.peers.is_empty()) {
         builder.bus.backends.set_network(Box::new(network));
         builder.bus.schedule_network();
     }
-    Ok(Named { serial: [Some(com1), Some(com2), console], acpi })
+    Ok(Named { serial: [Some(com1), Some(com2), console], acpi, screen })
 }

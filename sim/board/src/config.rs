@@ -51,6 +51,9 @@ pub struct Board {
     pub rng: bool,
     /// Whether there is a virtio console.
     pub virtio_console: bool,
+    /// Whether there is a VGA text screen.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub screen: bool,
     /// NICs, after the disks.
     #[serde(rename = "nic")]
     pub nics: Vec<NicSpec>,
@@ -121,6 +124,7 @@ impl Default for Board {
             disks: Vec::new(),
             rng: false,
             virtio_console: false,
+            screen: false,
             nics: Vec::new(),
             segments: Vec::new(),
             peers: Vec::new(),

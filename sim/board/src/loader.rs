@@ -81,7 +81,7 @@ impl fmt::Display for ImageError {
                 write!(f, "{what} ({length} bytes) does not fit into RAM where it may lie ({from:#x} to {to:#x}, beside the kernel)")
             }
             ImageError::CommandLine { length, limit } => write!(f, "command line has {length} bytes, and this kernel takes at most {limit}"),
-            ImageError::Unsupported { what } => write!(f, "kernel image asks for {what}, which the board does not offer"),
+            ImageError::Unsupported { what } => write!(f, "kernel image asks for {what}: the board does not offer that"),
         }
     }
 }
@@ -706,7 +706,7 @@ fn linux(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, image: 
     // XLF_KERNEL_64; without it the 32-bit entry is taken, which kernels have since 2.10 (with the fields used below).
     let long = version >= 0x20c && xloadflags & 1 != 0;
     if version < 0x20a {
-        return Err(ImageError::Unsupported { what: format!("Linux boot protocol {}.{:02}, older than 2.10,", version >> 8, version & 0xff) });
+        return Err(ImageError::Unsupported { what: format!("Linux boot protocol {}.{:02}, older than 2.10", version >> 8, version & 0xff) });
     }
     let sectors = match image.0.get(0x1f1) {
         Some(0) | None => 4,
@@ -739,7 +739,7 @@ fn linux(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, image: 
     put(memory, "Linux kernel", preferred, kernel)?;
     let loaded = &Loaded { parts: vec![(preferred, preferred + size)] };
     if !boot.modules.is_empty() {
-        return Err(ImageError::Unsupported { what: "modules beside the initial RAM disk, which Linux does not take,".to_owned() });
+        return Err(ImageError::Unsupported { what: "modules beside the initial RAM disk, which Linux does not take".to_owned() });
     }
     let initrd = place_modules(memory, boot, firmware, loaded, limit.saturating_add(1))?;
 

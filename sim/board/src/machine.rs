@@ -416,6 +416,12 @@ impl Machine {
         }
     }
 
+    /// What stands on the screen, row by row; nothing where the board has none.
+    pub fn screen_text(&mut self) -> Vec<String> {
+        let node = self.named.screen.and_then(|id| self.bus.nodes.get_mut(usize::from(id.0)));
+        node.map_or_else(Vec::new, |slot| sim_dev::screen::text(&slot.node.save()))
+    }
+
     /// Presses the power button.
     pub fn press_power_button(&mut self) {
         self.enter(InputKind::PowerButton);

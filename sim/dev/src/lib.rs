@@ -1,7 +1,7 @@
 //! Device models, a folder each. Every model is a chip (registers in, effects out) in a shell that names the registers.
 //!
 //! # Structures
-//! `uart` `i8042` `rtc` `pit` `hpet` `acpi` `debug` `fwcfg` `pci` are nodes on the board's buses. `pic`, `ioapic` and `lapic` are the
+//! `uart` `i8042` `rtc` `pit` `hpet` `acpi` `debug` `fwcfg` `screen` `pci` are nodes on the board's buses. `pic`, `ioapic` and `lapic` are the
 //! interrupt fabric: the board holds them by type, because pins and messages end there and the CPU takes vectors from there.
 //!
 //! # Failure
@@ -27,5 +27,6 @@ pub mod pic;
 pub mod pit;
 pub mod post;
 pub mod rtc;
+pub mod screen;
 pub mod uart;
 pub mod virtio;

@@ -704,3 +704,20 @@ fn going_back_to_a_snapshot_and_running_on_is_the_same_run() {
         assert_eq!(printed, plain.serial_take(Port::Com1));
     }
 }
+
+/// What a kernel writes on the screen can be read, by it and at the end; a board without a screen has nothing there.
+#[test]
+fn a_screen_shows_what_was_written() {
+    let code = assemble(|a| {
+        a.mov(dword_ptr(0xb_8000u32), 0x0769_0748)?;
+        a.mov(eax, dword_ptr(0xb_8000u32))?;
+        a.and(eax, 0xff)?;
+        exit(a)
+    });
+    let mut machine = boot(&Board { screen: true, ..Board::default() }, &code);
+    assert_eq!(machine.run(&Until::ticks(100)), Outcome::DebugExit(0x48 << 1 | 1));
+    assert_eq!(machine.screen_text(), ["Hi"]);
+    let mut without = boot(&Board::default(), &code);
+    assert_eq!(without.run(&Until::ticks(100)), Outcome::DebugExit(0xff << 1 | 1));
+    assert!(without.screen_text().is_empty());
+}

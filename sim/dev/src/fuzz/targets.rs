@@ -7,7 +7,7 @@ use super::drive::{SECTORS, Shape, nothing, run, value};
 use super::network::{MAC, e1000e_act, e1000e_prepare};
 use super::storage::{ahci_act, ahci_prepare, nvme_act, nvme_prepare, virtio_act, virtio_prepare};
 use super::{Counts, Target};
-use crate::{acpi, ahci, debug, e1000e, fwcfg, hpet, i8042, ioapic, lapic, nvme, pci, pic, pit, post, rtc, uart, virtio};
+use crate::{acpi, ahci, debug, e1000e, fwcfg, hpet, i8042, ioapic, lapic, nvme, pci, pic, pit, post, rtc, screen, uart, virtio};
 
 /// A row: name, steps a second in thousands, how to make the device, its regions, its tokens, and how to talk to it.
 macro_rules! target {
@@ -38,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     target!("fw-cfg", 16_500, || fwcfg::FwCfg::new(1 << 28, 2), &[(0, 4)], 1),
     target!("post", 21_000, post::Post::default, &[(0, 2), (1, 2)], 1),
     target!("debug-exit", 17_000, || debug::DebugExit, &[(0, 4)], 1),
+    target!("screen", 10_000, screen::Screen::default, &[(0, 0x8000), (1, 2)], 1),
     target!("pci-config", 16_000, pci::HostBridge::default, &[(0, 64)], 1),
     target!(
         "virtio-blk", 6000,
