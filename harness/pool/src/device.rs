@@ -30,7 +30,7 @@ pub fn leaf(store: &Store, disk: &str) -> Result<u64, Failure> {
     found.ok_or_else(|| Failure::Request(format!("no disk of the pool is called '{disk}'; see status")))
 }
 
-fn run(store: &mut Store, kind: ScanKind) -> Result<(), Failure> {
+pub fn run(store: &mut Store, kind: ScanKind) -> Result<(), Failure> {
     let name = store.name();
     let progress = ProgressBar::new_spinner();
     store.start_scan(kind);

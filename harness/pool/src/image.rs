@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use kif::{BlockDev, BlockError};
+use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::Failure;
 
@@ -39,6 +40,13 @@ impl BlockDev for Image {
     }
     fn flush(&self) -> Result<(), BlockError> {
         if self.writable { self.file.sync_data().map_err(|_| BlockError::Io) } else { Ok(()) }
+    }
+    fn discard(&self, offset: u64, length: u64) -> Result<bool, BlockError> {
+        if !self.writable || offset.checked_add(length).is_none_or(|end| end > self.size) {
+            return Err(BlockError::OutOfRange);
+        }
+        // Files of some file systems have no holes.
+        Ok(fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length).is_ok())
     }
 }
 

@@ -18,6 +18,7 @@ mod list;
 mod owners;
 mod scrub;
 mod stream;
+mod tend;
 mod write;
 mod zfs;
 mod zpool;
@@ -63,7 +64,14 @@ Examples (a session: each works after those before it, in a folder where you may
   cargo orrery pool offline -d DIR tank DIR/c.img
   cargo orrery pool online -e -d DIR tank DIR/c.img      back in service; -e: use what the images grew by
   cargo orrery pool detach -d DIR tank DIR/c.img
-  cargo orrery pool zpool -d DIR iostat tank             what each device did";
+  cargo orrery pool zpool -d DIR iostat tank             what each device did
+  cargo orrery pool zpool -d DIR set comment=archive tank        properties: also failmode, autoexpand, bootfs, ...
+  cargo orrery pool zpool -d DIR get all tank
+  cargo orrery pool attach -d DIR tank DIR/a.img DIR/c2.img
+  cargo orrery pool zpool -d DIR split tank copy         one side of each mirror becomes a pool of its own
+  cargo orrery pool zpool -d DIR import copy second      gives it another name
+  cargo orrery pool zpool -d DIR list -o name,size,frag,health
+  cargo orrery pool zpool -d DIR trim tank               what is free takes no room on the host any more";
 
 /// ZFS pools on image files: look into them, make them, put files in.
 #[derive(Debug, Args)]
@@ -453,7 +461,7 @@ impl Devices {
     /// A store that is looked at and never committed; logs are not replayed into it.
     fn store_for_reading(&self, dataset: &str) -> Result<pool_dmu::Store, Failure> {
         let pool = self.pool(Some(pool_of(dataset)))?;
-        pool_dmu::Store::open(pool, write::random(Some(0))?).map_err(|error| Failure::Change(dataset.into(), error))
+        pool_dmu::Store::open_for_reading(pool, write::random(Some(0))?).map_err(|error| Failure::Change(dataset.into(), error))
     }
     /// Shows the pool that is named, or each that is there.
     fn each(&self, wanted: Option<&str>, mut show: impl FnMut(&Pool) -> Result<(), Failure>) -> Result<(), Failure> {

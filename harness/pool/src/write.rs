@@ -77,12 +77,18 @@ pub fn parse_layout(words: &[String]) -> Vec<(Option<usize>, Vec<String>)> {
     out
 }
 
-pub fn create(name: &str, layout: &[String], size: &str, ashift: u32, force: bool, seed: Option<u64>) -> Result<(), Failure> {
+/// Refuses what is no name for a pool.
+pub fn check_pool_name(name: &str) -> Result<(), Failure> {
     let first = name.chars().next().is_some_and(|first| first.is_ascii_alphabetic());
     let reserved = ["mirror", "raidz", "spare", "log", "cache"].iter().any(|word| name.starts_with(word));
     if !first || reserved || !name.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.:".contains(letter)) {
         return Err(Failure::Request(format!("'{name}' is not a pool name: a letter, then letters, digits and - _ . :, not beginning with a vdev kind")));
     }
+    Ok(())
+}
+
+pub fn create(name: &str, layout: &[String], size: &str, ashift: u32, force: bool, seed: Option<u64>) -> Result<(), Failure> {
+    check_pool_name(name)?;
     let bytes = parse_size(size)?;
     if bytes < LEAF_MIN {
         return Err(Failure::Request(format!("--size {size}: a device needs 64M")));

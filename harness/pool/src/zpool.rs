@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use clap::{Subcommand, ValueEnum};
 use pool_dmu::edit::EditError;
 use pool_dmu::{Auxiliary, Datasets, Store, date, history, human};
-use pool_spa::{Event, EventSink, Pool, VdevStatus};
+use pool_spa::{FreeWork, Event, EventSink, Pool, VdevStatus};
 
 use crate::device::{finish, leaf, new_device, resilver};
 use crate::list::print;
 use crate::write::{now, parse_size, random};
-use crate::{Devices, Failure, image};
+use crate::{Devices, Failure, image, tend};
 
 /// What a device outside the vdev tree is for.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -39,7 +39,77 @@ pub enum Zpool {
         pool: String,
         #[arg(short = 'i')]
         internal: bool,
+        /// Also who gave them.
+        #[arg(short = 'l')]
+        long: bool,
     },
+    /// Lists pools with any properties as columns.
+    List {
+        pools: Vec<String>,
+        /// No header, tabs between columns.
+        #[arg(short = 'H')]
+        scripted: bool,
+        /// Exact numbers.
+        #[arg(short = 'p')]
+        parsable: bool,
+        #[arg(short = 'o', default_value = tend::COLUMNS)]
+        columns: String,
+    },
+    /// Shows properties of pools: `get all tank`, `get -H -o value comment,failmode tank`.
+    Get {
+        /// `all`, or names with commas between.
+        properties: String,
+        pools: Vec<String>,
+        #[arg(short = 'H')]
+        scripted: bool,
+        #[arg(short = 'p')]
+        parsable: bool,
+        #[arg(short = 'o', default_value = "name,property,value,source")]
+        columns: String,
+    },
+    /// Sets a property: `set comment=archive tank`.
+    Set {
+        #[arg(value_name = "PROPERTY=VALUE")]
+        pair: String,
+        pool: String,
+    },
+    /// Gives a pool another name: `import tank archive`.
+    Import { pool: String, new: String },
+    /// Replays what intent logs hold, and marks the pool as exported.
+    Export { pool: String },
+    /// Gives a pool another guid, so that it and a copy of its images can be told apart.
+    Reguid { pool: String },
+    /// Brings what devices lack, from the start.
+    Resilver { pool: String },
+    /// Shows which features pools lack, or enables them; -v: the features that there are.
+    Upgrade {
+        pools: Vec<String>,
+        /// All pools on the devices.
+        #[arg(short = 'a')]
+        all: bool,
+        #[arg(short = 'v')]
+        list: bool,
+    },
+    /// Makes a pool of one side of each mirror: those named, or the last ones.
+    Split {
+        pool: String,
+        new: String,
+        disks: Vec<String>,
+        /// Only says which.
+        #[arg(short = 'n')]
+        dry: bool,
+    },
+    /// Makes the labels of files invalid: they belong to no pool.
+    Labelclear {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        #[arg(short = 'f')]
+        force: bool,
+    },
+    /// Gives free space back to the host: holes in image files.
+    Trim { pool: String, disk: Option<String> },
+    /// Writes over all free space once.
+    Initialize { pool: String, disk: Option<String> },
     /// Reads the whole pool and shows what its devices reported meanwhile.
     Events { pool: String },
     /// Gives the pool a spare or a cache device.
@@ -82,11 +152,23 @@ pub fn run(devices: &Devices, verb: &Zpool) -> Result<(), Failure> {
             print(&format!("  pool: {name}\n state: {}\n{}{}\n", pool.health().name(), crate::list::vdevs(store.pool()), store.auxiliary_lines().map_err(about(name))?))
         }),
         Zpool::Iostat { pool, scripted, parsable } => iostat(&devices.pool(Some(pool))?, *scripted, *parsable),
-        Zpool::History { pool, internal } => {
+        Zpool::List { pools, scripted, parsable, columns } => tend::list(devices, pools, *scripted, *parsable, columns),
+        Zpool::Get { properties, pools, scripted, parsable, columns } => tend::get(devices, properties, pools, *scripted, *parsable, columns),
+        Zpool::Set { pair, pool } => tend::set(devices, pair, pool),
+        Zpool::Import { pool, new } => tend::rename(devices, pool, new),
+        Zpool::Export { pool } => tend::export(devices, pool),
+        Zpool::Reguid { pool } => tend::reguid(devices, pool),
+        Zpool::Resilver { pool } => tend::resilver(devices, pool),
+        Zpool::Upgrade { pools, all, list } => tend::upgrade(devices, pools, *all, *list),
+        Zpool::Split { pool, new, disks, dry } => tend::split(devices, pool, new, disks, *dry),
+        Zpool::Labelclear { files, force } => tend::clear_labels(files, *force),
+        Zpool::Trim { pool, disk } => tend::free_space(devices, pool, disk.as_deref(), FreeWork::Discard),
+        Zpool::Initialize { pool, disk } => tend::free_space(devices, pool, disk.as_deref(), FreeWork::Overwrite),
+        Zpool::History { pool, internal, long } => {
             let opened = devices.pool(Some(pool))?;
             let datasets = Datasets::open(&opened).map_err(|error| Failure::Pool(pool.clone(), error))?;
             let lines = history(datasets.mos()).map_err(about(pool))?;
-            let shown = lines.iter().filter(|line| *internal || !line.internal).map(|line| format!("{} {}\n", date(line.time), line.text));
+            let shown = lines.iter().filter(|line| *internal || !line.internal).map(|line| format!("{} {}{}\n", date(line.time), line.text, if *long { format!(" [user {} on {}]", line.who, line.host) } else { String::new() }));
             print(&format!("History for '{pool}':\n{}\n", shown.collect::<String>()))
         }
         Zpool::Events { pool } => events(devices, pool),

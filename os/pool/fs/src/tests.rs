@@ -232,7 +232,7 @@ fn holes_are_found_and_punched_under_a_mapping() {
     let fs = mount(&pool);
     let file = make(&fs.root(), "f");
     let block = 128 << 10;
-    file.write_at(0, &vec![1; 100], IO).expect("writes");
+    file.write_at(0, &[1; 100], IO).expect("writes");
     file.write_at(3 * block, &vec![2; block as usize + 10], IO).expect("writes");
     assert_eq!([file.seek(0, true), file.seek(block, false), file.seek(3 * block, true)], [Ok(Some(block)), Ok(Some(3 * block)), Ok(Some(4 * block + 10))]);
     // What a mapping wrote is data.

@@ -182,10 +182,12 @@ pub fn clear_labels(name: &str, force: bool) -> Result<()> {
     if cleared == 0 {
         return Err(Refused::NotFound(format!("{name}: it has no label of a pool")));
     }
-    match whole {
-        Some(_) => forget_table(&*take()?).map_err(|_| Refused::Failed(format!("{name}: it does not take writes"))),
-        None => Ok(()),
+    // The table goes with the pool's partition, unless there are others in it.
+    let rest = take()?;
+    if whole.is_some() && pool_spa::is_pools_alone(&*rest) {
+        forget_table(&*rest).map_err(|_| Refused::Failed(format!("{name}: it does not take writes")))?;
     }
+    Ok(())
 }
 
 /// Works on the next free space of a pool, of all devices or of one.
