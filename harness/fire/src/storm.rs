@@ -22,7 +22,7 @@ use kif::{BlockDev, BlockError, Nanos, ZoneId};
 use kif_host::baton;
 use pool_dmu::{ScanKind, check, check_space};
 use pool_fs::manage::{self, DeviceChange, Extent, Refused, ScrubChange};
-use pool_fs::streams::{Receiving, Sending};
+use pool_fs::streams::{ReceiveRequest, Receiving, Sending};
 use pool_stream::{Naming, PackageOptions, SendOptions};
 use sync::WaitQueue;
 use vfs::{Cred, Cx, File, Kind, OpenFlags, Place, RenameFlags, VfsError, ops};
@@ -481,7 +481,7 @@ impl Task {
                 }
                 _ => {
                     let value = ["lz4", "off", "gzip", "zle"][usize::try_from(self.dice()).unwrap_or(0) % 4];
-                    settle("set", manage::set(&self.cx(), "tank/b", "compression", Some(value)), is_full)?;
+                    settle("set", manage::set(&self.cx(), "tank/b", "compression", manage::NewValue::Text(value)), is_full)?;
                 }
             }
         }
@@ -597,7 +597,7 @@ impl Task {
         if self.dice().is_multiple_of(3) {
             let to = format!("{name}-renamed");
             self.book().unsure.insert(to.clone(), None);
-            let renamed = settle("rename a clone", manage::rename(&self.cx(), &name, &to, false), is_full)?;
+            let renamed = settle("rename a clone", manage::rename(&self.cx(), &name, &to, manage::Rename::default()), is_full)?;
             let (old, new) = if renamed.is_some() { (name, to) } else { (to, name) };
             self.book().unsure.remove(&old);
             name = new;
@@ -609,7 +609,7 @@ impl Task {
             if settle("snapshot a clone", manage::snapshot(std::slice::from_ref(&snapshot), false), is_full)?.is_some() {
                 let file = settle("a clone's second file", self.open(&format!("/{name}/second"), OpenFlags::WRITE | OpenFlags::CREATE), no_room)?;
                 drop(file);
-                settle("roll a clone back", manage::rollback(&self.cx(), &snapshot, false), is_full)?;
+                settle("roll a clone back", manage::rollback(&self.cx(), &snapshot, false, false), is_full)?;
                 self.compare("a clone rolled back", &name, holds)?;
             }
         }
@@ -646,7 +646,7 @@ impl Task {
             book.unsure.insert(format!("{name}/%recv"), None);
             book.report.streams += 1;
         }
-        let Some(mut receiving) = settle("receive", Receiving::start(&self.cx(), name, Naming::Exact, false, false), is_full)? else { return Ok(()) };
+        let Some(mut receiving) = settle("receive", Receiving::start(&self.cx(), name, Naming::Exact, ReceiveRequest::default()), is_full)? else { return Ok(()) };
         let is_broken_off = pick >> 8 & 3 == 0;
         let mut is_whole = true;
         loop {
@@ -698,13 +698,13 @@ impl Task {
                 2 | 3 => manage::snapshot(std::slice::from_ref(&snapshot), pick >> 32 & 3 == 0),
                 4 => manage::clone_dataset(&cx, &snapshot, &other, &[]),
                 5 => manage::promote(&one),
-                6 => manage::rename(&cx, &one, &other, false),
-                7 => manage::rollback(&cx, &snapshot, pick >> 32 & 1 == 0),
+                6 => manage::rename(&cx, &one, &other, manage::Rename::default()),
+                7 => manage::rollback(&cx, &snapshot, pick >> 32 & 1 == 0, false),
                 8 => manage::destroy(&cx, &snapshot, Extent::One, pick >> 32 & 1 == 0),
                 9 => manage::destroy(&cx, &one, [Extent::One, Extent::Below, Extent::Clones][usize::try_from(pick >> 32).unwrap_or(0) % 3], false),
                 10 => manage::pool_of(&one).and_then(|pool| manage::unmount(&cx, &pool, &one)),
                 11 => manage::pool_of(&one).and_then(|pool| manage::mount(&cx, &pool, &one)),
-                12 => manage::set(&cx, &one, "mountpoint", (pick >> 32 & 1 == 0).then_some(if pick >> 33 & 1 == 0 { "none" } else { "/elsewhere" })),
+                12 => manage::set(&cx, &one, "mountpoint", if pick >> 32 & 1 != 0 { manage::NewValue::Inherited } else { manage::NewValue::Text(if pick >> 33 & 1 == 0 { "none" } else { "/elsewhere" }) }),
                 _ => {
                     // A file that is open keeps its file system mounted.
                     match self.open(&format!("/{one}/file"), OpenFlags::WRITE | OpenFlags::CREATE) {

@@ -50,6 +50,9 @@ Examples (a session: each works after those before it, in a folder where you may
   cargo orrery pool zfs -d DIR list -H -p -t all -o name,used,refer,origin tank
   cargo orrery pool zfs -d DIR set compression=zstd tank/home
   cargo orrery pool zfs -d DIR get -H -o value compression tank/home
+  cargo orrery pool zfs -d DIR diff tank/home@sunday @monday     what changed between two snapshots
+  cargo orrery pool zfs -d DIR set userquota@1000=10M tank/home
+  cargo orrery pool zfs -d DIR userspace tank/home       what each user has of it, and may have
   cargo orrery pool zfs -d DIR clone tank/home@monday tank/try
   cargo orrery pool zfs -d DIR destroy -r tank/try
   cargo orrery pool create backup BACK/e.img

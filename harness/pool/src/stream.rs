@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use pool_dmu::{Datasets, human};
 use pool_spa::Pool;
 use pool_stream::listing::{Listing, line};
-use pool_stream::{Base, Naming, Package, PackageOptions, ReceiveOptions, SendOptions, Sender, StreamError, Token, Unpacker};
+use pool_stream::{Naming, Package, PackageOptions, ReceiveOptions, SendOptions, Sender, StreamError, Token, Unpacker};
 
 use crate::list::print;
 use crate::write::now;
@@ -48,6 +48,15 @@ pub struct SendArgs {
     /// Says on standard error what is sent.
     #[arg(short = 'v')]
     verbose: bool,
+    /// For scripts: as -v, in words and tabs.
+    #[arg(short = 'P')]
+    parsable: bool,
+    /// Refused: streams have not been deduplicated since OpenZFS 2.0.
+    #[arg(short = 'D')]
+    dedup: bool,
+    /// Refused: raw streams are of encrypted datasets.
+    #[arg(short = 'w')]
+    raw: bool,
     /// Goes on where a receive stopped.
     #[arg(short = 't', value_name = "TOKEN")]
     token: Option<String>,
@@ -76,6 +85,15 @@ pub struct ReceiveArgs {
     /// Accepted: nothing is mounted here.
     #[arg(short = 'u')]
     unmounted: bool,
+    /// Only says what would be received.
+    #[arg(short = 'n')]
+    dry: bool,
+    /// A property of the uppermost file system, whatever the stream says: NAME=VALUE.
+    #[arg(short = 'o', value_name = "NAME=VALUE")]
+    options: Vec<String>,
+    /// A property that is not taken from the stream.
+    #[arg(short = 'x', value_name = "NAME")]
+    excluded: Vec<String>,
     #[arg(short = 'v')]
     verbose: bool,
     /// Removes what an earlier receive with -s left.
@@ -176,26 +194,6 @@ impl Sending {
     }
 }
 
-/// The base of a stream by name: a snapshot of the same or another file system, or a bookmark.
-fn base(tree: &Datasets<'_>, to: &str, name: &str) -> Result<Base, Failure> {
-    let system = to.split('@').next().unwrap_or(to);
-    let full = if name.starts_with(['@', '#']) {
-        format!("{system}{name}")
-    } else if name.contains(['@', '#']) {
-        name.to_string()
-    } else {
-        format!("{system}@{name}")
-    };
-    let missing = |error| Failure::Pool(full.clone(), error);
-    if let Some((dataset, _)) = full.split_once('#') {
-        let found = tree.bookmarks(dataset).map_err(missing)?.into_iter().find(|known| known.name == full);
-        let found = found.ok_or_else(|| missing(pool_dmu::Error::NotFound))?;
-        return Ok(Base { guid: found.guid, txg: found.creation_txg, is_origin: false });
-    }
-    let from = tree.find(&full).map_err(missing)?.dataset;
-    Ok(Base { guid: from.guid, txg: from.creation_txg, is_origin: full.split('@').next() != Some(system) })
-}
-
 fn plan(pool: &Pool, args: &SendArgs) -> Result<Sending, Failure> {
     let tree = Datasets::open(pool).map_err(|error| Failure::Pool(pool.name().into(), error))?;
     if let Some(token) = &args.token {
@@ -210,11 +208,16 @@ fn plan(pool: &Pool, args: &SendArgs) -> Result<Sending, Failure> {
         return Ok(Sending::Package(Box::new(Package::new(&tree, to, from, options).map_err(about(to))?)));
     }
     let info = tree.find(to).map_err(|error| Failure::Pool(to.into(), error))?;
-    let base = args.base.as_deref().map(|name| base(&tree, to, name)).transpose()?;
+    let base = args.base.as_deref().map(|name| pool_stream::base(&tree, to, name)).transpose().map_err(|why| Failure::Stream(to.into(), StreamError { offset: 0, record: 0, why }))?;
     Ok(Sending::One(Box::new(Sender::new(&tree, &info, base, send, None).map_err(about(to))?)))
 }
 
 pub fn send(devices: &Devices, args: &SendArgs) -> Result<(), Failure> {
+    for (given, letter, why) in [(args.dedup, 'D', "streams are not deduplicated any more, as in OpenZFS since 2.0"), (args.raw, 'w', "raw streams are of encrypted datasets, and those are not read here")] {
+        if given {
+            return Err(Failure::Request(format!("send -{letter}: {why}: send without it")));
+        }
+    }
     let token = args.token.as_deref().and_then(Token::decode);
     let name = args.snapshot.clone().or_else(|| token.map(|token| token.name)).unwrap_or_default();
     let pool = devices.pool(Some(pool_of(&name)))?;
@@ -242,7 +245,9 @@ pub fn send(devices: &Devices, args: &SendArgs) -> Result<(), Failure> {
     }
     out.flush().map_err(host)?;
     progress.finish_and_clear();
-    if args.verbose || args.dry {
+    if args.parsable {
+        eprintln!("{}\t{name}\t{total}\nsize\t{total}", if args.base.is_some() || args.all_since.is_some() { "incremental" } else { "full" });
+    } else if args.verbose || args.dry {
         eprintln!("{name}: {total} bytes ({})", human(total));
     }
     Ok(())
@@ -267,7 +272,19 @@ pub fn receive(devices: &Devices, args: &ReceiveArgs) -> Result<(), Failure> {
     } else {
         Naming::Exact
     };
-    let options = ReceiveOptions { force: args.force, resumable: args.resumable, owners: Some(pool_zpl::owners), origins: None };
+    let mut properties = Vec::new();
+    for pair in &args.options {
+        let (name, text) = pair.split_once('=').ok_or_else(|| Failure::Request(format!("'{pair}' is not PROPERTY=VALUE")))?;
+        if name == "origin" {
+            // Found by what the stream says; it has to be here.
+            store.find_snapshot(text).map_err(|error| Failure::Change(text.into(), error))?;
+            continue;
+        }
+        let value = pool_dmu::parse_property(name, text).map_err(|error| Failure::Request(format!("{pair}: {error}: {}", pool_dmu::hint(name))))?;
+        properties.push((name.to_owned(), value));
+    }
+    let (force, resumable, dry, excluded) = (args.force, args.resumable, args.dry, args.excluded.clone());
+    let options = ReceiveOptions { force, resumable, owners: Some(pool_zpl::owners), origins: None, dry, properties, excluded };
     let mut unpacker = Unpacker::new(&args.target, naming, options);
     let progress = ProgressBar::new_spinner();
     let fed = pieces(&mut *read_from(args.input.as_deref())?, |bytes| {
@@ -291,6 +308,12 @@ pub fn receive(devices: &Devices, args: &ReceiveArgs) -> Result<(), Failure> {
         if let Ok(Some(token)) = pool_stream::resume_token(&store, target) {
             eprintln!("{target}: receive_resume_token {}", token.encode());
         }
+    }
+    if args.dry {
+        for received in done?.0 {
+            print(&format!("would receive {}\n", received.snapshot))?;
+        }
+        return Ok(());
     }
     store.export(now()).map_err(change)?;
     let (received, notes) = done?;

@@ -50,12 +50,12 @@ pub enum Zfs {
         /// Columns: properties, or `space`.
         #[arg(short = 'o', default_value = "name,used,avail,refer,mountpoint", value_delimiter = ',')]
         columns: Vec<String>,
-        /// Sorts by a property, rising.
+        /// Sorts by a property, rising; the first that is given counts first, and those of -S behind them.
         #[arg(short = 's')]
-        sort: Option<String>,
+        sort: Vec<String>,
         /// Sorts by a property, falling.
         #[arg(short = 'S')]
-        sort_down: Option<String>,
+        sort_down: Vec<String>,
         datasets: Vec<String>,
     },
     /// Shows properties: NAME PROPERTY VALUE SOURCE.
@@ -73,7 +73,6 @@ pub enum Zfs {
         sources: Vec<String>,
         /// `all`, or names with commas between.
         properties: String,
-        #[arg(required = true)]
         datasets: Vec<String>,
     },
     /// Sets properties: `set compression=lz4 quota=10G tank/a`.
@@ -173,8 +172,11 @@ pub enum Zfs {
         /// Makes the parents of the new name where they are missing.
         #[arg(short = 'p')]
         parents: bool,
+        /// Accepted, both: nothing is mounted here.
         #[arg(short = 'f')]
         force: bool,
+        #[arg(short = 'u')]
+        unmounted: bool,
         from: String,
         to: String,
     },
@@ -215,6 +217,54 @@ pub enum Zfs {
     Projectspace(crate::owners::SpaceArgs),
     /// Remembers a snapshot's place in time: `bookmark tank/a@x tank/a#x`.
     Bookmark { snapshot: String, bookmark: String },
+    /// Says which versions of file systems there are.
+    Upgrade {
+        #[arg(short = 'v')]
+        versions: bool,
+        #[arg(short = 'a')]
+        all: bool,
+        #[arg(short = 'r')]
+        recursive: bool,
+        datasets: Vec<String>,
+    },
+    /// Subcommands of OpenZFS that are none here are refused by name.
+    #[command(external_subcommand)]
+    Other(Vec<String>),
+}
+
+/// Why a subcommand of OpenZFS is none here.
+fn absent(verb: &str) -> Option<&'static str> {
+    Some(match verb {
+        "mount" | "unmount" | "umount" => "nothing is mounted here: look into a file system with ls, cat and cp",
+        "share" | "unshare" => "nothing is shared here: copy files out with cp, or send the file system",
+        "allow" | "unallow" => "rights are given to zones, not to users: whoever may open the images may do all",
+        "load-key" | "unload-key" | "change-key" => "there are no encrypted datasets here: they are neither made nor received",
+        "program" => "there is no interpreter of channel programs: run the commands one by one, snapshots of a tree in one step with snapshot -r",
+        "redact" => "redacted streams are neither made nor received; send a clone from which what is secret was removed",
+        "project" => "projects are kept as they are and not given; userspace and groupspace count by user and group",
+        "jail" | "unjail" | "zone" | "unzone" | "wait" => "that is for a running system",
+        _ => return None,
+    })
+}
+
+fn upgrade(pool: &Pool, versions: bool) -> Result<(), Failure> {
+    if versions {
+        return print("The following filesystem versions are supported:\n\nVER  DESCRIPTION\n---  --------------------------------------------------------\n 5   System attributes\n\nOlder ones are read, and not changed.\n");
+    }
+    let about = |error| Failure::Pool(pool.name().into(), error);
+    let datasets = Datasets::open(pool).map_err(about)?;
+    let mut out = String::from("This system is currently running ZFS filesystem version 5.\n\n");
+    let mut older = 0;
+    for info in datasets.list(pool.name()).map_err(about)?.iter().filter(|info| info.kind == DatasetKind::Filesystem) {
+        if let Some(version) = datasets.show(info, "version").map_err(about)?.filter(|shown| shown.value != "5") {
+            out.push_str(&format!("{}: version {}; it can be read: send it into a new file system to have it in the current version\n", info.name, version.value));
+            older += 1;
+        }
+    }
+    if older == 0 {
+        out.push_str("All filesystems are formatted with the current version.\n");
+    }
+    print(&out)
 }
 
 /// Carries a subcommand out.
@@ -224,8 +274,8 @@ pub fn run(devices: &Devices, verb: &Zfs) -> Result<(), Failure> {
         Zfs::Receive(args) => crate::stream::receive(devices, args),
         Zfs::List { reach, scripted, parsable, columns, sort, sort_down, datasets } => {
             let first = datasets.first().map(|name| pool_of(name));
-            let order = sort.as_deref().map(|name| (name, false)).or(sort_down.as_deref().map(|name| (name, true)));
-            list(&devices.pool(first)?, reach, (*scripted, *parsable), columns, order, datasets)
+            let order: Vec<(&str, bool)> = sort.iter().map(|name| (name.as_str(), false)).chain(sort_down.iter().map(|name| (name.as_str(), true))).collect();
+            list(&devices.pool(first)?, reach, (*scripted, *parsable), columns, &order, datasets)
         }
         Zfs::Get { reach, scripted, parsable, columns, sources, properties, datasets } => {
             get(&devices.pool(datasets.first().map(|name| pool_of(name)))?, reach, (*scripted, *parsable), columns, sources, properties, datasets)
@@ -237,6 +287,11 @@ pub fn run(devices: &Devices, verb: &Zfs) -> Result<(), Failure> {
         Zfs::Userspace(args) => crate::owners::space(&devices.pool(Some(pool_of(&args.dataset)))?, Holder::User, args),
         Zfs::Groupspace(args) => crate::owners::space(&devices.pool(Some(pool_of(&args.dataset)))?, Holder::Group, args),
         Zfs::Projectspace(args) => crate::owners::space(&devices.pool(Some(pool_of(&args.dataset)))?, Holder::Project, args),
+        Zfs::Upgrade { versions, datasets, .. } => upgrade(&devices.pool(datasets.first().map(|name| pool_of(name)))?, *versions),
+        Zfs::Other(words) => Err(match words.first().map(String::as_str).and_then(|verb| Some((verb, absent(verb)?))) {
+            Some((verb, why)) => Failure::Request(format!("{verb}: {why}")),
+            None => Failure::Usage(format!("'{}' is no subcommand of zfs; see --help", words.first().map_or("", String::as_str))),
+        }),
         Zfs::Destroy { dry: true, .. } => destroy(None, devices, verb),
         _ => change(devices, verb),
     }
@@ -252,7 +307,7 @@ fn change(devices: &Devices, verb: &Zfs) -> Result<(), Failure> {
         Zfs::Rollback { snapshot, .. } | Zfs::Clone { snapshot, .. } | Zfs::Bookmark { snapshot, .. } => snapshot,
         Zfs::Rename { from, .. } => from,
         Zfs::Hold { snapshots, .. } | Zfs::Release { snapshots, .. } => &snapshots[0],
-        Zfs::List { .. } | Zfs::Get { .. } | Zfs::Holds { .. } | Zfs::Send(_) | Zfs::Receive(_) | Zfs::Diff(_) | Zfs::Userspace(_) | Zfs::Groupspace(_) | Zfs::Projectspace(_) => return Ok(()),
+        Zfs::List { .. } | Zfs::Get { .. } | Zfs::Holds { .. } | Zfs::Send(_) | Zfs::Receive(_) | Zfs::Diff(_) | Zfs::Userspace(_) | Zfs::Groupspace(_) | Zfs::Projectspace(_) | Zfs::Upgrade { .. } | Zfs::Other(_) => return Ok(()),
     };
     let mut store = devices.store(name)?;
     let seconds = now();
@@ -336,7 +391,7 @@ fn change(devices: &Devices, verb: &Zfs) -> Result<(), Failure> {
             store.release(&names.iter().map(String::as_str).collect::<Vec<_>>(), tag, seconds).map_err(about)?;
         }
         Zfs::Bookmark { snapshot, bookmark } => store.bookmark(snapshot, bookmark, seconds).map_err(|error| Failure::Change(bookmark.clone(), error))?,
-        Zfs::List { .. } | Zfs::Get { .. } | Zfs::Holds { .. } | Zfs::Send(_) | Zfs::Receive(_) | Zfs::Diff(_) | Zfs::Userspace(_) | Zfs::Groupspace(_) | Zfs::Projectspace(_) => {}
+        Zfs::List { .. } | Zfs::Get { .. } | Zfs::Holds { .. } | Zfs::Send(_) | Zfs::Receive(_) | Zfs::Diff(_) | Zfs::Userspace(_) | Zfs::Groupspace(_) | Zfs::Projectspace(_) | Zfs::Upgrade { .. } | Zfs::Other(_) => {}
     }
     store.export(seconds).map_err(about)
 }
@@ -604,7 +659,7 @@ fn list(
     reach: &Reach,
     (scripted, parsable): (bool, bool),
     columns: &[String],
-    order: Option<(&str, bool)>,
+    order: &[(&str, bool)],
     names: &[String],
 ) -> Result<(), Failure> {
     let datasets = Datasets::open(pool).map_err(|error| Failure::Pool(pool.name().into(), error))?;
@@ -613,13 +668,16 @@ fn list(
         return Err(Failure::Usage(format!("bad property list: invalid property '{bad}'")));
     }
     let mut rows = rows(&datasets, pool.name(), reach, names, &["filesystem", "volume"])?;
-    if let Some((property, down)) = order {
+    for (property, down) in order.iter().rev() {
+        if !is_known(property) {
+            return Err(Failure::Usage(format!("bad property list: invalid property '{property}'")));
+        }
         let mut keyed = Vec::new();
         for row in rows {
             let exact = row.show(&datasets, property)?.map_or(String::new(), |shown| shown.exact);
             keyed.push(((exact.parse::<u64>().ok(), exact), row));
         }
-        keyed.sort_by(|(a, _), (b, _)| if down { b.cmp(a) } else { a.cmp(b) });
+        keyed.sort_by(|(a, _), (b, _)| if *down { b.cmp(a) } else { a.cmp(b) });
         rows = keyed.into_iter().map(|(_, row)| row).collect();
     }
     let mut table = Vec::new();

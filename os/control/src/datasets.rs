@@ -8,14 +8,14 @@ use alloc::vec::Vec;
 use control_abi::{Code, OUT_MAX, Operation};
 use kif::ZoneId;
 use nv::NvList;
-use pool_dmu::DatasetKind;
-use pool_fs::manage::{self, Extent, NewVolume, Room};
+use pool_dmu::{DatasetKind, Holder};
+use pool_fs::manage::{self, DiffForm, Extent, NewValue, NewVolume, Rename, Room};
 use pool_fs::streams::abort_receive;
 use pool_fs::zones;
 use vfs::Cx;
 
 use crate::device::Refusal;
-use crate::pools::{Answer, flag};
+use crate::pools::{Answer, flag, pairs};
 
 /// Carries out an operation on datasets.
 pub(crate) fn carry_out(cx: &Cx<'_>, operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
@@ -23,11 +23,7 @@ pub(crate) fn carry_out(cx: &Cx<'_>, operation: Operation, request: &NvList, zon
     match operation {
         Operation::DatasetList => dataset_list(request, zone),
         Operation::DatasetMake => {
-            let mut properties = Vec::new();
-            for pair in request.opt_strings("properties")?.unwrap_or_default() {
-                let (name, value) = pair.split_once('=').ok_or_else(|| Refusal::new(Code::Invalid, format!("'{pair}' is not NAME=VALUE")))?;
-                properties.push((name.to_string(), value.to_string()));
-            }
+            let properties = pairs(request, "properties")?;
             let name = request.string("name")?;
             if flag(request, "parents")? {
                 manage::create_above(cx, name)?;
@@ -51,14 +47,19 @@ pub(crate) fn carry_out(cx: &Cx<'_>, operation: Operation, request: &NvList, zon
         }
         Operation::DatasetChange => change(cx, request),
         Operation::DatasetSet => {
-            manage::set(cx, request.string("name")?, request.string("property")?, request.opt_string("value")?)?;
+            let value = match request.opt_string("value")? {
+                Some(text) => NewValue::Text(text),
+                None if flag(request, "received")? => NewValue::Received,
+                None => NewValue::Inherited,
+            };
+            manage::set(cx, request.string("name")?, request.string("property")?, value)?;
             nothing()
         }
         Operation::DatasetGet => {
             let values = manage::get(request.string("name")?, request.opt_strings("properties")?.unwrap_or_default(), flag(request, "recursive")?, &mut room())?;
             let list = values.into_iter().map(|one| {
                 let list = NvList::new().with("dataset", one.dataset).with("property", one.property);
-                list.with("value", one.value).with("exact", one.exact).with("source", one.source)
+                list.with("value", one.value).with("exact", one.exact).with("source", one.source).with("received", one.received).with("kind", one.kind)
             });
             Ok(NvList::new().with("values", list.collect::<Vec<_>>()))
         }
@@ -70,13 +71,40 @@ pub(crate) fn carry_out(cx: &Cx<'_>, operation: Operation, request: &NvList, zon
             }
             Ok(NvList::new().with("holds", holds))
         }
+        Operation::DatasetDiff => {
+            let form = DiffForm { kinds: flag(request, "kinds")?, script: flag(request, "script")?, times: flag(request, "times")? };
+            let (text, place) = manage::diff(request.string("name")?, request.opt_string("to")?, request.opt_number("place")?.unwrap_or(0), form)?;
+            let mut reply = NvList::new().with("text", text);
+            if let Some(place) = place {
+                reply.set("place", place);
+            }
+            Ok(reply)
+        }
+        Operation::DatasetSpace => {
+            let holder = match request.string("of")? {
+                "user" => Holder::User,
+                "group" => Holder::Group,
+                "project" => Holder::Project,
+                other => return Err(Refusal::new(Code::Invalid, format!("'{other}' is neither user, group nor project"))),
+            };
+            let holdings = manage::holdings(request.string("name")?, holder)?.into_iter().map(|one| {
+                let mut list = NvList::new().with("id", one.id);
+                for (field, value) in [("used", one.used), ("quota", one.quota), ("objects", one.objects), ("object_quota", one.object_quota)] {
+                    if let Some(value) = value {
+                        list.set(field, value);
+                    }
+                }
+                list
+            });
+            Ok(NvList::new().with("holdings", holdings.collect::<Vec<_>>()))
+        }
         _ => {
             let name = request.string("name")?;
             let pool = manage::pool_of(name)?;
             if flag(request, "unmount")? {
                 manage::unmount(cx, &pool, name)?;
             } else {
-                manage::mount(cx, &pool, name)?;
+                manage::mount_with(cx, &pool, name, request.opt_strings("options")?.unwrap_or_default())?;
             }
             nothing()
         }
@@ -99,9 +127,15 @@ fn change(cx: &Cx<'_>, request: &NvList) -> Answer {
             }
             manage::destroy(cx, name, extent, flag(request, "defer")?)?;
         }
-        "rollback" => manage::rollback(cx, name, recursive)?,
+        "rollback" => manage::rollback(cx, name, recursive, clones)?,
         "promote" => manage::promote(name)?,
-        "rename" => manage::rename(cx, name, request.string("to")?, recursive)?,
+        "rename" => {
+            let to = request.string("to")?;
+            if flag(request, "parents")? {
+                manage::create_above(cx, to)?;
+            }
+            manage::rename(cx, name, to, Rename { recursive, unmounted: flag(request, "unmounted")? })?;
+        }
         "hold" => manage::hold(&one, request.string("to")?, false)?,
         "release" => manage::hold(&one, request.string("to")?, true)?,
         "abort-receive" => abort_receive(name)?,
@@ -131,20 +165,22 @@ fn dataset_list(request: &NvList, zone: ZoneId) -> Answer {
     let mut room = room();
     for name in names {
         let infos = manage::datasets(&name, &mut room)?;
+        let listed = manage::lists_snapshots(&name)?;
         // Of snapshots there is nothing available.
         let available: BTreeMap<String, u64> = manage::get(&name, &[String::from("available")], true, &mut self::room())?.into_iter().filter_map(|one| Some((one.dataset, one.exact.parse().ok()?))).collect();
         for info in infos {
-            let kind = match info.kind {
-                DatasetKind::Filesystem => "filesystem",
-                DatasetKind::Volume => "volume",
-                DatasetKind::Snapshot => "snapshot",
-            };
             let mut list = NvList::new()
                 .with("name", info.name.as_str())
-                .with("kind", kind)
+                .with("kind", manage::kind_word(info.kind))
                 .with("used", info.used_bytes)
                 .with("referenced", info.dataset.referenced_bytes)
                 .with("created", info.dataset.creation_time);
+            if info.kind == DatasetKind::Snapshot && listed {
+                list.set("listed", 1_u64);
+            }
+            if manage::is_mounted(&info)? {
+                list.set("mounted", 1_u64);
+            }
             if let Some(available) = available.get(&info.name) {
                 list.set("available", *available);
             }

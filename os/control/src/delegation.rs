@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use control_abi::{Code, Operation};
 use kif::ZoneId;
 use nv::NvList;
+use pool_fs::manage::NewValue;
 use pool_fs::{manage, zones};
 use vfs::{Cred, Cx};
 use zone::Zone;
@@ -60,7 +61,7 @@ pub(crate) fn delegate(zone: &Arc<Zone>, datasets: Vec<String>, volumes: Vec<Str
         let cred = Cred::root(ZoneId::GLOBAL);
         let cx = Cx { cred: &cred, root: &root, cwd: &root };
         for name in &datasets {
-            manage::set(&cx, name, "zoned", Some("on"))?;
+            manage::set(&cx, name, "zoned", NewValue::Text("on"))?;
         }
         zones::give(zone.id(), datasets, volumes);
         Ok(())
@@ -120,7 +121,12 @@ pub(crate) fn allow(zone: ZoneId, operation: Operation, request: &NvList) -> Res
     let name = || request.string("name").map_err(Refusal::from);
     match operation {
         Operation::DatasetList => request.opt_string("name")?.map_or(Ok(()), |name| inside(zone, name)),
-        Operation::DatasetGet | Operation::DatasetMount => inside(zone, name()?),
+        Operation::DatasetGet | Operation::DatasetMount | Operation::DatasetSpace => inside(zone, name()?),
+        Operation::DatasetDiff => {
+            inside(zone, name()?)?;
+            // A short name is of the same file system.
+            request.opt_string("to")?.filter(|to| !to.starts_with('@')).map_or(Ok(()), |to| inside(zone, to))
+        }
         Operation::DatasetMake => {
             let name = name()?;
             below(zone, name)?;

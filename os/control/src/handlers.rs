@@ -66,6 +66,8 @@ pub(crate) fn run(operation: Operation, request: &NvList, viewer: ZoneId) -> Ans
         | Operation::DatasetSet
         | Operation::DatasetGet
         | Operation::DatasetHolds
+        | Operation::DatasetDiff
+        | Operation::DatasetSpace
         // Reached without a descriptor only: refused there.
         | Operation::StreamSend
         | Operation::StreamReceive => crate::pools::run(operation, request, viewer),

@@ -12,9 +12,9 @@ use nv::NvList;
 use pool_dmu::FreeAt;
 use pool_fs::Storage;
 use pool_fs::manage::{self, Aside, CreateRequest, DeviceChange, ImportRequest, NewDevice, Refused, ScrubChange, Status};
-use pool_fs::streams::{Receiving, Sending};
+use pool_fs::streams::{ReceiveRequest, Receiving, Sending};
 use pool_spa::{FreeWork, LeafCounts, VdevStatus};
-use pool_stream::{Naming, PackageOptions};
+use pool_stream::{Naming, PackageOptions, SendOptions};
 use vfs::{Cred, Cx, Place};
 
 use crate::datasets;
@@ -73,12 +73,17 @@ fn step(operation: Operation, request: &NvList, slot: &mut Option<Stream>, zone:
         }
         if let Some(to) = request.opt_string("to")? {
             let [replicate, intermediate, properties] = [flag(request, "replicate")?, flag(request, "intermediate")?, flag(request, "properties")?];
-            let options = PackageOptions { replicate, intermediate, properties, ..PackageOptions::default() };
+            let send = SendOptions { embed: flag(request, "embed")?, large_blocks: flag(request, "large_blocks")?, compressed: flag(request, "compressed")? };
+            let options = PackageOptions { replicate, intermediate, properties: properties || replicate, send };
             *slot = Some(Stream::Out(Box::new(Sending::start(to, request.opt_string("from")?, options)?)));
             return Ok(NvList::new());
         }
         let Some(Stream::Out(sending)) = slot else { return Err(none()) };
-        return Ok(NvList::new().with("data", sending.piece()?));
+        let mut reply = NvList::new().with("data", sending.piece()?);
+        if let Some(name) = sending.current() {
+            reply.set("name", name);
+        }
+        return Ok(reply);
     }
     if let Some(target) = request.opt_string("target")? {
         let naming = match request.opt_string("naming")? {
@@ -87,7 +92,15 @@ fn step(operation: Operation, request: &NvList, slot: &mut Option<Stream>, zone:
             Some("last-part") => Naming::LastPart,
             Some(other) => return Err(Refusal::new(Code::Invalid, format!("'{other}' is no way to name what is received"))),
         };
-        *slot = Some(Stream::In(Box::new(Receiving::start(&cx, target, naming, flag(request, "force")?, flag(request, "resumable")?)?)));
+        let how = ReceiveRequest {
+            force: flag(request, "force")?,
+            resumable: flag(request, "resumable")?,
+            unmounted: flag(request, "unmounted")?,
+            dry: flag(request, "dry")?,
+            properties: pairs(request, "properties")?,
+            excluded: request.opt_strings("excluded")?.unwrap_or_default().to_vec(),
+        };
+        *slot = Some(Stream::In(Box::new(Receiving::start(&cx, target, naming, how)?)));
         return Ok(NvList::new());
     }
     let Some(Stream::In(receiving)) = slot else { return Err(none()) };

@@ -151,21 +151,23 @@ operations! {
     17 PoolExport  "pool.export"  Global "pool, destroy? -> (nothing)";
     18 PoolDevice  "pool.device"  Global "pool, change: attach | replace | detach | offline | online | clear | add | remove, device? (clear: all), new?, sequential?, force? (add, attach, replace), expand? (online), vdevs?: strings -> (nothing)";
     19 PoolScrub   "pool.scrub"   Global "pool, stop?, pause? -> (nothing): starts it, or lets a paused one go on";
-    20 DatasetList "dataset.list" Delegated "name?, bookmarks? -> datasets: [{name, kind, used, available?, referenced, created, origin?, mountpoint?}]";
+    20 DatasetList "dataset.list" Delegated "name?, bookmarks? -> datasets: [{name, kind, used, available?, referenced, created, origin?, mountpoint?, mounted?, listed? (a snapshot that the pool lists by itself)}]";
     21 DatasetMake "dataset.make" Delegated "name, parents?, origin?: DATASET@NAME to clone, volsize?, volblocksize?, sparse?, properties?: strings NAME=VALUE -> (nothing): makes a file system and mounts it, or with a size a volume";
     22 DatasetSnap "dataset.snapshot" Delegated "names: strings DATASET@NAME, recursive? -> (nothing)";
-    23 DatasetMount "dataset.mount" Delegated "name, unmount? -> (nothing)";
-    24 DatasetChange "dataset.change" Delegated "change: destroy | rollback | promote | rename | hold | release | bookmark | abort-receive, name, to? (new name, tag, bookmark), recursive?, clones?, defer?, dry? (destroy) -> names? (what would go)";
-    25 DatasetSet "dataset.set" Delegated "name, property, value? -> (nothing): without a value it is inherited";
-    26 DatasetGet "dataset.get" Delegated "name, properties?: strings, recursive? -> values: [{dataset, property, value, exact, source}]";
-    27 StreamSend "stream.send" Delegated "to?, token?, from?, replicate?, intermediate?, properties? -> (nothing): with a snapshot opens a stream on this descriptor; without -> data: bytes, empty at the end";
-    28 StreamReceive "stream.receive" Delegated "target?, force?, resumable?, naming?: drop-pool | last-part, data?: bytes, end? -> received?: strings: with a target opens a stream on this descriptor";
+    23 DatasetMount "dataset.mount" Delegated "name, unmount?, options?: strings -> (nothing)";
+    24 DatasetChange "dataset.change" Delegated "change: destroy | rollback | promote | rename | hold | release | bookmark | abort-receive, name, to? (new name, tag, bookmark), recursive?, clones?, defer?, dry? (destroy), parents?, unmounted? (rename) -> names? (what would go)";
+    25 DatasetSet "dataset.set" Delegated "name, property, value?, received? -> (nothing): without a value it is inherited, or as it was received";
+    26 DatasetGet "dataset.get" Delegated "name, properties?: strings, recursive? -> values: [{dataset, property, value, exact, source, received, kind}]";
+    27 StreamSend "stream.send" Delegated "to?, token?, from?, replicate?, intermediate?, properties?, large_blocks?, embed?, compressed? -> (nothing): with a snapshot opens a stream on this descriptor; without -> data: bytes, empty at the end, name?: of the snapshot";
+    28 StreamReceive "stream.receive" Delegated "target?, force?, resumable?, unmounted?, dry?, properties?: strings NAME=VALUE, excluded?: strings, naming?: drop-pool | last-part, data?: bytes, end? -> received?: strings: with a target opens a stream on this descriptor";
     29 PoolHistory "pool.history" Global "pool -> lines: [{time, text, internal}]. What changes a pool takes command?: the line that asked for it, for the history";
     36 PoolGet     "pool.get"     Global "pool? -> pools: [{name, values: [{property, value, exact, source}], lacking: strings}], features: strings NAME TEXT";
     37 PoolSet     "pool.set"     Global "pool, property, value -> (nothing)";
     38 PoolTend    "pool.tend"    Global "change: reguid | reopen | resilver | upgrade | split | clear-label, pool, to? (split), devices?: strings, altroot?, dry? (split), force? (clear-label) -> devices?: strings, features?: strings";
     39 PoolFree    "pool.free"    Global "pool, work: trim | initialize, device?, vdev?, offset? -> bytes, unable, vdev?, offset?: where it goes on";
     30 DatasetHolds "dataset.holds" Delegated "names: strings DATASET@NAME -> holds: [{snapshot, tag, time}]";
+    31 DatasetDiff "dataset.diff" Delegated "name: DATASET@NAME, to? (a later snapshot, @NAME, a file system), place?, kinds?, script?, times? -> text, place? (where to go on from)";
+    32 DatasetSpace "dataset.space" Delegated "name, of: user | group | project -> holdings: [{id, used?, quota?, objects?, object_quota?}]";
 }
 
 impl Operation {

@@ -281,6 +281,8 @@ impl Store {
     pub(crate) fn free_object(&mut self, object: u64) -> Result<(), EditError> {
         if object != 0 {
             self.mos.free(&self.pool, object)?;
+            // Its number may become another dataset's.
+            self.heads.remove(&object);
         }
         Ok(())
     }
@@ -338,7 +340,10 @@ impl Store {
     }
 
     /// Snapshots of the dataset with head `head`: (name, object), oldest first.
-    pub(crate) fn snapshots_of(&self, head: u64) -> Result<Vec<(String, u64)>, EditError> {
+    ///
+    /// # Errors
+    /// Not found, unreadable, malformed.
+    pub fn snapshots_of(&self, head: u64) -> Result<Vec<(String, u64)>, EditError> {
         let mut out = Vec::new();
         for entry in self.entries_of(self.peek(head, ds::SNAPSHOTS)?)? {
             let object = entry.number().unwrap_or(0);
@@ -387,6 +392,14 @@ impl Store {
         parts.push(self.name());
         parts.reverse();
         Ok(parts.join("/"))
+    }
+
+    /// The guid of a dataset: its number may become another's.
+    ///
+    /// # Errors
+    /// Not found, unreadable, malformed.
+    pub fn dataset_guid(&self, dataset: u64) -> Result<u64, EditError> {
+        self.peek(dataset, ds::GUID)
     }
 
     /// Full name of a dataset, head or snapshot.

@@ -159,7 +159,7 @@ pub(crate) struct MicroIndex(pub Option<Slots>);
 /// Slots by hash, and one below which none is free.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
-    pub by_hash: BTreeMap<u64, Vec<u16>>,
+    pub by_hash: BTreeMap<u64, Vec<usize>>,
     pub first_free: usize,
 }
 
@@ -270,6 +270,24 @@ impl Edit {
             return Ok(None);
         }
         Object::new(pool, self.dnode.clone()).pointer(number).map(Some)
+    }
+
+    /// Bytes that an object may take more, on disk, when `length` bytes at `offset` are written: what is in holes, and what blocks that were packed lose.
+    ///
+    /// # Errors
+    /// Unreadable or malformed.
+    pub fn growth(&self, pool: &Pool, offset: u64, length: u64) -> Result<u64, Error> {
+        let mut object = Object::new(pool, self.dnode.clone());
+        let (size, end) = (self.dnode.block_size, offset.saturating_add(length));
+        let (mut at, mut more) = (offset, 0_u64);
+        while at < end {
+            let number = at / size;
+            let part = number.saturating_add(1).saturating_mul(size).min(end) - at;
+            let old = if self.is_dropped(number) { BlockPointer::hole() } else { object.pointer(number)? };
+            more = more.saturating_add(if old.is_hole() { part } else { part.min(old.lsize.saturating_sub(old.psize)) });
+            at += part;
+        }
+        Ok(more)
     }
 
     /// Replaces block `number`. `data` has the object's block size.

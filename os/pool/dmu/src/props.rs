@@ -16,6 +16,7 @@
 //! | `filesystem_limit`, `snapshot_limit` | this crate, for callers it is told to hold to them ([`Store::enforce_counts`]) |
 //! | logbias: throughput | this crate: a sync is a commit |
 //! | sync: disabled, always | this crate ([`Store::log_sync`]); for always the file system asks [`Store::is_always_synced`] |
+//! | userquota@, groupquota@ (and of files: userobjquota@, where the pool counts them) | this crate (`owned.rs`), when something is written |
 //! | mountpoint, canmount, readonly, atime, relatime, exec, setuid, devices, zoned, overlay, snapdir | who mounts: `pool-fs` in the kernel, nobody on the host |
 //! | xattr: on, dir, sa | who sets one: both kinds are read everywhere |
 //! | primarycache, secondarycache | `second`, and whoever keeps pages |

@@ -147,7 +147,7 @@ fn find_micro(data: &[u8], name: &[u8]) -> Option<Option<(usize, u64)>> {
 fn index_micro(data: &[u8], header: &Header) -> Slots {
     let mut slots = Slots { by_hash: BTreeMap::new(), first_free: 1 };
     for (slot, name, _) in zap::micro_entries(data).into_iter().flatten() {
-        slots.by_hash.entry(header.hash(name)).or_default().push(u16::try_from(slot).unwrap_or(u16::MAX));
+        slots.by_hash.entry(header.hash(name)).or_default().push(slot);
         if slot == slots.first_free {
             slots.first_free += 1;
         }
@@ -174,12 +174,12 @@ fn set_micro(edit: &mut Edit, pool: &Pool, entry: &Entry) -> Result<bool, EditEr
     let slots = index.0.get_or_insert_with(|| index_micro(data, &header));
     let twins = slots.by_hash.get(&hash).map_or(&[][..], Vec::as_slice);
     let name_of = |slot: usize| data.get(slot * zap::MICRO_SLOT + 14..(slot + 1) * zap::MICRO_SLOT).and_then(|bytes| bytes.split(|byte| *byte == 0).next());
-    if let Some(slot) = twins.iter().map(|slot| usize::from(*slot)).find(|slot| name_of(*slot) == Some(&entry.name)) {
+    if let Some(slot) = twins.iter().copied().find(|slot| name_of(*slot) == Some(&entry.name)) {
         let twin = zap::micro_twin(data, slot);
         zap::put_micro(data, slot, Some((&entry.name, value, twin)));
         return Ok(true);
     }
-    let taken: Vec<u32> = twins.iter().map(|slot| zap::micro_twin(data, usize::from(*slot))).collect();
+    let taken: Vec<u32> = twins.iter().map(|slot| zap::micro_twin(data, *slot)).collect();
     let twin = (0..).find(|twin| !taken.contains(twin)).unwrap_or(0);
     let count = data.len() / zap::MICRO_SLOT;
     let free = (slots.first_free..count).find(|slot| name_of(*slot).is_none_or(<[u8]>::is_empty));
@@ -194,7 +194,7 @@ fn set_micro(edit: &mut Edit, pool: &Pool, entry: &Entry) -> Result<bool, EditEr
     let (data, index) = edit.change_first(pool, edit.dnode.block_size)?;
     zap::put_micro(data, slot, Some((&entry.name, value, twin)));
     if let Some(slots) = &mut index.0 {
-        slots.by_hash.entry(hash).or_default().push(u16::try_from(slot).unwrap_or(u16::MAX));
+        slots.by_hash.entry(hash).or_default().push(slot);
         slots.first_free = slot + 1;
     }
     Ok(true)
@@ -354,7 +354,7 @@ pub fn remove(edit: &mut Edit, pool: &Pool, name: &[u8]) -> Result<bool, EditErr
         let hash = micro_hashes(data)?.hash(name);
         if let Some(slots) = &mut index.0 {
             if let Some(known) = slots.by_hash.get_mut(&hash) {
-                known.retain(|known| usize::from(*known) != slot);
+                known.retain(|known| *known != slot);
             }
             slots.first_free = slots.first_free.min(slot);
         }

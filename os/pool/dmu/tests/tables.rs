@@ -124,3 +124,29 @@ fn a_micro_table_changed_in_place_has_what_was_put_there() {
         assert_eq!(zap::number(&view, pool, name.as_bytes()), Ok(Some(*value)), "{name}");
     }
 }
+
+#[test]
+fn a_micro_table_that_is_larger_than_any_keeps_its_names_apart() {
+    let disk = Memory(Arc::new(Mutex::new(vec![0; 64 << 20])));
+    let layout = Layout { redundancy: None, devices: vec![("disk".to_owned(), Box::new(disk) as Box<dyn BlockDev>)] };
+    let (pool, config) = pool_spa::create("tank", vec![layout], 9, &mut random(1)).expect("laid out");
+    let mut store = Store::create(pool, config, 1, Box::new(random(2))).expect("made");
+    let dataset = store.create_dataset("tank", 2, 1).expect("a dataset");
+    let (set, pool) = store.edit_dataset(dataset, None).expect("open");
+    // What OpenZFS never makes: more slots than 16 bits count.
+    let names = 80_000_u64;
+    let entry = |number: u64| Entry { name: format!("n{number}").into_bytes(), integer_size: 8, value: vec![number] };
+    let entries: Vec<Entry> = (0..names).map(entry).collect();
+    let table = set.allocate(pool, KIND, 8 << 20, 0, Vec::new()).expect("an object");
+    let edit = set.edit(pool, table).expect("there");
+    edit.put_block(0, pool_phys::zap::encode_micro(&entries, 8 << 20, 7, 0).expect("fits"));
+    let number = |edit: &pool_dmu::edit::Edit, name: u64| zap::number(edit, pool, format!("n{name}").as_bytes()).expect("read");
+    for name in [0, 65_533, 65_534, 65_535, 70_000, names - 1] {
+        zap::set(edit, pool, Entry { value: vec![name + 1], ..entry(name) }).expect("set");
+        assert_eq!((number(edit, name), number(edit, (name + 1) % names)), (Some(name + 1), Some((name + 1) % names)), "{name}");
+        assert_eq!(zap::remove(edit, pool, format!("n{name}").as_bytes()), Ok(true));
+        assert_eq!(number(edit, name), None);
+        zap::set(edit, pool, entry(name)).expect("set");
+    }
+    assert_eq!(zap::entries(edit, pool, None).expect("read").len() as u64, names);
+}

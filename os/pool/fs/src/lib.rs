@@ -21,7 +21,7 @@
 //! Mounted -> Arc<Shared> { pool, dataset, nodes: object -> weak Node, recent: strong Nodes }
 //! Node { attributes, pages }
 //! ```
-//! A volume is a `Shared` with one `Node`, its data (module `volume`); it is there while it is open, and afterwards for its pages. [`zones`] says which zone has what.
+//! A snapshot below `.zfs` is a `Shared` without a mount (module `snapdir`). A volume is a `Shared` with one `Node`, its data (module `volume`); it is there while it is open, and afterwards for its pages. [`zones`] says which zone has what.
 //!
 //! [`manage`] is what `zpool` and `zfs` ask for; it knows what is mounted, which the store does not: a file system is unmounted before it is renamed, rolled
 //! back, destroyed or received into, and mounted again. [`streams`] are sends and receives, held by an open descriptor between two pieces.
@@ -44,12 +44,15 @@
 extern crate alloc;
 
 mod cache;
+#[cfg(test)]
+mod dataset_tests;
 mod error;
 mod feed;
 mod gate;
 pub mod manage;
 mod node;
 mod registry;
+mod snapdir;
 mod storage;
 pub mod streams;
 #[cfg(test)]

@@ -24,6 +24,7 @@ use vfs::{Attr, DevNo, DirEntry, Io, Kind, Lent, NodeId, OpenFlags, Owner, Renam
 use crate::cache::{self, Key, RUN};
 use crate::gate;
 use crate::Storage;
+use crate::snapdir::{self, SnapDir};
 use crate::storage::{Contents, Shared, now};
 
 type Pool<R> = core::result::Result<R, EditError>;
@@ -148,7 +149,7 @@ impl Node {
 
     /// The root directory. If it cannot be read, a directory with nothing in it that says so at each use.
     pub fn open_root(shared: &Arc<Shared>, root: u64) -> VnodeRef {
-        match shared.storage.read(shared.dataset, |writer| Self::open(shared, writer, root)) {
+        match shared.read(|writer| Self::open(shared, writer, root)) {
             Ok(node) => node,
             Err(error) => Arc::new(Unreadable { id: NodeId { fs: shared.id, ino: root }, error }),
         }
@@ -200,7 +201,25 @@ impl Node {
     }
 
     fn read<R>(&self, body: impl FnOnce(&mut Writer<'_>) -> Pool<R>) -> Result<R> {
-        self.shared.storage.read(self.shared.dataset, body)
+        self.shared.read(body)
+    }
+
+    /// What was freed since the last commit counts until then: whoever a quota refuses asks once more behind a commit. The caller has no lock.
+    fn within_quota<R>(&self, write: impl Fn() -> Result<R>) -> Result<R> {
+        match write() {
+            Err(VfsError::Quota) if self.shared.storage.commit_for_room()? => write(),
+            done => done,
+        }
+    }
+
+    /// The root directory of its file system: that of a file system is its own parent.
+    fn is_root(&self) -> Result<bool> {
+        Ok(self.kind == Kind::Directory && self.read(|writer| Ok(writer.root()))? == self.object)
+    }
+
+    /// `.zfs` is listed in it.
+    fn shows_snapshots(&self) -> Result<bool> {
+        self.read(|writer| Ok(writer.root() == self.object && writer.store().property_number(self.shared.dataset, "snapdir")? == Some(1)))
     }
 
     /// Changes what programs ask for; what they had through a mapping before the file system became one to be read is written all the same.
@@ -211,7 +230,7 @@ impl Node {
 
     /// Mount options are looked at where a file is opened, and this where it is changed.
     pub fn check_writable(&self) -> Result<()> {
-        if self.shared.is_read_only.load(Relaxed) { Err(VfsError::ReadOnly) } else { Ok(()) }
+        if self.shared.snapshot.is_some() || self.shared.is_read_only.load(Relaxed) { Err(VfsError::ReadOnly) } else { Ok(()) }
     }
 
     /// Takes the attributes over as they are after a change; the caller holds the pool.
@@ -760,6 +779,9 @@ impl Vnode for Node {
         if self.kind != Kind::Directory {
             return Err(VfsError::NotDirectory);
         }
+        if name == snapdir::NAME && self.shared.snapshot.is_none() && self.is_root()? {
+            return Ok(SnapDir::open(&self.shared, self.arc()));
+        }
         self.read(|writer| {
             let (object, _) = writer.lookup_entry(self.object, name)?.ok_or(pool_dmu::Error::NotFound)?;
             Ok(Self::open(&self.shared, writer, object)? as VnodeRef)
@@ -768,6 +790,11 @@ impl Vnode for Node {
     fn parent(&self) -> Result<(VnodeRef, Box<[u8]>)> {
         if self.kind != Kind::Directory {
             return Err(VfsError::NotDirectory);
+        }
+        if let Some(snapshot) = &self.shared.snapshot
+            && self.is_root()?
+        {
+            return Ok(snapshot.above());
         }
         self.read(|writer| {
             if self.object == writer.root() {
@@ -870,12 +897,15 @@ impl Vnode for Node {
         if cookie < 2 && !emit(DirEntry { name: b"..", ino: parent, kind: Kind::Directory, next: 2 }) {
             return Ok(());
         }
+        if cookie < 3 && self.shared.snapshot.is_none() && self.shows_snapshots()? && !emit(DirEntry { name: snapdir::NAME, ino: snapdir::OWN, kind: Kind::Directory, next: 3 }) {
+            return Ok(());
+        }
         // In the order of places in the directory's table, which are the cookies, too: stable while entries come and go. A cookie leads behind its place.
         let mut from = cookie.saturating_sub(FIRST_PLACE - 1);
         loop {
             let page = self.read(|writer| writer.read_dir_from(self.object, from, READDIR_BATCH))?;
             let entries = &page.entries;
-            let mut group_end = cookie.max(2);
+            let mut group_end = cookie.max(3);
             for (number, (at, entry)) in entries.iter().enumerate() {
                 // Names that share a place go out together: a cookie leads behind all of them.
                 if entries.get(number + 1).is_none_or(|(next, _)| next != at) {
@@ -970,15 +1000,19 @@ impl Vnode for Node {
     }
     fn write_at(&self, offset: u64, data: &[u8], io: Io) -> Result<usize> {
         self.shared.storage.throttle_write(io.zone, data.len() as u64)?;
-        let mut pages = self.pages.lock();
-        self.write_locked(&mut pages, offset, data)
+        self.within_quota(|| {
+            let mut pages = self.pages.lock();
+            self.write_locked(&mut pages, offset, data)
+        })
     }
     fn append(&self, data: &[u8], io: Io) -> Result<(u64, usize)> {
         self.shared.storage.throttle_write(io.zone, data.len() as u64)?;
-        let mut pages = self.pages.lock();
-        let end = self.size();
-        let count = self.write_locked(&mut pages, end, data)?;
-        Ok((end + count as u64, count))
+        self.within_quota(|| {
+            let mut pages = self.pages.lock();
+            let end = self.size();
+            let count = self.write_locked(&mut pages, end, data)?;
+            Ok((end + count as u64, count))
+        })
     }
     fn truncate(&self, size: u64) -> Result<()> {
         if self.kind != Kind::File {
@@ -1051,6 +1085,9 @@ impl Vnode for Node {
         Ok(frame)
     }
     fn sync(&self) -> Result<()> {
+        if self.shared.snapshot.is_some() {
+            return Ok(());
+        }
         gate::throttle(kif::spawn().current_zone(), Op::PhysicalWrite);
         self.write_back()?;
         self.shared.storage.log(self.shared.dataset)
@@ -1061,7 +1098,7 @@ impl Vnode for Node {
 }
 
 /// The cookie behind the first place of a directory: those before are of `.` and `..`.
-const FIRST_PLACE: u64 = 3;
+const FIRST_PLACE: u64 = 4;
 /// Entries of a directory that are looked up at once: about what a call of `getdents` takes.
 const READDIR_BATCH: usize = 128;
 

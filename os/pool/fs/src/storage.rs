@@ -21,6 +21,7 @@ use sync::{Class, Mutex, SpinLock, WaitQueue};
 use vfs::mount::{Filesystem, next_fs_id};
 use vfs::{Result, StatFs, VfsError, VnodeRef};
 
+use crate::snapdir::Snapshot;
 use crate::error::convert;
 use crate::gate::{self, Gate};
 use crate::node::Node;
@@ -474,6 +475,21 @@ impl Storage {
         shared.map(|shared| shared.id).collect()
     }
 
+    /// Nothing in these file systems and volumes is changed any more, neither through a mapping. False, and all is as before, where a program has a file mapped for writing.
+    pub(crate) fn bar_changes(&self, datasets: &[u64]) -> bool {
+        let all: Vec<Arc<Shared>> = self.shared().into_iter().filter(|shared| datasets.contains(&shared.dataset) && shared.snapshot.is_none()).collect();
+        let before: Vec<bool> = all.iter().map(|shared| shared.is_read_only.swap(true, Relaxed)).collect();
+        // Pages that are not mapped any more are done with that.
+        let is_mapped = |shared: &Arc<Shared>| shared.write_back().is_err() || !shared.written.lock().is_empty();
+        if !all.iter().any(is_mapped) {
+            return true;
+        }
+        for (shared, before) in all.iter().zip(before) {
+            shared.is_read_only.store(before, Relaxed);
+        }
+        false
+    }
+
     /// Forgets what was read of file system `dataset`, which is not mounted and changes by other means than its files.
     pub(crate) fn forget(&self, dataset: u64) {
         self.mounted.lock().retain(|shared| shared.upgrade().is_some_and(|shared| shared.dataset != dataset));
@@ -686,6 +702,18 @@ impl Storage {
         })
     }
 
+    /// Commits what is open, for whoever lacks room that was freed since the last commit. False: nothing was open, so asking again is of no use.
+    pub(crate) fn commit_for_room(&self) -> Result<bool> {
+        self.with_inner(IoClass::AsyncWrite, |inner| {
+            let was_open = inner.dirty > 0;
+            if was_open {
+                inner.commit()?;
+                self.dirty.store(0, Relaxed);
+            }
+            Ok(was_open)
+        })
+    }
+
     /// Makes all changes of file system `dataset` durable: by the intent log where that is enough, else by a commit.
     ///
     /// # Errors
@@ -750,7 +778,7 @@ impl Storage {
             }
             Ok(writer.root())
         })?;
-        let known = self.mounted.lock().iter().filter_map(Weak::upgrade).find(|shared| shared.dataset == dataset && shared.kind == Contents::Files);
+        let known = self.mounted.lock().iter().filter_map(Weak::upgrade).find(|shared| shared.dataset == dataset && shared.kind == Contents::Files && shared.snapshot.is_none());
         let shared = known.unwrap_or_else(|| self.share(dataset, Contents::Files));
         let keeps_data = self.with(|store| Ok(store.keeps_data(dataset)))?;
         shared.keeps_data.store(keeps_data, Relaxed);
@@ -766,6 +794,11 @@ impl Storage {
 impl Storage {
     /// What is known from now on of a file system or volume that nothing is known of.
     pub(crate) fn share(self: &Arc<Self>, dataset: u64, kind: Contents) -> Arc<Shared> {
+        self.share_as(dataset, kind, None)
+    }
+
+    /// The same, of a snapshot.
+    pub(crate) fn share_as(self: &Arc<Self>, dataset: u64, kind: Contents, snapshot: Option<Snapshot>) -> Arc<Shared> {
         let shared = Arc::new(Shared {
             storage: Arc::clone(self),
             dataset,
@@ -781,6 +814,7 @@ impl Storage {
             keeps_data: AtomicBool::new(true),
             notes_access: AtomicBool::new(false),
             accessed: SpinLock::new(Class::PoolNodes, BTreeMap::new()),
+            snapshot,
         });
         let mut mounted = self.mounted.lock();
         mounted.retain(|shared| shared.strong_count() > 0);
@@ -807,6 +841,21 @@ impl Inner {
         let result = body(&mut writer);
         let volume = writer.into_volume();
         self.volumes.insert(dataset, volume);
+        result
+    }
+
+    /// The same, of what may be a snapshot.
+    fn on_shared<R>(&mut self, shared: &Shared, body: impl FnOnce(&mut Writer<'_>) -> core::result::Result<R, EditError>) -> core::result::Result<R, EditError> {
+        let Some(snapshot) = &shared.snapshot else { return self.on(shared.dataset, body) };
+        if self.store.dataset_guid(shared.dataset)? != snapshot.guid {
+            return Err(pool_dmu::Error::NotFound.into());
+        }
+        let known = snapshot.volume.lock().take();
+        let volume = known.map_or_else(|| Volume::open(&mut self.store, shared.dataset), Ok)?;
+        let mut writer = Writer::resume(&mut self.store, volume);
+        let result = body(&mut writer);
+        let before = snapshot.volume.lock().replace(writer.into_volume());
+        drop(before);
         result
     }
 
@@ -857,9 +906,16 @@ pub(crate) struct Shared {
     notes_access: AtomicBool,
     /// Nodes that were read, and when, until that is in the store.
     accessed: SpinLock<BTreeMap<u64, (Arc<Node>, Time)>>,
+    /// Of a snapshot that is read below `.zfs`: nothing in it changes.
+    pub snapshot: Option<Snapshot>,
 }
 
 impl Shared {
+    /// Calls `body` for reading the file system.
+    pub fn read<R>(&self, body: impl FnOnce(&mut Writer<'_>) -> core::result::Result<R, EditError>) -> Result<R> {
+        self.storage.with_inner(IoClass::SyncRead, |inner| inner.on_shared(self, body))
+    }
+
     /// Data that was read stays in memory, as far as the last read from disk knew.
     pub fn keeps_data(&self) -> bool {
         self.keeps_data.load(Relaxed)
@@ -871,7 +927,7 @@ impl Shared {
         Vec::<u8>::new().try_reserve_exact(length).map_err(|_| VfsError::NoMemory)?;
         match self.kind {
             Contents::Files => self.storage.with_inner_for(class, zone, |inner| {
-                let out = inner.on(self.dataset, |writer| writer.read_range(object, start, length));
+                let out = inner.on_shared(self, |writer| writer.read_range(object, start, length));
                 self.keeps_data.store(inner.store.keeps_data(self.dataset), Relaxed);
                 out
             }),
@@ -895,7 +951,7 @@ impl Shared {
 
     /// Whoever reads leaves a mark.
     pub fn notes_access(&self) -> bool {
-        self.notes_access.load(Relaxed) && !self.is_read_only.load(Relaxed)
+        self.notes_access.load(Relaxed) && !self.is_read_only.load(Relaxed) && self.snapshot.is_none()
     }
 
     /// A node was read.
@@ -1074,6 +1130,12 @@ impl Drop for Mounted {
             kif::log().line(format_args!("pool {}: unmounting: {error:?}", self.shared.storage.name()));
         }
         self.shared.let_go();
+        // Snapshots were read through it.
+        for snapshot in self.shared.storage.shared() {
+            if snapshot.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_below(&self.shared)) {
+                snapshot.let_go();
+            }
+        }
         self.shared.is_mounted.store(false, Relaxed);
     }
 }

@@ -36,8 +36,8 @@ pub struct Sending {
 
 enum Source {
     Package(Box<Package>),
-    /// The rest of a stream that was broken off.
-    Rest(Box<Sender>),
+    /// One snapshot, or the rest of one that was broken off.
+    One(Box<Sender>),
 }
 
 impl Sending {
@@ -48,10 +48,19 @@ impl Sending {
     pub fn start(to: &str, from: Option<&str>, options: PackageOptions) -> Result<Self> {
         let pool = manage::pool_of(to)?;
         manage::settle(&pool)?;
-        let package = manage::edit(&pool, to, |store| Ok(Package::new(&Datasets::open(store.pool())?, to, from, options)))?;
-        let package = Box::new(package.map_err(|error| broken(to, &error))?);
+        let is_package = options.replicate || options.properties || options.intermediate;
+        let source = manage::edit(&pool, to, |store| {
+            let tree = Datasets::open(store.pool())?;
+            if is_package {
+                return Ok(Package::new(&tree, to, from, options).map(|package| Source::Package(Box::new(package))));
+            }
+            let info = tree.find(to)?;
+            let base = from.map(|from| pool_stream::base(&tree, to, from)).transpose().map_err(|why| StreamError { offset: 0, record: 0, why });
+            Ok(base.and_then(|base| Sender::new(&tree, &info, base, options.send, None)).map(|sender| Source::One(Box::new(sender))))
+        })?;
+        let source = source.map_err(|error| broken(to, &error))?;
         pool.hold_for_send(to);
-        Ok(Self { source: Source::Package(package), name: to.to_string(), pool })
+        Ok(Self { source, name: to.to_string(), pool })
     }
 
     /// The rest of a stream that was received in part, from the place that `token` names.
@@ -66,7 +75,7 @@ impl Sending {
         let sender = manage::edit(&pool, &name, |store| Ok(Sender::resume(&Datasets::open(store.pool())?, &token)))?;
         let sender = Box::new(sender.map_err(|error| broken(&name, &error))?);
         pool.hold_for_send(&name);
-        Ok(Self { source: Source::Rest(sender), name, pool })
+        Ok(Self { source: Source::One(sender), name, pool })
     }
 
     /// The next piece, about a mebibyte; empty: that was all.
@@ -80,13 +89,24 @@ impl Sending {
             let more = manage::edit(&self.pool, &self.name, |store| {
                 Ok(match source {
                     Source::Package(package) => package.next(store.pool(), &mut out),
-                    Source::Rest(sender) => sender.next(store.pool(), &mut out),
+                    Source::One(sender) => sender.next(store.pool(), &mut out),
                 })
             })?;
             // A step that only opens the next snapshot writes nothing yet.
             if !more.map_err(|error| broken(&self.name, &error))? || !out.is_empty() {
                 return Ok(out);
             }
+        }
+    }
+}
+
+impl Sending {
+    /// The snapshot that is being sent; nothing between two of a package.
+    #[must_use]
+    pub fn current(&self) -> Option<&str> {
+        match &self.source {
+            Source::Package(package) => package.current(),
+            Source::One(sender) => Some(sender.name()),
         }
     }
 }
@@ -136,32 +156,59 @@ pub struct Receiving {
     /// Root of the receiver's file systems.
     root: Place,
     zone: ZoneId,
+    /// What was not mounted before stays so.
+    unmounted: bool,
+}
+
+/// How a stream is received.
+#[derive(Clone, Debug, Default)]
+pub struct ReceiveRequest {
+    /// The target is rolled back to the base of the stream first.
+    pub force: bool,
+    /// What came is kept if the stream breaks off.
+    pub resumable: bool,
+    /// Nothing new is mounted.
+    pub unmounted: bool,
+    /// Says what would be received, and changes nothing.
+    pub dry: bool,
+    /// Properties, as words, that go before those of the stream, and some that are not taken from it.
+    pub properties: Vec<(String, String)>,
+    pub excluded: Vec<String>,
 }
 
 impl Receiving {
-    /// Will receive into `target`, which is not mounted until the end. `force`: it is rolled back to the base of the stream first.
-    /// `resumable`: what came is kept if the stream breaks off.
+    /// Will receive into `target`. What a stream may change is not mounted until the end: `target` with all below it, however the stream names what it brings.
     ///
     /// # Errors
     /// See [`Refused`].
-    pub fn start(cx: &Cx<'_>, target: &str, naming: Naming, force: bool, resumable: bool) -> Result<Self> {
+    pub fn start(cx: &Cx<'_>, target: &str, naming: Naming, request: ReceiveRequest) -> Result<Self> {
         manage::check_name(target)?;
+        let mut properties = Vec::new();
+        for (name, text) in &request.properties {
+            let value = pool_dmu::parse_property(name, text).map_err(|error| Refused::Invalid(format!("{name}={text}: {error}: {}", pool_dmu::hint(name))))?;
+            properties.push((name.clone(), value));
+        }
         let pool = manage::pool_of(target)?;
         manage::settle(&pool)?;
         let head = target.split('@').next().unwrap_or(target);
         let _alone = manage::alone();
-        let inside = if naming == Naming::Exact { manage::at_and_below(&pool, head)? } else { Vec::new() };
+        let inside = if request.dry { Vec::new() } else { manage::at_and_below(&pool, head)? };
+        // Where a name comes behind the target, the target itself stays as it is.
+        let inside: Vec<String> = inside.into_iter().filter(|name| naming == Naming::Exact || name != head).collect();
         manage::refuse_open_below(&pool, head)?;
         let mounted = manage::unmount_list(cx, &pool, &inside)?;
         let quiet = manage::edit(&pool, head, |store| {
             let all = Datasets::open(store.pool())?;
             let all = if all.find(head).is_ok() { all.list(head)? } else { Vec::new() };
-            all.iter().filter(|info| info.kind != DatasetKind::Snapshot).map(|info| store.find(&info.name)).collect()
+            let heads = all.iter().filter(|info| info.kind != DatasetKind::Snapshot && (naming == Naming::Exact || info.name != head));
+            heads.map(|info| store.find(&info.name)).collect()
         })?;
         let is_ours: fn(&str) -> bool = |origin| zones::administers(kif::spawn().current_zone(), origin);
-        let options = ReceiveOptions { force, resumable, owners: Some(pool_zpl::owners), origins: Some(is_ours) };
+        let ReceiveRequest { force, resumable, unmounted, dry, excluded, .. } = request;
+        let options = ReceiveOptions { force, resumable, owners: Some(pool_zpl::owners), origins: Some(is_ours), dry, properties, excluded };
+        let quiet = if dry { Vec::new() } else { quiet };
         let unpacker = Some(Unpacker::new(target, naming, options));
-        Ok(Self { unpacker, target: target.to_string(), pool, mounted, quiet, done: 0, root: cx.root.clone(), zone: cx.cred.zone })
+        Ok(Self { unpacker, target: target.to_string(), pool, mounted, quiet, done: 0, root: cx.root.clone(), zone: cx.cred.zone, unmounted: unmounted || dry })
     }
 
     /// Refuses to change what somebody mounted or opened meanwhile. Asked by who has the store, and is alone.
@@ -208,7 +255,7 @@ impl Receiving {
         for one in &received {
             let head = one.snapshot.split('@').next().unwrap_or(&one.snapshot);
             self.pool.reread_volume(head);
-            if !self.mounted.iter().any(|name| name == head) {
+            if !self.unmounted && !self.mounted.iter().any(|name| name == head) {
                 manage::mount_new(cx, &self.pool, head)?;
             }
         }

@@ -23,7 +23,7 @@ use vfs::{Cred, Cx, DevNo, Io, Kind, MountFlags, OpenFlags, Owner, RenameFlags, 
 use crate::{Mounted, Storage, manage};
 
 pub(crate) const BYTES: usize = 96 << 20;
-const OWNER: Owner = Owner { uid: 1, gid: 2, zone: ZoneId::GLOBAL };
+pub(crate) const OWNER: Owner = Owner { uid: 1, gid: 2, zone: ZoneId::GLOBAL };
 pub(crate) const IO: Io = Io { zone: ZoneId::GLOBAL, nonblock: false };
 
 /// A disk in memory that a test can look at after the pool is gone.

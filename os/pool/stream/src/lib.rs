@@ -42,7 +42,7 @@ pub mod record;
 mod send;
 mod token;
 
-pub use package::{Naming, Package, PackageOptions, Unpacker};
+pub use package::{Naming, Package, PackageOptions, Unpacker, base};
 pub use parse::{Parsed, Parser};
 pub use receive::{ReceiveOptions, Received, Receiver, abort, resume_token};
 pub use send::{Base, SendOptions, Sender};

@@ -185,6 +185,29 @@ impl Package {
     }
 }
 
+/// The base of an incremental stream of `to`, by name: a snapshot of the same or another file system, or a bookmark. A name alone is of a snapshot of the same one.
+///
+/// # Errors
+/// There is none; unreadable.
+pub fn base(tree: &Datasets<'_>, to: &str, name: &str) -> Result<Base, Why> {
+    let system = file_system(to);
+    let full = if name.starts_with(['@', '#']) {
+        format!("{system}{name}")
+    } else if name.contains(['@', '#']) {
+        name.to_string()
+    } else {
+        format!("{system}@{name}")
+    };
+    let missing = |_| Why::Target("there is no such snapshot or bookmark", full.clone());
+    if let Some((dataset, _)) = full.split_once('#') {
+        let found = tree.bookmarks(dataset).map_err(missing)?.into_iter().find(|known| known.name == full);
+        let found = found.ok_or_else(|| missing(pool_dmu::Error::NotFound))?;
+        return Ok(Base { guid: found.guid, txg: found.creation_txg, is_origin: false });
+    }
+    let from = tree.find(&full).map_err(missing)?.dataset;
+    Ok(Base { guid: from.guid, txg: from.creation_txg, is_origin: file_system(&full) != system })
+}
+
 /// The head of a package; with `-I` alone it has no list.
 fn head(tree: &Datasets<'_>, to: &str, from: Option<&str>, options: PackageOptions, members: &[(&DatasetInfo, Vec<&DatasetInfo>)], all: &[DatasetInfo]) -> Result<(Begin, Vec<u8>), Why> {
     let begin = Begin { compound: true, features: Feature::SA_SPILL.0, name: to.into(), ..Begin::default() };
@@ -392,6 +415,13 @@ impl Unpacker {
         }
         // A lone stream may be given the name of its snapshot.
         let whole = if self.list.is_none() && self.target.contains('@') && self.naming == Naming::Exact { self.target.clone() } else { target };
+        if self.options.dry {
+            let last = last_part(&begin.name);
+            let snapshot = if whole.contains('@') { whole } else { format!("{whole}@{last}") };
+            self.received.push(Received { snapshot, guid: begin.to_guid, bytes: 0, records: 0 });
+            self.state = State::Skip;
+            return Ok(());
+        }
         let mut receiver = Receiver::new(&whole, self.options.clone());
         receiver.take(store, parsed, now)?;
         self.state = State::Stream(Box::new(receiver));
@@ -413,10 +443,35 @@ impl Unpacker {
 
     /// Sets the properties that the package gives a file system.
     fn settle(&mut self, store: &mut Store, target: &str, now: u64) -> Result<(), Why> {
-        let Some((list, _)) = &self.list else { return Ok(()) };
+        let is_first = self.settled.is_empty();
         if !self.settled.insert(target.to_string()) {
             return Ok(());
         }
+        self.take_properties(store, target, now)?;
+        self.override_properties(store, target, is_first, now)
+    }
+
+    /// What the receiver wants instead of what the stream brought.
+    fn override_properties(&mut self, store: &mut Store, target: &str, is_first: bool, now: u64) -> Result<(), Why> {
+        let own = if is_first { self.options.properties.clone() } else { Vec::new() };
+        if own.is_empty() && self.options.excluded.is_empty() {
+            return Ok(());
+        }
+        for name in self.options.excluded.clone() {
+            if let Err(error) = store.inherit_property(target, &name, false) {
+                self.notes.push(format!("{target}: property {name} was not left out: {error}"));
+            }
+        }
+        for (name, value) in own {
+            if let Err(error) = store.set_property(target, &name, &value) {
+                self.notes.push(format!("{target}: property {name} was not set: {error}"));
+            }
+        }
+        Ok(store.commit(now)?)
+    }
+
+    fn take_properties(&mut self, store: &mut Store, target: &str, now: u64) -> Result<(), Why> {
+        let Some((list, _)) = &self.list else { return Ok(()) };
         let systems = list.list("fss").cloned().unwrap_or_default();
         let mut changed = false;
         for (_, entry) in &systems.pairs {

@@ -54,6 +54,11 @@ pub struct ReceiveOptions {
     pub owners: Option<Owners>,
     /// Tells which snapshots a clone may be made of (any, where there is no such function): who sends may know the guid of anybody's.
     pub origins: Option<fn(&str) -> bool>,
+    /// Says what would be received, and changes nothing (`-n`).
+    pub dry: bool,
+    /// Properties of the uppermost file system that goes before what the stream brings (`-o`), and those that are not taken from it anywhere (`-x`).
+    pub properties: Vec<(String, Value)>,
+    pub excluded: Vec<String>,
 }
 
 /// What was received.

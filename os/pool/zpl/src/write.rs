@@ -440,14 +440,21 @@ impl<'s> Writer<'s> {
         Ok(project.map_or(0, |project| word(&above, project)))
     }
 
-    /// Accepts that a file's owner has so many bytes more.
-    fn reserve_for_owner(&mut self, object: u64, bytes: u64) -> Result<(), EditError> {
+    /// Accepts that a file's owner has more: all that is written, if there is room for so much, else what the file grows by.
+    fn reserve_for_owner(&mut self, object: u64, offset: u64, length: u64) -> Result<(), EditError> {
         if !self.store.has_quotas(self.volume.dataset, owners)? {
             return Ok(());
         }
         let (set, pool, _) = self.parts()?;
-        let owner = set.with_view(pool, object, |edit| Ok::<_, EditError>(owners(&edit.dnode)))?;
-        owner.map_or(Ok(()), |owner| self.store.reserve_for(self.volume.dataset, owners, owner, bytes, 0))
+        let Some(owner) = set.with_view(pool, object, |edit| Ok::<_, EditError>(owners(&edit.dnode)))? else { return Ok(()) };
+        match self.store.reserve_for(self.volume.dataset, owners, owner, length, 0) {
+            Err(EditError::Quota) => {
+                let (set, pool, _) = self.parts()?;
+                let growth = set.with_view(pool, object, |edit| edit.growth(pool, offset, length))?;
+                self.store.reserve_for(self.volume.dataset, owners, owner, growth, 0)
+            }
+            done => done,
+        }
     }
 
     /// A file that changes hands is the new owner's: it has to have room for it.
@@ -682,7 +689,7 @@ impl<'s> Writer<'s> {
             return Err(EditError::Invalid("not a regular file"));
         }
         self.store.reserve_in(self.volume.dataset, data.len() as u64)?;
-        self.reserve_for_owner(object, data.len() as u64)?;
+        self.reserve_for_owner(object, offset, data.len() as u64)?;
         let (set, pool, _, record) = self.parts_and_record()?;
         let edit = set.edit(pool, object)?;
         // A small file is one block as long as it; past the record size all blocks are of that size (format section 17.4).

@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use pool_dmu::edit::EditError;
-use pool_dmu::{DatasetInfo, DatasetKind, Datasets};
+use pool_dmu::{DatasetInfo, DatasetKind, Datasets, Store};
 use pool_zpl::{NewEntry, Zvol, create_filesystem};
 use vfs::Cx;
 
@@ -185,11 +185,24 @@ pub fn snapshot(names: &[String], recursive: bool) -> Result<()> {
     Ok(())
 }
 
-/// Takes a file system back to a snapshot of its own; newer ones are in the way unless `destroy_newer`.
+/// Takes a file system back to a snapshot of its own; newer ones are in the way unless `destroy_newer`, and their clones unless `destroy_clones`.
 ///
 /// # Errors
 /// See [`Refused`].
-pub fn rollback(cx: &Cx<'_>, name: &str, destroy_newer: bool) -> Result<()> {
+pub fn rollback(cx: &Cx<'_>, name: &str, destroy_newer: bool, destroy_clones: bool) -> Result<()> {
+    if destroy_clones {
+        let pool = pool_of(name)?;
+        let (dataset, short) = name.split_once('@').ok_or_else(|| Refused::Invalid(format!("{name}: roll back to which snapshot, DATASET@NAME?")))?;
+        let clones: Vec<String> = edit(&pool, name, |store| {
+            let newer = store.snapshot_range(dataset, short, "")?;
+            let mut clones = Vec::new();
+            for snapshot in newer.iter().skip(1) {
+                clones.extend(store.clones(snapshot)?);
+            }
+            Ok(clones)
+        })?;
+        clones.iter().try_for_each(|clone| destroy(cx, clone, Extent::Clones, false))?;
+    }
     let _alone = alone();
     let pool = pool_of(name)?;
     let (dataset, short) = name.split_once('@').ok_or_else(|| Refused::Invalid(format!("{name}: roll back to which snapshot, DATASET@NAME?")))?;
@@ -228,11 +241,29 @@ pub fn promote(name: &str) -> Result<()> {
     edit(&pool, name, |store| store.promote(name, now().0))
 }
 
-/// Renames a dataset with all below it, or a snapshot (`recursive`: those of its name below, too).
+/// How something is renamed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rename {
+    /// Snapshots of its name below, too.
+    pub recursive: bool,
+    /// Nothing is mounted where it belongs now.
+    pub unmounted: bool,
+}
+
+/// Whether the pool of a dataset lists snapshots by themselves.
 ///
 /// # Errors
 /// See [`Refused`].
-pub fn rename(cx: &Cx<'_>, from: &str, to: &str, recursive: bool) -> Result<()> {
+pub fn lists_snapshots(name: &str) -> Result<bool> {
+    edit(&*pool_of(name)?, name, |store| store.pool_switch("listsnapshots"))
+}
+
+/// Renames a dataset with all below it, or a snapshot.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn rename(cx: &Cx<'_>, from: &str, to: &str, how: Rename) -> Result<()> {
+    let recursive = how.recursive;
     check_name(to)?;
     let _alone = alone();
     let pool = pool_of(from)?;
@@ -243,7 +274,7 @@ pub fn rename(cx: &Cx<'_>, from: &str, to: &str, recursive: bool) -> Result<()> 
         let inside = at_and_below(&pool, from)?;
         let mounted = unmount_list(cx, &pool, &inside)?;
         let result = edit(&pool, from, |store| store.rename(from, to, now().0));
-        for name in mounted {
+        for name in mounted.into_iter().filter(|_| result.is_err() || !how.unmounted) {
             let name = if result.is_ok() { format!("{to}{}", &name[from.len()..]) } else { name };
             mount_one(cx, &pool, &name)?;
         }
@@ -267,6 +298,20 @@ pub enum Extent {
     Clones,
 }
 
+/// Snapshots of a dataset as `destroy` names them: `a,b%d,e`.
+fn snapshots_named(store: &Store, dataset: &str, list: &str) -> core::result::Result<Vec<String>, EditError> {
+    let mut out: Vec<String> = Vec::new();
+    for part in list.split(',') {
+        let (first, last) = part.split_once('%').unwrap_or((part, part));
+        for name in store.snapshot_range(dataset, first, last)? {
+            if !out.contains(&name) {
+                out.push(name);
+            }
+        }
+    }
+    Ok(out)
+}
+
 /// What `destroy` would take away.
 ///
 /// # Errors
@@ -277,8 +322,7 @@ pub fn would_go(name: &str, extent: Extent) -> Result<Vec<String>> {
         return Ok([name.to_string()].into());
     }
     if let (Some((dataset, short)), Extent::One) = (name.split_once('@'), extent) {
-        let (first, last) = short.split_once('%').unwrap_or((short, short));
-        return edit(&pool, name, |store| store.snapshot_range(dataset, first, last));
+        return edit(&pool, name, |store| snapshots_named(store, dataset, short));
     }
     let all = edit(&pool, name, |store| store.dependents(name, extent == Extent::Clones))?;
     match all.iter().find(|other| *other != name) {
@@ -375,10 +419,7 @@ pub fn destroy(cx: &Cx<'_>, name: &str, extent: Extent, defer: bool) -> Result<(
     if let Some((dataset, short)) = name.split_once('@')
         && extent == Extent::One
     {
-        let names: Vec<String> = match short.split_once('%') {
-            Some((first, last)) => edit(&pool, name, |store| store.snapshot_range(dataset, first, last))?,
-            None => [name.to_string()].into(),
-        };
+        let names = edit(&pool, name, |store| snapshots_named(store, dataset, short))?;
         // A deferred destroy waits for holds and clones, which a send is neither of.
         refuse_sent(&pool, &names)?;
         return edit(&pool, name, |store| {

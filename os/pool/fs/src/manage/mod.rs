@@ -6,6 +6,7 @@ mod datasets;
 mod devices;
 mod disks;
 mod layout;
+mod look;
 mod mounts;
 mod pools;
 mod properties;
@@ -27,14 +28,15 @@ use crate::Storage;
 
 pub use datasets::{
     Extent, NewVolume, bookmark, bookmarks, clone_dataset, create_above, create_dataset, create_volume, datasets, dependents_of, destroy, hold, holds, is_there, origin_of, promote, rename,
-    rollback, snapshot, would_go,
+    Rename, lists_snapshots, rollback, snapshot, would_go,
 };
 pub(crate) use datasets::{at_and_below, check_name, mount_new, refuse_open_below, settle};
 pub use devices::{DeviceChange, NewDevice, add, change_device, clear, remove};
-pub use mounts::{mount, mount_all, mount_below, mountpoint_of, unmount};
+pub use look::{DiffForm, diff, holdings};
+pub use mounts::{is_mounted, mount, mount_all, mount_below, mount_with, mountpoint_of, unmount};
 pub(crate) use mounts::{mount_one, unmount_list};
 pub use pools::{CreateRequest, ImportRequest, Importable, ScrubChange, check_create, check_import, create, export, history, import, importable, note_history, pool, pool_of, scrub, start_all, sync_all};
-pub use properties::{Room, Value, get, set};
+pub use properties::{NewValue, Room, Value, get, kind_word, set};
 pub use upkeep::{clear_labels, pool_properties, reguid, reopen, resilver, resume, set_pool_property, split, upgrade, work_on_free};
 pub use status::{Aside, Status, status};
 

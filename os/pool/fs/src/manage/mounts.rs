@@ -174,8 +174,47 @@ pub fn mount(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
     mount_one(cx, pool, name)
 }
 
+/// The same, with options that hold until it is unmounted.
+///
+/// # Errors
+/// See [`Refused`]; an option that there is not.
+pub fn mount_with(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str, options: &[String]) -> Result<()> {
+    let _alone = alone();
+    let (mut on, mut off) = (MountFlags::empty(), MountFlags::empty());
+    for option in options {
+        let (flag, is_on) = match option.as_str() {
+            "ro" => (MountFlags::READ_ONLY, true),
+            "rw" => (MountFlags::READ_ONLY, false),
+            "noexec" => (MountFlags::NOEXEC, true),
+            "exec" => (MountFlags::NOEXEC, false),
+            "nosuid" | "nosetuid" => (MountFlags::NOSUID, true),
+            "suid" | "setuid" => (MountFlags::NOSUID, false),
+            "nodev" | "nodevices" => (MountFlags::NODEV, true),
+            "dev" | "devices" => (MountFlags::NODEV, false),
+            "atime" | "noatime" | "relatime" | "norelatime" | "xattr" | "noxattr" => continue,
+            other => return Err(Refused::Invalid(format!("{name}: '{other}' is no option of a mount: ro, rw, exec, noexec, suid, nosuid, dev, nodev"))),
+        };
+        on.set(flag, is_on);
+        off.set(flag, !is_on);
+    }
+    let always = if pool.is_read_only() { MountFlags::READ_ONLY } else { MountFlags::empty() };
+    mount_as(cx, pool, name, |flags| (flags | on) & !off | always)
+}
+
+/// Whether a file system is mounted.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn is_mounted(info: &DatasetInfo) -> Result<bool> {
+    Ok(info.kind == DatasetKind::Filesystem && pool_of(&info.name)?.has_mounted(info.object))
+}
+
 /// The same, of an operation that is alone.
 pub(crate) fn mount_one(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<()> {
+    mount_as(cx, pool, name, |flags| flags)
+}
+
+fn mount_as(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str, change: impl FnOnce(MountFlags) -> MountFlags) -> Result<()> {
     if !is_for(pool, name, cx.cred.zone)? {
         return Err(Refused::Invalid(if cx.cred.zone == ZoneId::GLOBAL {
             format!("{name}: zoned: it is mounted in the zone that it was delegated to")
@@ -187,7 +226,7 @@ pub(crate) fn mount_one(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str) -> Result<
     if edit(pool, name, |store| store.is_inconsistent(dataset))? {
         return Err(Refused::Busy(format!("{name}: a receive into it is not finished: resume it with 'zfs send -t' and the token, or forget it with 'zfs receive -A'")));
     }
-    let flags = options(pool, name)?;
+    let flags = change(options(pool, name)?);
     let fs = pool.mount(dataset, flags.contains(MountFlags::READ_ONLY)).map_err(|error| match error {
         VfsError::Busy => Refused::Busy(format!("{name}: already mounted")),
         error => failed(name, error),

@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use pool_dmu::edit::EditError;
-use pool_dmu::{DatasetInfo, Datasets};
+use pool_dmu::{DatasetInfo, DatasetKind, Datasets};
 use vfs::Cx;
 
 use super::datasets::{at_and_below, bytes};
@@ -71,6 +71,10 @@ pub struct Value {
     /// The value for programs: sizes in bytes.
     pub exact: String,
     pub source: String,
+    /// What a stream brought for it, whatever hides that; `-`: nothing.
+    pub received: String,
+    /// `filesystem`, `volume` or `snapshot`.
+    pub kind: &'static str,
 }
 
 /// Properties of the dataset `name`, and with `recursive` of all below it; all there are if none is named. There is `room` for them.
@@ -81,10 +85,13 @@ pub fn get(name: &str, properties: &[String], recursive: bool, room: &mut Room) 
     let pool = pool_of(name)?;
     pool.settle().map_err(|error| failed(name, error))?;
     let mut out = Vec::new();
+    if let Some(unknown) = properties.iter().find(|name| !name.contains(':') && !pool_dmu::is_property(pool_dmu::full_name(name))) {
+        return Err(Refused::Invalid(format!("'{unknown}' is no property: {}", pool_dmu::hint(unknown))));
+    }
     // Of a receive that was broken off: the dataset's own list does not have it.
     if properties == ["receive_resume_token"] {
         let token = crate::streams::token_of(name)?.unwrap_or_else(|| String::from("-"));
-        return Ok([Value { dataset: name.to_string(), property: properties[0].clone(), value: token.clone(), exact: token, source: String::from("-") }].into());
+        return Ok([Value { dataset: name.to_string(), property: properties[0].clone(), value: token.clone(), exact: token, source: String::from("-"), received: String::from("-"), kind: "filesystem" }].into());
     }
     edit(&pool, name, |store| {
         let datasets = Datasets::open(store.pool())?;
@@ -102,16 +109,27 @@ pub fn get(name: &str, properties: &[String], recursive: bool, room: &mut Room) 
             let is_mounted = pool.has_mounted(info.object);
             let texts = shown.iter().map(|one| Room::VALUE + info.name.len() + one.name.len() + one.value.len() + one.exact.len() + one.source.len());
             room.take(texts.sum())?;
-            out.extend(shown.into_iter().map(|one| {
+            for one in shown {
                 // The pool's format does not know what is mounted.
                 let mounted = one.name == "mounted" && is_mounted;
                 let pick = |text: String| if mounted { String::from("yes") } else { text };
-                Value { dataset: info.name.clone(), value: pick(one.value), exact: pick(one.exact), property: one.name, source: one.source }
-            }));
+                let received = if one.source == "-" { None } else { datasets.received(&info, &one.name)? }.unwrap_or_else(|| String::from("-"));
+                out.push(Value { dataset: info.name.clone(), value: pick(one.value), exact: pick(one.exact), property: one.name, source: one.source, received, kind: kind_word(info.kind) });
+            }
         }
         Ok(())
     })?;
     Ok(out)
+}
+
+/// A kind of dataset as `zfs list -t` has it.
+#[must_use]
+pub const fn kind_word(kind: DatasetKind) -> &'static str {
+    match kind {
+        DatasetKind::Filesystem => "filesystem",
+        DatasetKind::Volume => "volume",
+        DatasetKind::Snapshot => "snapshot",
+    }
 }
 
 pub(super) fn put_property(pool: &Storage, name: &str, property: &str, text: &str) -> Result<()> {
@@ -132,22 +150,33 @@ fn moves(property: &str) -> bool {
     matches!(property, "mountpoint" | "canmount" | "zoned" | "exec" | "setuid" | "devices" | "readonly")
 }
 
-/// Sets a property from text, or with `None` takes what is above. File systems follow their mount points.
+/// A property's new value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewValue<'t> {
+    /// From text.
+    Text(&'t str),
+    /// What is above.
+    Inherited,
+    /// What a stream brought, or else what is above.
+    Received,
+}
+
+/// Sets a property. File systems follow their mount points.
 ///
 /// # Errors
 /// See [`Refused`].
-pub fn set(cx: &Cx<'_>, name: &str, property: &str, text: Option<&str>) -> Result<()> {
+pub fn set(cx: &Cx<'_>, name: &str, property: &str, value: NewValue<'_>) -> Result<()> {
     let property = pool_dmu::full_name(property);
     let _alone = alone();
     let pool = pool_of(name)?;
-    if let ("volsize", Some(text)) = (property, text) {
+    if let ("volsize", NewValue::Text(text)) = (property, value) {
         let size = bytes(name, text)?;
         return pool.resize_volume(name, size).map_err(|error| failed(name, error))?.map_err(|error| edit_failed(name, &error));
     }
-    let change = |pool: &Arc<Storage>| match text {
-        Some(text) => put_property(pool, name, property, text),
-        None => edit(pool, name, |store| {
-            store.inherit_property(name, pool_dmu::full_name(property), false)?;
+    let change = |pool: &Arc<Storage>| match value {
+        NewValue::Text(text) => put_property(pool, name, property, text),
+        NewValue::Inherited | NewValue::Received => edit(pool, name, |store| {
+            store.inherit_property(name, pool_dmu::full_name(property), value == NewValue::Received)?;
             store.commit(now().0)
         }),
     };
@@ -160,6 +189,14 @@ pub fn set(cx: &Cx<'_>, name: &str, property: &str, text: Option<&str>) -> Resul
         return change(&pool);
     }
     let inside = at_and_below(&pool, name)?;
+    if (property, value) == ("readonly", NewValue::Text("on")) {
+        // Those below that say something else themselves look at it again when it is done.
+        let mut datasets = inside.iter().map(|name| edit(&pool, name, |store| store.find(name))).collect::<Result<Vec<_>>>()?;
+        datasets.extend(edit(&pool, name, |store| store.find(name)));
+        if !pool.bar_changes(&datasets) {
+            return Err(Refused::Busy(format!("{name}: a program has a file of it mapped for writing: end it first (fuser or /proc/*/maps tell which)")));
+        }
+    }
     let changed = if is_option(property) {
         // It stays mounted, and the mount obeys.
         change(&pool).and_then(|()| inside.iter().try_for_each(|name| remount(cx, &pool, name)))

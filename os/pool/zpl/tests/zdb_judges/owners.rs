@@ -125,6 +125,10 @@ fn users_have_what_their_files_take_and_no_more_than_their_quotas() {
     store.commit(NOW.0).expect("commit");
     let mut writer = Writer::open(&mut store, home).expect("open");
     assert_eq!(writer.write(mine, 7 << 17, &block, NOW), Err(EditError::Quota), "as much as before the commit");
+    // What is written in place takes nothing more, however often.
+    for number in (0..7).chain(0..7) {
+        writer.write(mine, number << 17, &block, NOW).expect("the file does not grow");
+    }
     // A file changes hands: who gets it must have room.
     let to = |uid| Change { uid: Some(uid), ..Change::default() };
     assert_eq!(writer.set_attributes(theirs, &to(1000)), Err(EditError::Quota));
@@ -135,6 +139,18 @@ fn users_have_what_their_files_take_and_no_more_than_their_quotas() {
         writer.write(theirs, number << 17, &block, NOW).expect("the group has room");
     }
     assert_eq!(writer.write(theirs, 15 << 17, &block, NOW), Err(EditError::Quota), "the group has 2 MiB");
+    // What was packed well grows when it is written in place, and that counts.
+    let packed = writer.make(root, b"packed", Make::File, &of(1002)).expect("make");
+    let zeros_and_more: Vec<u8> = (0..128_usize << 10).map(|at| u8::from(at % 4096 == 0)).collect();
+    for number in 0..16 {
+        writer.write(packed, number << 17, &zeros_and_more, NOW).expect("no quota yet");
+    }
+    store.commit(NOW.0).expect("commit");
+    set(&mut store, "userquota@1002", "1M").expect("set a quota");
+    let mut writer = Writer::open(&mut store, home).expect("open");
+    let refused = (0..16).find(|number| writer.write(packed, number << 17, &block, NOW) == Err(EditError::Quota));
+    assert!(matches!(refused, Some(5..=8)), "{refused:?}");
+    writer.remove(root, b"packed", NOW).expect("remove");
     // What is freed is free with the next commit.
     writer.truncate(mine, 0, NOW).expect("truncate");
     store.commit(NOW.0).expect("commit");
@@ -153,8 +169,8 @@ fn users_have_what_their_files_take_and_no_more_than_their_quotas() {
         let holdings = set.holdings(Holder::User).expect("holdings");
         holdings.into_iter().map(|one| (one.id, one.used.unwrap_or(0) >> 17, one.quota)).collect::<Vec<_>>()
     };
-    assert_eq!(used(&store, "owners/home"), [(0, 0, None), (1000, 16, None), (1001, 15, None)]);
-    assert_eq!(used(&store, "owners/home@then"), [(0, 0, None), (1000, 1, Some(1 << 20)), (1001, 15, None)], "a snapshot has accounts and quotas of its own");
+    assert_eq!(used(&store, "owners/home"), [(0, 0, None), (1000, 16, None), (1001, 15, None), (1002, 0, Some(1 << 20))]);
+    assert_eq!(used(&store, "owners/home@then"), [(0, 0, None), (1000, 1, Some(1 << 20)), (1001, 15, None), (1002, 0, Some(1 << 20))], "a snapshot has accounts and quotas of its own");
     assert_eq!(shown(store.pool(), "owners/home@then", "userquota@1000"), "1048576");
     assert_eq!(shown(store.pool(), "owners/home", "groupquota@51"), "2097152");
     assert_eq!(shown(store.pool(), "owners/home", "userquota@7"), "0");

@@ -1,42 +1,53 @@
 //! `zfs`: file systems, volumes and snapshots.
 
-use std::io::{IsTerminal, Read, Write};
+mod owners;
+mod stream;
+
 
 use control_abi::Operation;
 use nv::NvList;
 
 use crate::bytes::{size, table};
-use crate::control::{Session, call};
+use crate::control::call;
 use crate::usage::{self, Failure, Step};
 
 pub const HELP: &str = "\
-usage: zfs list [-Hp] [-r | -d DEPTH] [-o PROPERTY,...] [-s|-S PROPERTY] [-t filesystem|snapshot|volume|bookmark|all,...] [DATASET...]
+usage: zfs list [-Hp] [-r | -d DEPTH] [-o PROPERTY,...|space] [-s|-S PROPERTY]... [-t filesystem|snapshot|volume|bookmark|all,...] [DATASET...]
        zfs create [-p] [-o PROPERTY=VALUE]... DATASET...  a file system, mounted below its parent; -p: those above it too
        zfs create [-ps] [-b BLOCKSIZE] [-o PROPERTY=VALUE]... -V SIZE VOLUME
                                                         a volume, /dev/zvol/VOLUME; -s: nothing is reserved for it
-       zfs snapshot [-r] DATASET@NAME...
-       zfs rollback [-r] DATASET@NAME                   -r: newer snapshots are destroyed
-       zfs clone [-o PROPERTY=VALUE]... DATASET@NAME NEW
+       zfs snapshot [-r] [-o USER:PROPERTY=VALUE]... DATASET@NAME...
+       zfs rollback [-rRf] DATASET@NAME                 -r: newer snapshots are destroyed; -R: their clones, too
+       zfs clone [-p] [-o PROPERTY=VALUE]... DATASET@NAME NEW
        zfs promote CLONE                                its origin becomes its clone
-       zfs rename [-r] OLD NEW                          datasets, or snapshots
-       zfs destroy [-rRdnvp] DATASET|DATASET@NAME|DATASET@FIRST%LAST|DATASET#MARK...
+       zfs rename [-fpru] OLD NEW                       datasets, or snapshots (-r: those below, too); -p: makes what is above NEW
+       zfs destroy [-fnpRrv] DATASET | DATASET#MARK
+       zfs destroy [-dnpRrv] DATASET@NAME[,NAME...] | DATASET@FIRST%LAST
+       zfs diff [-FHt] DATASET@OLD [DATASET@NEW | DATASET]
+                                                        what was added (+), removed (-), modified (M), renamed (R) since
        zfs set PROPERTY=VALUE... DATASET...
-       zfs get [-rHp] [-o COLUMN,...] [-s SOURCE,...] all|PROPERTY,... DATASET...
-       zfs inherit [-r] PROPERTY DATASET...
+       zfs get [-r | -d DEPTH] [-Hp] [-o COLUMN,...|all] [-t TYPE,...] [-s SOURCE,...] all|PROPERTY,... [DATASET...]
+       zfs inherit [-rS] PROPERTY DATASET...            -S: back to the value that was received
+       zfs upgrade [-v | -a | DATASET...]
+       zfs userspace|groupspace|projectspace [-Hinp] [-o COLUMN,...] [-s|-S COLUMN] [-t TYPE,...] DATASET
+                                                        what each has of it, and may have: userquota@NAME, groupquota@NAME
        zfs hold|release [-r] TAG DATASET@NAME...
        zfs holds [-rHp] DATASET@NAME...
        zfs bookmark DATASET@NAME DATASET#MARK
-       zfs send [-Rp] [-i|-I FROM] DATASET@NAME         a stream on standard output
+       zfs send [-cehLnpPRv] [-i|-I FROM] DATASET@NAME  a stream on standard output; -n: only says how much it would be
        zfs send -t TOKEN                                the rest of one that was broken off
-       zfs receive [-Fs] [-d|-e] DATASET                a stream from standard input; -s keeps what came if it breaks off:
+       zfs receive [-Fnsuv] [-d|-e] [-o PROPERTY=VALUE]... [-x PROPERTY]... DATASET
+                                                        a stream from standard input; -s keeps what came if it breaks off:
                                                         zfs get receive_resume_token DATASET, then zfs send -t
        zfs receive -A DATASET                           forgets what was kept
-       zfs mount [-a | DATASET]                         without a name: what is there and where it belongs; -a: all that is mounted by itself
-       zfs unmount -a | DATASET | DIRECTORY
+       zfs mount [-Ov] [-o OPTION,...] -a | DATASET     without a name: what is mounted, and where; -a: all that is mounted by itself
+       zfs unmount [-f] -a | DATASET | DIRECTORY
 
 examples:
   zfs create -o quota=1G tank/home
   zfs snapshot tank/home@monday && zfs list -t all
+  zfs diff tank/home@monday
+  zfs set userquota@1000=100M tank/home && zfs userspace tank/home
   zfs clone tank/home@monday tank/try && zfs destroy tank/try
   zfs create -V 1G tank/disk && mkfs.ext4 /dev/zvol/tank/disk
   zfs send -i @sunday tank/home@monday | zfs receive backup/home
@@ -52,16 +63,16 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
         "destroy" => destroy(rest),
         "rollback" => {
             let (steps, names) = usage::options(rest, "rRf")?;
-            let recursive = steps.iter().any(|step| matches!(step, Step::Flag('r' | 'R')));
-            each(Operation::DatasetChange, &names, &NvList::new().with("change", "rollback").with("recursive", u64::from(recursive)))
+            let flag = |letter| u64::from(steps.contains(&Step::Flag(letter)));
+            each(Operation::DatasetChange, &names, &NvList::new().with("change", "rollback").with("recursive", flag('r') | flag('R')).with("clones", flag('R')))
         }
         "promote" => each(Operation::DatasetChange, rest, &NvList::new().with("change", "promote")),
         "rename" => {
-            let (steps, names) = usage::options(rest, "rf")?;
-            let [from, to] = names.as_slice() else { return Err(Failure::usage("zfs rename OLD NEW")) };
-            let request = NvList::new().with("change", "rename").with("to", to.as_str());
-            let recursive = steps.contains(&Step::Flag('r'));
-            each(Operation::DatasetChange, std::slice::from_ref(from), &request.with("recursive", u64::from(recursive)))
+            let (steps, names) = usage::options(rest, "rfpu")?;
+            let [from, to] = names.as_slice() else { return Err(Failure::usage("zfs rename [-fpru] OLD NEW")) };
+            let flag = |letter| u64::from(steps.contains(&Step::Flag(letter)));
+            let request = NvList::new().with("change", "rename").with("to", to.as_str()).with("parents", flag('p')).with("unmounted", flag('u'));
+            each(Operation::DatasetChange, std::slice::from_ref(from), &request.with("recursive", flag('r')))
         }
         "hold" | "release" => {
             let (steps, rest) = usage::options(rest, "r")?;
@@ -91,22 +102,26 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
         }
         "set" => set(rest),
         "inherit" => {
-            let (steps, rest) = usage::options(rest, "r")?;
-            let (property, names) = rest.split_first().ok_or_else(|| Failure::usage("zfs inherit [-r] PROPERTY DATASET..."))?;
+            let (steps, rest) = usage::options(rest, "rS")?;
+            let (property, names) = rest.split_first().ok_or_else(|| Failure::usage("zfs inherit [-rS] PROPERTY DATASET..."))?;
             let mut wanted = names.to_vec();
             if steps.contains(&Step::Flag('r')) {
                 let all = everything()?;
                 let below = |name: &&str| !name.contains('@') && names.iter().any(|top| depth_below(name, top).is_some_and(|depth| depth > 0));
                 wanted.extend(all.iter().filter_map(|dataset| dataset.string("name").ok()).filter(below).map(str::to_owned));
             }
-            each(Operation::DatasetSet, &wanted, &NvList::new().with("property", property.as_str()))
+            let received = u64::from(steps.contains(&Step::Flag('S')));
+            each(Operation::DatasetSet, &wanted, &NvList::new().with("property", property.as_str()).with("received", received))
         }
         "get" => get(rest),
-        "send" => send(rest),
-        "receive" | "recv" => receive(rest),
-        "mount" if rest.is_empty() => list(&["-H".to_owned(), "-m".to_owned()]),
-        "mount" if rest == ["-a"] => mount_all(true),
-        "mount" => each(Operation::DatasetMount, rest, &NvList::new()),
+        "send" => stream::send(rest),
+        "receive" | "recv" => stream::receive(rest),
+        "diff" => owners::diff(rest),
+        "userspace" => owners::space("user", rest),
+        "groupspace" => owners::space("group", rest),
+        "projectspace" => owners::space("project", rest),
+        "upgrade" => upgrade(rest),
+        "mount" => mount(rest),
         "unmount" | "umount" => {
             let (steps, names) = usage::options(rest, "af")?;
             if steps.contains(&Step::Flag('a')) {
@@ -115,8 +130,79 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
             let names = names.iter().map(|name| mounted_at(name)).collect::<Result<Vec<_>, _>>()?;
             each(Operation::DatasetMount, &names, &NvList::new().with("unmount", 1_u64))
         }
-        other => Err(Failure::usage(format!("'{other}' is no subcommand; see zfs --help"))),
+        other => match absent(other) {
+            Some(why) => Err(Failure::new(format!("{other}: {why}"))),
+            None => Err(Failure::usage(format!("'{other}' is no subcommand; see zfs --help"))),
+        },
     }
+}
+
+/// Why a subcommand of OpenZFS is none here.
+fn absent(verb: &str) -> Option<&'static str> {
+    Some(match verb {
+        "share" | "unshare" => "there is no NFS or SMB server in this system to share with; give a zone the file system (zonecfg: add dataset), or a lofs mount of it",
+        "allow" | "unallow" => "rights are given to zones, not to users: delegate the file system to a zone (zonecfg: add dataset), and its root administers it",
+        "load-key" | "unload-key" | "change-key" => "there are no encrypted datasets here: they are neither made nor received",
+        "program" => "there is no interpreter of channel programs in the kernel; run the commands one by one, snapshots of a tree in one step with zfs snapshot -r",
+        "redact" => "redacted streams are neither made nor received; send a clone from which what is secret was removed",
+        "project" => "nothing is counted by project here; zfs userspace and zfs groupspace count by user and group",
+        "jail" | "unjail" | "zone" | "unzone" => "a zone is given its datasets in its configuration: zonecfg: add dataset",
+        "wait" => "nothing here is done behind your back but freeing, which zfs list shows; zpool wait waits for scans",
+        _ => return None,
+    })
+}
+
+/// Says that file systems have the newest version, which all have that are made here.
+fn upgrade(arguments: &[String]) -> Result<u8, Failure> {
+    let (steps, names) = usage::options(arguments, "varV:")?;
+    if steps.contains(&Step::Flag('v')) {
+        usage::print("The following filesystem versions are supported:\n\nVER  DESCRIPTION\n---  --------------------------------------------------------\n 5   System attributes\n\nOlder ones are read, and not changed.\n");
+        return Ok(0);
+    }
+    let mut older = Vec::new();
+    for dataset in everything()? {
+        let (name, kind) = (dataset.string("name").map_err(Failure::new)?, dataset.string("kind").map_err(Failure::new)?);
+        let is_meant = names.is_empty() || names.iter().any(|top| depth_below(name, top).is_some_and(|depth| depth == 0 || steps.contains(&Step::Flag('r'))));
+        if kind == "filesystem" && is_meant {
+            let version = values(name, &["version".to_owned()], false)?;
+            if let Some(version) = version.first().and_then(|value| value.string("value").ok()).filter(|version| *version != "5" && *version != "-") {
+                older.push(format!("{version:>2}   {name}\n"));
+            }
+        }
+    }
+    usage::print("This system is currently running ZFS filesystem version 5.\n\n");
+    if older.is_empty() {
+        usage::print("All filesystems are formatted with the current version.\n");
+        return Ok(0);
+    }
+    usage::print(&format!("The following filesystems are out of date: they can be read. Send them into a new file system to have them in the current version.\n\nVER  FILESYSTEM\n---  ------------\n{}", older.concat()));
+    Ok(if steps.contains(&Step::Flag('a')) || !names.is_empty() { 1 } else { 0 })
+}
+
+/// Mounts, or says what is mounted.
+fn mount(arguments: &[String]) -> Result<u8, Failure> {
+    let (steps, names) = usage::options(arguments, "aOvo:")?;
+    if steps.contains(&Step::Flag('a')) {
+        return mount_all(true);
+    }
+    if names.is_empty() {
+        let mut text = String::new();
+        for dataset in everything()? {
+            if dataset.opt_number("mounted") == Ok(Some(1))
+                && let Ok(Some(at)) = dataset.opt_string("mountpoint")
+            {
+                text.push_str(&format!("{:<30}  {at}\n", dataset.string("name").map_err(Failure::new)?));
+            }
+        }
+        usage::print(&text);
+        return Ok(0);
+    }
+    let mut options: Vec<String> = Vec::new();
+    for step in &steps {
+        let Step::Value('o', list) = step else { continue };
+        options.extend(list.split(',').map(str::to_owned));
+    }
+    each(Operation::DatasetMount, &names, &NvList::new().with("options", options))
 }
 
 /// One call for each name.
@@ -230,18 +316,31 @@ fn create(arguments: &[String]) -> Result<u8, Failure> {
 }
 
 fn clone(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, names) = usage::options(arguments, "o:")?;
-    let [origin, new] = names.as_slice() else { return Err(Failure::usage("zfs clone DATASET@NAME NEW")) };
-    let request = NvList::new().with("properties", properties(&steps)?).with("origin", origin.as_str());
+    let (steps, names) = usage::options(arguments, "po:")?;
+    let [origin, new] = names.as_slice() else { return Err(Failure::usage("zfs clone [-p] [-o PROPERTY=VALUE]... DATASET@NAME NEW")) };
+    let parents = u64::from(steps.contains(&Step::Flag('p')));
+    let request = NvList::new().with("properties", properties(&steps)?).with("origin", origin.as_str()).with("parents", parents);
     each(Operation::DatasetMake, std::slice::from_ref(new), &request)
 }
 
 fn snapshot(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, names) = usage::options(arguments, "r")?;
+    let (steps, names) = usage::options(arguments, "ro:")?;
     if names.is_empty() {
-        return Err(Failure::usage("zfs snapshot [-r] DATASET@NAME..."));
+        return Err(Failure::usage("zfs snapshot [-r] [-o USER:PROPERTY=VALUE]... DATASET@NAME..."));
     }
-    call(Operation::DatasetSnap, &NvList::new().with("names", names).with("recursive", u64::from(steps.contains(&Step::Flag('r')))))?;
+    let recursive = steps.contains(&Step::Flag('r'));
+    let properties = properties(&steps)?;
+    if let Some(bad) = properties.iter().find(|pair| !pair.split('=').next().is_some_and(|name| name.contains(':'))) {
+        return Err(Failure::usage(format!("-o {bad}: a snapshot has properties of one's own only, with a colon in their name")));
+    }
+    call(Operation::DatasetSnap, &NvList::new().with("names", names.clone()).with("recursive", u64::from(recursive)))?;
+    if !properties.is_empty() {
+        for name in with_below(&names, recursive)? {
+            for (property, value) in properties.iter().filter_map(|pair| pair.split_once('=')) {
+                each(Operation::DatasetSet, std::slice::from_ref(&name), &NvList::new().with("property", property).with("value", value))?;
+            }
+        }
+    }
     Ok(0)
 }
 
@@ -268,71 +367,6 @@ fn destroy(arguments: &[String]) -> Result<u8, Failure> {
     each(Operation::DatasetChange, &names, &request)
 }
 
-fn send(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, operands) = usage::options(arguments, "Rpi:I:t:")?;
-    let flag = |letter| u64::from(steps.contains(&Step::Flag(letter)));
-    let token = steps.iter().find_map(|step| if let Step::Value('t', token) = step { Some(token) } else { None });
-    let mut request = match (operands.as_slice(), token) {
-        ([], Some(token)) => NvList::new().with("token", token.as_str()),
-        ([to], None) => NvList::new().with("to", to.as_str()).with("replicate", flag('R')).with("properties", flag('p')),
-        _ => return Err(Failure::usage("zfs send [-Rp] [-i|-I FROM] DATASET@NAME, or zfs send -t TOKEN")),
-    };
-    for step in &steps {
-        let Step::Value(letter @ ('i' | 'I'), from) = step else { continue };
-        request.set("from", from.trim_start_matches('@'));
-        request.set("intermediate", u64::from(*letter == 'I'));
-    }
-    let mut out = std::io::stdout().lock();
-    if out.is_terminal() {
-        return Err(Failure::usage("a stream is not for a terminal: send it to a file or to zfs receive"));
-    }
-    let mut session = Session::open()?;
-    session.call(Operation::StreamSend, &request)?;
-    loop {
-        let piece = session.call(Operation::StreamSend, &NvList::new())?;
-        let data = piece.bytes("data").map_err(Failure::new)?;
-        if data.is_empty() {
-            return Ok(0);
-        }
-        out.write_all(data).and_then(|()| out.flush()).map_err(|error| Failure::new(format!("writing the stream: {error}")))?;
-    }
-}
-
-/// Bytes of a stream that go to the kernel at once.
-const PIECE: usize = 60 << 10;
-
-fn receive(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, operands) = usage::options(arguments, "AFdesuv")?;
-    let [target] = operands.as_slice() else { return Err(Failure::usage("zfs receive [-Fs] [-d|-e] DATASET, or zfs receive -A DATASET")) };
-    let flag = |letter| steps.contains(&Step::Flag(letter));
-    if flag('A') {
-        call(Operation::DatasetChange, &NvList::new().with("change", "abort-receive").with("name", target.as_str()))?;
-        return Ok(0);
-    }
-    let mut request = NvList::new().with("target", target.as_str()).with("force", u64::from(flag('F'))).with("resumable", u64::from(flag('s')));
-    if flag('d') || flag('e') {
-        request.set("naming", if flag('d') { "drop-pool" } else { "last-part" });
-    }
-    let mut session = Session::open()?;
-    session.call(Operation::StreamReceive, &request)?;
-    let mut input = std::io::stdin().lock();
-    let mut piece = vec![0; PIECE];
-    loop {
-        let length = input.read(&mut piece).map_err(|error| Failure::new(format!("reading the stream: {error}")))?;
-        if length == 0 {
-            break;
-        }
-        session.call(Operation::StreamReceive, &NvList::new().with("data", piece[..length].to_vec()))?;
-    }
-    let done = session.call(Operation::StreamReceive, &NvList::new().with("end", 1_u64))?;
-    if flag('v') {
-        for name in done.strings("received").map_err(Failure::new)? {
-            usage::print(&format!("received {name}\n"));
-        }
-    }
-    Ok(0)
-}
-
 fn set(arguments: &[String]) -> Result<u8, Failure> {
     let count = arguments.iter().take_while(|argument| argument.contains('=')).count();
     let (pairs, names) = arguments.split_at(count);
@@ -341,7 +375,7 @@ fn set(arguments: &[String]) -> Result<u8, Failure> {
     }
     for pair in pairs {
         let (property, value) = pair.split_once('=').expect("counted above");
-        each(Operation::DatasetSet, names, &NvList::new().with("property", property).with("value", value))?;
+        each(Operation::DatasetSet, names, &NvList::new().with("property", owners::by_number(property)?).with("value", value))?;
     }
     Ok(0)
 }
@@ -354,46 +388,86 @@ fn values(name: &str, wanted: &[String], recursive: bool) -> Result<Vec<NvList>,
 }
 
 fn get(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, operands) = usage::options(arguments, "rHpo:s:")?;
-    let sources = steps.iter().find_map(|step| if let Step::Value('s', sources) = step { Some(sources.split(',').collect::<Vec<_>>()) } else { None });
+    let (steps, operands) = usage::options(arguments, "rHpd:t:o:s:")?;
     let flag = |letter| steps.contains(&Step::Flag(letter));
-    let (wanted, names) = operands.split_first().ok_or_else(|| Failure::usage("zfs get all|PROPERTY,... DATASET..."))?;
-    if names.is_empty() {
-        return Err(Failure::usage("of which dataset? zfs get all|PROPERTY,... DATASET..."));
-    }
-    let wanted: Vec<String> = if wanted == "all" { Vec::new() } else { wanted.split(',').map(str::to_owned).collect() };
+    let value = |wanted: char| steps.iter().find_map(|step| if let Step::Value(letter, value) = step { (*letter == wanted).then_some(value.as_str()) } else { None });
+    let sources = value('s').map(|sources| sources.split(',').collect::<Vec<_>>());
+    let (asked, names) = operands.split_first().ok_or_else(|| Failure::usage("zfs get all|PROPERTY,... [DATASET...]"))?;
+    let asked: Vec<&str> = if asked == "all" { Vec::new() } else { asked.split(',').collect() };
+    let wanted = asked.iter().map(|property| owners::by_number(property)).collect::<Result<Vec<_>, _>>()?;
     // As words of -s: `-` is none, and what is inherited names from where.
     let source_of = |text: &str| if text == "-" { "none".to_owned() } else { text.split(' ').next().unwrap_or(text).to_owned() };
     if let Some(wrong) = sources.iter().flatten().find(|source| !matches!(**source, "local" | "default" | "inherited" | "temporary" | "received" | "none")) {
         return Err(Failure::usage(format!("'{wrong}' is no source: local, default, inherited, temporary, received or none")));
     }
-    let shown = steps.iter().find_map(|step| if let Step::Value('o', columns) = step { Some(columns.as_str()) } else { None });
+    let kinds = value('t').map(kinds_of).transpose()?;
     let mut columns = Vec::new();
-    for column in shown.unwrap_or("name,property,value,source").split(',') {
-        columns.push(match column {
-            "name" => ("NAME", "dataset"),
-            "property" => ("PROPERTY", "property"),
-            "value" => ("VALUE", if flag('p') { "exact" } else { "value" }),
-            "source" => ("SOURCE", "source"),
-            other => return Err(Failure::usage(format!("'{other}' is no column: name, property, value, source"))),
+    for column in value('o').unwrap_or("name,property,value,source").split(',') {
+        columns.extend(match column {
+            "all" => vec![("NAME", "dataset"), ("PROPERTY", "property"), ("VALUE", "value"), ("RECEIVED", "received"), ("SOURCE", "source")],
+            "name" => vec![("NAME", "dataset")],
+            "property" => vec![("PROPERTY", "property")],
+            "value" => vec![("VALUE", "value")],
+            "received" => vec![("RECEIVED", "received")],
+            "source" => vec![("SOURCE", "source")],
+            other => return Err(Failure::usage(format!("'{other}' is no column: name, property, value, received, source, or all"))),
         });
     }
+    // With a depth or a kind, what is below is looked for; so it is where nothing is named.
+    let deepest = match value('d') {
+        Some(depth) => depth.parse().map_err(|_| Failure::usage(format!("-d {depth}: a number, please")))?,
+        None if flag('r') || names.is_empty() => usize::MAX,
+        None => 0,
+    };
+    let tops: Vec<String> = if names.is_empty() {
+        everything()?.iter().filter_map(|dataset| dataset.string("name").ok()).filter(|name| !name.contains('/') && !name.contains('@')).map(str::to_owned).collect()
+    } else {
+        names.to_vec()
+    };
     let mut rows = Vec::new();
-    for name in names {
-        for value in values(name, &wanted, flag('r'))? {
+    let mut known = 0;
+    for top in &tops {
+        let mut shown = values(top, &wanted, deepest > 0)?;
+        known += shown.len();
+        for value in &mut shown {
+            let name = value.string("dataset").map_err(Failure::new)?.to_owned();
+            let kind = value.opt_string("kind").map_err(Failure::new)?.unwrap_or_default();
+            let is_far = depth_below(&name, top).is_none_or(|depth| depth > deepest);
             let source = source_of(value.string("source").map_err(Failure::new)?);
-            if sources.as_ref().is_some_and(|sources| !sources.contains(&source.as_str())) {
+            if is_far || kinds.as_ref().is_some_and(|kinds| !is_of(kinds, kind)) || sources.as_ref().is_some_and(|sources| !sources.contains(&source.as_str())) {
                 continue;
+            }
+            if flag('p') {
+                let exact = value.string("exact").map_err(Failure::new)?.to_owned();
+                value.set("value", exact);
+            }
+            // As it was asked for.
+            let property = value.string("property").map_err(Failure::new)?.to_owned();
+            if let Some(at) = wanted.iter().position(|one| *one == property) {
+                value.set("property", asked[at]);
             }
             rows.push(columns.iter().map(|(_, field)| value.string(field).map(str::to_owned)).collect::<Result<Vec<_>, _>>().map_err(Failure::new)?);
         }
     }
-    if rows.is_empty() && sources.is_none() {
+    if known == 0 && sources.is_none() {
         return Err(Failure::new("no such property here"));
     }
     let heading: Vec<&str> = columns.iter().map(|(heading, _)| *heading).collect();
     usage::print(&table(&heading, &rows, flag('H')));
     Ok(0)
+}
+
+/// Kinds of datasets as `-t` has them.
+fn kinds_of(list: &str) -> Result<Vec<&str>, Failure> {
+    let kinds: Vec<&str> = list.split(',').collect();
+    match kinds.iter().find(|kind| !matches!(**kind, "filesystem" | "fs" | "snapshot" | "snap" | "volume" | "vol" | "bookmark" | "all")) {
+        Some(wrong) => Err(Failure::usage(format!("'{wrong}' is no kind of dataset: filesystem, snapshot, volume, bookmark or all"))),
+        None => Ok(kinds),
+    }
+}
+
+fn is_of(kinds: &[&str], kind: &str) -> bool {
+    kinds.iter().any(|wanted| *wanted == "all" || kind.starts_with(wanted) || *wanted == "fs" && kind == "filesystem")
 }
 
 /// How far `name` is below `top`; `None`: not at all. Snapshots are one further down than their file system.
@@ -403,24 +477,23 @@ fn depth_below(name: &str, top: &str) -> Option<usize> {
 }
 
 fn list(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, operands) = usage::options(arguments, "Hpmrd:t:o:s:S:")?;
+    let (steps, operands) = usage::options(arguments, "Hprd:t:o:s:S:")?;
     let flag = |letter| steps.contains(&Step::Flag(letter));
     let value = |wanted: char| steps.iter().find_map(|step| if let Step::Value(letter, value) = step { (*letter == wanted).then_some(value.as_str()) } else { None });
     let (script, exact) = (flag('H'), flag('p'));
-    let kinds: Vec<&str> = value('t').map_or_else(|| vec!["filesystem", "volume"], |kinds| kinds.split(',').collect());
-    if let Some(wrong) = kinds.iter().find(|kind| !matches!(**kind, "filesystem" | "fs" | "snapshot" | "snap" | "volume" | "vol" | "bookmark" | "all")) {
-        return Err(Failure::usage(format!("'{wrong}' is no kind of dataset: filesystem, snapshot, volume, bookmark or all")));
-    }
+    let kinds = value('t').map_or_else(|| Ok(vec!["filesystem", "volume"]), kinds_of)?;
     // A dataset that is named is shown alone, or with what it has of a kind that was asked for.
     let deepest = match value('d') {
         Some(depth) => depth.parse().map_err(|_| Failure::usage(format!("-d {depth}: a number, please")))?,
         None if flag('r') || operands.is_empty() => usize::MAX,
         None => usize::from(value('t').is_some_and(|kinds| kinds.contains("snap") || kinds.contains("bookmark"))),
     };
-    let columns: Vec<&str> = value('o').unwrap_or(if flag('m') { "name,mountpoint" } else { "name,used,available,referenced,mountpoint" }).split(',').collect();
+    let columns = value('o').unwrap_or("name,used,available,referenced,mountpoint").split(',');
+    let columns: Vec<&str> = columns.flat_map(|column| if column == "space" { SPACE.split(',').collect() } else { vec![column] }).collect();
+    let orders: Vec<(&str, bool)> = steps.iter().filter_map(|step| if let Step::Value(letter @ ('s' | 'S'), property) = step { Some((property.as_str(), *letter == 'S')) } else { None }).collect();
     let tops: Vec<Option<&str>> = if operands.is_empty() { vec![None] } else { operands.iter().map(|name| Some(name.as_str())).collect() };
-    // The key that rows are sorted by, and the row.
-    let mut rows: Vec<(Option<String>, Vec<String>)> = Vec::new();
+    // The keys that rows are sorted by, and the row.
+    let mut rows: Vec<(Vec<String>, Vec<String>)> = Vec::new();
     for top in tops {
         let mut request = NvList::new().with("bookmarks", u64::from(kinds.iter().any(|kind| matches!(*kind, "bookmark" | "all"))));
         if let Some(name) = top {
@@ -431,12 +504,14 @@ fn list(arguments: &[String]) -> Result<u8, Failure> {
             let kind = dataset.string("kind").map_err(Failure::new)?;
             let name = dataset.string("name").map_err(Failure::new)?;
             let is_named = top == Some(name);
-            let is_wanted = is_named && value('t').is_none() || kinds.iter().any(|wanted| *wanted == "all" || kind.starts_with(wanted) || *wanted == "fs" && kind == "filesystem");
+            // Snapshots by themselves, where the pool says so.
+            let is_listed = value('t').is_none() && dataset.opt_number("listed") == Ok(Some(1));
+            let is_wanted = is_named && value('t').is_none() || is_listed || is_of(&kinds, kind);
             if !is_wanted || top.is_some_and(|top| depth_below(name, top).is_none_or(|depth| depth > deepest)) {
                 continue;
             }
             let row = columns.iter().map(|column| cell(dataset, column, exact)).collect::<Result<Vec<_>, _>>()?;
-            let key = value('s').or(value('S')).map(|property| cell(dataset, property, true)).transpose()?;
+            let key = orders.iter().map(|(property, _)| cell(dataset, property, true)).collect::<Result<Vec<_>, _>>()?;
             rows.push((key, row));
         }
     }
@@ -444,11 +519,13 @@ fn list(arguments: &[String]) -> Result<u8, Failure> {
         usage::print("no datasets available\n");
         return Ok(0);
     }
-    let number = |key: &Option<String>| key.as_ref().and_then(|key| key.parse::<u64>().ok());
-    rows.sort_by(|(a, _), (b, _)| number(a).cmp(&number(b)).then_with(|| a.cmp(b)));
-    if value('S').is_some() {
-        rows.reverse();
-    }
+    rows.sort_by(|(a, _), (b, _)| {
+        let compared = orders.iter().zip(a.iter().zip(b)).map(|((_, falls), (a, b))| {
+            let order = a.parse::<u64>().ok().cmp(&b.parse::<u64>().ok()).then_with(|| a.cmp(b));
+            if *falls { order.reverse() } else { order }
+        });
+        compared.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
+    });
     let heading: Vec<String> = columns.iter().map(|column| heading(column)).collect();
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(_, row)| row).collect();
     usage::print(&table(&heading.iter().map(String::as_str).collect::<Vec<_>>(), &rows, script));
@@ -476,11 +553,18 @@ fn cell(dataset: &NvList, column: &str, exact: bool) -> Result<String, Failure> 
     }
 }
 
+/// Columns of `-o space`.
+const SPACE: &str = "name,available,used,usedbysnapshots,usedbydataset,usedbyrefreservation,usedbychildren";
+
 /// What stands above a column.
 fn heading(column: &str) -> String {
     match column {
         "available" => "AVAIL".to_owned(),
         "referenced" => "REFER".to_owned(),
+        "usedbysnapshots" => "USEDSNAP".to_owned(),
+        "usedbydataset" => "USEDDS".to_owned(),
+        "usedbyrefreservation" => "USEDREFRESERV".to_owned(),
+        "usedbychildren" => "USEDCHILD".to_owned(),
         other => other.to_uppercase(),
     }
 }

@@ -1,0 +1,176 @@
+//! Operations on datasets while they are mounted: snapshots that are read below `.zfs`, streams that break off or replace what was read, mappings and `readonly`.
+
+extern crate std;
+
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use kif::ZoneId;
+use pool_stream::{Naming, PackageOptions};
+use vfs::{Cred, Cx, Kind, Place, VfsError, VnodeRef};
+
+use crate::manage::{self, Extent, NewValue, Refused};
+use crate::streams::{ReceiveRequest, Receiving, Sending};
+use crate::tests::{IO, contents, create, make};
+use crate::{Storage, registry};
+
+/// A pool that operators find by its name, with its file systems below a root of their own.
+struct Rig {
+    pool: Arc<Storage>,
+    root: Place,
+    cred: Cred,
+}
+
+impl Rig {
+    fn new(name: &str) -> Self {
+        let (_, pool) = create(name);
+        assert!(registry::add(&pool), "no test has the name twice");
+        let root = vfs::mount::mount_root(vfs::tmpfs::new(&vfs::tmpfs::Options::default()), "root");
+        let rig = Self { pool, root, cred: Cred::root(ZoneId::GLOBAL) };
+        manage::mount(&rig.cx(), &rig.pool, name).expect("mounts");
+        rig
+    }
+
+    fn cx(&self) -> Cx<'_> {
+        Cx { cred: &self.cred, root: &self.root, cwd: &self.root }
+    }
+
+    fn look(&self, path: &str) -> Result<VnodeRef, VfsError> {
+        vfs::lookup(&self.cx(), None, path.as_bytes(), vfs::Follow::Yes).map(|place| place.vnode)
+    }
+
+    fn read(&self, path: &str) -> String {
+        String::from_utf8(contents(&self.look(path).unwrap_or_else(|error| panic!("{path}: {error:?}")))).expect("text")
+    }
+
+    fn make(&self, directory: &str, name: &str, text: &str) -> VnodeRef {
+        let file = make(&self.look(directory).expect("a directory"), name);
+        file.write_at(0, text.as_bytes(), IO).expect("writes");
+        file
+    }
+
+    fn snapshot(&self, name: &str) {
+        manage::snapshot(&[name.to_string()], false).expect("takes a snapshot");
+    }
+
+    fn send(to: &str, from: Option<&str>) -> Vec<u8> {
+        let mut sending = Sending::start(to, from, PackageOptions::default()).expect("sends");
+        let mut out = Vec::new();
+        loop {
+            let piece = sending.piece().expect("a piece");
+            if piece.is_empty() {
+                return out;
+            }
+            out.extend(piece);
+        }
+    }
+
+    fn receive(&self, target: &str, request: ReceiveRequest, stream: &[u8]) {
+        let mut receiving = Receiving::start(&self.cx(), target, Naming::Exact, request).expect("begins");
+        receiving.feed(&self.cx(), stream).expect("takes it");
+        receiving.finish(&self.cx()).expect("ends");
+    }
+}
+
+fn names(directory: &VnodeRef) -> Vec<String> {
+    let mut out = Vec::new();
+    directory
+        .readdir(0, &mut |entry| {
+            out.push(String::from_utf8_lossy(entry.name).into_owned());
+            true
+        })
+        .expect("lists");
+    out
+}
+
+#[test]
+fn snapshots_are_read_below_zfs_and_never_changed() {
+    let rig = Rig::new("snapdir");
+    let file = rig.make("/snapdir", "f", "before");
+    rig.snapshot("snapdir@one");
+    file.write_at(0, b"after!", IO).expect("writes");
+    rig.snapshot("snapdir@two");
+    let (one, two) = ("/snapdir/.zfs/snapshot/one/f", "/snapdir/.zfs/snapshot/two/f");
+    assert_eq!((rig.read(one), rig.read(two), rig.read("/snapdir/f")), ("before".into(), "after!".into(), "after!".into()));
+    let list = rig.look("/snapdir/.zfs/snapshot").expect("there");
+    assert_eq!(names(&list), [".", "..", "one", "two"]);
+    assert_eq!(names(&rig.look("/snapdir/.zfs").expect("there")), [".", "..", "snapshot"]);
+    // The way up, and what is shown of it.
+    assert_eq!(rig.read("/snapdir/.zfs/snapshot/one/../../../f"), "after!");
+    assert_eq!(names(&rig.look("/snapdir").expect("there")), [".", "..", "f"]);
+    manage::set(&rig.cx(), "snapdir", "snapdir", NewValue::Text("visible")).expect("sets");
+    assert_eq!(names(&rig.look("/snapdir").expect("there")), [".", "..", ".zfs", "f"]);
+    // Nothing in a snapshot changes, nor is anything made beside it.
+    let old = rig.look(one).expect("there");
+    manage::set(&rig.cx(), "snapdir", "readonly", NewValue::Text("off")).expect("sets");
+    assert_eq!(old.write_at(0, b"x", IO), Err(VfsError::ReadOnly));
+    assert_eq!(old.page(0, true, ZoneId::GLOBAL).err(), Some(VfsError::ReadOnly));
+    assert!(rig.look("/snapdir/.zfs/snapshot/one").expect("there").create(b"new", Kind::File, 0o644, vfs::DevNo::default(), crate::tests::OWNER).is_err());
+    assert!(list.mkdir(b"three", 0o755, crate::tests::OWNER).is_err());
+    old.sync().expect("nothing to do");
+    // Its dataset's number becomes another's; what was read stays in memory at most, and nothing else is read.
+    let root = rig.look("/snapdir/.zfs/snapshot/one").expect("there");
+    manage::destroy(&rig.cx(), "snapdir@one", Extent::One, false).expect("destroys");
+    rig.make("/snapdir", "g", "secret");
+    rig.snapshot("snapdir@again");
+    assert_eq!(root.lookup(b"g").err(), Some(VfsError::NotFound));
+    assert_eq!(rig.look(one).err(), Some(VfsError::NotFound));
+    assert_eq!(rig.read("/snapdir/.zfs/snapshot/again/g"), "secret");
+    drop((file, list, old, root));
+    manage::unmount(&rig.cx(), &rig.pool, "snapdir").expect("nobody has a file of it");
+}
+
+#[test]
+fn a_receive_that_is_killed_mounts_again_what_it_found_mounted() {
+    let rig = Rig::new("killed");
+    manage::create_dataset(&rig.cx(), "killed/from", &[]).expect("makes");
+    let file = rig.make("/killed/from", "f", "one");
+    rig.snapshot("killed/from@one");
+    rig.receive("killed/to", ReceiveRequest::default(), &Rig::send("killed/from@one", None));
+    assert_eq!(rig.read("/killed/to/f"), "one");
+    file.write_at(0, b"two", IO).expect("writes");
+    rig.snapshot("killed/from@two");
+    let step = Rig::send("killed/from@two", Some("one"));
+    let mut receiving = Receiving::start(&rig.cx(), "killed/to", Naming::Exact, ReceiveRequest::default()).expect("begins");
+    receiving.feed(&rig.cx(), &step[..step.len() / 2]).expect("takes a half");
+    assert_eq!(rig.look("/killed/to/f").err(), Some(VfsError::NotFound), "it is not mounted meanwhile");
+    drop(receiving);
+    assert_eq!(rig.read("/killed/to/f"), "one");
+    rig.receive("killed/to", ReceiveRequest::default(), &step);
+    assert_eq!(rig.read("/killed/to/f"), "two");
+    // A dry run names what it would make, and makes nothing.
+    let mut dry = Receiving::start(&rig.cx(), "killed/never", Naming::Exact, ReceiveRequest { dry: true, ..ReceiveRequest::default() }).expect("begins");
+    dry.feed(&rig.cx(), &Rig::send("killed/from@one", None)).expect("takes it");
+    assert_eq!(dry.finish(&rig.cx()), Ok([String::from("killed/never@one")].into()));
+    assert_eq!(manage::is_there("killed/never"), Ok(false));
+}
+
+#[test]
+fn a_full_stream_that_replaces_a_file_system_replaces_what_was_read_of_it() {
+    let rig = Rig::new("replaced");
+    for (name, text) in [("replaced/from", "from the stream"), ("replaced/to", "what was there")] {
+        manage::create_dataset(&rig.cx(), name, &[]).expect("makes");
+        rig.make(&alloc::format!("/{name}"), "f", text);
+    }
+    rig.snapshot("replaced/from@one");
+    assert_eq!(rig.read("/replaced/to/f"), "what was there");
+    rig.receive("replaced/to", ReceiveRequest { force: true, ..ReceiveRequest::default() }, &Rig::send("replaced/from@one", None));
+    assert_eq!(rig.read("/replaced/to/f"), "from the stream");
+}
+
+#[test]
+fn a_file_system_becomes_read_only_when_nobody_has_a_file_of_it_mapped_for_writing() {
+    let rig = Rig::new("mapped");
+    let file = rig.make("/mapped", "f", "text");
+    let page = file.page(0, true, ZoneId::GLOBAL).expect("a page to be written");
+    let refused = manage::set(&rig.cx(), "mapped", "readonly", NewValue::Text("on"));
+    assert!(matches!(refused, Err(Refused::Busy(_))), "{refused:?}");
+    page.write(0, b"TEXT");
+    file.write_at(4, b"!", IO).expect("as before");
+    drop(page);
+    manage::set(&rig.cx(), "mapped", "readonly", NewValue::Text("on")).expect("nothing is mapped any more");
+    assert_eq!((rig.read("/mapped/f"), file.write_at(0, b"x", IO)), ("TEXT!".into(), Err(VfsError::ReadOnly)));
+    manage::set(&rig.cx(), "mapped", "readonly", NewValue::Text("off")).expect("sets");
+    file.write_at(0, b"x", IO).expect("writes");
+}

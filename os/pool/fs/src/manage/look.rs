@@ -1,0 +1,68 @@
+//! What changed in a file system, and whose it is.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use pool_dmu::{Datasets, Holder, Holding};
+use pool_phys::objset::ObjsetKind;
+
+use super::datasets::settle;
+use super::pools::pool_of;
+use super::{Refused, Result, edit};
+
+/// Blocks of dnodes that are compared before others have their turn with the pool, and bytes of lines that are enough for an answer.
+const STEPS: usize = 64;
+const TEXT: usize = 256 << 10;
+
+/// How `zfs diff` writes its lines.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiffForm {
+    pub kinds: bool,
+    pub script: bool,
+    pub times: bool,
+}
+
+/// What differs between snapshot `from` and `to`, a later one or a file system: lines, and the place to go on from if that was not all. A file system is compared as it
+/// is when each part is asked for.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn diff(from: &str, to: Option<&str>, place: u64, form: DiffForm) -> Result<(String, Option<u64>)> {
+    let pool = pool_of(from)?;
+    settle(&pool)?;
+    edit(&pool, from, |store| {
+        let (mut diff, mount) = pool_zpl::diff(&Datasets::open(store.pool())?, from, to)?;
+        diff.seek(place);
+        let (mut text, mut found) = (String::new(), Vec::new());
+        for _ in 0..STEPS {
+            let more = diff.step(&mut found)?;
+            found.drain(..).for_each(|one| text.push_str(&one.line(&mount, form.kinds, form.script, form.times)));
+            if !more {
+                return Ok((text, None));
+            }
+            if text.len() > TEXT {
+                break;
+            }
+        }
+        Ok((text, Some(diff.place())))
+    })
+}
+
+/// What each user, group or project has of a file system or snapshot of one, and may have.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn holdings(name: &str, holder: Holder) -> Result<Vec<Holding>> {
+    let pool = pool_of(name)?;
+    settle(&pool)?;
+    let found = edit(&pool, name, |store| {
+        let datasets = Datasets::open(store.pool())?;
+        let set = datasets.open_dataset(&datasets.find(name)?)?;
+        if set.kind() != ObjsetKind::Zpl || !set.counts(holder, false) {
+            return Ok(None);
+        }
+        Ok(Some(set.holdings(holder)?))
+    })?;
+    found.ok_or_else(|| Refused::Invalid(format!("{name}: not a file system that counts what these have")))
+}
