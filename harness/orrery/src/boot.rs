@@ -50,14 +50,14 @@ pub struct BootArgs {
     #[arg(long)]
     board: Option<PathBuf>,
     /// Virtual CPUs.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=32))]
+    #[arg(long, visible_alias = "cpus", value_parser = clap::value_parser!(u32).range(1..=32))]
     vcpus: Option<u32>,
     /// The processor's model: `v2` (x86-64-v2, the default) or `v3` (with AVX, AVX2, FMA, F16C). Features are left out by the names Linux has for
     /// them, as in `v3,-avx2,-smap`.
     #[arg(long)]
     cpu: Option<String>,
-    /// RAM in MiB.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(16..=65536))]
+    /// RAM in MiB, 16 to 65536, or with its unit: `512M`, `4G`.
+    #[arg(long, value_parser = mebibytes)]
     mem: Option<u64>,
     /// Stop after so many instructions.
     #[arg(long)]
@@ -110,6 +110,17 @@ impl BootArgs {
         ];
         given.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
     }
+}
+
+/// MiB, or a number with its unit.
+fn mebibytes(word: &str) -> Result<u64, String> {
+    let (digits, unit) = match word.trim_end_matches(['M', 'G']) {
+        digits if word.len() == digits.len() + 1 && word.ends_with('G') => (digits, 1024),
+        digits if word.len() <= digits.len() + 1 => (digits, 1),
+        _ => (word, 1),
+    };
+    let mebibytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    mebibytes.filter(|mebibytes| (16..=65_536).contains(mebibytes)).ok_or_else(|| "16 to 65536 MiB, as `512`, `512M` or `4G`".to_owned())
 }
 
 /// Seconds, as nanoseconds.
@@ -419,6 +430,18 @@ fn converse(machine: &mut Machine, args: &BootArgs, terminal: bool) -> std::io::
             }
             Ok(None) | Err(RecvTimeoutError::Disconnected) => open = false,
             Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn sizes_of_ram() {
+        let good = ["16", "512M", "4G", "65536"].map(|word| super::mebibytes(word).ok());
+        assert_eq!(good, [Some(16), Some(512), Some(4096), Some(65_536)]);
+        for word in ["", "M", "15", "65G", "4GG", "4GM", "4K", "-1", "99999999999999999999G"] {
+            assert!(super::mebibytes(word).is_err(), "{word}");
         }
     }
 }

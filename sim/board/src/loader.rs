@@ -52,6 +52,8 @@ pub enum ImageError {
     Taken { what: &'static str, address: u64, length: u64 },
     /// Boot information, command line and modules do not fit where they go, `from` to `to`, beside the image.
     NoRoom { what: &'static str, length: u64, from: u64, to: u64 },
+    /// Modules beside the initial RAM disk, for a kernel whose protocol has none.
+    Modules,
     /// The command line is longer than the kernel says it takes.
     CommandLine { length: u64, limit: u64 },
     /// The image asks for something the board does not have.
@@ -80,6 +82,7 @@ impl fmt::Display for ImageError {
             ImageError::NoRoom { what, length, from, to } => {
                 write!(f, "{what} ({length} bytes) does not fit into RAM where it may lie ({from:#x} to {to:#x}, beside the kernel)")
             }
+            ImageError::Modules => write!(f, "modules are given beside the initial RAM disk, and Linux takes none"),
             ImageError::CommandLine { length, limit } => write!(f, "command line has {length} bytes, and this kernel takes at most {limit}"),
             ImageError::Unsupported { what } => write!(f, "kernel image asks for {what}: the board does not offer that"),
         }
@@ -739,7 +742,7 @@ fn linux(memory: &mut GuestMemory, boot: &Boot<'_>, firmware: &Firmware, image: 
     put(memory, "Linux kernel", preferred, kernel)?;
     let loaded = &Loaded { parts: vec![(preferred, preferred + size)] };
     if !boot.modules.is_empty() {
-        return Err(ImageError::Unsupported { what: "modules beside the initial RAM disk, which Linux does not take".to_owned() });
+        return Err(ImageError::Modules);
     }
     let initrd = place_modules(memory, boot, firmware, loaded, limit.saturating_add(1))?;
 

@@ -505,6 +505,9 @@ fn a_bz_image_says_what_it_takes() {
         refused(&board, Some(&disk), ""),
         "initial RAM disk (32505856 bytes) does not fit into RAM where it may lie (0x100000 to 0x2000000, beside the kernel)"
     );
+    let modules = [sim_board::Module { content: b"module", append: "" }];
+    let refused = Machine::new(&board, &Boot { modules: &modules, ..Boot::new(&image, None, "") }).expect_err("takes none").to_string();
+    assert_eq!(refused, "modules are given beside the initial RAM disk, and Linux takes none");
     let mut large = image.clone();
     large[0x260..0x264].copy_from_slice(&(1u32 << 30).to_le_bytes());
     let refused = Machine::new(&board, &Boot::new(&large, None, "")).expect_err("no such RAM").to_string();
