@@ -369,7 +369,8 @@ impl Task {
                 let marks = self.book().marks(dataset);
                 let Some(any) = model.keys().next().cloned() else { return Ok(()) };
                 let file = must("open to sync", self.open(&format!("{base}{any}"), OpenFlags::READ))?;
-                must("sync", file.sync())?;
+                // fsync of a file, or syncfs: either keeps what was done in its file system before.
+                must("sync", if pick >> 20 & 3 == 0 { file.place().mount.fs().sync() } else { file.sync() })?;
                 let mut book = self.book();
                 book.is_safe(&marks);
                 book.report.syncs += 1;
@@ -403,6 +404,15 @@ impl Task {
                 self.change(index, model, after, |_| file.truncate(size))
             }
             8 if exists && !model[&name].is_empty() => self.map(base, &name, index, model),
+            9 if exists && !model[&name].is_empty() && pick >> 20 & 1 == 0 => {
+                let data = after.entry(name).or_default();
+                let from = usize::try_from(pick >> 32).unwrap_or(0) % data.len();
+                let end = data.len().min(from + usize::try_from(self.dice() % 20_000).unwrap_or(0));
+                data[from..end].fill(0);
+                let file = must("open to punch", self.open(&path, OpenFlags::WRITE))?;
+                self.change(index, model, after, |_| file.punch(from as u64, (end - from) as u64))
+            }
+            10 if exists && pick >> 20 & 3 == 0 => self.seek(&path, &model[&name]),
             _ if !exists => {
                 after.insert(name, Vec::new());
                 self.change(index, model, after, |task| task.open(&path, OpenFlags::WRITE | OpenFlags::CREATE).map(drop))
@@ -434,6 +444,29 @@ impl Task {
         // Refused: it is as before.
         home.states.push(digest(model));
         home.done = home.states.len() - 1;
+        Ok(())
+    }
+
+    /// What lies in a hole is zeros, and data begins where it is said.
+    fn seek(&self, path: &str, data: &[u8]) -> Step {
+        let file = must("open to seek", self.open(path, OpenFlags::READ))?;
+        let (size, mut at) = (data.len() as u64, 0);
+        while at < size {
+            let next = must("seek data", file.vnode().seek(at, false))?.unwrap_or(size);
+            let hole = |range: std::ops::Range<u64>| data.get(range.start as usize..range.end as usize).is_some_and(|part| part.iter().all(|byte| *byte == 0));
+            if next < at || !hole(at..next) {
+                return Err(End::Finding(format!("{path}: {at} to {next} of {size} is said to be a hole")));
+            }
+            if next == size {
+                break;
+            }
+            let end = must("seek hole", file.vnode().seek(next, true))?.unwrap_or(size);
+            if end <= next || end > size {
+                return Err(End::Finding(format!("{path}: data from {next} to {end} of {size}")));
+            }
+            at = end;
+        }
+        baton::note(at);
         Ok(())
     }
 
