@@ -306,7 +306,7 @@ pub trait Vnode: Send + Sync {
     /// Names of all extended attributes, sorted.
     ///
     /// # Errors
-    /// Not offered.
+    /// Not offered; more than [`crate::xattr::VALUE_LIMIT`] bytes of them ([`VfsError::TooLong`]).
     fn xattr_names(&self) -> Result<Vec<Vec<u8>>> {
         Err(VfsError::NotSupported)
     }

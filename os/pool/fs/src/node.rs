@@ -18,7 +18,7 @@ use pool_phys::sa::Znode;
 use pool_zpl::{Change, Make, NewEntry, VOLUME_DATA, Writer, XattrStyle};
 use sync::{Class, Mutex, SpinLock};
 use vfs::pipe::Pipe;
-use vfs::xattr::Existence;
+use vfs::xattr::{Existence, VALUE_LIMIT};
 use vfs::{Attr, DevNo, DirEntry, Io, Kind, Lent, NodeId, OpenFlags, Owner, RenameFlags, Result, SetAttr, VfsError, Vnode, VnodeRef};
 
 use crate::cache::{self, Key, RUN};
@@ -31,6 +31,8 @@ type Pool<R> = core::result::Result<R, EditError>;
 
 /// Pages of a run.
 const RUN_PAGES: u64 = RUN / PAGE_SIZE as u64;
+/// The largest usual block of a file; larger ones (`recordsize` above it) are rare, and their pool has room for two.
+const RECORD_MAX: u64 = 128 << 10;
 /// Not looked at yet.
 const UNKNOWN: u64 = u64::MAX;
 /// Access times of what is only read are written at most once a day.
@@ -757,7 +759,7 @@ impl Vnode for Node {
     }
     fn xattr_names(&self) -> Result<Vec<Vec<u8>>> {
         self.read(|writer| match self.xattr_style(writer)? {
-            Some(_) => Ok(Ok(writer.xattrs(self.object)?.into_iter().map(|(name, _)| name).collect())),
+            Some(_) => Ok(writer.xattr_names(self.object, VALUE_LIMIT)?.ok_or(VfsError::TooLong)),
             None => Ok(Err(VfsError::NotSupported)),
         })?
     }
@@ -1051,7 +1053,8 @@ impl Vnode for Node {
             return Err(VfsError::Invalid);
         }
         let pages = self.pages.lock();
-        self.change(4096, |writer| {
+        // The blocks at both ends are written anew.
+        self.change(2 * RECORD_MAX, |writer| {
             self.forget_setid(writer)?;
             writer.punch_hole(self.object, offset, length, now())?;
             self.refresh(writer)

@@ -179,6 +179,12 @@ fn extended_attributes_are_where_the_property_says_and_stay() {
     assert_eq!((file.xattr(b"user.a"), file.xattr(b"user.large")), (Ok(Some(b"in the bonus".to_vec())), Ok(Some(large))));
     file.set_xattr(b"user.a", None, Existence::Old).expect("removes");
     assert_eq!(file.xattr(b"user.a"), Ok(None));
+    // More names than can be listed are there all the same.
+    let name = |number: u32| format!("user.{number:0250}").into_bytes();
+    for number in 0..300 {
+        file.set_xattr(&name(number), Some(b""), Existence::New).expect("sets");
+    }
+    assert_eq!((file.xattr_names(), file.xattr(&name(299))), (Err(VfsError::TooLong), Ok(Some(Vec::new()))));
 }
 
 #[test]

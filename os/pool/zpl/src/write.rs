@@ -756,17 +756,20 @@ impl<'s> Writer<'s> {
         if word(&values, numbers.mode) & TYPE_MASK != REGULAR {
             return Err(EditError::Invalid("not a regular file"));
         }
+        let size = word(&values, numbers.size);
+        // Whoever replays this would make the file longer: nothing behind its end is said.
+        let length = length.min(size.saturating_sub(offset));
+        if length == 0 {
+            return Ok(());
+        }
         // What is behind the end is nobody's: the last block goes as a whole.
-        let end = offset.saturating_add(length);
-        let limit = if end < word(&values, numbers.size) { end } else { u64::MAX };
+        let limit = if offset + length < size { offset + length } else { u64::MAX };
         let (set, pool, _) = self.parts()?;
         crate::punch(set.edit(pool, object)?, pool, offset, limit)?;
         put_time(&mut values, numbers.mtime, now);
         put_time(&mut values, numbers.ctime, now);
         self.save(object, &values)?;
-        if length > 0 {
-            self.log(Logged::Truncate { object, offset, length });
-        }
+        self.log(Logged::Truncate { object, offset, length });
         Ok(())
     }
 

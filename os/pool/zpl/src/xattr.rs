@@ -76,6 +76,33 @@ impl Writer<'_> {
         Ok(out)
     }
 
+    /// Names of all extended attributes of an object, sorted; `None` if they take more than `limit` bytes, each with a NUL: the rest is not looked at. No value is read but the
+    /// packed list's.
+    ///
+    /// # Errors
+    /// Not found, unreadable, malformed.
+    pub fn xattr_names(&mut self, object: u64, limit: usize) -> Result<Option<Vec<Vec<u8>>>, EditError> {
+        /// Names looked up at once.
+        const BATCH: usize = 128;
+        let values = self.load(object)?;
+        let (_, list) = self.packed(&values)?;
+        let mut out: Vec<Vec<u8>> = list.pairs.into_iter().filter(|(_, value)| matches!(value, Value::Bytes(_))).map(|(name, _)| name.into_bytes()).collect();
+        let mut length: usize = out.iter().map(|name| name.len() + 1).sum();
+        let directory = self.directory(&values)?;
+        let mut from = (directory != 0).then_some(0);
+        while let Some(place) = from {
+            let page = self.read_dir_from(directory, place, BATCH)?;
+            length += page.entries.iter().map(|(_, entry)| entry.name.len() + 1).sum::<usize>();
+            if length > limit {
+                return Ok(None);
+            }
+            out.extend(page.entries.into_iter().map(|(_, entry)| entry.name));
+            from = page.next;
+        }
+        out.sort();
+        Ok((length <= limit).then_some(out))
+    }
+
     /// One extended attribute.
     ///
     /// # Errors
