@@ -3,7 +3,7 @@
 //! `ORRERY_ZFS_MODULE` names the folder that `harness/fire/module` printed; without it nothing is tried. The machine runs under QEMU, twice: in the first
 //! round the module judges and changes our pools and makes some of its own, then our library reads and changes all of them, and in the second the module
 //! judges that. `ORRERY_ZFS_MODULE_ALL`: pools of all layouts, not those of [`SOME`].
-//! `ORRERY_ZFS_MODULE_STREAMS`: send streams alone, both ways.
+//! `ORRERY_ZFS_MODULE_STREAMS`: send streams alone, both ways. `ORRERY_ZFS_MODULE_SPLIT`: a mirror of ours, with properties, split in two; with those of all layouts, too.
 
 #[path = "module/streams.rs"]
 mod streams;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use pool_dmu::{ScanKind, Store, check};
+use pool_dmu::{ScanKind, Store, check, parse_pool_property};
 use pool_fire::rig::{self, NEW, NOW, SHAPES, Shape};
 use pool_fire::work::Work;
 use pool_fire::{image, listing};
@@ -146,6 +146,25 @@ fn make(shape: &Shape, share: &Path, seed: u64) {
     pool_judge::zdb(&folder.join("disks"), rig::NAME).unwrap_or_else(|complaint| panic!("{}: {complaint}", folder.display()));
 }
 
+/// A mirror of ours becomes two pools, each in a folder of its own.
+fn make_split(share: &Path, seed: u64) {
+    let mirror = SHAPES.iter().find(|shape| shape.name == "mirror").expect("a layout");
+    make(mirror, share, seed);
+    let [folder, other] = ["mirror", "half"].map(|name| share.join("pools").join(name));
+    let mut store = open(&folder, seed);
+    for (name, value) in [("comment", "split by us"), ("failmode", "continue"), ("autoexpand", "on")] {
+        store.set_pool_property(&parse_pool_property(name, value).expect("a value"), NOW.0).expect("set");
+    }
+    let half = store.split("half", &[], rig::random(seed + 1), NOW.0).expect("split");
+    std::fs::create_dir_all(other.join("disks")).expect("make a folder");
+    let_go(store, &folder);
+    let_go(half, &other);
+    std::fs::rename(folder.join("disks/disk1"), other.join("disks/disk1")).expect("move the image");
+    for (folder, name) in [(&folder, rig::NAME), (&other, "half")] {
+        pool_judge::zdb(&folder.join("disks"), name).unwrap_or_else(|complaint| panic!("{}: {complaint}", folder.display()));
+    }
+}
+
 /// What the module left in a pool is what we find in it.
 fn compare(pool: &Pool, folder: &Path) {
     let mut lists = 0;
@@ -193,7 +212,11 @@ fn the_kernel_module_takes_our_pools_and_we_take_its() {
     let only_streams = std::env::var_os("ORRERY_ZFS_MODULE_STREAMS").is_some();
     std::fs::create_dir_all(share.join("pools")).expect("make the share");
     streams::send(&share);
-    for (seed, shape) in (11..).zip(&SHAPES).filter(|(_, shape)| !only_streams && (all || SOME.contains(&shape.name))) {
+    let only_split = std::env::var_os("ORRERY_ZFS_MODULE_SPLIT").is_some();
+    if all || only_split {
+        make_split(&share, 12);
+    }
+    for (seed, shape) in (11..).zip(&SHAPES).filter(|(_, shape)| !only_streams && !only_split && (all && shape.name != "mirror" || SOME.contains(&shape.name))) {
         make(shape, &share, seed);
     }
     boot(Path::new(&machine), &share, 1);

@@ -7,7 +7,7 @@
 //! transaction group at a commit.
 //!
 //! The dataset layer makes and moves datasets without touching a block of theirs: `snapshots.rs` (snapshots, clones, rollback, rename), `promote.rs`,
-//! `destroy.rs` with `drain.rs` (what dies is listed at once and freed with later commits), `lists.rs` (deadlists), `quota.rs`, `owned.rs`, `props.rs`, `holds.rs`.
+//! `identity.rs` (name and guid of the pool, splitting it), `pool_props.rs`, `destroy.rs` with `drain.rs` (what dies is listed at once and freed with later commits), `lists.rs` (deadlists), `quota.rs`, `owned.rs`, `props.rs`, `holds.rs`.
 //! Each operation checks, changes the MOS, and is one commit: a crash shows what was before or after. Devices are filled by `scan.rs`
 //! (block by block, checked) or `rebuild.rs` (place by place, then scrubbed). [`check`] and [`check_space`] count everything anew.
 //!

@@ -232,6 +232,10 @@ impl Store {
         pool.set_healing(true);
         let mut store = Self::load(pool, config, random)?;
         store.state = (store.pool.state() != 0).then_some(0);
+        // Who had it before has it no more: left there, its name would keep this host from the pool after a crash.
+        if store.config.get("hostname").is_some() || store.config.get("hostid").is_some() || store.pool.label_text("hostname").is_some() {
+            ["hostname", "hostid"].into_iter().for_each(|key| store.set_config_text(key, None));
+        }
         store.load_dirty_logs()?;
         store.begin_caches();
         store.claim_logs()?;

@@ -34,7 +34,7 @@
 //!
 //! # Failure
 //! An unreadable block is EIO of that read. A device that does not take a write ends the pool's use for writing ([`Storage::is_suspended`]); the
-//! pool on disk is then the last committed group. Space is checked before data is taken, so a commit does not run out of it. Little free memory refuses
+//! pool on disk is then the last committed group, and an operator takes it into use again from there (`zpool clear`). A pool may be imported for reading only: then nothing of it is written. Space is checked before data is taken, so a commit does not run out of it. Little free memory refuses
 //! changes with ENOMEM before they start.
 //!
 //! # Limits

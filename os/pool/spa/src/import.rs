@@ -73,7 +73,7 @@ pub struct Found {
     pub guid: u64,
     /// 0 active, 1 exported, 2 destroyed.
     pub state: u64,
-    /// The host that had it last, if its labels say: not one of ours.
+    /// The host that had it last, if its labels say: none of ours, which take that out.
     pub host: Option<String>,
     /// Indices of its devices among those scanned.
     pub devices: Vec<usize>,
@@ -145,19 +145,54 @@ pub fn survey(devices: &[Box<dyn BlockDev>]) -> (Vec<Found>, Vec<usize>) {
     (pools_of(&candidates), aside)
 }
 
+/// Groups devices into pools. A label that is newer than its device's newest uberblock belongs to a commit that did not finish: the other labels say whose the device is. While a
+/// pool gets another guid, its devices differ in when they have it; what leads from one to the other are labels of one leaf that has both.
 fn pools_of(candidates: &[Option<Candidate>]) -> Vec<Found> {
-    let mut pools: BTreeMap<u64, Found> = BTreeMap::new();
+    let mut same: BTreeMap<u64, u64> = BTreeMap::new();
+    let lead = |same: &BTreeMap<u64, u64>, mut guid: u64| {
+        while let Some(other) = same.get(&guid) {
+            guid = *other;
+        }
+        guid
+    };
+    let mut members = Vec::new();
     for (index, candidate) in candidates.iter().enumerate() {
         let Some(candidate) = candidate else { continue };
-        let (_, config) = candidate.config(u64::MAX);
+        let newest = candidate.uberblocks.last();
+        let (_, config) = candidate.config(newest.map_or(u64::MAX, |uberblock| uberblock.txg));
         // Spares and cache devices name no pool.
         let (Some(guid), Some(name)) = (config.number("pool_guid"), config.text("name")) else { continue };
-        let state = config.number("state").unwrap_or(0);
-        let entry = pools.entry(guid).or_insert_with(|| Found { name: String::from(name), guid, state, host: config.text("hostname").map(String::from), devices: Vec::new(), leaves: Vec::new() });
-        entry.devices.push(index);
-        entry.leaves.push(config.number("guid").unwrap_or(0));
+        let leaf = config.number("guid").unwrap_or(0);
+        members.push((index, guid, leaf, name, newest.map(Uberblock::rank), config));
+        for (_, other) in candidate.configs.iter().filter(|(_, other)| leaf != 0 && other.number("guid") == Some(leaf)) {
+            let (one, other) = (lead(&same, guid), lead(&same, other.number("pool_guid").unwrap_or(guid)));
+            if one != other {
+                same.insert(one, other);
+            }
+        }
     }
-    pools.into_values().collect()
+    let mut pools: BTreeMap<u64, (Option<(u64, u64, u64)>, Found)> = BTreeMap::new();
+    for (index, guid, leaf, name, rank, config) in members {
+        let fresh = || Found {
+            name: String::from(name),
+            guid,
+            state: config.number("state").unwrap_or(0),
+            host: config.text("hostname").map(String::from),
+            devices: Vec::new(),
+            leaves: Vec::new(),
+        };
+        let (best, found) = pools.entry(lead(&same, guid)).or_insert_with(|| (rank, fresh()));
+        if rank > *best {
+            // It knows more of the pool than those before.
+            *best = rank;
+            *found = Found { devices: core::mem::take(&mut found.devices), leaves: core::mem::take(&mut found.leaves), ..fresh() };
+        }
+        found.devices.push(index);
+        found.leaves.push(leaf);
+    }
+    let mut pools: Vec<Found> = pools.into_values().map(|(_, found)| found).collect();
+    pools.sort_by_key(|found| found.guid);
+    pools
 }
 
 /// What the labels of one device say.

@@ -28,7 +28,7 @@
 //! with an export (module `second`). No removal of top-level vdevs.
 //!
 //! # Reading order
-//! `config`, `import`, `leaf`, `vdev`, `zio`; then `alloc_space`, `commit`, `create`, `topology`, `second`, `event`.
+//! `config`, `import`, `leaf`, `vdev`, `zio`; then `alloc_space`, `commit`, `create`, `topology`, `second`, `free`, `event`.
 #![no_std]
 extern crate alloc;
 

@@ -10,7 +10,7 @@ use pool_spa::Layout;
 
 use super::disks::{part_name, take, take_for_pool};
 use super::layout::{Role, check_disks, check_layout, layouts};
-use super::pools::pool;
+use super::pools::pool_to_change;
 use super::{Refused, Result, edit, edit_failed, failed};
 use super::upkeep::grow;
 use crate::Storage;
@@ -57,7 +57,7 @@ pub(super) fn leaf_named(pool: &Storage, name: &str) -> Result<u64> {
 /// # Errors
 /// See [`Refused`]. Nothing was written to the new device unless it could stand there.
 pub fn change_device(pool_name: &str, change: DeviceChange, old: &str, new: Option<NewDevice<'_>>) -> Result<()> {
-    let pool = pool(pool_name)?;
+    let pool = pool_to_change(pool_name)?;
     let leaf = leaf_named(&pool, old)?;
     let sequential = new.is_some_and(|new| new.sequential);
     // What is wrong is about the new disk, where there is one.
@@ -121,13 +121,13 @@ pub(super) fn add_one(store: &mut Store, layout: Layout, role: Role, seconds: u6
 /// # Errors
 /// See [`Refused`].
 pub fn remove(pool_name: &str, device: &str) -> Result<()> {
-    let pool = pool(pool_name)?;
+    let pool = pool_to_change(pool_name)?;
     let path = format!("/dev/{}", device.trim_start_matches("/dev/"));
     edit(&pool, device, |store| {
         let mut all = store.auxiliaries(Auxiliary::Spare)?;
         all.extend(store.auxiliaries(Auxiliary::Cache)?);
         let known = all.iter().find(|known| known.path == path || known.path == device || device.parse() == Ok(known.guid));
-        let guid = known.map(|known| known.guid).ok_or(EditError::Invalid("not a spare or cache device of the pool; only these can be removed"))?;
+        let guid = known.map(|known| known.guid).ok_or(EditError::Invalid("only spares and cache devices are removed; a vdev with data or a log stays (feature device_removal is not supported), and a side of a mirror is detached"))?;
         store.remove_auxiliary(guid, now().0)
     })
 }
@@ -137,7 +137,7 @@ pub fn remove(pool_name: &str, device: &str) -> Result<()> {
 /// # Errors
 /// See [`Refused`].
 pub fn add(pool_name: &str, words: &[String], force: bool) -> Result<()> {
-    let pool = pool(pool_name)?;
+    let pool = pool_to_change(pool_name)?;
     check_layout(words, force, Some(guid_of(&pool)?))?;
     for (layout, role) in layouts(words)? {
         edit(&pool, pool_name, |store| add_one(store, layout, role, now().0))?;
@@ -155,7 +155,7 @@ fn feed(pool: &Arc<Storage>) -> Result<()> {
 /// # Errors
 /// See [`Refused`].
 pub fn clear(pool_name: &str) -> Result<()> {
-    let pool = pool(pool_name)?;
+    let pool = pool_to_change(pool_name)?;
     edit(&pool, pool_name, |store| {
         store.clear_errors(None);
         Ok(())

@@ -288,6 +288,15 @@ pub fn pool(name: &str) -> Result<Arc<Storage>> {
     registry::find(name).filter(|pool| pool.name() == name).ok_or_else(|| Refused::NotFound(format!("{name}: no such pool; see 'zpool list'")))
 }
 
+/// The pool called `name`, for changing it.
+///
+/// # Errors
+/// [`Refused::NotFound`]; [`Refused::Failed`]: it was imported for reading only.
+pub(super) fn pool_to_change(name: &str) -> Result<Arc<Storage>> {
+    let found = pool(name)?;
+    if found.is_read_only() { Err(failed(name, VfsError::ReadOnly)) } else { Ok(found) }
+}
+
 /// The pool that holds dataset `name`.
 ///
 /// # Errors
@@ -370,7 +379,7 @@ pub enum ScrubChange {
 /// # Errors
 /// See [`Refused`].
 pub fn scrub(pool_name: &str, change: ScrubChange) -> Result<()> {
-    let pool = pool(pool_name)?;
+    let pool = pool_to_change(pool_name)?;
     let is_paused = pool.is_paused();
     let busy = || Refused::Busy(format!("{pool_name}: a scan is under way; see 'zpool status', stop it with 'zpool scrub -s', or wait for it with 'zpool wait'"));
     match (change, pool.is_scanning()) {

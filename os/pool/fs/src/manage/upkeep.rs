@@ -13,7 +13,7 @@ use super::datasets::refuse_open_below;
 use super::devices::leaf_named;
 use super::disks::{Held, forget_table, part_name, random};
 use super::mounts::{mount_all, unmount_all};
-use super::pools::{ImportRequest, STATE_DESTROYED, import, pool, start};
+use super::pools::{ImportRequest, STATE_DESTROYED, import, pool, pool_to_change, start};
 use super::{Refused, Result, alone, edit, edit_failed, failed};
 use crate::storage::now;
 use crate::{Storage, registry};
@@ -37,7 +37,7 @@ pub fn pool_properties(pool: &Storage) -> Result<Vec<PoolProperty>> {
 /// See [`Refused`]: what the property takes.
 pub fn set_pool_property(name: &str, property: &str, text: &str) -> Result<()> {
     let change = parse_pool_property(property, text).map_err(|why| Refused::Invalid(format!("{name}: {why}")))?;
-    let pool = pool(name)?;
+    let pool = pool_to_change(name)?;
     super::settle(&pool)?;
     edit(&pool, &format!("{name}: {property}={text}"), |store| store.set_pool_property(&change, now().0))?;
     if property == "autoexpand" {
@@ -60,7 +60,7 @@ pub(super) fn grow(pool: &Storage) -> Result<()> {
 /// # Errors
 /// See [`Refused`].
 pub fn reguid(name: &str) -> Result<u64> {
-    edit(&*pool(name)?, name, |store| store.reguid(now().0))
+    edit(&*pool_to_change(name)?, name, |store| store.reguid(now().0))
 }
 
 /// Features that a pool lacks of those that new pools have; with `enable` it has them afterwards.
@@ -68,7 +68,8 @@ pub fn reguid(name: &str) -> Result<u64> {
 /// # Errors
 /// See [`Refused`].
 pub fn upgrade(name: &str, enable: bool) -> Result<Vec<&'static str>> {
-    edit(&*pool(name)?, name, |store| if enable { store.upgrade(now().0) } else { store.lacking_features() })
+    let pool = if enable { pool_to_change(name)? } else { pool(name)? };
+    edit(&pool, name, |store| if enable { store.upgrade(now().0) } else { store.lacking_features() })
 }
 
 /// Brings what devices lack anew, from the start.
@@ -76,7 +77,7 @@ pub fn upgrade(name: &str, enable: bool) -> Result<Vec<&'static str>> {
 /// # Errors
 /// See [`Refused`].
 pub fn resilver(name: &str) -> Result<()> {
-    let pool = pool(name)?;
+    let pool = pool_to_change(name)?;
     edit(&pool, name, |store| {
         if !store.pool().trees().iter().flat_map(pool_spa::config::VdevConfig::leaves).any(|leaf| !store.pool().is_whole(leaf.guid)) {
             return Err(EditError::Invalid("no device lacks anything: there is nothing to resilver"));
@@ -93,7 +94,7 @@ pub fn resilver(name: &str) -> Result<()> {
 /// # Errors
 /// See [`Refused`].
 pub fn reopen(name: &str) -> Result<()> {
-    let pool = pool(name)?;
+    let pool = pool_to_change(name)?;
     let absent = edit(&pool, name, |store| {
         let inner = store.pool();
         let leaves = inner.trees().iter().flat_map(|tree| tree.leaves().iter().map(|leaf| leaf.guid).collect::<Vec<_>>()).collect::<Vec<_>>();
@@ -130,7 +131,7 @@ pub fn reopen(name: &str) -> Result<()> {
 /// See [`Refused`].
 pub fn split(cx: &Cx<'_>, name: &str, new: &str, devices: &[String], altroot: Option<&str>, dry: bool) -> Result<Vec<String>> {
     super::pools::check_pool_name(new)?;
-    let pool = pool(name)?;
+    let pool = pool_to_change(name)?;
     super::settle(&pool)?;
     let chosen = devices.iter().map(|device| leaf_named(&pool, device)).collect::<Result<Vec<_>>>()?;
     let plan = |store: &mut pool_dmu::Store| {
@@ -195,7 +196,7 @@ pub fn clear_labels(name: &str, force: bool) -> Result<()> {
 /// # Errors
 /// See [`Refused`].
 pub fn work_on_free(name: &str, work: FreeWork, device: Option<&str>, at: FreeAt) -> Result<FreeStep> {
-    let pool = pool(name)?;
+    let pool = pool_to_change(name)?;
     let leaf = device.map(|device| leaf_named(&pool, device)).transpose()?;
     edit(&pool, name, |store| store.work_on_free(work, leaf, at, WORK_BYTES))
 }
@@ -205,7 +206,7 @@ pub fn work_on_free(name: &str, work: FreeWork, device: Option<&str>, at: FreeAt
 /// # Errors
 /// See [`Refused`]; something of the pool is in use, or its devices do not answer still.
 pub fn resume(cx: &Cx<'_>, name: &str) -> Result<()> {
-    let pool = pool(name)?;
+    let pool = pool_to_change(name)?;
     if !pool.is_suspended() {
         return Err(Refused::Invalid(format!("{name}: it is not suspended")));
     }
@@ -217,14 +218,19 @@ pub fn resume(cx: &Cx<'_>, name: &str) -> Result<()> {
     refuse_open_below(&pool, name)?;
     let was_mounted = !pool.mounted_numbers(None).is_empty();
     unmount_all(cx, &pool)?;
-    let guid = pool.look(|store| store.pool().guid()).map_err(|error| failed(name, error))?.to_string();
+    let (guid, lasting) = pool.look(|store| (store.pool().guid().to_string(), store.lasting_name())).map_err(|error| failed(name, error))?;
     let bearing = pool.bearing();
     // It cannot write what it has, and is not to.
     pool.abandon();
     registry::remove(&pool);
     drop(pool);
-    let request = ImportRequest { wanted: &guid, altroot: bearing.altroot.as_deref(), force: true, ..ImportRequest::default() };
-    let again = import(&request)?;
+    let is_for_now = lasting != name;
+    let request = ImportRequest { wanted: &guid, new_name: is_for_now.then_some(name), for_now: is_for_now, altroot: bearing.altroot.as_deref(), force: true, ..ImportRequest::default() };
+    // A new guid may be in no label: the commit that would have put it there is the one that failed.
+    let again = import(&request).or_else(|refused| match refused {
+        Refused::NotFound(_) => import(&ImportRequest { wanted: &lasting, ..request }),
+        refused => Err(refused),
+    })?;
     kif::log().line(format_args!("pool {name}: in use again, as of its last commit"));
     drop(only);
     if was_mounted { mount_all(cx, &again) } else { Ok(()) }

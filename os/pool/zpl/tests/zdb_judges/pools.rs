@@ -1,8 +1,10 @@
 //! The pool itself: its properties, its name and guid, features, a split of mirrors, a rewind, reading only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
+use kif::{BlockDev, BlockError};
 use pool_dmu::edit::EditError;
 use pool_dmu::{Auxiliary, Bearing, PoolChange, Store, parse_pool_property};
 use pool_judge::Image;
@@ -134,7 +136,7 @@ fn a_split_makes_two_pools_of_one_and_zdb_accepts_both() {
             .map(|side| {
                 let path = folder.join(format!("{top}{side}.img"));
                 let image = Image::create(&path, 96 << 20).expect("make an image");
-                (path.display().to_string(), Box::new(image) as Box<dyn kif::BlockDev>)
+                (path.display().to_string(), Box::new(image) as Box<dyn BlockDev>)
             })
             .collect(),
     });
@@ -218,4 +220,71 @@ fn what_a_rewind_left_out_does_not_come_back() {
     assert_eq!(read_all(&folder, "back").keys().collect::<Vec<_>>(), ["/after", "/early"]);
     open(&folder, "back").export(NOW.0).expect("export");
     judge(&folder, "back");
+}
+
+/// A disk that keeps what it was before each write, in order with others.
+#[derive(Clone)]
+struct Recorded {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    writes: Arc<Mutex<Vec<(usize, usize, Vec<u8>)>>>,
+    index: usize,
+}
+
+impl BlockDev for Recorded {
+    fn size_bytes(&self) -> u64 {
+        self.bytes.lock().unwrap().len() as u64
+    }
+    fn sector_bytes(&self) -> u32 {
+        512
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BlockError> {
+        let at = offset as usize;
+        out.copy_from_slice(self.bytes.lock().unwrap().get(at..at + out.len()).ok_or(BlockError::OutOfRange)?);
+        Ok(())
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
+        let at = offset as usize;
+        let mut bytes = self.bytes.lock().unwrap();
+        let place = bytes.get_mut(at..at + data.len()).ok_or(BlockError::OutOfRange)?;
+        self.writes.lock().unwrap().push((self.index, at, place.to_vec()));
+        place.copy_from_slice(data);
+        Ok(())
+    }
+    fn flush(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_cut_while_a_pool_changes_its_guid_or_name_leaves_one_pool() {
+    let writes = Arc::new(Mutex::new(Vec::new()));
+    let disks: Vec<Recorded> = (0..3).map(|index| Recorded { bytes: Arc::new(Mutex::new(vec![0; 64 << 20])), writes: Arc::clone(&writes), index }).collect();
+    let layout = Layout { redundancy: Some(1), devices: disks.iter().map(|disk| (format!("d{}", disk.index), Box::new(disk.clone()) as Box<dyn BlockDev>)).collect() };
+    let (pool, config) = pool_spa::create("cut", vec![layout], 12, &mut random(7)).expect("lay the pool out");
+    let mut store = Store::create(pool, config, NOW.0, random(8)).expect("make the MOS");
+    create_filesystem(&mut store, "cut", &NEW).expect("make the root file system");
+    store.commit(NOW.0).expect("commit");
+    writes.lock().unwrap().clear();
+    let old = store.pool().guid();
+    let new = store.reguid(NOW.0).expect("another guid");
+    store.rename_pool("other", false, NOW.0).expect("another name");
+    drop(store);
+    let mut seen = BTreeSet::new();
+    loop {
+        let found = pool_spa::scan(&disks.iter().map(|disk| Box::new(disk.clone()) as Box<dyn BlockDev>).collect::<Vec<_>>());
+        let left = writes.lock().unwrap().len();
+        assert_eq!(found.len(), 1, "{left} writes: {found:?}");
+        assert_eq!(found[0].devices, [0, 1, 2], "{left} writes");
+        let copies = disks.iter().map(|disk| Box::new(Recorded { writes: Arc::default(), ..disk.clone() }) as Box<dyn BlockDev>).collect();
+        let guid = found[0].guid.to_string();
+        let opened = Pool::import(copies, Some(&guid)).unwrap_or_else(|error| panic!("{left} writes: {error}"));
+        assert!(opened.guid() == old || opened.guid() == new);
+        assert_eq!(opened.health().name(), "ONLINE", "{left} writes");
+        seen.insert((opened.guid() == new, opened.name() == "other"));
+        Store::open_for_reading(opened, random(9)).unwrap_or_else(|error| panic!("{left} writes: {error}"));
+        // The last write did not happen.
+        let Some((index, at, before)) = writes.lock().unwrap().pop() else { break };
+        disks[index].bytes.lock().unwrap()[at..at + before.len()].copy_from_slice(&before);
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(false, false), (true, false), (true, true)], "each commit is there or is not");
 }
