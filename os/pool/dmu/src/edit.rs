@@ -152,6 +152,14 @@ pub struct Edit {
     pub(crate) micro: MicroIndex,
 }
 
+/// What [`Edit::seek_some`] found: a block, none up to the last, or none up to this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sought {
+    At(u64),
+    Nowhere,
+    GoOn(u64),
+}
+
 /// Where the names of a micro ZAP are, by their hashes.
 #[derive(Debug, Default)]
 pub(crate) struct MicroIndex(pub Option<Slots>);
@@ -361,21 +369,37 @@ impl Edit {
     /// # Errors
     /// Unreadable or malformed.
     pub fn seek(&self, pool: &Pool, from: u64, hole: bool) -> Result<Option<u64>, Error> {
+        match self.seek_some(pool, from, hole, u64::MAX)? {
+            Sought::At(number) => Ok(Some(number)),
+            Sought::Nowhere | Sought::GoOn(_) => Ok(None),
+        }
+    }
+
+    /// The same, looking at so many blocks at most.
+    ///
+    /// # Errors
+    /// Unreadable or malformed.
+    pub fn seek_some(&self, pool: &Pool, from: u64, hole: bool, most: u64) -> Result<Sought, Error> {
         let mut object = Object::new(pool, self.dnode.clone());
         let mut number = from;
+        let mut looked = 0;
         while number <= self.dnode.last_block {
+            if looked == most {
+                return Ok(Sought::GoOn(number));
+            }
+            looked += 1;
             let changed = self.blocks.contains_key(&number);
             let dropped = if changed { None } else { self.dropped.end_of(number) };
             let gap = if changed || dropped.is_some() { dropped } else { object.gap(number)? };
             match gap {
-                None if !hole => return Ok(Some(number)),
-                Some(_) if hole => return Ok(Some(number)),
+                None if !hole => return Ok(Sought::At(number)),
+                Some(_) if hole => return Ok(Sought::At(number)),
                 None => number += 1,
                 // A changed block may lie in what is a hole on disk.
                 Some(next) => number = self.blocks.range(number..next).next().map_or(next, |(number, _)| *number),
             }
         }
-        Ok(None)
+        Ok(Sought::Nowhere)
     }
 
     /// Changes the block size of an object of at most one block, keeping its contents (cut or zero-filled).
@@ -670,7 +694,7 @@ impl Ledger {
         let Some(owner) = self.owner(dnode) else {
             return;
         };
-        let bytes = sign * i64::try_from(dnode.used + dnode::SLOT as u64).unwrap_or(0);
+        let bytes = sign * i64::try_from(dnode.used.saturating_add(dnode::SLOT as u64)).unwrap_or(0);
         let tables = if self.accounts.projects { 3 } else { 2 };
         for (charges, id) in self
             .charges

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use kif::{Frame, Nanos, PAGE_SHIFT, PAGE_SIZE, ZoneId};
 use pool_arc::Want;
 use pool_dmu::Fed;
-use pool_dmu::edit::EditError;
+use pool_dmu::edit::{EditError, Sought};
 use pool_fair::queue::IoClass;
 use pool_fair::throttle::Op;
 use pool_phys::sa::Znode;
@@ -33,6 +33,8 @@ type Pool<R> = core::result::Result<R, EditError>;
 const RUN_PAGES: u64 = RUN / PAGE_SIZE as u64;
 /// The largest usual block of a file; larger ones (`recordsize` above it) are rare, and their pool has room for two.
 const RECORD_MAX: u64 = 128 << 10;
+/// Blocks looked at for a hole while nobody else has the pool.
+const SEEK_BLOCKS: u64 = 4096;
 /// Not looked at yet.
 const UNKNOWN: u64 = u64::MAX;
 /// Access times of what is only read are written at most once a day.
@@ -1046,7 +1048,15 @@ impl Vnode for Node {
         }
         // What was written through a mapping is data, too.
         self.write_back()?;
-        self.read(|writer| writer.seek(self.object, offset, hole))
+        let mut from = offset;
+        loop {
+            // A file of many small blocks does not keep others from the pool.
+            match self.read(|writer| writer.seek_some(self.object, from, hole, SEEK_BLOCKS))? {
+                Sought::At(at) => return Ok(Some(at)),
+                Sought::Nowhere => return Ok(None),
+                Sought::GoOn(at) => from = at,
+            }
+        }
     }
     fn punch(&self, offset: u64, length: u64) -> Result<()> {
         if self.kind != Kind::File {

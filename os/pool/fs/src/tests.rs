@@ -265,6 +265,11 @@ fn holes_are_found_and_punched_under_a_mapping() {
     assert!(blocks(&copy) < whole && blocks(&copy) >= 2 * block / 512);
     assert_eq!([copy.seek(100, false), copy.seek(3 * block, true)], [Ok(Some(100)), Ok(Some(4 * block))]);
     assert_eq!(fs.root().punch(0, 1), Err(VfsError::Invalid));
+    // More blocks than are looked at in one turn.
+    pool.with(|store| store.set_property("holes", "recordsize", &pool_dmu::parse_property("recordsize", "512").expect("a value"))).expect("sets");
+    let many = make(&fs.root(), "many");
+    many.write_at(0, &vec![3; 10_000 * 512], IO).expect("writes");
+    assert_eq!([many.seek(5, true), many.seek(700, false)], [Ok(Some(10_000 * 512)), Ok(Some(700))]);
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub use zvol::{BLOCK_DEFAULT, DATA as VOLUME_DATA, Zvol, check_size, reservation
 use alloc::vec;
 use alloc::vec::Vec;
 
-use pool_dmu::edit::{Edit, EditError};
+use pool_dmu::edit::{Edit, EditError, Sought};
 use pool_dmu::{Error, Object, ObjectSet};
 use pool_phys::FormatError;
 use pool_phys::dnode::kind;
@@ -84,14 +84,19 @@ fn punch(edit: &mut Edit, pool: &Pool, offset: u64, limit: u64) -> Result<(), Ed
     Ok(())
 }
 
-/// Where data or a hole begins, from `offset` on in an object of `size` bytes.
-fn seek(edit: &Edit, pool: &Pool, offset: u64, size: u64, hole: bool) -> Result<Option<u64>, EditError> {
+/// Where data or a hole begins, from `offset` on in an object of `size` bytes, as far as `most` blocks tell.
+fn seek(edit: &Edit, pool: &Pool, offset: u64, size: u64, hole: bool, most: u64) -> Result<Sought, EditError> {
     if offset >= size {
-        return Ok(None);
+        return Ok(Sought::Nowhere);
     }
     let block = edit.dnode.block_size;
-    let found = edit.seek(pool, offset / block, hole)?.map(|number| number.saturating_mul(block).max(offset)).filter(|at| *at < size);
-    Ok(if hole { Some(found.unwrap_or_else(|| size.min((edit.dnode.last_block + 1).saturating_mul(block)).max(offset))) } else { found })
+    let place = |number: u64| number.saturating_mul(block).max(offset);
+    Ok(match edit.seek_some(pool, offset / block, hole, most)? {
+        Sought::GoOn(number) if place(number) < size => Sought::GoOn(place(number)),
+        Sought::At(number) if place(number) < size => Sought::At(place(number)),
+        _ if hole => Sought::At(size.min((edit.dnode.last_block + 1).saturating_mul(block)).max(offset)),
+        _ => Sought::Nowhere,
+    })
 }
 
 impl<'p> Filesystem<'p> {

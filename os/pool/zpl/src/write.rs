@@ -7,7 +7,7 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use pool_dmu::edit::{EditError, Owner, Set};
+use pool_dmu::edit::{EditError, Owner, Set, Sought};
 use pool_dmu::{Error, Holder, Store, zap_edit as zap};
 use pool_phys::dnode::{self, Dnode, kind};
 use pool_phys::intent_log::Change as Logged;
@@ -353,7 +353,7 @@ impl<'s> Writer<'s> {
     pub fn occupied(&mut self, object: u64) -> Result<(u64, bool), EditError> {
         let (set, pool, _) = self.parts()?;
         let is_changed = set.is_changed(object);
-        set.with_view(pool, object, |edit| Ok((edit.dnode.used + edit.dirty_bytes(), !is_changed)))
+        set.with_view(pool, object, |edit| Ok((edit.dnode.used.saturating_add(edit.dirty_bytes()), !is_changed)))
     }
 
     /// The object called `name` in directory `parent`, if there is one.
@@ -779,9 +779,20 @@ impl<'s> Writer<'s> {
     /// # Errors
     /// Unreadable.
     pub fn seek(&mut self, object: u64, offset: u64, hole: bool) -> Result<Option<u64>, EditError> {
+        match self.seek_some(object, offset, hole, u64::MAX)? {
+            Sought::At(at) => Ok(Some(at)),
+            Sought::Nowhere | Sought::GoOn(_) => Ok(None),
+        }
+    }
+
+    /// The same, looking at `most` blocks: [`Sought::GoOn`] says from where on to ask again.
+    ///
+    /// # Errors
+    /// Unreadable.
+    pub fn seek_some(&mut self, object: u64, offset: u64, hole: bool, most: u64) -> Result<Sought, EditError> {
         let size = self.stat(object)?.size;
         let (set, pool, _) = self.parts()?;
-        set.with_view(pool, object, |edit| crate::seek(edit, pool, offset, size, hole))
+        set.with_view(pool, object, |edit| crate::seek(edit, pool, offset, size, hole, most))
     }
 
     /// New contents must not run with the rights that the old ones were given: clears set-user-id, and set-group-id where the group may execute (without

@@ -6,7 +6,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use pool_dmu::edit::EditError;
+use pool_dmu::edit::{EditError, Sought};
 use pool_dmu::{Error, Store, zap_edit as zap};
 use pool_phys::FormatError;
 use pool_phys::dnode::kind;
@@ -148,7 +148,10 @@ impl Zvol {
     pub fn seek(&self, store: &mut Store, offset: u64, hole: bool) -> Result<Option<u64>, EditError> {
         let (set, pool) = store.edit_dataset(self.dataset, None)?;
         let size = self.size;
-        set.with_view(pool, DATA, |edit| crate::seek(edit, pool, offset, size, hole))
+        set.with_view(pool, DATA, |edit| match crate::seek(edit, pool, offset, size, hole, u64::MAX)? {
+            Sought::At(at) => Ok(Some(at)),
+            Sought::Nowhere | Sought::GoOn(_) => Ok(None),
+        })
     }
 
     /// Changes the size; what is cut off is gone.
