@@ -97,9 +97,13 @@ fn a_pool_as_openzfs_leaves_it_is_taken_over() {
     assert!(uses(&pool, ":log_spacemap") == 1 && uses(&pool, ":livelist") == 1 && uses(&pool, ":bookmark_written") == 1, "the image is not what it was");
     sound(&pool);
     // Reading is as good before as after.
+    assert!(pool.label_text("hostname").is_some(), "the module's machine had it");
     drop(pool);
     let mut store = open(&disk, 1);
     same(store.pool(), "");
+    // Its name would keep us from the pool after a crash.
+    store.commit(NOW.0).expect("commit");
+    assert_eq!(import(&disk).label_text("hostname"), None);
     for (seed, name) in (2..).zip(["relic", "relic/clone", "relic/rich", "relic/gzip"]) {
         fill(&mut store, name, seed);
     }

@@ -195,6 +195,11 @@ fn a_pool_is_imported_as_it_was_asked_for() {
     let refused = manage::set_pool_property("named", "comment", "no");
     assert!(matches!(&refused, Err(Refused::Failed(why)) if why.contains("for reading only")), "{refused:?}");
     assert!(manage::snapshot(&["named@no".to_string()], false).is_err());
+    let (other, free) = disk("asked");
+    assert!(matches!(manage::add("named", &words(free), true), Err(Refused::Failed(_))));
+    let new = manage::NewDevice { name: free, sequential: false, force: true };
+    assert!(matches!(manage::change_device("named", DeviceChange::Attach, name, Some(new)), Err(Refused::Failed(_))));
+    assert!(other.0.0.lock().unwrap().iter().all(|byte| *byte == 0), "not a byte of a disk that it could not have");
     drop(file);
     manage::export(&cx, "named", false).expect("lets go");
     let refused = manage::import(&ImportRequest { wanted: "named", new_name: Some("mirror"), ..ImportRequest::default() });
