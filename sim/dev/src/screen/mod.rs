@@ -107,7 +107,11 @@ pub fn text(saved: &Payload) -> Vec<String> {
     let cell = |at: usize| match memory.get((start + at) * 2 % BYTES as usize) {
         Some(byte @ b' '..=b'~') => char::from(*byte),
         Some(0 | 0xff) | None => ' ',
-        // What code page 437 has there is lines and accents.
+        // Lines, corners and blocks of code page 437.
+        Some(0xb3 | 0xba) => '|',
+        Some(0xc4 | 0xcd) => '-',
+        Some(0xb0..=0xb2 | 0xdb..=0xdf) => '#',
+        Some(0xb4..=0xda) => '+',
         Some(_) => '?',
     };
     let mut rows: Vec<String> = (0..ROWS).map(|row| (0..COLUMNS).map(|column| cell(row * COLUMNS + column)).collect::<String>().trim_end().to_owned()).collect();
