@@ -145,6 +145,9 @@ pub fn survey(devices: &[Box<dyn BlockDev>]) -> (Vec<Found>, Vec<usize>) {
     (pools_of(&candidates), aside)
 }
 
+/// How new the newest uberblock of a device is; `None`: it has none.
+type Rank = Option<(u64, u64, u64)>;
+
 /// Groups devices into pools. A label that is newer than its device's newest uberblock belongs to a commit that did not finish: the other labels say whose the device is. While a
 /// pool gets another guid, its devices differ in when they have it; what leads from one to the other are labels of one leaf that has both.
 fn pools_of(candidates: &[Option<Candidate>]) -> Vec<Found> {
@@ -171,7 +174,7 @@ fn pools_of(candidates: &[Option<Candidate>]) -> Vec<Found> {
             }
         }
     }
-    let mut pools: BTreeMap<u64, (Option<(u64, u64, u64)>, Found)> = BTreeMap::new();
+    let mut pools: BTreeMap<u64, (Rank, Found)> = BTreeMap::new();
     for (index, guid, leaf, name, rank, config) in members {
         let fresh = || Found {
             name: String::from(name),

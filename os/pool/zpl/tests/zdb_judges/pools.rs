@@ -222,31 +222,34 @@ fn what_a_rewind_left_out_does_not_come_back() {
     judge(&folder, "back");
 }
 
+/// A write: of which disk, where, and what was there before.
+type Write = (usize, usize, Vec<u8>);
+
 /// A disk that keeps what it was before each write, in order with others.
 #[derive(Clone)]
 struct Recorded {
     bytes: Arc<Mutex<Vec<u8>>>,
-    writes: Arc<Mutex<Vec<(usize, usize, Vec<u8>)>>>,
+    writes: Arc<Mutex<Vec<Write>>>,
     index: usize,
 }
 
 impl BlockDev for Recorded {
     fn size_bytes(&self) -> u64 {
-        self.bytes.lock().unwrap().len() as u64
+        self.bytes.lock().expect("nobody panicked with it").len() as u64
     }
     fn sector_bytes(&self) -> u32 {
         512
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BlockError> {
         let at = offset as usize;
-        out.copy_from_slice(self.bytes.lock().unwrap().get(at..at + out.len()).ok_or(BlockError::OutOfRange)?);
+        out.copy_from_slice(self.bytes.lock().expect("nobody panicked with it").get(at..at + out.len()).ok_or(BlockError::OutOfRange)?);
         Ok(())
     }
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
         let at = offset as usize;
-        let mut bytes = self.bytes.lock().unwrap();
+        let mut bytes = self.bytes.lock().expect("nobody panicked with it");
         let place = bytes.get_mut(at..at + data.len()).ok_or(BlockError::OutOfRange)?;
-        self.writes.lock().unwrap().push((self.index, at, place.to_vec()));
+        self.writes.lock().expect("nobody panicked with it").push((self.index, at, place.to_vec()));
         place.copy_from_slice(data);
         Ok(())
     }
@@ -264,7 +267,7 @@ fn a_cut_while_a_pool_changes_its_guid_or_name_leaves_one_pool() {
     let mut store = Store::create(pool, config, NOW.0, random(8)).expect("make the MOS");
     create_filesystem(&mut store, "cut", &NEW).expect("make the root file system");
     store.commit(NOW.0).expect("commit");
-    writes.lock().unwrap().clear();
+    writes.lock().expect("nobody panicked with it").clear();
     let old = store.pool().guid();
     let new = store.reguid(NOW.0).expect("another guid");
     store.rename_pool("other", false, NOW.0).expect("another name");
@@ -272,7 +275,7 @@ fn a_cut_while_a_pool_changes_its_guid_or_name_leaves_one_pool() {
     let mut seen = BTreeSet::new();
     loop {
         let found = pool_spa::scan(&disks.iter().map(|disk| Box::new(disk.clone()) as Box<dyn BlockDev>).collect::<Vec<_>>());
-        let left = writes.lock().unwrap().len();
+        let left = writes.lock().expect("nobody panicked with it").len();
         assert_eq!(found.len(), 1, "{left} writes: {found:?}");
         assert_eq!(found[0].devices, [0, 1, 2], "{left} writes");
         let copies = disks.iter().map(|disk| Box::new(Recorded { writes: Arc::default(), ..disk.clone() }) as Box<dyn BlockDev>).collect();
@@ -283,8 +286,8 @@ fn a_cut_while_a_pool_changes_its_guid_or_name_leaves_one_pool() {
         seen.insert((opened.guid() == new, opened.name() == "other"));
         Store::open_for_reading(opened, random(9)).unwrap_or_else(|error| panic!("{left} writes: {error}"));
         // The last write did not happen.
-        let Some((index, at, before)) = writes.lock().unwrap().pop() else { break };
-        disks[index].bytes.lock().unwrap()[at..at + before.len()].copy_from_slice(&before);
+        let Some((index, at, before)) = writes.lock().expect("nobody panicked with it").pop() else { break };
+        disks[index].bytes.lock().expect("nobody panicked with it")[at..at + before.len()].copy_from_slice(&before);
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(false, false), (true, false), (true, true)], "each commit is there or is not");
 }
