@@ -454,7 +454,8 @@ fn with_below(store: &Store, snapshots: &[String], recursive: bool) -> Result<Ve
 
 fn rollback(store: &mut Store, snapshot: &str, newer: bool, clones: bool) -> Result<(), Failure> {
     let about = |error| Failure::Change(snapshot.into(), error);
-    let (dataset, short) = snapshot.split_once('@').ok_or_else(|| Failure::Request(format!("'{snapshot}' is not DATASET@NAME")))?;
+    let named = snapshot.split_once('@').filter(|(_, short)| !short.is_empty());
+    let (dataset, short) = named.ok_or_else(|| Failure::Request(format!("'{snapshot}' is not DATASET@NAME")))?;
     let mut later = store.snapshot_range(dataset, short, "").map_err(about)?;
     later.remove(0);
     if !later.is_empty() && !newer {
@@ -496,6 +497,9 @@ fn destroy(store: Option<Store>, devices: &Devices, verb: &Zfs) -> Result<(), Fa
         None => targets.push(name.clone()),
         Some((dataset, list)) => {
             for part in list.split(',') {
+                if part.is_empty() {
+                    return Err(Failure::Request(format!("{name}: which snapshot? a name is missing behind the @ or a comma")));
+                }
                 match part.split_once('%') {
                     None => targets.push(format!("{dataset}@{part}")),
                     Some((from, to)) => targets.extend(store.snapshot_range(dataset, from, to).map_err(about)?),

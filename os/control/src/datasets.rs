@@ -87,7 +87,8 @@ pub(crate) fn carry_out(cx: &Cx<'_>, operation: Operation, request: &NvList, zon
                 "project" => Holder::Project,
                 other => return Err(Refusal::new(Code::Invalid, format!("'{other}' is neither user, group nor project"))),
             };
-            let holdings = manage::holdings(request.string("name")?, holder)?.into_iter().map(|one| {
+            let (found, next) = manage::holdings(request.string("name")?, holder, request.opt_number("from")?.unwrap_or(0))?;
+            let holdings = found.into_iter().map(|one| {
                 let mut list = NvList::new().with("id", one.id);
                 for (field, value) in [("used", one.used), ("quota", one.quota), ("objects", one.objects), ("object_quota", one.object_quota)] {
                     if let Some(value) = value {
@@ -96,7 +97,11 @@ pub(crate) fn carry_out(cx: &Cx<'_>, operation: Operation, request: &NvList, zon
                 }
                 list
             });
-            Ok(NvList::new().with("holdings", holdings.collect::<Vec<_>>()))
+            let mut reply = NvList::new().with("holdings", holdings.collect::<Vec<_>>());
+            if let Some(next) = next {
+                reply.set("next", next);
+            }
+            Ok(reply)
         }
         _ => {
             let name = request.string("name")?;

@@ -174,7 +174,14 @@ pub(crate) fn allow(zone: ZoneId, operation: Operation, request: &NvList) -> Res
             let from = request.opt_string("from")?.filter(|from| from.find(['@', '#']).is_some_and(|at| at > 0));
             [token.as_deref(), request.opt_string("to")?, from].into_iter().flatten().try_for_each(|name| inside(zone, name))
         }
-        Operation::StreamReceive => request.opt_string("target")?.map_or(Ok(()), |target| below(zone, target.split('@').next().unwrap_or(target))),
+        Operation::StreamReceive => {
+            let Some(target) = request.opt_string("target")? else { return Ok(()) };
+            let target = target.split('@').next().unwrap_or(target);
+            below(zone, target)?;
+            let own = request.opt_strings("properties")?.unwrap_or_default().iter().map(|pair| pair.split('=').next().unwrap_or(pair));
+            let excluded = request.opt_strings("excluded")?.unwrap_or_default().iter().map(String::as_str);
+            own.chain(excluded).try_for_each(|name| property(zone, target, name))
+        }
         _ => Err(denied("this is for the global zone")),
     }
 }

@@ -167,7 +167,7 @@ operations! {
     39 PoolFree    "pool.free"    Global "pool, work: trim | initialize, device?, vdev?, offset? -> bytes, unable, vdev?, offset?: where it goes on";
     30 DatasetHolds "dataset.holds" Delegated "names: strings DATASET@NAME -> holds: [{snapshot, tag, time}]";
     31 DatasetDiff "dataset.diff" Delegated "name: DATASET@NAME, to? (a later snapshot, @NAME, a file system), place?, kinds?, script?, times? -> text, place? (where to go on from)";
-    32 DatasetSpace "dataset.space" Delegated "name, of: user | group | project -> holdings: [{id, used?, quota?, objects?, object_quota?}]";
+    32 DatasetSpace "dataset.space" Delegated "name, of: user | group | project, from? -> holdings: [{id, used?, quota?, objects?, object_quota?}], next? (where to go on from)";
 }
 
 impl Operation {

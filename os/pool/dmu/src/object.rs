@@ -72,15 +72,15 @@ impl<'p> ObjectSet<'p> {
         self.objset.flags & all != 0
     }
 
-    /// The entries of the table of what users, groups or projects have; none if there is no table.
+    /// Calls `visit` with the entries of the table of what users, groups or projects have; there may be no table.
     ///
     /// # Errors
     /// Unreadable or malformed.
-    pub(crate) fn account(&self, holder: Holder) -> Result<Vec<Entry>, Error> {
-        let Some(dnode) = &self.objset.accounts[holder as usize] else { return Ok(Vec::new()) };
+    pub(crate) fn each_account(&self, holder: Holder, visit: &mut dyn FnMut(Entry)) -> Result<(), Error> {
+        let Some(dnode) = &self.objset.accounts[holder as usize] else { return Ok(()) };
         let mut object = Object::new(self.pool, dnode.clone());
         // One that nothing was ever charged to has no block.
-        if object.gap(0)?.is_some() { Ok(Vec::new()) } else { crate::zap::all(&mut object) }
+        if object.gap(0)?.is_some() { Ok(()) } else { crate::zap::each(&mut object, &mut |_, entry| visit(entry)) }
     }
 
     /// Opens object `number`.

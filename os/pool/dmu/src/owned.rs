@@ -136,7 +136,13 @@ impl ObjectSet<'_> {
                 None => Err(Error::NotFound),
             }
         } else {
-            self.account(property.holder)?.into_iter().find(|entry| entry.name == key.as_bytes()).ok_or(Error::NotFound)
+            let mut found = Err(Error::NotFound);
+            self.each_account(property.holder, &mut |entry| {
+                if entry.name == key.as_bytes() {
+                    found = Ok(entry);
+                }
+            })?;
+            found
         };
         match found {
             Ok(entry) => Ok(entry.number().unwrap_or(0)),
@@ -150,26 +156,39 @@ impl ObjectSet<'_> {
     /// # Errors
     /// As [`ObjectSet::owned`].
     pub fn holdings(&self, holder: Holder) -> Result<Vec<Holding>, Error> {
+        self.holdings_from(holder, 0, usize::MAX)
+    }
+
+    /// The first `most` of them from number `from` on: there may be as many as there are files.
+    ///
+    /// # Errors
+    /// As [`ObjectSet::owned`].
+    pub fn holdings_from(&self, holder: Holder, from: u64, most: usize) -> Result<Vec<Holding>, Error> {
         let mut out: BTreeMap<u64, Holding> = BTreeMap::new();
         let mut add = |key: &str, put: &dyn Fn(&mut Holding)| {
             // Other keys are of Windows domains, which nobody here is in.
-            if let Ok(id) = u64::from_str_radix(key, 16) {
+            if let Ok(id) = u64::from_str_radix(key, 16)
+                && id >= from
+            {
                 put(out.entry(id).or_insert_with(|| Holding { id, ..Holding::default() }));
+                if out.len() > most {
+                    out.pop_last();
+                }
             }
         };
-        for entry in self.account(holder)? {
+        self.each_account(holder, &mut |entry| {
             let (text, number) = (entry.text(), entry.number());
             match text.strip_prefix(OBJECTS) {
                 Some(id) => add(id, &|holding| holding.objects = number),
                 None => add(&text, &|holding| holding.used = number),
             }
-        }
+        })?;
         for objects in [false, true] {
             let Some(table) = quota_table(self, OwnedProperty { holder, id: 0, objects, quota: true })? else { continue };
-            for entry in self.zap(table)? {
+            self.zap_each(table, &mut |_, entry| {
                 let number = entry.number();
                 add(&entry.text(), &|holding| if objects { holding.object_quota = number } else { holding.quota = number });
-            }
+            })?;
         }
         Ok(out.into_values().collect())
     }

@@ -22,22 +22,12 @@ impl ObjectSet<'_> {
         all(&mut self.object(number)?)
     }
 
-    /// All entries of ZAP `number` in the order of their hashes: as OpenZFS goes through it.
+    /// Calls `visit` with each entry of ZAP `number` and its hash, in the order of which OpenZFS goes through it; here they come in none. No more than a leaf of it is in memory.
     ///
     /// # Errors
     /// Not found, unreadable, malformed.
-    pub fn zap_in_order(&self, number: u64) -> Result<Vec<Entry>, Error> {
-        let first = self.object(number)?.whole_block(0)?;
-        let hashes = match zap::parse_root(&first)? {
-            Root::Micro(_) => {
-                let (salt, normalisation) = zap::micro_header(&first)?;
-                zap::micro_hashes(salt, normalisation)
-            }
-            Root::Fat(header) => header,
-        };
-        let mut entries = self.zap(number)?;
-        entries.sort_by_cached_key(|entry| hashes.hash(&entry.name));
-        Ok(entries)
+    pub fn zap_each(&self, number: u64, visit: &mut dyn FnMut(u64, Entry)) -> Result<(), Error> {
+        each(&mut self.object(number)?, visit)
     }
 
     /// The entry called `name` in ZAP `number`.
@@ -73,11 +63,23 @@ impl ObjectSet<'_> {
 
 /// All entries of a ZAP.
 pub(crate) fn all(object: &mut Object<'_>) -> Result<Vec<Entry>, Error> {
-    let header = match zap::parse_root(&object.block(0)?)? {
-        Root::Micro(entries) => return Ok(entries),
+    let mut entries = Vec::new();
+    each(object, &mut |_, entry| entries.push(entry))?;
+    Ok(entries)
+}
+
+/// Calls `visit` with each entry of a ZAP and its hash.
+pub(crate) fn each(object: &mut Object<'_>, visit: &mut dyn FnMut(u64, Entry)) -> Result<(), Error> {
+    let first = object.block(0)?;
+    let header = match zap::parse_root(&first)? {
+        Root::Micro(entries) => {
+            let (salt, normalisation) = zap::micro_header(&first)?;
+            let hashes = zap::micro_hashes(salt, normalisation);
+            entries.into_iter().for_each(|entry| visit(hashes.hash(&entry.name), entry));
+            return Ok(());
+        }
         Root::Fat(header) => header,
     };
-    let mut entries = Vec::new();
     let mut leaves = BTreeSet::new();
     if header.table_blocks == 0 {
         leaves.extend(&header.table);
@@ -92,9 +94,9 @@ pub(crate) fn all(object: &mut Object<'_>) -> Result<Vec<Entry>, Error> {
         return Err(FormatError::new("ZAP", "too many leaves", leaves.len() as u64).into());
     }
     for leaf in leaves {
-        entries.extend(zap::parse_leaf(&object.block(leaf)?, &header)?);
+        zap::parse_leaf(&object.block(leaf)?, &header)?.into_iter().for_each(|entry| visit(header.hash(&entry.name), entry));
     }
-    Ok(entries)
+    Ok(())
 }
 
 fn leaf_of(object: &mut Object<'_>, header: &Header, name: &[u8]) -> Result<u64, Error> {

@@ -122,6 +122,25 @@ fn snapshots_are_read_below_zfs_and_never_changed() {
 }
 
 #[test]
+fn an_empty_name_is_no_snapshots_name() {
+    let rig = Rig::new("nameless");
+    for name in ["nameless@a", "nameless@b", "nameless@c"] {
+        rig.snapshot(name);
+    }
+    let left = || manage::would_go("nameless@%", Extent::One).expect("all there are");
+    for name in ["nameless@", "nameless@a,", "nameless@,b", "nameless@a,,b"] {
+        for extent in [Extent::One, Extent::Below, Extent::Clones] {
+            assert!(manage::would_go(name, extent).is_err(), "{name}");
+            assert!(manage::destroy(&rig.cx(), name, extent, false).is_err(), "{name}");
+        }
+        assert!(manage::rollback(&rig.cx(), name, true, true).is_err(), "{name}");
+    }
+    assert_eq!(left(), ["nameless@a", "nameless@b", "nameless@c"]);
+    manage::destroy(&rig.cx(), "nameless@a,c%", Extent::One, false).expect("a list and the end of a range");
+    assert_eq!(left(), ["nameless@b"]);
+}
+
+#[test]
 fn a_receive_that_is_killed_mounts_again_what_it_found_mounted() {
     let rig = Rig::new("killed");
     manage::create_dataset(&rig.cx(), "killed/from", &[]).expect("makes");

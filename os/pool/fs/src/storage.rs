@@ -492,7 +492,7 @@ impl Storage {
 
     /// Forgets what was read of file system `dataset`, which is not mounted and changes by other means than its files.
     pub(crate) fn forget(&self, dataset: u64) {
-        self.mounted.lock().retain(|shared| shared.upgrade().is_some_and(|shared| shared.dataset != dataset));
+        self.mounted.lock().retain(|shared| shared.upgrade().is_some_and(|shared| shared.dataset != dataset || shared.snapshot.is_some()));
         let volume = self.opened.lock().remove(&dataset);
         if let Some(volume) = volume {
             volume.shared().let_go();
@@ -506,7 +506,7 @@ impl Storage {
     /// A receive made and destroyed data sets, whose numbers others get: nothing that was read of one counts that is neither mounted nor open.
     pub(crate) fn forget_idle(&self) {
         let in_use: BTreeSet<u64> = self.shared().iter().filter(|shared| shared.is_mounted.load(Relaxed) || shared.opens.load(SeqCst) > 0).map(|shared| shared.dataset).collect();
-        let mut known: BTreeSet<u64> = self.shared().iter().map(|shared| shared.dataset).collect();
+        let mut known: BTreeSet<u64> = self.shared().iter().filter(|shared| shared.snapshot.is_none()).map(|shared| shared.dataset).collect();
         if let Some(inner) = self.inner.lock().as_ref() {
             known.extend(inner.volumes.keys().chain(inner.zvols.keys()));
         }

@@ -185,21 +185,36 @@ impl<'p> Side<'p> {
         Ok(Some(Seen { node, path }))
     }
 
-    /// What `directory` calls `object`: the first name, where it has several.
+    /// What `directory` calls `object`: the first name in the order of their hashes, where it has several.
     fn name(&mut self, directory: u64, object: u64) -> Result<Option<Vec<u8>>, Error> {
         if !self.names.contains_key(&directory) {
-            let mut names = BTreeMap::new();
-            for entry in self.fs.objects().zap_in_order(directory)? {
-                if let Some(value) = entry.number() {
-                    names.entry(value & OBJECT_MASK).or_insert(entry.name);
+            let (mut names, mut wanted, mut is_large) = (BTreeMap::new(), None::<(u64, Vec<u8>)>, false);
+            self.fs.objects().zap_each(directory, &mut |hash, entry| {
+                let Some(number) = entry.number().map(|value| value & OBJECT_MASK) else { return };
+                if number == object && wanted.as_ref().is_none_or(|(known, _)| hash < *known) {
+                    wanted = Some((hash, entry.name.clone()));
                 }
+                if names.len() == NAMES_MAX {
+                    // More than there is memory for: looked through again for each.
+                    is_large = true;
+                    names.clear();
+                }
+                if !is_large {
+                    let known = names.entry(number).or_insert((hash, Vec::new()));
+                    if known.1.is_empty() || hash < known.0 {
+                        *known = (hash, entry.name);
+                    }
+                }
+            })?;
+            if is_large {
+                return Ok(wanted.map(|(_, name)| name));
             }
             if self.name_count + names.len() > NAMES_MAX {
                 self.names.clear();
                 self.name_count = 0;
             }
             self.name_count += names.len();
-            self.names.insert(directory, names);
+            self.names.insert(directory, names.into_iter().map(|(number, (_, name))| (number, name)).collect());
         }
         Ok(self.names.get(&directory).and_then(|names| names.get(&object)).cloned())
     }

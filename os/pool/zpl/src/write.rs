@@ -457,6 +457,16 @@ impl<'s> Writer<'s> {
         }
     }
 
+    /// Accepts that a file's owner has so much more beside its contents.
+    pub(crate) fn reserve_beside(&mut self, object: u64, bytes: u64) -> Result<(), EditError> {
+        if !self.store.has_quotas(self.volume.dataset, owners)? {
+            return Ok(());
+        }
+        let (set, pool, _) = self.parts()?;
+        let owner = set.with_view(pool, object, |edit| Ok::<_, EditError>(owners(&edit.dnode)))?;
+        owner.map_or(Ok(()), |owner| self.store.reserve_for(self.volume.dataset, owners, owner, bytes, 0))
+    }
+
     /// A file that changes hands is the new owner's: it has to have room for it.
     fn reserve_for_new_owner(&mut self, object: u64, change: &Change) -> Result<(), EditError> {
         if change.uid.is_none() && change.gid.is_none() || !self.store.has_quotas(self.volume.dataset, owners)? {

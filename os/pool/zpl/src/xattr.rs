@@ -146,6 +146,9 @@ impl Writer<'_> {
         }
         let dataset = self.volume().dataset();
         self.store().reserve_in(dataset, value.map_or(0, |value| value.len() as u64) + 4096)?;
+        if let Some(value) = value {
+            self.reserve_beside(object, value.len() as u64)?;
+        }
         let mut values = self.load(object)?;
         let (number, mut list) = self.packed(&values)?;
         let text = core::str::from_utf8(name).ok().map(String::from);

@@ -192,7 +192,7 @@ pub fn snapshot(names: &[String], recursive: bool) -> Result<()> {
 pub fn rollback(cx: &Cx<'_>, name: &str, destroy_newer: bool, destroy_clones: bool) -> Result<()> {
     if destroy_clones {
         let pool = pool_of(name)?;
-        let (dataset, short) = name.split_once('@').ok_or_else(|| Refused::Invalid(format!("{name}: roll back to which snapshot, DATASET@NAME?")))?;
+        let (dataset, short) = name.split_once('@').filter(|(_, short)| !short.is_empty()).ok_or_else(|| Refused::Invalid(format!("{name}: roll back to which snapshot, DATASET@NAME?")))?;
         let clones: Vec<String> = edit(&pool, name, |store| {
             let newer = store.snapshot_range(dataset, short, "")?;
             let mut clones = Vec::new();
@@ -205,7 +205,7 @@ pub fn rollback(cx: &Cx<'_>, name: &str, destroy_newer: bool, destroy_clones: bo
     }
     let _alone = alone();
     let pool = pool_of(name)?;
-    let (dataset, short) = name.split_once('@').ok_or_else(|| Refused::Invalid(format!("{name}: roll back to which snapshot, DATASET@NAME?")))?;
+    let (dataset, short) = name.split_once('@').filter(|(_, short)| !short.is_empty()).ok_or_else(|| Refused::Invalid(format!("{name}: roll back to which snapshot, DATASET@NAME?")))?;
     let newer: Vec<String> = edit(&pool, name, |store| {
         let from_here = store.snapshot_range(dataset, short, "")?;
         Ok(from_here.into_iter().skip(1).collect())
@@ -298,10 +298,17 @@ pub enum Extent {
     Clones,
 }
 
+/// Said of an empty name.
+const NAMELESS: &str = "which snapshot? a name is missing behind the @ or a comma";
+
 /// Snapshots of a dataset as `destroy` names them: `a,b%d,e`.
 fn snapshots_named(store: &Store, dataset: &str, list: &str) -> core::result::Result<Vec<String>, EditError> {
     let mut out: Vec<String> = Vec::new();
     for part in list.split(',') {
+        // Empty ends of a range are the oldest and the newest; an empty name is nobody's, whatever was to stand there.
+        if part.is_empty() {
+            return Err(EditError::Invalid(NAMELESS));
+        }
         let (first, last) = part.split_once('%').unwrap_or((part, part));
         for name in store.snapshot_range(dataset, first, last)? {
             if !out.contains(&name) {
@@ -360,7 +367,7 @@ pub fn bookmarks(dataset: &str, room: &mut Room) -> Result<Vec<(String, u64)>> {
 /// # Errors
 /// See [`Refused`].
 pub fn dependents_of(name: &str) -> Result<Vec<String>> {
-    if name.contains(['#', '%']) {
+    if name.contains(['#', '%', ',']) {
         return Ok(Vec::new());
     }
     edit(&*pool_of(name)?, name, |store| store.dependents(name, true))

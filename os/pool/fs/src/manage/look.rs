@@ -14,6 +14,8 @@ use super::{Refused, Result, edit};
 /// Blocks of dnodes that are compared before others have their turn with the pool, and bytes of lines that are enough for an answer.
 const STEPS: usize = 64;
 const TEXT: usize = 256 << 10;
+/// Users in an answer.
+const HOLDINGS: usize = 8192;
 
 /// How `zfs diff` writes its lines.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,11 +51,12 @@ pub fn diff(from: &str, to: Option<&str>, place: u64, form: DiffForm) -> Result<
     })
 }
 
-/// What each user, group or project has of a file system or snapshot of one, and may have.
+/// What each user, group or project has of a file system or snapshot of one, and may have: so many as an answer takes, from number `from` on, and the number to go on
+/// from if there are more.
 ///
 /// # Errors
 /// See [`Refused`].
-pub fn holdings(name: &str, holder: Holder) -> Result<Vec<Holding>> {
+pub fn holdings(name: &str, holder: Holder, from: u64) -> Result<(Vec<Holding>, Option<u64>)> {
     let pool = pool_of(name)?;
     settle(&pool)?;
     let found = edit(&pool, name, |store| {
@@ -62,7 +65,11 @@ pub fn holdings(name: &str, holder: Holder) -> Result<Vec<Holding>> {
         if set.kind() != ObjsetKind::Zpl || !set.counts(holder, false) {
             return Ok(None);
         }
-        Ok(Some(set.holdings(holder)?))
+        Ok(Some(set.holdings_from(holder, from, HOLDINGS)?))
     })?;
+    let found = found.map(|all| {
+        let next = all.last().filter(|_| all.len() == HOLDINGS).and_then(|last| last.id.checked_add(1));
+        (all, next)
+    });
     found.ok_or_else(|| Refused::Invalid(format!("{name}: not a file system that counts what these have")))
 }

@@ -25,8 +25,8 @@ pub struct Room {
 
 impl Room {
     /// Least bytes of an answer that a dataset takes, and each of its properties.
-    pub(super) const DATASET: usize = 80;
-    pub(super) const VALUE: usize = 60;
+    pub(super) const DATASET: usize = 120;
+    pub(super) const VALUE: usize = 100;
     /// Bytes that go through memory for one dataset, no more.
     const COST: u64 = 4096;
     /// An answer of so many bytes or datasets is given in little memory, too.

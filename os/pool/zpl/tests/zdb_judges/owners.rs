@@ -3,7 +3,7 @@
 use pool_dmu::edit::EditError;
 use pool_dmu::{Datasets, Holder, OwnedProperty, Store, parse_property};
 use pool_spa::Pool;
-use pool_zpl::{Change, Make, NewEntry, Writer, create_filesystem};
+use pool_zpl::{Change, Make, NewEntry, Writer, XattrStyle, create_filesystem};
 
 use crate::rig::{NEW, NOW, create, devices, folder, judge, random};
 
@@ -125,6 +125,15 @@ fn users_have_what_their_files_take_and_no_more_than_their_quotas() {
     store.commit(NOW.0).expect("commit");
     let mut writer = Writer::open(&mut store, home).expect("open");
     assert_eq!(writer.write(mine, 7 << 17, &block, NOW), Err(EditError::Quota), "as much as before the commit");
+    // Attributes take room, too.
+    let names: [&[u8]; 4] = [b"user.a", b"user.b", b"user.c", b"user.d"];
+    let refused = names.iter().position(|name| writer.set_xattr(mine, name, Some(&block[..60 << 10]), XattrStyle::Directory, NOW) == Err(EditError::Quota));
+    assert!(matches!(refused, Some(1..=3)), "{refused:?}");
+    for name in &names[..refused.unwrap_or(0)] {
+        writer.set_xattr(mine, name, None, XattrStyle::Directory, NOW).expect("remove");
+    }
+    store.commit(NOW.0).expect("commit");
+    let mut writer = Writer::open(&mut store, home).expect("open");
     // What is written in place takes nothing more, however often.
     for number in (0..7).chain(0..7) {
         writer.write(mine, number << 17, &block, NOW).expect("the file does not grow");

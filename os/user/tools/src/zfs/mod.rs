@@ -345,8 +345,17 @@ fn snapshot(arguments: &[String]) -> Result<u8, Failure> {
 }
 
 fn destroy(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, names) = usage::options(arguments, "rRdfnvp")?;
+    let (steps, mut names) = usage::options(arguments, "rRdfnvp")?;
     let flag = |letter| u64::from(steps.contains(&Step::Flag(letter)));
+    if flag('r') + flag('R') > 0 && names.iter().any(|name| name.contains([',', '%'])) {
+        // With what is below each: one by one.
+        let mut all = Vec::new();
+        for name in &names {
+            let list = call(Operation::DatasetChange, &NvList::new().with("change", "destroy").with("dry", 1_u64).with("name", name.as_str()))?;
+            all.extend(if name.contains([',', '%']) { list.strings("names").map_err(Failure::new)?.to_vec() } else { vec![name.clone()] });
+        }
+        names = all;
+    }
     let request = NvList::new().with("change", "destroy").with("recursive", flag('r')).with("clones", flag('R')).with("defer", flag('d'));
     if flag('n') + flag('v') + flag('p') > 0 {
         for name in &names {
@@ -383,7 +392,10 @@ fn set(arguments: &[String]) -> Result<u8, Failure> {
 /// Properties `wanted` (none: all) of a dataset.
 fn values(name: &str, wanted: &[String], recursive: bool) -> Result<Vec<NvList>, Failure> {
     let request = NvList::new().with("name", name).with("properties", wanted.to_vec()).with("recursive", u64::from(recursive));
-    let reply = call(Operation::DatasetGet, &request)?;
+    let reply = call(Operation::DatasetGet, &request).map_err(|refused| {
+        // Words that make no sense, as OpenZFS has it.
+        if refused.message.contains("is no property") { Failure::usage(refused.message) } else { Failure::new(refused.message) }
+    })?;
     Ok(reply.lists("values").map_err(Failure::new)?.to_vec())
 }
 

@@ -55,9 +55,15 @@ pub fn space(of: &'static str, arguments: &[String]) -> Result<u8, Failure> {
         _ => ("Project", "all"),
     };
     let names = if flag('n') { Vec::new() } else { names(of) };
-    let reply = call(Operation::DatasetSpace, &NvList::new().with("name", dataset.as_str()).with("of", of))?;
+    let mut holdings: Vec<NvList> = Vec::new();
+    let mut from = Some(0);
+    while let Some(first) = from {
+        let reply = call(Operation::DatasetSpace, &NvList::new().with("name", dataset.as_str()).with("of", of).with("from", first))?;
+        holdings.extend(reply.lists("holdings").map_err(Failure::new)?.iter().cloned());
+        from = reply.opt_number("next").map_err(Failure::new)?;
+    }
     let mut rows: Vec<(u64, String, NvList)> = Vec::new();
-    for holding in reply.lists("holdings").map_err(Failure::new)?.iter().filter(|_| types.is_empty() || of == "project" || types.iter().any(|one| [kind, "all"].contains(one))) {
+    for holding in holdings.iter().filter(|_| types.is_empty() || of == "project" || types.iter().any(|one| [kind, "all"].contains(one))) {
         let id = holding.number("id").map_err(Failure::new)?;
         let name = names.iter().find(|(_, number)| *number == id).map_or_else(|| id.to_string(), |(name, _)| name.clone());
         rows.push((id, name, holding.clone()));
