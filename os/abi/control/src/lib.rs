@@ -161,13 +161,13 @@ operations! {
     27 StreamSend "stream.send" Delegated "to?, token?, from?, replicate?, intermediate?, properties?, large_blocks?, embed?, compressed? -> (nothing): with a snapshot opens a stream on this descriptor; without -> data: bytes, empty at the end, name?: of the snapshot";
     28 StreamReceive "stream.receive" Delegated "target?, force?, resumable?, unmounted?, dry?, properties?: strings NAME=VALUE, excluded?: strings, naming?: drop-pool | last-part, data?: bytes, end? -> received?: strings: with a target opens a stream on this descriptor";
     29 PoolHistory "pool.history" Global "pool -> lines: [{time, text, internal}]. What changes a pool takes command?: the line that asked for it, for the history";
+    30 DatasetHolds "dataset.holds" Delegated "names: strings DATASET@NAME -> holds: [{snapshot, tag, time}]";
+    31 DatasetDiff "dataset.diff" Delegated "name: DATASET@NAME, to? (a later snapshot, @NAME, a file system), place?, kinds?, script?, times? -> text, place? (where to go on from)";
+    32 DatasetSpace "dataset.space" Delegated "name, of: user | group | project, from? -> holdings: [{id, used?, quota?, objects?, object_quota?}], next? (where to go on from)";
     36 PoolGet     "pool.get"     Global "pool? -> pools: [{name, values: [{property, value, exact, source}], lacking: strings}], features: strings NAME TEXT";
     37 PoolSet     "pool.set"     Global "pool, property, value -> (nothing)";
     38 PoolTend    "pool.tend"    Global "change: reguid | reopen | resilver | upgrade | split | clear-label, pool, to? (split), devices?: strings, altroot?, dry? (split), force? (clear-label) -> devices?: strings, features?: strings";
     39 PoolFree    "pool.free"    Global "pool, work: trim | initialize, device?, vdev?, offset? -> bytes, unable, vdev?, offset?: where it goes on";
-    30 DatasetHolds "dataset.holds" Delegated "names: strings DATASET@NAME -> holds: [{snapshot, tag, time}]";
-    31 DatasetDiff "dataset.diff" Delegated "name: DATASET@NAME, to? (a later snapshot, @NAME, a file system), place?, kinds?, script?, times? -> text, place? (where to go on from)";
-    32 DatasetSpace "dataset.space" Delegated "name, of: user | group | project, from? -> holdings: [{id, used?, quota?, objects?, object_quota?}], next? (where to go on from)";
 }
 
 impl Operation {
