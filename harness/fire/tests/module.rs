@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use pool_dmu::{ScanKind, Store, check, parse_pool_property};
+use pool_dmu::{Datasets, Holder, ScanKind, Store, check, parse_pool_property};
 use pool_fire::rig::{self, NEW, NOW, SHAPES, Shape};
 use pool_fire::work::Work;
 use pool_fire::{image, listing};
@@ -178,6 +178,42 @@ fn compare(pool: &Pool, folder: &Path) {
         lists += 1;
     }
     assert!(lists > 3, "{}: {lists} lists", folder.display());
+    compare_owners(pool, folder);
+    compare_changes(pool, folder);
+}
+
+/// What users and groups have, as the module counts it and as we do.
+fn compare_owners(pool: &Pool, folder: &Path) {
+    let datasets = Datasets::open(pool).expect("datasets");
+    for entry in std::fs::read_dir(folder.join("owners")).expect("list") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name").to_string_lossy().replace('%', "/");
+        let set = datasets.open_dataset(&datasets.find(&name).expect("find")).expect("open");
+        let mut ours = Vec::new();
+        for (kind, holder) in [("POSIX User", Holder::User), ("POSIX Group", Holder::Group)] {
+            for one in set.holdings(holder).expect("holdings") {
+                let used = one.used.unwrap_or(0);
+                let quota = one.quota.unwrap_or(0);
+                ours.push(format!("{kind}\t{}\t{used}\t{quota}", one.id));
+            }
+        }
+        let mut theirs: Vec<String> = std::fs::read_to_string(&path).expect("read a list").lines().map(str::to_owned).collect();
+        ours.sort();
+        theirs.sort();
+        assert_eq!(ours, theirs, "{} {name}", folder.display());
+    }
+}
+
+/// What changed since a snapshot, as the module finds it and as we do.
+fn compare_changes(pool: &Pool, folder: &Path) {
+    let Ok(theirs) = std::fs::read_to_string(folder.join("changed")) else { return };
+    let datasets = Datasets::open(pool).expect("datasets");
+    let (mut diff, _) = pool_zpl::diff(&datasets, &format!("{}@module", pool.name()), None).expect("compare");
+    let mut found = Vec::new();
+    while diff.step(&mut found).expect("step") {}
+    let ours: Vec<String> = found.iter().map(|one| one.line("/mnt", true, true, true)).collect();
+    let first = theirs.lines().zip(&ours).find(|(theirs, ours)| *theirs != ours.trim_end_matches('\n'));
+    assert!(theirs == ours.concat() && !ours.is_empty(), "{}: of {} and {} lines the first to differ is {first:?}", folder.display(), theirs.lines().count(), ours.len());
 }
 
 /// Takes back what the module judged or made, changes it, and lets it go for the second round.

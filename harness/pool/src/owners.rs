@@ -117,6 +117,7 @@ pub fn space(pool: &Pool, holder: Holder, args: &SpaceArgs) -> Result<(), Failur
         Some(column) if args.sort_down.is_some() => rows.sort_by_key(|(holding, _)| std::cmp::Reverse(number(holding, column))),
         Some(column) => rows.sort_by_key(|(holding, _)| number(holding, column)),
     }
+    let no_quota = if args.parsable { "0" } else { "none" };
     let text = |bytes: bool, number: Option<u64>, nothing: &str| match number {
         None => nothing.to_owned(),
         Some(number) if args.parsable => number.to_string(),
@@ -126,10 +127,10 @@ pub fn space(pool: &Pool, holder: Holder, args: &SpaceArgs) -> Result<(), Failur
     let cell = |(holding, name): &(Holding, String), column: &str| match column {
         "type" => label.to_owned(),
         "name" => name.clone(),
-        "used" => text(true, holding.used, "-"),
-        "quota" => text(true, holding.quota.filter(|quota| *quota != 0), "none"),
+        "used" => text(true, holding.used.or(Some(0)), "-"),
+        "quota" => text(true, holding.quota.filter(|quota| *quota != 0), no_quota),
         "objused" => text(false, holding.objects, "-"),
-        _ => text(false, holding.object_quota.filter(|quota| *quota != 0), "none"),
+        _ => text(false, holding.object_quota.filter(|quota| *quota != 0), no_quota),
     };
     let table: Vec<Vec<String>> = rows.iter().map(|row| args.columns.iter().map(|column| cell(row, column)).collect()).collect();
     let header: Vec<String> = args.columns.iter().map(|column| column.to_uppercase()).collect();

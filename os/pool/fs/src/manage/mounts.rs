@@ -191,7 +191,9 @@ pub fn mount_with(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str, options: &[Strin
             "suid" | "setuid" => (MountFlags::NOSUID, false),
             "nodev" | "nodevices" => (MountFlags::NODEV, true),
             "dev" | "devices" => (MountFlags::NODEV, false),
-            "atime" | "noatime" | "relatime" | "norelatime" | "xattr" | "noxattr" => continue,
+            "atime" | "noatime" | "relatime" | "norelatime" | "xattr" | "noxattr" => {
+                return Err(Refused::Invalid(format!("{name}: '{option}' is no option of a mount here, but a property: zfs set atime=off, or xattr=off")));
+            }
             other => return Err(Refused::Invalid(format!("{name}: '{other}' is no option of a mount: ro, rw, exec, noexec, suid, nosuid, dev, nodev"))),
         };
         on.set(flag, is_on);

@@ -87,7 +87,8 @@ pub fn space(of: &'static str, arguments: &[String]) -> Result<u8, Failure> {
     let cell = |(_, name, holding): &(u64, String, NvList), column: &str| match (column, field(holding, column)) {
         ("type", _) => label.to_owned(),
         ("name", _) => name.clone(),
-        ("quota" | "objquota", None) => "none".to_owned(),
+        ("quota" | "objquota", None) => if flag('p') { "0" } else { "none" }.to_owned(),
+        ("used", None) => size(0, flag('p')),
         (_, None) => "-".to_owned(),
         ("used" | "quota", Some(number)) => size(number, flag('p')),
         (_, Some(number)) => bytes::number(number, flag('p')),
