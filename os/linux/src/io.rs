@@ -411,11 +411,17 @@ pub fn fallocate(task: &mut Task, fd: Fd, mode: u32, offset: Offset, length: Off
     if !file.flags().contains(OpenFlags::WRITE) {
         return Err(Errno::EBADF.into());
     }
+    match file.vnode().kind() {
+        Kind::File => {}
+        Kind::Fifo => return Err(Errno::ESPIPE.into()),
+        _ => return Err(Errno::ENODEV.into()),
+    }
     match mode & !KEEP_SIZE {
         // Blocks come when they are written, elsewhere than those before: what can be promised is the size, and that there is room now.
         0 => {
             let room = file.place().statfs()?;
-            if length.0 > room.blocks_free.saturating_mul(room.block_bytes) {
+            // What has no size of its own (files without a name) is bounded by the zone's memory.
+            if room.blocks > 0 && length.0 > room.blocks_free.saturating_mul(room.block_bytes) {
                 return Err(Errno::ENOSPC.into());
             }
         }

@@ -68,6 +68,8 @@ impl CpuBus for Echo {
         self.see(at, gpa, value);
     }
     fn port_in(&mut self, at: At, port: u16, _size: u8) -> u32 {
+        // A device may lose a byte by it: it must not happen twice.
+        self.see(at, u64::from(port) | 1 << 63, u64::MAX);
         u32::from(port) ^ (self.base + at.ticks) as u32
     }
     fn port_out(&mut self, at: At, port: u16, _size: u8, value: u32) {
@@ -445,7 +447,7 @@ fn run(mut machine: Machine, step: u64) -> Machine {
         }
         let due = machine.events.last().map_or(TICKS, |(due, _)| TICKS.min(*due));
         match machine.run(step.min(due - now)) {
-            Stop::Deadline => {}
+            Stop::Deadline | Stop::Pause => {}
             Stop::Requested => machine.bus.stop = false,
             Stop::Halted if machine.happen() => {}
             _ => return machine,

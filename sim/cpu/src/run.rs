@@ -228,9 +228,11 @@ impl Cpu {
         }
     }
 
-    /// The TLB's entries (tag, leaf, PCID), for tests of cut invariance.
+    /// The TLB's entries (tag, leaf, PCID), for tests of cut invariance; in a guest, and after one, the other world's behind them.
     pub fn tlb_entries(&self) -> Vec<(u64, u64, u16)> {
-        self.core.tlb.entries()
+        let mut entries = self.core.tlb.entries();
+        entries.extend(self.core.other_world.iter().flat_map(|other| other.tlb.entries()));
+        entries
     }
 
     /// Runs until [`Cpu::ticks`] equals `deadline`, or something needs the caller. Returns at once if it has been reached.

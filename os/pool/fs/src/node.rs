@@ -74,6 +74,8 @@ pub(crate) struct Node {
     unlinked: AtomicBool,
     /// Whether a read is to be noted has to be looked at again: since then it was opened or changed.
     looks_at_access: AtomicBool,
+    /// The time of a read that is not in the store yet, behind the one that is.
+    noted: SpinLock<Option<((u64, u64), (u64, u64))>>,
     /// Bytes it takes on disk; [`UNKNOWN`] since it was changed. Set only under the pool's lock.
     occupied: AtomicU64,
     fifo: Option<Arc<Pipe>>,
@@ -143,6 +145,7 @@ impl Node {
                 pages: Mutex::new(Class::Pages, Pages::default()),
                 unlinked: AtomicBool::new(false),
                 looks_at_access: AtomicBool::new(true),
+                noted: SpinLock::new(Class::PoolNodes, None),
                 occupied: AtomicU64::new(UNKNOWN),
                 fifo: (kind == Kind::Fifo).then(Pipe::new),
             })
@@ -171,6 +174,7 @@ impl Node {
                 pages: Mutex::new(Class::Pages, Pages::default()),
                 unlinked: AtomicBool::new(false),
                 looks_at_access: AtomicBool::new(true),
+                noted: SpinLock::new(Class::PoolNodes, None),
                 occupied: AtomicU64::new(UNKNOWN),
                 fifo: None,
             })
@@ -239,11 +243,24 @@ impl Node {
 
     /// Takes the attributes over as they are after a change; the caller holds the pool.
     fn refresh(&self, writer: &mut Writer<'_>) -> Pool<()> {
-        let fresh = writer.stat(self.object)?;
+        let mut fresh = writer.stat(self.object)?;
+        let noted = *self.noted.lock();
+        match noted {
+            // A read that is not in the store yet.
+            Some((stored, at)) if fresh.accessed == stored => fresh.accessed = at,
+            // This change set the time itself.
+            Some(_) => *self.noted.lock() = None,
+            None => {}
+        }
         *self.attributes.lock() = fresh;
         self.looks_at_access.store(true, Relaxed);
         self.occupied.store(UNKNOWN, Relaxed);
         Ok(())
+    }
+
+    /// Takes the time of the last read that is not in the store yet; `None`: another was set since.
+    pub fn take_noted(&self) -> Option<(u64, u64)> {
+        self.noted.lock().take().map(|(_, at)| at)
     }
 
     /// Bytes it takes on disk.
@@ -269,7 +286,10 @@ impl Node {
         }
         attributes.accessed = at;
         drop(attributes);
-        self.shared.accessed(self.arc(), at);
+        let mut noted = self.noted.lock();
+        *noted = Some((noted.map_or(accessed, |(stored, _)| stored), at));
+        drop(noted);
+        self.shared.accessed(self.arc());
     }
 
     /// Where a new extended attribute goes, as property `xattr` says; `None`: the file system has none.

@@ -15,7 +15,6 @@ use pool_dmu::edit::EditError;
 use pool_fair::queue::IoClass;
 use pool_fair::throttle::Op;
 use pool_spa::SecondCounts;
-use pool_phys::sa::Time;
 use pool_zpl::{Change, Volume, Writer, Zvol};
 use sync::{Class, Mutex, SpinLock, WaitQueue};
 use vfs::mount::{Filesystem, next_fs_id};
@@ -904,8 +903,8 @@ pub(crate) struct Shared {
     keeps_data: AtomicBool,
     /// The property `atime`, mounted for writing: when something was read is to be known.
     notes_access: AtomicBool,
-    /// Nodes that were read, and when, until that is in the store.
-    accessed: SpinLock<BTreeMap<u64, (Arc<Node>, Time)>>,
+    /// Nodes that were read, until when is in the store.
+    accessed: SpinLock<BTreeMap<u64, Arc<Node>>>,
     /// Of a snapshot that is read below `.zfs`: nothing in it changes.
     pub snapshot: Option<Snapshot>,
 }
@@ -955,9 +954,9 @@ impl Shared {
     }
 
     /// A node was read.
-    pub fn accessed(&self, node: Arc<Node>, at: Time) {
+    pub fn accessed(&self, node: Arc<Node>) {
         let mut accessed = self.accessed.lock();
-        let before = accessed.insert(node.object(), (node, at));
+        let before = accessed.insert(node.object(), node);
         let are_many = accessed.len() >= ACCESSED_MAX;
         drop(accessed);
         drop(before);
@@ -974,8 +973,9 @@ impl Shared {
             return;
         }
         let put = self.storage.change(self.dataset, 512 * accessed.len() as u64, |writer| {
-            for (object, (_, at)) in &accessed {
-                match writer.set_attributes(*object, &Change { accessed: Some(*at), ..Change::default() }) {
+            for (object, node) in &accessed {
+                let Some(at) = node.take_noted() else { continue };
+                match writer.set_attributes(*object, &Change { accessed: Some(at), ..Change::default() }) {
                     Ok(()) | Err(EditError::Read(pool_dmu::Error::NotFound)) => {}
                     Err(error) => return Err(error),
                 }

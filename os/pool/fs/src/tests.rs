@@ -210,6 +210,20 @@ fn a_read_is_known_after_a_crash_if_atime_says_so() {
     let again = import(&memory);
     let copy = mount(&again);
     assert_eq!((accessed(&copy, b"read"), accessed(&copy, b"unread").0), (noted, 7));
+    // A time that is set stays, whatever was noted before.
+    let set_later = make(&fs.root(), "set");
+    contents(&set_later);
+    set_later.set_attr(&SetAttr { atime: Some(kif::Nanos(9)), ..SetAttr::default() }).expect("sets");
+    let kept = make(&fs.root(), "kept");
+    kept.set_attr(&SetAttr { atime: Some(kif::Nanos(9)), ..SetAttr::default() }).expect("sets");
+    contents(&kept);
+    let read = accessed(&fs, b"kept");
+    kept.set_attr(&SetAttr { mode: Some(0o600), ..SetAttr::default() }).expect("sets");
+    assert_eq!(accessed(&fs, b"kept"), read);
+    pool.sync().expect("syncs");
+    let after = import(&memory);
+    let after = mount(&after);
+    assert_eq!((accessed(&after, b"set").0, accessed(&after, b"kept")), (9, read));
     // Of a file system that is as its snapshot, only in memory.
     let file = make(&copy.root(), "later");
     again.with(|store| store.snapshot("atime", "s", 1)).expect("takes a snapshot");
@@ -627,7 +641,9 @@ fn a_quota_refuses_what_goes_beyond_it() {
     let fs = mount(&pool);
     pool.with(|store| store.set_property("quota", "quota", &pool_dmu::parse_property("quota", "1M").expect("a size"))).expect("sets");
     let file = make(&fs.root(), "f");
-    let data: Vec<u8> = (0..128_u32 << 10).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    // What the commit before a refusal cannot make smaller.
+    let mut dice = random(9);
+    let data: Vec<u8> = (0..16 << 10).flat_map(|_| dice().to_le_bytes()).collect();
     let refused = (0..20).find_map(|round| file.write_at(round * data.len() as u64, &data, IO).err());
     assert_eq!(refused, Some(VfsError::Quota));
 }

@@ -22,6 +22,8 @@ pub const VALUE_MAX: usize = 64 << 10;
 pub const NAME_MAX: usize = 255;
 /// Longest packed list that goes into the file's own attributes; more goes into the directory.
 const PACKED_MAX: usize = 32 << 10;
+/// Entries of a hidden directory: more cannot be listed on Linux, whose lists have 64 KiB, and all go at once with the file.
+const ENTRIES_MAX: u64 = 8 << 10;
 /// Mark of objects that are extended attributes, in their flags.
 const IS_XATTR: u64 = 1;
 /// Mode of the hidden directory.
@@ -175,6 +177,9 @@ impl Writer<'_> {
             self.drop_entry(directory, name, file, now)?;
         }
         if let (Some(value), false) = (value, into_list) {
+            if directory != 0 && self.stat(directory)?.size >= ENTRIES_MAX {
+                return Err(EditError::NoSpace);
+            }
             if directory == 0 {
                 directory = self.make_directory(object, &values, now)?;
                 let attribute = self.own("ZPL_XATTR")?;
