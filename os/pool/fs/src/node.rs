@@ -14,7 +14,7 @@ use pool_dmu::Fed;
 use pool_dmu::edit::{EditError, Sought};
 use pool_fair::queue::IoClass;
 use pool_fair::throttle::Op;
-use pool_phys::sa::Znode;
+use pool_phys::sa::{Time, Znode};
 use pool_zpl::{Change, Make, NewEntry, VOLUME_DATA, Writer, XattrStyle};
 use sync::{Class, Mutex, SpinLock};
 use vfs::pipe::Pipe;
@@ -75,7 +75,7 @@ pub(crate) struct Node {
     /// Whether a read is to be noted has to be looked at again: since then it was opened or changed.
     looks_at_access: AtomicBool,
     /// The time of a read that is not in the store yet, behind the one that is.
-    noted: SpinLock<Option<((u64, u64), (u64, u64))>>,
+    noted: SpinLock<Option<(Time, Time)>>,
     /// Bytes it takes on disk; [`UNKNOWN`] since it was changed. Set only under the pool's lock.
     occupied: AtomicU64,
     fifo: Option<Arc<Pipe>>,
@@ -259,7 +259,7 @@ impl Node {
     }
 
     /// Takes the time of the last read that is not in the store yet; `None`: another was set since.
-    pub fn take_noted(&self) -> Option<(u64, u64)> {
+    pub fn take_noted(&self) -> Option<Time> {
         self.noted.lock().take().map(|(_, at)| at)
     }
 
