@@ -154,6 +154,9 @@ impl BlockPointer {
         if !embedded && word[0] == 0 && word[1] == 0 {
             let described = word[10] != 0;
             let lsize = if described { (field(0, 16) + 1) * SECTOR } else { 0 };
+            if lsize > BLOCK_MAX {
+                return Err(view.error("impossible block size", lsize));
+            }
             let (kind, level) = if described { (field(48, 8), field(56, 5)) } else { (0, 0) };
             return Ok(Self {
                 birth: word[10],
@@ -171,6 +174,9 @@ impl BlockPointer {
         let (kind, level) = (byte(field(48, 8)), byte(field(56, 5)));
         if embedded {
             let (lsize, psize) = (field(0, 25) + 1, field(25, 7) + 1);
+            if lsize > BLOCK_MAX {
+                return Err(view.error("impossible block size", lsize));
+            }
             if psize > EMBEDDED_MAX as u64 {
                 return Err(view.error("embedded payload is too long", psize));
             }
@@ -365,4 +371,23 @@ const fn compression(id: u8) -> Option<Compression> {
         16 => Compression::Zstd,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_can_be_written() {
+        for (sectors, is_there) in [(BLOCK_MAX / SECTOR, true), (BLOCK_MAX / SECTOR + 1, false), (1 << 16, false)] {
+            // A hole with a birth, and an embedded block, of so many sectors.
+            for (properties, birth) in [(1 << 63 | 19 << 48 | (sectors - 1), 7_u64), (1 << 63 | 1 << 39 | 19 << 48 | 2 << 32 | (sectors * SECTOR - 1), 7)] {
+                let mut raw = [0; SIZE];
+                raw[48..56].copy_from_slice(&u64::to_le_bytes(properties));
+                raw[80..88].copy_from_slice(&birth.to_le_bytes());
+                let pointer = BlockPointer::parse(&raw);
+                assert_eq!(pointer.as_ref().is_ok_and(|pointer| pointer.encode() == raw), is_there, "{pointer:?}");
+            }
+        }
+    }
 }
