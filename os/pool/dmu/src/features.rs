@@ -164,7 +164,7 @@ impl Store {
             return Ok(false);
         }
         // What the others build on.
-        if feature != EXTENSIBLE_DATASET && feature != LZ4 && feature != ASYNC_DESTROY && feature != ZSTD {
+        if feature != EXTENSIBLE_DATASET && feature != LZ4 && feature != ASYNC_DESTROY {
             self.enable_feature(EXTENSIBLE_DATASET.guid)?;
         }
         self.list_feature(&feature, count)?;

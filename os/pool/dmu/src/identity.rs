@@ -27,12 +27,16 @@ impl Store {
     /// Calls the pool `name`: for good, or (`for_now`) until it is exported.
     ///
     /// # Errors
-    /// A failed commit.
+    /// A failed commit; for good, intent logs that are not replayed yet: a commit before that would lose what they hold.
     pub fn rename_pool(&mut self, name: &str, for_now: bool, now: u64) -> Result<(), EditError> {
-        self.pool.rename(name);
         if for_now {
+            self.pool.rename(name);
             return Ok(());
         }
+        if !self.pending_logs().is_empty() {
+            return Err(EditError::Busy("its intent logs are not replayed yet"));
+        }
+        self.pool.rename(name);
         self.set_config_text("name", Some(name));
         self.commit(now)
     }

@@ -597,13 +597,19 @@ impl Datasets<'_> {
             Err(error) => return Err(error),
         };
         let (mut at, mut bytes) = (info.object, info.dataset.referenced_bytes);
+        let created = word(&self.words(since.object)?, ds::CREATED_TXG);
         // Each step goes to an older txg, so that a chain that lies ends, too.
         let mut before = u64::MAX;
         loop {
             let words = self.words(at)?;
             let deadlist = word(&words, ds::DEADLIST);
-            bytes = bytes.saturating_add(if deadlist == 0 { 0 } else { word(&self.words(deadlist)?, 0) });
             let (previous, txg) = (word(&words, ds::PREVIOUS), word(&words, ds::PREVIOUS_TXG));
+            bytes = bytes.saturating_add(match deadlist {
+                0 => 0,
+                // All that died behind the snapshot itself was in it.
+                _ if previous == since.object => word(&self.words(deadlist)?, 0),
+                _ => self.dead_before(deadlist, created)?,
+            });
             if previous == since.object {
                 return Ok(Some(bytes.saturating_sub(since.dataset.referenced_bytes)));
             }
@@ -612,6 +618,17 @@ impl Datasets<'_> {
             }
             (at, before) = (previous, txg);
         }
+    }
+
+    /// Bytes of a deadlist born before `txg`, as its buckets tell.
+    fn dead_before(&self, deadlist: u64, txg: u64) -> Result<u64, Error> {
+        let mut bytes = 0_u64;
+        for entry in self.all(deadlist)? {
+            if u64::from_str_radix(&entry.text(), 16).is_ok_and(|from| from < txg) {
+                bytes = bytes.saturating_add(word(&self.words(entry.number().unwrap_or(0))?, 1));
+            }
+        }
+        Ok(bytes)
     }
 
     /// Names of the clones of a snapshot.

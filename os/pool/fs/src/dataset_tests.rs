@@ -179,6 +179,58 @@ fn a_full_stream_that_replaces_a_file_system_replaces_what_was_read_of_it() {
 }
 
 #[test]
+fn a_pools_own_file_system_received_without_its_name_replaces_what_was_read_of_the_target() {
+    let source = Rig::new("dropfrom");
+    let file = source.make("/dropfrom", "f", "one");
+    source.snapshot("dropfrom@one");
+    let whole = Rig::send("dropfrom@one", None);
+    file.write_at(0, b"two", IO).expect("writes");
+    source.make("/dropfrom", "g", "new");
+    source.snapshot("dropfrom@two");
+    let step = Rig::send("dropfrom@two", Some("one"));
+
+    let rig = Rig::new("dropto");
+    manage::create_dataset(&rig.cx(), "dropto/x", &[]).expect("makes");
+    manage::create_dataset(&rig.cx(), "dropto/x/below", &[]).expect("makes");
+    rig.make("/dropto/x/below", "h", "below");
+    let begin = || Receiving::start(&rig.cx(), "dropto/x", Naming::DropPool, ReceiveRequest { force: true, ..ReceiveRequest::default() }).expect("begins");
+    let receive = |stream: &[u8]| {
+        let mut receiving = begin();
+        // In pieces that are smaller than the record that names it.
+        for piece in stream.chunks(100) {
+            receiving.feed(&rig.cx(), piece)?;
+        }
+        receiving.finish(&rig.cx())
+    };
+    // Of a target that is in use nothing changes, and what is below it is mounted again.
+    let held = rig.make("/dropto/x", "f", "was there");
+    let place = vfs::lookup(&rig.cx(), None, b"/dropto/x", vfs::Follow::Yes).expect("there");
+    let refused = receive(&whole);
+    assert!(matches!(&refused, Err(Refused::Busy(why)) if why.contains("dropto/x")), "{refused:?}");
+    assert_eq!((rig.read("/dropto/x/f"), rig.read("/dropto/x/below/h"), contents(&held)), ("was there".into(), "below".into(), b"was there".to_vec()));
+    drop((place, held));
+    manage::destroy(&rig.cx(), "dropto/x/below", Extent::One, false).expect("destroys");
+    // A full stream instead of it, then what changed.
+    assert_eq!(receive(&whole), Ok([String::from("dropto/x@one")].into()));
+    assert_eq!(rig.read("/dropto/x/f"), "one");
+    assert_eq!(receive(&step), Ok([String::from("dropto/x@two")].into()));
+    assert_eq!((rig.read("/dropto/x/f"), rig.read("/dropto/x/g")), ("two".into(), "new".into()));
+    // One that breaks off within its first record, or says nothing, leaves all as it was.
+    let mut short = begin();
+    short.feed(&rig.cx(), &step[..100]).expect("waits for more");
+    assert!(short.finish(&rig.cx()).is_err());
+    assert_eq!(rig.read("/dropto/x/f"), "two");
+    // A stream with a name to come behind the target leaves the target mounted, in use as it may be.
+    manage::create_dataset(&source.cx(), "dropfrom/sub", &[]).expect("makes");
+    source.make("/dropfrom/sub", "s", "sub");
+    source.snapshot("dropfrom/sub@one");
+    let place = vfs::lookup(&rig.cx(), None, b"/dropto/x", vfs::Follow::Yes).expect("there");
+    assert_eq!(receive(&Rig::send("dropfrom/sub@one", None)), Ok([String::from("dropto/x/sub@one")].into()));
+    assert_eq!((rig.read("/dropto/x/f"), rig.read("/dropto/x/sub/s")), ("two".into(), "sub".into()));
+    drop(place);
+}
+
+#[test]
 fn a_file_system_becomes_read_only_when_nobody_has_a_file_of_it_mapped_for_writing() {
     let rig = Rig::new("mapped");
     let file = rig.make("/mapped", "f", "text");
@@ -192,4 +244,34 @@ fn a_file_system_becomes_read_only_when_nobody_has_a_file_of_it_mapped_for_writi
     assert_eq!((rig.read("/mapped/f"), file.write_at(0, b"x", IO)), ("TEXT!".into(), Err(VfsError::ReadOnly)));
     manage::set(&rig.cx(), "mapped", "readonly", NewValue::Text("off")).expect("sets");
     file.write_at(0, b"x", IO).expect("writes");
+}
+
+#[test]
+fn a_rollback_that_is_refused_destroys_nothing() {
+    let rig = Rig::new("rb");
+    manage::create_dataset(&rig.cx(), "rb/a", &[]).expect("makes");
+    let file = rig.make("/rb/a", "f", "one");
+    rig.snapshot("rb/a@one");
+    file.write_at(0, b"two", IO).expect("writes");
+    rig.snapshot("rb/a@two");
+    manage::clone_dataset(&rig.cx(), "rb/a@two", "rb/c", &[]).expect("clones");
+    rig.snapshot("rb/c@deep");
+    manage::clone_dataset(&rig.cx(), "rb/c@deep", "rb/d", &[]).expect("clones");
+    let dir = vfs::lookup(&rig.cx(), None, b"/rb/a", vfs::Follow::Yes).expect("place");
+    let refused = manage::rollback(&rig.cx(), "rb/a@one", true, true);
+    std::eprintln!("{refused:?}");
+    assert!(matches!(refused, Err(Refused::Busy(_))));
+    assert_eq!(rig.read("/rb/c/f"), "two");
+    assert_eq!(rig.read("/rb/d/f"), "two");
+    drop((dir, file));
+    manage::hold(&["rb/a@two".to_string()], "tag", false).expect("holds");
+    let refused = manage::rollback(&rig.cx(), "rb/a@one", true, true);
+    std::eprintln!("{refused:?}");
+    assert!(matches!(refused, Err(Refused::Busy(_))));
+    assert_eq!(rig.read("/rb/d/f"), "two");
+    assert_eq!(rig.read("/rb/a/f"), "two");
+    manage::hold(&["rb/a@two".to_string()], "tag", true).expect("releases");
+    manage::rollback(&rig.cx(), "rb/a@one", true, true).expect("rolls back");
+    assert_eq!(rig.read("/rb/a/f"), "one");
+    assert!(!manage::is_there("rb/c").expect("asks") && !manage::is_there("rb/d").expect("asks"));
 }

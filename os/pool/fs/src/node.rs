@@ -769,6 +769,10 @@ impl Vnode for Node {
         };
         self.change(4096, |writer| {
             writer.set_attributes(self.object, &change)?;
+            if change.accessed.is_some() {
+                // Whoever sets back what was there before the read means it.
+                *self.noted.lock() = None;
+            }
             self.refresh(writer)
         })
     }

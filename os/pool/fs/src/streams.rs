@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 
 use pool_dmu::edit::EditError;
 use pool_dmu::{DatasetKind, Datasets};
+use pool_stream::record::{self, Record};
 use pool_stream::{Naming, Package, PackageOptions, ReceiveOptions, Sender, StreamError, Token, Unpacker, resume_token};
 use kif::ZoneId;
 use vfs::{Cred, Cx, Place};
@@ -151,6 +152,8 @@ pub struct Receiving {
     mounted: Vec<String>,
     /// Data sets that are neither mounted nor open while it lasts.
     quiet: Vec<u64>,
+    /// The beginning of a stream of which it is not known yet whether it is for the target itself; `None`: that is known.
+    unread: Option<Vec<u8>>,
     /// How many streams of a package are done.
     done: usize,
     /// Root of the receiver's file systems.
@@ -178,6 +181,7 @@ pub struct ReceiveRequest {
 
 impl Receiving {
     /// Will receive into `target`. What a stream may change is not mounted until the end: `target` with all below it, however the stream names what it brings.
+    /// The target itself stays mounted where a name comes behind it; if only the stream says whether one does, until it says so (see [`Self::take_target`]).
     ///
     /// # Errors
     /// See [`Refused`].
@@ -193,7 +197,7 @@ impl Receiving {
         let head = target.split('@').next().unwrap_or(target);
         let _alone = manage::alone();
         let inside = if request.dry { Vec::new() } else { manage::at_and_below(&pool, head)? };
-        // Where a name comes behind the target, the target itself stays as it is.
+        // Where a name comes behind the target, the target itself stays as it is. With `-d` the stream says whether one does: that waits for its beginning.
         let inside: Vec<String> = inside.into_iter().filter(|name| naming == Naming::Exact || name != head).collect();
         manage::refuse_open_below(&pool, head)?;
         let mounted = manage::unmount_list(cx, &pool, &inside)?;
@@ -208,7 +212,8 @@ impl Receiving {
         let options = ReceiveOptions { force, resumable, owners: Some(pool_zpl::owners), origins: Some(is_ours), dry, properties, excluded };
         let quiet = if dry { Vec::new() } else { quiet };
         let unpacker = Some(Unpacker::new(target, naming, options));
-        Ok(Self { unpacker, target: target.to_string(), pool, mounted, quiet, done: 0, root: cx.root.clone(), zone: cx.cred.zone, unmounted: unmounted || dry })
+        let unread = (naming == Naming::DropPool && !dry).then(Vec::new);
+        Ok(Self { unpacker, target: target.to_string(), pool, mounted, quiet, unread, done: 0, root: cx.root.clone(), zone: cx.cred.zone, unmounted: unmounted || dry })
     }
 
     /// Refuses to change what somebody mounted or opened meanwhile. Asked by who has the store, and is alone.
@@ -216,14 +221,57 @@ impl Receiving {
         if pool.is_any_in_use(quiet) { Err(EditError::Busy("it was mounted or opened while a stream is received into it")) } else { Ok(()) }
     }
 
+    /// A pool's own file system, received without its pool's name, becomes the target itself: that is not mounted from here on, either.
+    fn take_target(&mut self, cx: &Cx<'_>) -> Result<()> {
+        let head = self.target.split('@').next().unwrap_or(&self.target).to_string();
+        let found = manage::edit(&self.pool, &head, |store| Ok(store.find(&head).ok()))?;
+        let Some(dataset) = found else { return Ok(()) };
+        let mut mounted = manage::unmount_list(cx, &self.pool, &[head])?;
+        // Outer ones first.
+        mounted.append(&mut self.mounted);
+        self.mounted = mounted;
+        self.quiet.push(dataset);
+        Ok(())
+    }
+
+    /// What the unpacker gets of a piece: nothing until the stream's first name is known, and the target is out of use if it is what that names.
+    fn begin(&mut self, cx: &Cx<'_>, piece: &[u8]) -> Result<Option<Vec<u8>>> {
+        let Some(mut bytes) = self.unread.take() else { return Ok(None) };
+        bytes.extend_from_slice(piece);
+        let Some(first) = bytes.first_chunk::<{ record::SIZE }>() else {
+            self.unread = Some(bytes);
+            return Ok(Some(Vec::new()));
+        };
+        // Whatever else is in a package is below what this one names; what is no beginning at all is the unpacker's to refuse.
+        if let Ok((Record::Begin(begin), _)) = Record::parse(first)
+            && !begin.name.split('@').next().is_some_and(|name| name.contains('/'))
+        {
+            self.take_target(cx)?;
+        }
+        Ok(Some(bytes))
+    }
+
     /// Takes the next piece.
     ///
     /// # Errors
     /// What is wrong with the stream, and where. What was made of it is removed.
     pub fn feed(&mut self, cx: &Cx<'_>, bytes: &[u8]) -> Result<()> {
-        let unpacker = self.unpacker.as_mut().ok_or_else(|| Refused::Invalid(format!("{}: the stream has ended", self.target)))?;
-        let (pool, quiet) = (&self.pool, &self.quiet);
+        let ended = |target: &str| Refused::Invalid(format!("{target}: the stream has ended"));
+        if self.unpacker.is_none() {
+            return Err(ended(&self.target));
+        }
         let _alone = manage::alone();
+        let begun = self.begin(cx, bytes).map_err(|refused| {
+            // Nothing of it was taken yet.
+            self.unpacker = None;
+            match self.mount(cx) {
+                Ok(()) => refused,
+                Err(second) => Refused::Failed(format!("{refused}; then {second}")),
+            }
+        })?;
+        let bytes = begun.as_deref().unwrap_or(bytes);
+        let unpacker = self.unpacker.as_mut().ok_or_else(|| ended(&self.target))?;
+        let (pool, quiet) = (&self.pool, &self.quiet);
         let fed = manage::edit(pool, &self.target, |store| Self::check_quiet(pool, quiet).map(|()| unpacker.feed(store, bytes, now().0)))?;
         let done = unpacker.received().len();
         if core::mem::replace(&mut self.done, done) != done || fed.is_err() {

@@ -217,13 +217,20 @@ pub fn label_of(device: &dyn BlockDev) -> Option<LabelOf> {
     Some(LabelOf { pool: config.text("name").map(String::from), guid: config.number("guid").unwrap_or(0), state: config.number("state").unwrap_or(0) })
 }
 
-/// Makes the labels of a device that no pool has invalid.
+/// Makes the labels of a device that no pool has invalid. What is no label, at a place where one may be, is somebody else's.
 ///
 /// # Errors
 /// It does not take writes.
 pub fn clear_labels_of(device: &dyn BlockDev) -> Result<(), BlockError> {
     let empty = vec![0; usize::try_from(label::SIZE).unwrap_or(0)];
-    label::offsets(device.size_bytes()).into_iter().try_for_each(|offset| device.write(offset, &empty))?;
+    let mut parser = label::Parser::default();
+    parser.next_device();
+    for offset in label::offsets(device.size_bytes()) {
+        let mut data = vec![0; empty.len()];
+        if device.read(offset, &mut data).is_ok() && parser.parse(&data, offset).is_ok() {
+            device.write(offset, &empty)?;
+        }
+    }
     device.flush()
 }
 

@@ -60,11 +60,11 @@ pub fn open_partitions(device: Box<dyn BlockDev>) -> Vec<(u32, Box<dyn BlockDev>
     found.into_iter().filter(|part| part.kind == gpt::POOL).map(slice).collect()
 }
 
-/// Whether a disk's partition table has nothing but what [`label_disk`] makes: no partition of anybody else. True of a disk without one.
+/// Whether a disk has a partition table (GPT), and nothing in it but what [`label_disk`] makes: no partition of anybody else.
 #[must_use]
 pub fn is_pools_alone(device: &dyn BlockDev) -> bool {
     let found = gpt::partitions(device.size_bytes(), device.sector_bytes(), &mut |offset, out| device.read(offset, out).is_ok());
-    found.map_or(true, |found| found.iter().all(|part| matches!(part.kind, gpt::POOL | gpt::RESERVED)))
+    found.is_ok_and(|found| found.iter().all(|part| matches!(part.kind, gpt::POOL | gpt::RESERVED)))
 }
 
 /// Gives a pool a whole disk: writes a partition table and returns the pool's partition. `random` gives the guids.

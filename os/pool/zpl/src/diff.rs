@@ -29,6 +29,8 @@ use crate::{DIRECTORY_TYPE, Filesystem, MASTER_NODE, OBJECT_MASK, TYPE_MASK};
 /// Names that a side remembers at most, and bytes of paths.
 const NAMES_MAX: usize = 1 << 16;
 const PATHS_MAX: usize = 1 << 20;
+/// A directory of which fewer names are left to be asked for is forgotten where room is needed.
+const NAMES_FEW: usize = 64;
 /// Longest path that is shown whole.
 const PATH_MAX: usize = 4 << 10;
 /// Flag of an extended attribute, or of a directory of those.
@@ -123,12 +125,22 @@ struct Seen {
     path: Option<Vec<u8>>,
 }
 
+/// Names in a directory of the objects `from..until`. Objects are asked for in ascending order, nearly always.
+#[derive(Debug)]
+struct Names {
+    from: u64,
+    until: u64,
+    /// Asked for last.
+    asked: u64,
+    by_object: BTreeMap<u64, Vec<u8>>,
+}
+
 #[derive(Debug)]
 struct Side<'p> {
     fs: Filesystem<'p>,
     unlinked: u64,
-    /// Names in directories, by directory and object.
-    names: BTreeMap<u64, BTreeMap<u64, Vec<u8>>>,
+    /// Names in directories.
+    names: BTreeMap<u64, Names>,
     name_count: usize,
     /// Paths of directories.
     paths: BTreeMap<u64, Vec<u8>>,
@@ -187,36 +199,57 @@ impl<'p> Side<'p> {
 
     /// What `directory` calls `object`: the first name in the order of their hashes, where it has several.
     fn name(&mut self, directory: u64, object: u64) -> Result<Option<Vec<u8>>, Error> {
-        if !self.names.contains_key(&directory) {
-            let (mut names, mut wanted, mut is_large) = (BTreeMap::new(), None::<(u64, Vec<u8>)>, false);
-            self.fs.objects().zap_each(directory, &mut |hash, entry| {
-                let Some(number) = entry.number().map(|value| value & OBJECT_MASK) else { return };
-                if number == object && wanted.as_ref().is_none_or(|(known, _)| hash < *known) {
-                    wanted = Some((hash, entry.name.clone()));
-                }
-                if names.len() == NAMES_MAX {
-                    // More than there is memory for: looked through again for each.
-                    is_large = true;
-                    names.clear();
-                }
-                if !is_large {
-                    let known = names.entry(number).or_insert((hash, Vec::new()));
-                    if known.1.is_empty() || hash < known.0 {
-                        *known = (hash, entry.name);
-                    }
-                }
-            })?;
-            if is_large {
-                return Ok(wanted.map(|(_, name)| name));
-            }
-            if self.name_count + names.len() > NAMES_MAX {
-                self.names.clear();
-                self.name_count = 0;
-            }
-            self.name_count += names.len();
-            self.names.insert(directory, names.into_iter().map(|(number, (_, name))| (number, name)).collect());
+        if let Some(known) = self.names.get_mut(&directory).filter(|known| (known.from..known.until).contains(&object)) {
+            known.asked = object;
+            return Ok(known.by_object.get(&object).cloned());
         }
-        Ok(self.names.get(&directory).and_then(|names| names.get(&object)).cloned())
+        if let Some(known) = self.names.remove(&directory) {
+            self.name_count -= known.by_object.len();
+        }
+        let (mut names, mut from, mut until) = (BTreeMap::new(), 0, u64::MAX);
+        self.fs.objects().zap_each(directory, &mut |hash, entry| {
+            let Some(number) = entry.number().map(|value| value & OBJECT_MASK).filter(|number| (from..until).contains(number)) else { return };
+            let known = names.entry(number).or_insert((hash, Vec::new()));
+            if known.1.is_empty() || hash < known.0 {
+                *known = (hash, entry.name);
+            }
+            if names.len() > NAMES_MAX {
+                // More than there is memory for: the next ones from this object on stay.
+                match names.first_key_value() {
+                    Some((&first, _)) if first < object => {
+                        names.pop_first();
+                        from = first + 1;
+                    }
+                    _ => until = names.pop_last().map_or(until, |(last, _)| last),
+                }
+            }
+        })?;
+        let by_object: BTreeMap<u64, Vec<u8>> = names.into_iter().map(|(number, (_, name))| (number, name)).collect();
+        let name = by_object.get(&object).cloned();
+        self.name_count += by_object.len();
+        self.names.insert(directory, Names { from, until, asked: object, by_object });
+        if self.name_count > NAMES_MAX || self.names.len() > NAMES_MAX {
+            self.make_room();
+        }
+        Ok(name)
+    }
+
+    /// Forgets names that were asked for, and those that will be last: each directory with more than a few keeps as many as the others, so that asking by turns does not walk
+    /// through one of them each time.
+    fn make_room(&mut self) {
+        for known in self.names.values_mut() {
+            known.by_object = known.by_object.split_off(&known.asked);
+            known.from = known.asked;
+        }
+        self.names.retain(|_, known| known.by_object.len() >= NAMES_FEW);
+        let share = (NAMES_MAX / 2 / self.names.len().max(1)).max(1);
+        for known in self.names.values_mut() {
+            if let Some(next) = known.by_object.keys().nth(share).copied() {
+                known.by_object.split_off(&next);
+                known.until = next;
+            }
+        }
+        self.name_count = self.names.values().map(|known| known.by_object.len()).sum();
     }
 
     /// The path of an object, by way of its parents.

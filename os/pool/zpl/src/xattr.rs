@@ -172,14 +172,17 @@ impl Writer<'_> {
             }
         }
         let mut directory = self.directory(&values)?;
-        if directory != 0 && let Some(file) = self.lookup(directory, name)? {
-            there = true;
-            self.drop_entry(directory, name, file, now)?;
+        if directory != 0 {
+            match self.lookup(directory, name)? {
+                Some(file) => {
+                    there = true;
+                    self.drop_entry(directory, name, file, now)?;
+                }
+                None if value.is_some() && !into_list && self.stat(directory)?.size >= ENTRIES_MAX => return Err(EditError::NoSpace),
+                None => {}
+            }
         }
         if let (Some(value), false) = (value, into_list) {
-            if directory != 0 && self.stat(directory)?.size >= ENTRIES_MAX {
-                return Err(EditError::NoSpace);
-            }
             if directory == 0 {
                 directory = self.make_directory(object, &values, now)?;
                 let attribute = self.own("ZPL_XATTR")?;

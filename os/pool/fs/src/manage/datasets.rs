@@ -190,42 +190,84 @@ pub fn snapshot(names: &[String], recursive: bool) -> Result<()> {
 /// # Errors
 /// See [`Refused`].
 pub fn rollback(cx: &Cx<'_>, name: &str, destroy_newer: bool, destroy_clones: bool) -> Result<()> {
-    if destroy_clones {
-        let pool = pool_of(name)?;
-        let (dataset, short) = name.split_once('@').filter(|(_, short)| !short.is_empty()).ok_or_else(|| Refused::Invalid(format!("{name}: roll back to which snapshot, DATASET@NAME?")))?;
-        let clones: Vec<String> = edit(&pool, name, |store| {
-            let newer = store.snapshot_range(dataset, short, "")?;
-            let mut clones = Vec::new();
-            for snapshot in newer.iter().skip(1) {
-                clones.extend(store.clones(snapshot)?);
-            }
-            Ok(clones)
-        })?;
-        clones.iter().try_for_each(|clone| destroy(cx, clone, Extent::Clones, false))?;
-    }
     let _alone = alone();
     let pool = pool_of(name)?;
     let (dataset, short) = name.split_once('@').filter(|(_, short)| !short.is_empty()).ok_or_else(|| Refused::Invalid(format!("{name}: roll back to which snapshot, DATASET@NAME?")))?;
-    let newer: Vec<String> = edit(&pool, name, |store| {
-        let from_here = store.snapshot_range(dataset, short, "")?;
-        Ok(from_here.into_iter().skip(1).collect())
-    })?;
+    let (newer, _, inside) = edit(&pool, name, |store| in_the_way(store, dataset, short, destroy_clones))?;
+    // All that may be in the way is looked for before anything goes.
     if !newer.is_empty() && !destroy_newer {
         return Err(Refused::Busy(format!("{name}: there are newer snapshots ({}); -r destroys them", newer.join(" "))));
     }
+    if inside.iter().any(|other| other == dataset) {
+        return Err(Refused::Busy(format!("{name}: {dataset} is below a clone of its own that would go; rename it first")));
+    }
+    // Clones may be others'.
+    refuse_others(&inside)?;
     refuse_sent(&pool, &newer)?;
+    refuse_sent(&pool, &inside)?;
     refuse_open_below(&pool, dataset)?;
-    without_mounts(cx, &pool, &[dataset.to_string()], |pool| {
+    inside.iter().try_for_each(|other| refuse_open_below(&pool, other))?;
+    // Clones first: one may be mounted below the file system.
+    let mounted = unmount_list(cx, &pool, &inside)?;
+    let mut gone: Vec<u64> = Vec::new();
+    let result = without_mounts(cx, &pool, &[dataset.to_string()], |pool| {
         let head = edit(pool, name, |store| store.find(dataset))?;
         pool.forget(head);
         edit(pool, name, |store| {
+            let (newer, clones, inside) = in_the_way(store, dataset, short, destroy_clones)?;
             check_open(pool, head)?;
+            let doomed: Vec<(&String, u64)> = inside.iter().filter(|name| !name.contains('@')).map(|name| Ok((name, store.find(name)?))).collect::<core::result::Result<_, EditError>>()?;
+            doomed.iter().try_for_each(|(_, dataset)| check_open(pool, *dataset))?;
+            if !clones.is_empty() {
+                let datasets = Datasets::open(store.pool())?;
+                for snapshot in newer.iter().chain(inside.iter().filter(|name| name.contains('@'))) {
+                    if !datasets.holds(snapshot)?.is_empty() {
+                        return Err(EditError::Busy("a newer snapshot, or one of a clone, is held"));
+                    }
+                }
+            }
+            for clone in &clones {
+                // It may have gone with another.
+                if store.find(clone).is_ok() {
+                    store.destroy_tree(clone, true, now().0)?;
+                    gone = doomed.iter().filter(|(name, _)| store.find(name).is_err()).map(|(_, dataset)| *dataset).collect();
+                }
+            }
+            // One whose destruction was deferred went with its last clone.
+            let newer: Vec<String> = store.snapshot_range(dataset, short, "")?.into_iter().skip(1).collect();
             if !newer.is_empty() {
                 store.destroy_snapshots(&newer.iter().map(String::as_str).collect::<Vec<_>>(), false, now().0)?;
             }
             store.rollback(dataset, now().0)
         })
-    })
+    });
+    for dataset in gone {
+        pool.forget(dataset);
+        volume::forget(pool.name(), Some(dataset));
+    }
+    if result.is_err() {
+        for name in mounted {
+            if edit(&pool, &name, |store| Ok(store.find(&name).is_ok()))? {
+                mount_one(cx, &pool, &name)?;
+            }
+        }
+    }
+    result
+}
+
+/// What is in the way of going back to a snapshot: newer ones and, `with_clones`, their clones, and all that goes with those.
+fn in_the_way(store: &Store, dataset: &str, short: &str, with_clones: bool) -> core::result::Result<(Vec<String>, Vec<String>, Vec<String>), EditError> {
+    let newer: Vec<String> = store.snapshot_range(dataset, short, "")?.into_iter().skip(1).collect();
+    let (mut clones, mut inside) = (Vec::new(), Vec::new());
+    for snapshot in newer.iter().filter(|_| with_clones) {
+        for clone in store.clones(snapshot)? {
+            inside.extend(store.dependents(&clone, true)?);
+            clones.push(clone);
+        }
+    }
+    inside.sort();
+    inside.dedup();
+    Ok((newer, clones, inside))
 }
 
 /// Makes a clone the owner of the snapshots it came from: its origin becomes a clone of it.

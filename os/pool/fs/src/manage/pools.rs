@@ -171,8 +171,9 @@ fn open(request: &ImportRequest<'_>, read_only: bool) -> Result<(Store, Vec<(u64
 
 fn import_store(request: &ImportRequest<'_>, mut store: Store, places: &[(u64, String)]) -> Result<Arc<Storage>> {
     let refused = |error: EditError| edit_failed(request.wanted, &error);
-    if let Some(name) = request.new_name {
-        store.rename_pool(name, request.for_now || request.read_only, now().0).map_err(refused)?;
+    let is_for_now = request.for_now || request.read_only;
+    if let Some(name) = request.new_name.filter(|_| is_for_now) {
+        store.rename_pool(name, true, now().0).map_err(refused)?;
     }
     let newer = store.pool().found_txgs().iter().filter(|txg| **txg > store.pool().uberblock().txg).count();
     if !request.read_only {
@@ -182,6 +183,10 @@ fn import_store(request: &ImportRequest<'_>, mut store: Store, places: &[(u64, S
         if replayed > 0 {
             kif::log().line(format_args!("pool {}: {replayed} records of the intent log replayed", store.name()));
         }
+    }
+    // Its commit comes after what the logs hold: a log counts from the group behind the last commit on.
+    if let Some(name) = request.new_name.filter(|_| !is_for_now) {
+        store.rename_pool(name, false, now().0).map_err(refused)?;
     }
     if newer > 0 {
         kif::log().line(format_args!("pool {}: taken back by {newer} transaction groups", store.name()));

@@ -192,6 +192,23 @@ fn users_have_what_their_files_take_and_no_more_than_their_quotas() {
     let written = |since: &str| shown(store.pool(), "owners/home", since).parse::<u64>().expect("a number");
     assert!(written("written@then") > 2 << 20 && written("written@now") == 0 && written("written@owners/home@then") == written("written@then"));
     assert_eq!(shown(store.pool(), "owners/home@then", "written@now"), "-");
+    // What came after a snapshot and went again, though a later one has it, counts for the later one only.
+    let number = store.find("owners/home").expect("find");
+    let mut dice = random(5);
+    let noise: Vec<u8> = (0..1 << 17).flat_map(|_| dice().to_le_bytes()).collect();
+    let mut writer = Writer::open(&mut store, number).expect("open for writing");
+    let root = writer.root();
+    let object = writer.make(root, b"passing", Make::File, &NEW).expect("make a file");
+    writer.write(object, 0, &noise, NOW).expect("write");
+    drop(writer);
+    store.snapshot_all(&["owners/home@more"], NOW.0).expect("snapshot");
+    let between = shown(store.pool(), "owners/home", "written@then").parse::<u64>().expect("a number");
+    let mut writer = Writer::open(&mut store, number).expect("open for writing");
+    writer.remove(root, b"passing", NOW).expect("remove");
+    drop(writer);
+    store.commit(NOW.0).expect("commit");
+    let after = shown(store.pool(), "owners/home", "written@then").parse::<u64>().expect("a number");
+    assert!(after + (1 << 20) <= between + (256 << 10), "{between} before, {after} after");
     store.export(NOW.0).expect("export");
     judge(&folder, "owners");
     drop(Pool::import(devices(&folder), None).expect("import"));

@@ -291,3 +291,31 @@ fn a_cut_while_a_pool_changes_its_guid_or_name_leaves_one_pool() {
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(false, false), (true, false), (true, true)], "each commit is there or is not");
 }
+
+#[test]
+fn another_name_comes_after_what_the_logs_hold() {
+    let disk = Recorded { bytes: Arc::new(Mutex::new(vec![0; 64 << 20])), writes: Arc::default(), index: 0 };
+    let layout = Layout { redundancy: None, devices: vec![(String::from("d0"), Box::new(disk.clone()) as Box<dyn BlockDev>)] };
+    let (pool, config) = pool_spa::create("logged", vec![layout], 9, &mut random(7)).expect("lay the pool out");
+    let mut store = Store::create(pool, config, NOW.0, random(8)).expect("make the MOS");
+    let dataset = create_filesystem(&mut store, "logged", &NEW).expect("make the root file system");
+    store.commit(NOW.0).expect("commit");
+    let mut writer = Writer::open(&mut store, dataset).expect("open for writing");
+    let root = writer.root();
+    let object = writer.make(root, b"kept", Make::File, &NEW).expect("make a file");
+    drop(writer);
+    // The first begins the log, with a commit.
+    store.log_sync(dataset, NOW.0).expect("fsync");
+    Writer::open(&mut store, dataset).expect("open for writing").write(object, 0, b"acknowledged", NOW).expect("write");
+    store.log_sync(dataset, NOW.0).expect("fsync");
+    drop(store);
+    let pool = Pool::import(vec![Box::new(disk) as Box<dyn BlockDev>], None).expect("import");
+    let mut store = Store::open(pool, random(9)).expect("open");
+    assert!(matches!(store.rename_pool("other", false, NOW.0), Err(EditError::Busy(_))));
+    assert!(pool_zpl::replay_logs(&mut store, NOW).expect("replay") > 0);
+    store.rename_pool("other", false, NOW.0).expect("another name");
+    let mut writer = Writer::open(&mut store, dataset).expect("open again");
+    let object = writer.walk(b"/kept").expect("it is there");
+    let mut data = [0; 12];
+    assert_eq!((writer.read(object, 0, &mut data).expect("reads"), &data), (12, b"acknowledged"));
+}
