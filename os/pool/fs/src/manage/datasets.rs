@@ -193,7 +193,7 @@ pub fn rollback(cx: &Cx<'_>, name: &str, destroy_newer: bool, destroy_clones: bo
     let _alone = alone();
     let pool = pool_of(name)?;
     let (dataset, short) = name.split_once('@').filter(|(_, short)| !short.is_empty()).ok_or_else(|| Refused::Invalid(format!("{name}: roll back to which snapshot, DATASET@NAME?")))?;
-    let (newer, _, inside) = edit(&pool, name, |store| in_the_way(store, dataset, short, destroy_clones))?;
+    let InTheWay { newer, inside, .. } = edit(&pool, name, |store| in_the_way(store, dataset, short, destroy_clones))?;
     // All that may be in the way is looked for before anything goes.
     if !newer.is_empty() && !destroy_newer {
         return Err(Refused::Busy(format!("{name}: there are newer snapshots ({}); -r destroys them", newer.join(" "))));
@@ -214,7 +214,7 @@ pub fn rollback(cx: &Cx<'_>, name: &str, destroy_newer: bool, destroy_clones: bo
         let head = edit(pool, name, |store| store.find(dataset))?;
         pool.forget(head);
         edit(pool, name, |store| {
-            let (newer, clones, inside) = in_the_way(store, dataset, short, destroy_clones)?;
+            let InTheWay { newer, clones, inside } = in_the_way(store, dataset, short, destroy_clones)?;
             check_open(pool, head)?;
             let doomed: Vec<(&String, u64)> = inside.iter().filter(|name| !name.contains('@')).map(|name| Ok((name, store.find(name)?))).collect::<core::result::Result<_, EditError>>()?;
             doomed.iter().try_for_each(|(_, dataset)| check_open(pool, *dataset))?;
@@ -255,8 +255,15 @@ pub fn rollback(cx: &Cx<'_>, name: &str, destroy_newer: bool, destroy_clones: bo
     result
 }
 
-/// What is in the way of going back to a snapshot: newer ones and, `with_clones`, their clones, and all that goes with those.
-fn in_the_way(store: &Store, dataset: &str, short: &str, with_clones: bool) -> core::result::Result<(Vec<String>, Vec<String>, Vec<String>), EditError> {
+/// What is in the way of going back to a snapshot: newer ones, their clones, and all that goes with those.
+struct InTheWay {
+    newer: Vec<String>,
+    clones: Vec<String>,
+    inside: Vec<String>,
+}
+
+/// Looks for it; for clones only if asked.
+fn in_the_way(store: &Store, dataset: &str, short: &str, with_clones: bool) -> core::result::Result<InTheWay, EditError> {
     let newer: Vec<String> = store.snapshot_range(dataset, short, "")?.into_iter().skip(1).collect();
     let (mut clones, mut inside) = (Vec::new(), Vec::new());
     for snapshot in newer.iter().filter(|_| with_clones) {
@@ -267,7 +274,7 @@ fn in_the_way(store: &Store, dataset: &str, short: &str, with_clones: bool) -> c
     }
     inside.sort();
     inside.dedup();
-    Ok((newer, clones, inside))
+    Ok(InTheWay { newer, clones, inside })
 }
 
 /// Makes a clone the owner of the snapshots it came from: its origin becomes a clone of it.
