@@ -263,9 +263,17 @@ impl Ours {
         state.x87.update_summary();
         state.sys.cr0 ^= case.setting.cr0;
         state.sys.cr4 ^= case.setting.cr4;
-        // What a case may have changed: A and D bits, descriptors.
+        // What a case may have changed: A and D bits, descriptors; and by a wild write in ring 0 any of the tables and handlers.
         for at in [TABLE, PHYS_SYSTEM] {
             self.memory.write(at, &self.image[at as usize..at as usize + 0x1000]).expect("inside RAM");
+        }
+        for at in (PHYS_SYSTEM + 0x1000..PHYS_SYSTEM + SYSTEM_BYTES).step_by(0x1000) {
+            let (mut page, fresh) = ([0; 0x1000], &self.image[at as usize..at as usize + 0x1000]);
+            self.memory.read(at, &mut page).expect("inside RAM");
+            // Handlers are code: what is as it was is left, and with it their blocks.
+            if page != *fresh {
+                self.memory.write(at, fresh).expect("inside RAM");
+            }
         }
         for (entry, rights) in page_entries(&case.setting) {
             self.memory.write_u64(entry, 8, rights).expect("inside RAM");
