@@ -226,8 +226,9 @@ impl Node {
     }
 
     /// `.zfs` is listed in it.
-    fn shows_snapshots(&self) -> Result<bool> {
-        self.read(|writer| Ok(writer.root() == self.object && writer.store().property_number(self.shared.dataset, "snapdir")? == Some(1)))
+    fn shows_snapshots(&self, writer: &mut Writer<'_>) -> Pool<bool> {
+        let is_head = self.shared.snapshot.is_none();
+        Ok(is_head && writer.root() == self.object && writer.store().property_number(self.shared.dataset, "snapdir")? == Some(1))
     }
 
     /// Changes what programs ask for; what they had through a mapping before the file system became one to be read is written all the same.
@@ -918,14 +919,14 @@ impl Vnode for Node {
     fn readdir(&self, cookie: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
         self.require_directory()?;
         self.note_access();
-        let parent = self.read(|writer| Ok(writer.stat(self.object)?.parent))?;
+        let (parent, shows_snapshots) = self.read(|writer| Ok((writer.stat(self.object)?.parent, cookie < 3 && self.shows_snapshots(writer)?)))?;
         if cookie < 1 && !emit(DirEntry { name: b".", ino: self.object, kind: Kind::Directory, next: 1 }) {
             return Ok(());
         }
         if cookie < 2 && !emit(DirEntry { name: b"..", ino: parent, kind: Kind::Directory, next: 2 }) {
             return Ok(());
         }
-        if cookie < 3 && self.shared.snapshot.is_none() && self.shows_snapshots()? && !emit(DirEntry { name: snapdir::NAME, ino: snapdir::OWN, kind: Kind::Directory, next: 3 }) {
+        if shows_snapshots && !emit(DirEntry { name: snapdir::NAME, ino: snapdir::OWN, kind: Kind::Directory, next: 3 }) {
             return Ok(());
         }
         // In the order of places in the directory's table, which are the cookies, too: stable while entries come and go. A cookie leads behind its place.
