@@ -9,7 +9,7 @@ use control_abi::{Code, OUT_MAX, Operation};
 use kif::ZoneId;
 use nv::NvList;
 use pool_dmu::{DatasetKind, Holder};
-use pool_fs::manage::{self, DiffForm, Extent, NewValue, NewVolume, Rename, Room};
+use pool_fs::manage::{self, Comparing, DiffForm, Extent, NewValue, NewVolume, Rename, Room};
 use pool_fs::streams::abort_receive;
 use pool_fs::zones;
 use vfs::Cx;
@@ -71,15 +71,6 @@ pub(crate) fn carry_out(cx: &Cx<'_>, operation: Operation, request: &NvList, zon
             }
             Ok(NvList::new().with("holds", holds))
         }
-        Operation::DatasetDiff => {
-            let form = DiffForm { kinds: flag(request, "kinds")?, script: flag(request, "script")?, times: flag(request, "times")? };
-            let (text, place) = manage::diff(request.string("name")?, request.opt_string("to")?, request.opt_number("place")?.unwrap_or(0), form)?;
-            let mut reply = NvList::new().with("text", text);
-            if let Some(place) = place {
-                reply.set("place", place);
-            }
-            Ok(reply)
-        }
         Operation::DatasetSpace => {
             let holder = match request.string("of")? {
                 "user" => Holder::User,
@@ -114,6 +105,17 @@ pub(crate) fn carry_out(cx: &Cx<'_>, operation: Operation, request: &NvList, zon
             nothing()
         }
     }
+}
+
+/// The next part of a comparison.
+pub(crate) fn diff(comparing: &Comparing, request: &NvList) -> Answer {
+    let form = DiffForm { kinds: flag(request, "kinds")?, script: flag(request, "script")?, times: flag(request, "times")? };
+    let (text, place) = comparing.part(request.string("name")?, request.opt_string("to")?, request.opt_number("place")?.unwrap_or(0), form)?;
+    let mut reply = NvList::new().with("text", text);
+    if let Some(place) = place {
+        reply.set("place", place);
+    }
+    Ok(reply)
 }
 
 fn change(cx: &Cx<'_>, request: &NvList) -> Answer {

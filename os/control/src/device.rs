@@ -122,7 +122,7 @@ impl Vnode for OpenControl {
         let mut request = vec![0; length];
         kif::user().read(header.in_addr, &mut request)?;
         let reply = match row.operation {
-            Operation::StreamSend | Operation::StreamReceive => answer(&request, |list| pools::stream(row.operation, list, &mut self.stream.lock(), io.zone)),
+            Operation::StreamSend | Operation::StreamReceive | Operation::DatasetDiff => answer(&request, |list| pools::stream(row.operation, list, &mut self.stream.lock(), io.zone)),
             operation => call(operation, &request, io.zone),
         };
         let room = header.out_len.min(OUT_MAX);

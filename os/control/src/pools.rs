@@ -11,7 +11,7 @@ use kif::ZoneId;
 use nv::NvList;
 use pool_dmu::FreeAt;
 use pool_fs::Storage;
-use pool_fs::manage::{self, Aside, CreateRequest, DeviceChange, ImportRequest, NewDevice, Refused, ScrubChange, Status};
+use pool_fs::manage::{self, Aside, Comparing, CreateRequest, DeviceChange, ImportRequest, NewDevice, Refused, ScrubChange, Status};
 use pool_fs::streams::{ReceiveRequest, Receiving, Sending};
 use pool_spa::{FreeWork, LeafCounts, VdevStatus};
 use pool_stream::{Naming, PackageOptions, SendOptions};
@@ -44,6 +44,8 @@ pub(crate) fn flag(request: &NvList, name: &str) -> Result<bool, Refusal> {
 pub(crate) enum Stream {
     Out(Box<Sending>),
     In(Box<Receiving>),
+    /// Lines about what differs.
+    Differences(Comparing),
 }
 
 /// Opens a stream on a descriptor, or takes its next step.
@@ -66,6 +68,17 @@ fn step(operation: Operation, request: &NvList, slot: &mut Option<Stream>, zone:
     let cred = Cred::root(zone);
     let cx = Cx { cred: &cred, root: &root, cwd: &root };
     let none = || Refusal::new(Code::State, "no such stream is open on this descriptor");
+    if operation == Operation::DatasetDiff {
+        if let Some(Stream::Differences(comparing)) = slot {
+            return datasets::diff(comparing, request);
+        }
+        let comparing = Comparing::new();
+        let part = datasets::diff(&comparing, request)?;
+        if slot.is_none() {
+            *slot = Some(Stream::Differences(comparing));
+        }
+        return Ok(part);
+    }
     if operation == Operation::StreamSend {
         if let Some(token) = request.opt_string("token")? {
             *slot = Some(Stream::Out(Box::new(Sending::resume(token)?)));
@@ -239,7 +252,7 @@ fn carry_out(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
             let lines = lines.map(|line| NvList::new().with("time", line.time).with("text", line.text).with("internal", u64::from(line.internal)).with("who", line.who).with("host", line.host).with("zone", line.zone));
             Ok(NvList::new().with("lines", lines.collect::<Vec<_>>()))
         }
-        Operation::StreamSend | Operation::StreamReceive => Err(Refusal::new(Code::Invalid, "streams go through an open descriptor")),
+        Operation::StreamSend | Operation::StreamReceive | Operation::DatasetDiff => Err(Refusal::new(Code::Invalid, "streams go through an open descriptor")),
         _ => datasets::carry_out(&cx, operation, request, zone),
     }
 }

@@ -223,6 +223,29 @@ impl Store {
         Ok(head)
     }
 
+    /// Object number of the snapshot of `head` that is called `short`.
+    ///
+    /// # Errors
+    /// Not found, unreadable, malformed.
+    pub fn snapshot_of(&self, head: u64, short: &str) -> Result<u64, EditError> {
+        self.number_in(self.peek(head, ds::SNAPSHOTS)?, short)?.ok_or_else(|| Error::NotFound.into())
+    }
+
+    /// Whether what was read of a dataset is in memory.
+    #[must_use]
+    pub fn has_open(&self, dataset: u64) -> bool {
+        self.heads.contains_key(&dataset)
+    }
+
+    /// Lets go of what was read of a snapshot. One that is not open, or no snapshot, is left.
+    pub fn let_go_of_snapshot(&mut self, dataset: u64) {
+        let is_snapshot = || Ok::<bool, EditError>(self.peek(self.peek(dataset, ds::DIR)?, dir::HEAD)? != dataset);
+        // A number that is no dataset's any more was forgotten with it.
+        if self.heads.get(&dataset).is_some_and(|head| !head.set.is_dirty()) && is_snapshot().unwrap_or(false) {
+            self.heads.remove(&dataset);
+        }
+    }
+
     /// Root of a dataset as last synced.
     pub(crate) fn root_of(&self, dataset: u64) -> Result<BlockPointer, EditError> {
         let bonus = self.peek_bonus(dataset)?;

@@ -122,6 +122,30 @@ fn snapshots_are_read_below_zfs_and_never_changed() {
 }
 
 #[test]
+fn many_snapshots_that_were_looked_at_do_not_stay_in_memory() {
+    let rig = Rig::new("snapmany");
+    for number in 0..40 {
+        rig.make("/snapmany", &std::format!("f{number}"), "text");
+        rig.snapshot(&std::format!("snapmany@s{number}"));
+    }
+    let held = rig.look("/snapmany/.zfs/snapshot/s3/f3").expect("there");
+    for number in 0..40 {
+        assert_eq!(rig.read(&std::format!("/snapmany/.zfs/snapshot/s{number}/f{number}")), "text");
+    }
+    let open = |snapshots: core::ops::Range<u64>| {
+        let list = rig.pool.edit(|store| store.snapshots_of(store.find("snapmany")?)).expect("a store").expect("lists");
+        let list = &list[usize::try_from(snapshots.start).expect("few")..usize::try_from(snapshots.end).expect("few")];
+        rig.pool.with(|store| Ok(list.iter().filter(|(_, dataset)| store.has_open(*dataset)).count())).expect("a store")
+    };
+    // Other tests look at snapshots, too: those here may be fewer.
+    assert!(open(0..40) <= 18, "{} are open", open(0..40));
+    assert_eq!((open(3..4), open(5..20)), (1, 0));
+    assert_eq!(contents(&held), b"text");
+    assert_eq!(rig.look("/snapmany/.zfs/snapshot/s40").err(), Some(VfsError::NotFound));
+    assert_eq!(rig.look("/snapmany/.zfs/snapshot/S1").err(), Some(VfsError::NotFound));
+}
+
+#[test]
 fn an_empty_name_is_no_snapshots_name() {
     let rig = Rig::new("nameless");
     for name in ["nameless@a", "nameless@b", "nameless@c"] {

@@ -3,16 +3,21 @@
 //! The root of every mounted file system has an entry `.zfs`, which only those see who know it (`snapdir=hidden`) or everybody. Below `.zfs/snapshot` each
 //! snapshot is there by its name, without a mount of its own: its nodes are of a file system number of their own, and nothing in them can be changed. A
 //! snapshot that is destroyed while a file of it is open answers "no such file" from then on: whose dataset its number names is looked at with each read.
+//!
+//! # Limits
+//! What was read of [`KNOWN_MAX`] snapshots stays known, of all pools together; of others only while somebody has a file of them open.
 
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
 use pool_zpl::Volume;
 use sync::SpinLock;
 use vfs::{Attr, DirEntry, Kind, NodeId, Result, VfsError, Vnode, VnodeRef};
 
+use crate::Storage;
 use crate::node::Node;
 use crate::storage::{Contents, Shared};
 
@@ -22,6 +27,57 @@ const LIST: &[u8] = b"snapshot";
 /// Object numbers that OpenZFS gives them: those of files have fewer bits set.
 pub(crate) const OWN: u64 = 0xFFFF_FFFF_FFFF;
 const LIST_OWN: u64 = 0xFFFF_FFFF_FFFD;
+/// Snapshots of which nodes and tables stay in memory although nobody uses them.
+const KNOWN_MAX: usize = 16;
+
+/// A snapshot that was looked up.
+struct Known {
+    shared: Weak<Shared>,
+    pool: Weak<Storage>,
+    dataset: u64,
+}
+
+/// Those that were looked up and not let go of, the last one asked for behind.
+static KNOWN: SpinLock<VecDeque<Known>> = SpinLock::new(sync::Class::PoolNodes, VecDeque::new());
+
+/// A snapshot was asked for. Lets go of what nobody needs any more, and of the oldest ones where there are many.
+fn note(shared: &Arc<Shared>) {
+    let many = {
+        let mut known = KNOWN.lock();
+        match known.iter().position(|one| core::ptr::eq(one.shared.as_ptr(), Arc::as_ptr(shared))) {
+            Some(at) => {
+                let one = known.remove(at);
+                known.extend(one);
+                return;
+            }
+            None => known.push_back(Known { shared: Arc::downgrade(shared), pool: Arc::downgrade(&shared.storage), dataset: shared.dataset }),
+        }
+        let surplus = known.len().saturating_sub(KNOWN_MAX);
+        known.iter().take(surplus).map(|one| Weak::clone(&one.shared)).collect::<Vec<_>>()
+    };
+    // Its nodes know it, and it them. Who has one open keeps that, and the place in the list.
+    for shared in many {
+        if let Some(shared) = shared.upgrade() {
+            shared.let_go();
+        }
+    }
+    let gone: VecDeque<Known> = {
+        let mut known = KNOWN.lock();
+        let (gone, kept) = core::mem::take(&mut *known).into_iter().partition(|one| one.shared.strong_count() == 0);
+        *known = kept;
+        gone
+    };
+    for one in gone {
+        let Some(pool) = one.pool.upgrade() else { continue };
+        if !pool.shared().iter().any(|shared| shared.dataset == one.dataset) {
+            // Of an exported pool there is nothing left to let go of.
+            let _exported = pool.edit(|store| {
+                store.let_go_of_snapshot(one.dataset);
+                Ok(())
+            });
+        }
+    }
+}
 
 /// What a snapshot is known by, beside its dataset's number: that may become another's.
 pub(crate) struct Snapshot {
@@ -67,16 +123,20 @@ impl SnapDir {
 
     /// The root directory of a snapshot.
     fn snapshot(&self, name: &[u8]) -> Result<VnodeRef> {
-        let (name, dataset) = self.snapshots()?.into_iter().find(|(known, _)| known.as_bytes() == name).ok_or(VfsError::NotFound)?;
-        let guid = self.head.storage.with(|store| store.dataset_guid(dataset))?;
+        let name = core::str::from_utf8(name).map_err(|_| VfsError::NotFound)?;
+        let (dataset, guid) = self.head.storage.with(|store| {
+            let dataset = store.snapshot_of(self.head.dataset, name)?;
+            Ok((dataset, store.dataset_guid(dataset)?))
+        })?;
         let known = self.head.storage.shared().into_iter().find(|shared| {
             shared.dataset == dataset && shared.snapshot.as_ref().is_some_and(|snapshot| snapshot.guid == guid && snapshot.name == name && snapshot.is_below(&self.head))
         });
         let shared = known.unwrap_or_else(|| {
-            let snapshot = Snapshot { guid, name, list: self.list(), volume: SpinLock::new(sync::Class::PoolNodes, None) };
+            let snapshot = Snapshot { guid, name: String::from(name), list: self.list(), volume: SpinLock::new(sync::Class::PoolNodes, None) };
             self.head.storage.share_as(dataset, Contents::Files, Some(snapshot))
         });
         let root = shared.read(|writer| Ok(writer.root()))?;
+        note(&shared);
         Ok(Node::open_root(&shared, root))
     }
 }

@@ -20,6 +20,7 @@ use alloc::vec::Vec;
 use pool_dmu::edit::EditError;
 use pool_dmu::{DatasetInfo, Datasets, Error};
 use pool_phys::FormatError;
+use pool_phys::blkptr::BlockPointer;
 use pool_phys::dnode::{self, Dnode, kind};
 use pool_phys::objset::ObjsetKind;
 use pool_phys::sa::{Time, Znode};
@@ -139,21 +140,53 @@ struct Names {
 struct Side<'p> {
     fs: Filesystem<'p>,
     unlinked: u64,
+    read: Read,
+}
+
+/// What was read of one side's directories: true as long as the root of its object set is the same.
+#[derive(Debug)]
+struct Read {
+    pool: u64,
+    root: BlockPointer,
     /// Names in directories.
     names: BTreeMap<u64, Names>,
     name_count: usize,
     /// Paths of directories.
     paths: BTreeMap<u64, Vec<u8>>,
     path_bytes: usize,
+    /// Directories whose names were gone through.
+    walks: u64,
+}
+
+/// What a comparison knows of directories: for another one of the same two, that goes on from where this one was.
+#[derive(Debug)]
+pub struct Memory {
+    old: Read,
+    new: Read,
+}
+
+impl Memory {
+    /// How often the names of a directory were gone through.
+    #[must_use]
+    pub const fn walks(&self) -> u64 {
+        self.old.walks + self.new.walks
+    }
 }
 
 /// A block of dnodes: those in it by number, with their bytes.
 type Dnodes = BTreeMap<u64, (Dnode, Vec<u8>)>;
 
 impl<'p> Side<'p> {
-    fn new(fs: Filesystem<'p>) -> Result<Self, Error> {
+    fn new(fs: Filesystem<'p>, pool: u64, root: BlockPointer) -> Result<Self, Error> {
         let unlinked = fs.objects().lookup_number(MASTER_NODE, "DELETE_QUEUE")?;
-        Ok(Self { fs, unlinked, names: BTreeMap::new(), name_count: 0, paths: BTreeMap::new(), path_bytes: 0 })
+        let read = Read { pool, root, names: BTreeMap::new(), name_count: 0, paths: BTreeMap::new(), path_bytes: 0, walks: 0 };
+        Ok(Self { fs, unlinked, read })
+    }
+
+    fn recall(&mut self, read: Read) {
+        if read.pool == self.read.pool && read.root == self.read.root {
+            self.read = read;
+        }
     }
 
     fn per_block(&self) -> u64 {
@@ -199,13 +232,14 @@ impl<'p> Side<'p> {
 
     /// What `directory` calls `object`: the first name in the order of their hashes, where it has several.
     fn name(&mut self, directory: u64, object: u64) -> Result<Option<Vec<u8>>, Error> {
-        if let Some(known) = self.names.get_mut(&directory).filter(|known| (known.from..known.until).contains(&object)) {
+        if let Some(known) = self.read.names.get_mut(&directory).filter(|known| (known.from..known.until).contains(&object)) {
             known.asked = object;
             return Ok(known.by_object.get(&object).cloned());
         }
-        if let Some(known) = self.names.remove(&directory) {
-            self.name_count -= known.by_object.len();
+        if let Some(known) = self.read.names.remove(&directory) {
+            self.read.name_count -= known.by_object.len();
         }
+        self.read.walks += 1;
         let (mut names, mut from, mut until) = (BTreeMap::new(), 0, u64::MAX);
         self.fs.objects().zap_each(directory, &mut |hash, entry| {
             let Some(number) = entry.number().map(|value| value & OBJECT_MASK).filter(|number| (from..until).contains(number)) else { return };
@@ -226,9 +260,9 @@ impl<'p> Side<'p> {
         })?;
         let by_object: BTreeMap<u64, Vec<u8>> = names.into_iter().map(|(number, (_, name))| (number, name)).collect();
         let name = by_object.get(&object).cloned();
-        self.name_count += by_object.len();
-        self.names.insert(directory, Names { from, until, asked: object, by_object });
-        if self.name_count > NAMES_MAX || self.names.len() > NAMES_MAX {
+        self.read.name_count += by_object.len();
+        self.read.names.insert(directory, Names { from, until, asked: object, by_object });
+        if self.read.name_count > NAMES_MAX || self.read.names.len() > NAMES_MAX {
             self.make_room();
         }
         Ok(name)
@@ -237,19 +271,19 @@ impl<'p> Side<'p> {
     /// Forgets names that were asked for, and those that will be last: each directory with more than a few keeps as many as the others, so that asking by turns does not walk
     /// through one of them each time.
     fn make_room(&mut self) {
-        for known in self.names.values_mut() {
+        for known in self.read.names.values_mut() {
             known.by_object = known.by_object.split_off(&known.asked);
             known.from = known.asked;
         }
-        self.names.retain(|_, known| known.by_object.len() >= NAMES_FEW);
-        let share = (NAMES_MAX / 2 / self.names.len().max(1)).max(1);
-        for known in self.names.values_mut() {
+        self.read.names.retain(|_, known| known.by_object.len() >= NAMES_FEW);
+        let share = (NAMES_MAX / 2 / self.read.names.len().max(1)).max(1);
+        for known in self.read.names.values_mut() {
             if let Some(next) = known.by_object.keys().nth(share).copied() {
                 known.by_object.split_off(&next);
                 known.until = next;
             }
         }
-        self.name_count = self.names.values().map(|known| known.by_object.len()).sum();
+        self.read.name_count = self.read.names.values().map(|known| known.by_object.len()).sum();
     }
 
     /// The path of an object, by way of its parents.
@@ -264,7 +298,7 @@ impl<'p> Side<'p> {
             length += part.len() + 1;
             parts.push(part);
             at = node.parent;
-            if let Some(path) = self.paths.get(&at) {
+            if let Some(path) = self.read.paths.get(&at) {
                 known = path.clone();
                 begin = &known;
                 break;
@@ -284,13 +318,13 @@ impl<'p> Side<'p> {
             path.push(b'/');
             path.extend_from_slice(part);
         }
-        if self.path_bytes + path.len() > PATHS_MAX {
-            self.paths.clear();
-            self.path_bytes = 0;
+        if self.read.path_bytes + path.len() > PATHS_MAX {
+            self.read.paths.clear();
+            self.read.path_bytes = 0;
         }
         if is_directory && path.len() <= PATH_MAX {
-            self.path_bytes += path.len();
-            self.paths.insert(number, path.clone());
+            self.read.path_bytes += path.len();
+            self.read.paths.insert(number, path.clone());
         }
         if path.is_empty() {
             path.push(b'/');
@@ -327,8 +361,7 @@ impl<'p> Diff<'p> {
     ///
     /// # Errors
     /// Unreadable, malformed; they are not of one kind.
-    pub fn new(old: Filesystem<'p>, new: Filesystem<'p>, since: u64) -> Result<Self, Error> {
-        let (old, new) = (Side::new(old)?, Side::new(new)?);
+    fn new(old: Side<'p>, new: Side<'p>, since: u64) -> Result<Self, Error> {
         if old.per_block() != new.per_block() {
             return Err(FormatError::new("object set", "has dnode blocks of another size than its older state", new.per_block()).into());
         }
@@ -344,6 +377,18 @@ impl<'p> Diff<'p> {
     /// Goes on from a place.
     pub const fn seek(&mut self, place: u64) {
         self.next = place;
+    }
+
+    /// What it knows of directories so far.
+    #[must_use]
+    pub fn into_memory(self) -> Memory {
+        Memory { old: self.old.read, new: self.new.read }
+    }
+
+    /// Takes over what an earlier comparison knew, as far as that still holds: a file system may have changed meanwhile.
+    pub fn recall(&mut self, memory: Memory) {
+        self.old.recall(memory.old);
+        self.new.recall(memory.new);
     }
 
     /// Looks at the next block of dnodes that changed, and appends what differs in it. False: that was all.
@@ -415,7 +460,8 @@ pub fn diff<'p>(datasets: &Datasets<'p>, from: &str, to: Option<&str>) -> Result
     }
     let mount = datasets.show(&datasets.find(head)?, "mountpoint")?.map_or_else(String::new, |shown| shown.value);
     let mount = if mount.starts_with('/') { mount } else { String::new() };
-    Ok((Diff::new(Filesystem::open(datasets.open_dataset(&old)?)?, Filesystem::open(datasets.open_dataset(&new)?)?, since)?, mount))
+    let side = |info: &DatasetInfo| Side::new(Filesystem::open(datasets.open_dataset(info)?)?, datasets.mos().pool().guid(), info.dataset.root.clone());
+    Ok((Diff::new(side(&old)?, side(&new)?, since)?, mount))
 }
 
 /// What became of one object, as OpenZFS tells it.

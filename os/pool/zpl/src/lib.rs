@@ -21,7 +21,7 @@ mod write;
 mod xattr;
 mod zvol;
 
-pub use diff::{Diff, Difference, Happened, diff};
+pub use diff::{Diff, Difference, Happened, Memory as DiffMemory, diff};
 pub use replay::replay_logs;
 pub use volume::Volume;
 pub use write::{Change, Make, NewEntry, Writer, create_filesystem, format_dataset, owners};

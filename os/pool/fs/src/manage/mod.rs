@@ -32,7 +32,7 @@ pub use datasets::{
 };
 pub(crate) use datasets::{at_and_below, check_name, mount_new, refuse_open_below, settle};
 pub use devices::{DeviceChange, NewDevice, add, change_device, clear, remove};
-pub use look::{DiffForm, diff, holdings};
+pub use look::{Comparing, DiffForm, holdings};
 pub use mounts::{is_mounted, mount, mount_all, mount_below, mount_with, mountpoint_of, unmount};
 pub(crate) use mounts::{mount_one, unmount_list};
 pub use pools::{CreateRequest, ImportRequest, Importable, ScrubChange, check_create, check_import, create, export, history, import, importable, note_history, pool, pool_of, scrub, start_all, sync_all};

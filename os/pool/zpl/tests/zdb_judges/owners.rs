@@ -86,6 +86,55 @@ fn a_comparison_names_what_was_made_changed_renamed_linked_and_removed() {
     judge(&folder, "diff");
 }
 
+#[test]
+fn a_comparison_in_parts_goes_through_the_names_of_a_directory_once() {
+    let folder = folder("parts");
+    let mut store = create(&folder, "parts", None, 1, 9);
+    create_filesystem(&mut store, "parts/home", &NEW).expect("make a file system");
+    let home = store.find("parts/home").expect("find");
+    store.snapshot_all(&["parts/home@one"], NOW.0).expect("snapshot");
+    let mut writer = Writer::open(&mut store, home).expect("open");
+    let root = writer.root();
+    for number in 0..500 {
+        writer.make(root, format!("n{number}").as_bytes(), Make::File, &of(1000)).expect("make");
+    }
+    store.commit(LATER.0).expect("commit");
+    let expected = diff(&store, "parts/home@one", None);
+    assert_eq!(expected.len(), 500);
+    let (mut found, mut place, mut memory, mut parts) = (Vec::new(), 0, None, 0);
+    loop {
+        let datasets = Datasets::open(store.pool()).expect("datasets");
+        let (mut part, _) = pool_zpl::diff(&datasets, "parts/home@one", None).expect("compare");
+        part.seek(place);
+        if let Some(memory) = memory {
+            part.recall(memory);
+        }
+        if !part.step(&mut found).expect("step") {
+            assert_eq!(part.into_memory().walks(), 1);
+            break;
+        }
+        (place, parts) = (part.place(), parts + 1);
+        memory = Some(part.into_memory());
+    }
+    assert!(parts > 10, "{parts}");
+    assert_eq!(found.iter().map(|one| one.line("/parts/home", true, false, false).trim_end().to_owned()).collect::<Vec<_>>(), expected);
+    // What changed meanwhile is read anew.
+    let known = {
+        let datasets = Datasets::open(store.pool()).expect("datasets");
+        let (mut diff, _) = pool_zpl::diff(&datasets, "parts/home@one", None).expect("compare");
+        while diff.step(&mut found).expect("step") {}
+        diff.into_memory()
+    };
+    Writer::open(&mut store, home).expect("open").rename((root, b"n7"), (root, b"other"), false, LATER, false).expect("rename");
+    store.commit(LATER.0).expect("commit");
+    let datasets = Datasets::open(store.pool()).expect("datasets");
+    let (mut again, _) = pool_zpl::diff(&datasets, "parts/home@one", None).expect("compare");
+    again.recall(known);
+    found.clear();
+    while again.step(&mut found).expect("step") {}
+    assert!(found.iter().any(|one| one.path == b"/other") && !found.iter().any(|one| one.path == b"/n7"));
+}
+
 fn shown(pool: &Pool, dataset: &str, property: &str) -> String {
     let datasets = Datasets::open(pool).expect("datasets");
     let info = datasets.find(dataset).expect("find");

@@ -4,7 +4,7 @@ use control_abi::Operation;
 use nv::NvList;
 
 use crate::bytes::{self, size};
-use crate::control::call;
+use crate::control::{Session, call};
 use crate::usage::{self, Failure, Step};
 
 /// What changed since a snapshot.
@@ -20,8 +20,10 @@ pub fn diff(arguments: &[String]) -> Result<u8, Failure> {
     if let Some(to) = to {
         request.set("to", to);
     }
+    // The descriptor knows from one part to the next what was read of directories.
+    let mut session = Session::open()?;
     loop {
-        let reply = call(Operation::DatasetDiff, &request)?;
+        let reply = session.call(Operation::DatasetDiff, &request)?;
         usage::print(reply.string("text").map_err(Failure::new)?);
         match reply.opt_number("place").map_err(Failure::new)? {
             Some(place) => request.set("place", place),
