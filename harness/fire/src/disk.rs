@@ -3,6 +3,7 @@
 //! A [`Disk`] is a handle; clones share one medium. With a [`Journal`] every write and flush of several disks is noted in the order it happened, so that
 //! the state after a power cut at any point can be made again ([`Replay`]).
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kif::{BlockDev, BlockError};
@@ -119,8 +120,68 @@ pub enum Trouble {
     IgnoredFlushes,
 }
 
+/// Pulls disks in the middle of what is written: all that share it are gone when so many writes and flushes were carried out.
+#[derive(Clone, Debug)]
+pub struct Fuse(Arc<AtomicU64>);
+
+impl Default for Fuse {
+    fn default() -> Self {
+        Self(Arc::new(AtomicU64::new(u64::MAX)))
+    }
+}
+
+impl Fuse {
+    /// The disks are gone after `steps` more writes and flushes.
+    pub fn set(&self, steps: u64) {
+        self.0.store(steps, Ordering::Relaxed);
+    }
+
+    /// Puts the disks back: what lasts, and of what no flush made safe each write with even odds, by a seed.
+    pub fn mend(&self, disks: &[Disk], seed: u64) {
+        self.set(u64::MAX);
+        for (index, disk) in (0_u64..).zip(disks) {
+            let mut state = locked(&disk.0);
+            let Some(cache) = &mut state.cache else { continue };
+            let mut pages = cache.safe.clone();
+            for (number, (offset, data)) in (0_u64..).zip(std::mem::take(&mut cache.open)) {
+                if mix(seed ^ index << 32 ^ number) & 1 == 0 {
+                    pages.write(offset, &data);
+                }
+            }
+            cache.safe = pages.clone();
+            state.pages = pages;
+        }
+    }
+
+    /// Writes and flushes that are left.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a disk behind a [`Fuse`] has on its medium, and what only in its cache.
+#[derive(Debug)]
+struct Cache {
+    fuse: Fuse,
+    safe: Pages,
+    open: Vec<(u64, Vec<u8>)>,
+}
+
+impl Cache {
+    fn is_out(&self) -> bool {
+        self.fuse.left() == 0
+    }
+
+    /// One more write or flush; false if the disk is gone.
+    fn takes(&self) -> bool {
+        self.fuse.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
+    cache: Option<Cache>,
     pages: Pages,
     troubles: Vec<Trouble>,
     reads: u64,
@@ -149,6 +210,12 @@ impl Disk {
     /// Notes all steps in `journal` from now on, as disk `index`.
     pub fn record(&self, index: usize, journal: &Journal) {
         locked(&self.0).journal = Some((index, journal.clone()));
+    }
+
+    /// Is pulled by `fuse` from now on, and has a cache that it loses then.
+    pub fn behind(&self, fuse: &Fuse) {
+        let mut state = locked(&self.0);
+        state.cache = Some(Cache { fuse: fuse.clone(), safe: state.pages.clone(), open: Vec::new() });
     }
 
     /// Breaks as `troubles` say from now on; none mends it.
@@ -216,6 +283,9 @@ impl BlockDev for Disk {
         if offset.saturating_add(out.len() as u64) > state.size {
             return Err(BlockError::OutOfRange);
         }
+        if state.cache.as_ref().is_some_and(Cache::is_out) {
+            return Err(BlockError::Gone);
+        }
         let count = state.reads;
         state.reads += 1;
         state.pages.read(offset, out);
@@ -238,6 +308,9 @@ impl BlockDev for Disk {
         if offset.saturating_add(data.len() as u64) > state.size {
             return Err(BlockError::OutOfRange);
         }
+        if state.cache.as_ref().is_some_and(|cache| !cache.takes()) {
+            return Err(BlockError::Gone);
+        }
         let count = state.writes;
         state.writes += 1;
         let (mut offset, mut kept) = (offset, data.to_vec());
@@ -257,19 +330,30 @@ impl BlockDev for Disk {
             }
         }
         state.pages.write(offset, &kept);
+        if let Some(cache) = &mut state.cache {
+            cache.open.push((offset, kept.clone()));
+        }
         if let Some((disk, journal)) = &state.journal {
             locked(&journal.0).push(Step::Write { disk: *disk, offset, data: kept });
         }
         Ok(())
     }
     fn flush(&self) -> Result<(), BlockError> {
-        let state = locked(&self.0);
+        let mut state = locked(&self.0);
+        if state.cache.as_ref().is_some_and(|cache| !cache.takes()) {
+            return Err(BlockError::Gone);
+        }
         for trouble in &state.troubles {
             match trouble {
                 Trouble::Dead => return Err(BlockError::Io),
                 Trouble::Gone => return Err(BlockError::Gone),
                 _ => {}
             }
+        }
+        let State { cache, pages, .. } = &mut *state;
+        if let Some(cache) = cache {
+            cache.open.clear();
+            cache.safe = pages.clone();
         }
         if let Some((disk, journal)) = &state.journal {
             locked(&journal.0).push(Step::Flush { disk: *disk });

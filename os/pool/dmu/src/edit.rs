@@ -84,7 +84,7 @@ impl core::fmt::Display for EditError {
             ),
             Self::Suspended => write!(
                 f,
-                "the pool is suspended since a commit failed; open it anew"
+                "the pool is suspended: too few of its devices serve, or a commit failed"
             ),
             Self::ReadOnly => write!(f, "the pool was imported for reading only"),
         }

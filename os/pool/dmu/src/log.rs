@@ -142,6 +142,8 @@ impl Store {
         if head.log.incomplete || head.log.next.is_none() || self.write_log(dataset).is_err() {
             if let Some(head) = self.heads.get_mut(&dataset) {
                 head.log.wanted = true;
+                // A block that was not written may be in the chain: nothing behind it would be found.
+                head.log.incomplete = true;
             }
             return self.commit(now);
         }

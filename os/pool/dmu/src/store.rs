@@ -10,17 +10,26 @@
 //! # Locking
 //! None: one writer owns the store. The kernel puts it behind one lock until transaction groups overlap.
 //!
+//! # States
+//! A commit has two parts. The first is work in memory: the blocks of the txg get their addresses and are staged in the pool below. The second writes: blocks, labels,
+//! uberblock ([`pool_spa::Pool::commit`]). *Working*: the usual. *Stalled*: too few devices serve. A commit that would begin does not, and nothing in memory is
+//! changed by it; one that was writing is kept as it is (`Closing`), with its blocks. Either way nothing is lost: [`Store::retry`] goes on once devices are back
+//! ([`Store::revive`]). *Broken*: the work in memory met an error (a block on its way that no device gives, malformed metadata), and cannot be done again: the pool is
+//! what its last commit and its intent logs say, and must be opened anew. Devices that go break a store only if they do so within the work in memory, and it then wants
+//! what is in no cache: before it begins, each device is asked for a sector, and after it nothing is read.
+//!
 //! # Failure
-//! A crash at any write leaves the last committed txg. An error inside `commit` other than no space leaves the store unusable ([`EditError::Write`]); the pool on
-//! disk is again the last committed txg. No space is found before anything is written to the MOS. After a failed commit the store is suspended: it answers
-//! with [`EditError::Suspended`] and must be opened anew.
+//! A crash at any write leaves the last committed txg, or the new one. Stalled or broken, the store is suspended: it answers with [`EditError::Suspended`] to whoever
+//! wants to change it, and gives to read what devices and memory have.
 //!
 //! # Limits
 //! Pools whose active features `features.rs` lists; what of OpenZFS's own bookkeeping is retired says `foreign.rs`. Data is summed by fletcher4, fletcher2 or SHA-256, metadata by fletcher4.
 
+use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -69,6 +78,14 @@ const TXG_MAX: u64 = 1 << 36;
 /// Largest block that needs no feature.
 pub(crate) const SMALL_BLOCK_MAX: u64 = 128 << 10;
 
+/// Whether a store can be changed: see the module's states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    Working,
+    Stalled,
+    Broken,
+}
+
 /// A dataset with changes.
 #[derive(Debug)]
 pub(crate) struct Head {
@@ -107,8 +124,9 @@ pub struct Store {
     pub(crate) rebuild: Option<Rebuild>,
     /// Bytes written into memory since the last commit.
     pub(crate) dirty_bytes: u64,
-    /// A commit failed.
-    suspended: bool,
+    health: Health,
+    /// A commit that has still to be written, or of which no device took enough.
+    closing: Option<Commit>,
     /// Nothing of it is written.
     read_only: bool,
     /// What may still be written where, as far as it was asked since the last commit.
@@ -166,7 +184,8 @@ impl Store {
             scan_notes: crate::scan_state::Notes::default(),
             rebuild: None,
             dirty_bytes: 0,
-            suspended: false,
+            health: Health::Working,
+            closing: None,
             read_only: false,
             limits: Limits::default(),
             counts_enforced: false,
@@ -290,7 +309,8 @@ impl Store {
             scan_notes: crate::scan_state::Notes::default(),
             rebuild: None,
             dirty_bytes: 0,
-            suspended: false,
+            health: Health::Working,
+            closing: None,
             read_only: false,
             limits: Limits::default(),
             counts_enforced: false,
@@ -338,7 +358,7 @@ impl Store {
     /// # Errors
     /// [`EditError::NoSpace`]; [`EditError::Suspended`].
     pub fn reserve(&mut self, bytes: u64) -> Result<(), EditError> {
-        if self.suspended {
+        if self.is_suspended() {
             return Err(EditError::Suspended);
         }
         if self.read_only {
@@ -563,10 +583,16 @@ impl Store {
         Ok(())
     }
 
-    /// True after a failed commit.
+    /// True while too few devices serve for a commit, and after one that failed in memory.
     #[must_use]
-    pub const fn is_suspended(&self) -> bool {
-        self.suspended
+    pub fn is_suspended(&self) -> bool {
+        self.health != Health::Working
+    }
+
+    /// True if what was changed since the last commit cannot be committed any more: the store is to be opened anew.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.health == Health::Broken
     }
 
     /// True if the pool was opened for reading.
@@ -589,7 +615,7 @@ impl Store {
     /// # Errors
     /// See the module's failure model.
     pub fn commit(&mut self, now: u64) -> Result<(), EditError> {
-        if self.suspended {
+        if self.is_suspended() {
             return Err(EditError::Suspended);
         }
         if self.read_only {
@@ -600,11 +626,52 @@ impl Store {
             return Err(EditError::ReadOnly);
         }
         let done = self.commit_all(now);
-        if done.is_err() {
-            self.suspended = true;
-            self.pool.post(Event::Suspended { txg: self.txg });
-        }
+        self.note_failure(&done);
         done
+    }
+
+    /// What an attempt to commit leaves behind.
+    fn note_failure(&mut self, done: &Result<(), EditError>) {
+        if done.is_ok() {
+            return;
+        }
+        if self.closing.is_none() && self.health != Health::Stalled {
+            self.health = Health::Broken;
+            self.pool.forget_staged();
+        } else {
+            self.health = Health::Stalled;
+        }
+        self.pool.post(Event::Suspended { txg: self.txg });
+    }
+
+    /// Puts devices that answer again back into service ([`Pool::revive`]): how many came back, and the leaves whose devices do not answer. [`Store::retry`] must follow,
+    /// and a resilver if anything is lacking.
+    pub fn revive(&mut self) -> (usize, Vec<u64>) {
+        let revived = self.pool.revive();
+        if revived.0 > 0 {
+            self.rebuild_anew();
+        }
+        revived
+    }
+
+    /// Goes on with the commit that stalled, or commits what is open: everything done since the last commit is durable then, and the store works again.
+    ///
+    /// # Errors
+    /// Too few devices serve still: nothing changed, it can be asked again. Others as [`Store::commit`].
+    pub fn retry(&mut self, now: u64) -> Result<(), EditError> {
+        if self.is_broken() {
+            return Err(EditError::Suspended);
+        }
+        self.health = Health::Working;
+        let done = if self.closing.is_some() { self.finish_commit() } else { Ok(()) };
+        let done = done.and_then(|()| if self.read_only { Ok(()) } else { self.commit_all(now) });
+        self.note_failure(&done);
+        done
+    }
+
+    /// Something is to be committed.
+    fn has_changes(&self) -> bool {
+        self.mos.is_dirty() || self.state.is_some() || self.config_dirty || self.heads.values().any(|head| head.set.is_dirty())
     }
 
     fn commit_all(&mut self, now: u64) -> Result<(), EditError> {
@@ -619,6 +686,15 @@ impl Store {
     }
 
     fn commit_once(&mut self, now: u64) -> Result<(), EditError> {
+        // Once the work in memory has begun, what a device does not give it is missed for good.
+        let has_changes = self.has_changes();
+        if !has_changes && !self.pool.bears_losses() {
+            return Ok(());
+        }
+        if has_changes && !self.pool.serves() {
+            self.health = Health::Stalled;
+            return Err(EditError::Suspended);
+        }
         self.pause_scan();
         self.drain_step();
         let dirty: Vec<u64> = self.heads.iter().filter(|(_, head)| head.set.is_dirty()).map(|(number, _)| *number).collect();
@@ -642,7 +718,15 @@ impl Store {
             self.pool.post(Event::ConfigChanged { txg: self.txg });
         }
         let root = self.sync_mos()?;
-        self.pool.commit(Commit { txg: self.txg, timestamp: now, root, state: self.state.take() })?;
+        self.closing = Some(Commit { txg: self.txg, timestamp: now, root, state: self.state.take() });
+        self.finish_commit()
+    }
+
+    /// Writes the commit that is closing. After an error it is closing still.
+    fn finish_commit(&mut self) -> Result<(), EditError> {
+        let Some(commit) = self.closing.clone() else { return Ok(()) };
+        self.pool.commit(commit)?;
+        self.closing = None;
         self.pool.close_txg(self.txg);
         self.space.committed();
         self.dirty_bytes = 0;
@@ -726,9 +810,8 @@ impl Store {
             let mut delta = Space::default();
             for ((pointer, data), (_, place)) in writes.into_iter().zip(&addresses) {
                 delta.add(&pointer, self.space.deflated(&pointer), 1);
-                for (dva, data) in place.writes(&data, self.txg) {
-                    self.pool.write_block(&dva, &data)?;
-                }
+                let data = Arc::new(data);
+                stage(&self.pool, place, &data, self.txg);
                 self.pool.remember(&pointer, data);
             }
             frees.iter().for_each(|pointer| delta.add(pointer, self.space.deflated(pointer), -1));
@@ -792,7 +875,17 @@ impl Store {
     }
 }
 
-/// Writes a dataset's blocks at once, accounting as it goes.
+/// Has a stored block written to its places with the commit.
+fn stage(pool: &Pool, place: &Place, data: &Arc<Vec<u8>>, txg: u64) {
+    for (dva, part) in place.writes(data, txg) {
+        pool.stage(&dva, match part {
+            Cow::Borrowed(part) if part.len() == data.len() => Arc::clone(data),
+            part => Arc::new(part.into_owned()),
+        });
+    }
+}
+
+/// Stages a dataset's blocks, accounting as it goes.
 struct DatasetSink<'a> {
     pool: &'a Pool,
     space: &'a mut Allocator,
@@ -836,9 +929,9 @@ impl Sink for DatasetSink<'_> {
         self.used.extend((lsize > SMALL_BLOCK_MAX).then_some(&LARGE_BLOCKS));
         self.used.extend((pointer.compression == Compression::Zstd).then_some(&ZSTD));
         self.used.extend((pointer.checksum == Checksum::Sha512).then_some(&SHA512));
-        for (dva, data) in place.writes(&stored, self.txg) {
-            self.pool.write_block(&dva, &data)?;
-        }
+        // Its room may have been made for all of the block as it was before it was packed.
+        stored.shrink_to_fit();
+        stage(self.pool, &place, &Arc::new(stored), self.txg);
         let deflated = self.space.deflated(&pointer);
         self.born.add(&pointer, deflated, 1);
         self.referenced.add(&pointer, deflated, 1);

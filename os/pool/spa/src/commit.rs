@@ -1,11 +1,18 @@
 //! Writing: blocks, then the uberblock that makes them the pool.
 //!
+//! # Theory
+//! What a txg writes is staged ([`Pool::stage`]) while its contents are worked out, and goes to the devices when nothing is left to be worked out: so a device that
+//! fails never interrupts the work in memory, and [`Pool::commit`] can be asked again, with the same [`Commit`], until it succeeds. Each time writes everything
+//! anew, as a device that went away may have lost what it had taken and not flushed. A block that is staged is read from there. This costs about no memory: what is
+//! staged has left the changed data above.
+//!
 //! # Failure
 //! Blocks go to free space only, so a crash before the uberblock leaves the old pool whole. The order of a commit is: all blocks, flush; labels 0 and
-//! 2 if the config changed, flush; the uberblock to every label's ring, flush; labels 1 and 3, flush (format section 2.2). A write error on any
-//! device stops the commit before the uberblock; the caller must not write on (`WriteError`).
+//! 2 if the config changed, flush; the uberblock to every label's ring, flush; labels 1 and 3, flush (format section 2.2). Too many devices that fail on the way
+//! stop it (`WriteError`): the caller asks again once they are back ([`Pool::revive`]), or takes the pool for what it was at the last commit.
 
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
@@ -52,7 +59,7 @@ pub struct Commit {
 }
 
 impl Pool {
-    /// Writes a stored block to one of its places. Devices that fail up to the redundancy are survived; they note that they missed the open txg.
+    /// Writes a stored block to one of its places at once: one of an intent log. Devices that fail up to the redundancy are survived; they note that they missed the open txg.
     ///
     /// # Errors
     /// Too many devices failed.
@@ -61,11 +68,55 @@ impl Pool {
         top.write(dva.offset, data, self.context())
     }
 
-    /// Makes what was written the pool.
+    /// Keeps a stored block for one of its places until the commit, which writes it.
+    pub fn stage(&self, dva: &Dva, data: Arc<Vec<u8>>) {
+        self.staged().insert((dva.vdev, dva.offset), data);
+    }
+
+    /// Forgets what is staged: it will not be committed.
+    pub fn forget_staged(&self) {
+        self.staged().clear();
+    }
+
+    /// Bytes that are staged.
+    #[must_use]
+    pub fn staged_bytes(&self) -> u64 {
+        self.staged().values().map(|data| data.len() as u64).sum()
+    }
+
+    /// Every top-level vdev has enough devices in service for everything to be read and written, as far as is known without asking them.
+    #[must_use]
+    pub fn bears_losses(&self) -> bool {
+        self.tops().values().all(|top| top.bears(&Leaf::is_usable))
+    }
+
+    /// The same, and each device is asked for a sector: one that went away unnoticed is found out.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        let mut silent = Vec::new();
+        self.for_each_leaf(&mut |leaf, _| {
+            if !leaf.serves(self.context()) {
+                silent.push(leaf.guid());
+            }
+        });
+        self.tops().values().all(|top| top.bears(&|leaf| !silent.contains(&leaf.guid())))
+    }
+
+    fn write_staged(&self) -> Result<(), WriteError> {
+        self.staged().iter().try_for_each(|((vdev, offset), data)| {
+            let top = self.top(*vdev).ok_or(WriteError::Device { guid: 0, error: BlockError::Gone })?;
+            top.write(*offset, data, self.context())
+        })
+    }
+
+    /// Makes what is staged the pool. After an error it can be asked again with the same `commit`.
     ///
     /// # Errors
     /// No device took the uberblock, or a top-level vdev lost more devices than it can bear.
     pub fn commit(&mut self, commit: Commit) -> Result<(), WriteError> {
+        // Everything that lasts is written from here on: what a device missed before were blocks of intent logs, which this commit ends, or an attempt that failed.
+        self.for_each_leaf(&mut |leaf, _| leaf.begin_commit());
+        self.write_staged()?;
         self.flush()?;
         let mut fronts = BTreeMap::new();
         if let Some(state) = commit.state {
@@ -95,6 +146,12 @@ impl Pool {
             self.flush()?;
         }
         self.set_uberblock(uberblock);
+        self.forget_staged();
+        if !fronts.is_empty() {
+            for top in self.tops_mut().values_mut() {
+                top.for_each_leaf_mut(&mut |leaf| leaf.found_txg = leaf.found_txg.or((!leaf.has_missed()).then_some(commit.txg)));
+            }
+        }
         Ok(())
     }
 

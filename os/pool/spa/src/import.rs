@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::{RefCell, RefMut};
@@ -260,8 +261,13 @@ pub struct Pool {
     auxiliary: Leaves,
     context: Context,
     interior: RefCell<Interior>,
+    /// Blocks that the next commit writes.
+    staged: RefCell<Staged>,
     second: SecondLevel,
 }
+
+/// Stored blocks by vdev and offset.
+pub(crate) type Staged = BTreeMap<(u32, u64), Arc<Vec<u8>>>;
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -345,7 +351,7 @@ impl Pool {
             return Err(ImportError::MissingTops { found: trees.len(), expected });
         }
         let tops = trees.iter().map(|(id, tree)| (*id, Vdev::open(tree, tree.ashift, &mut leaves))).collect();
-        Ok(Self { name: pool.name, guid: pool.guid, state: pool.state, uberblock, found_txgs, tops, labels, strays: leaves, auxiliary, context: Context::default(), interior: RefCell::default(), second: SecondLevel::default() })
+        Ok(Self { name: pool.name, guid: pool.guid, state: pool.state, uberblock, found_txgs, tops, labels, strays: leaves, auxiliary, context: Context::default(), interior: RefCell::default(), staged: RefCell::default(), second: SecondLevel::default() })
     }
 
     /// Name in the labels.
@@ -378,7 +384,7 @@ impl Pool {
         self.tops.values().map(Vdev::status).collect()
     }
     pub(crate) fn new(name: String, guid: u64, uberblock: Uberblock, tops: BTreeMap<u64, Vdev>, labels: BTreeMap<u64, List>) -> Self {
-        Self { name, guid, state: 0, uberblock, found_txgs: Vec::new(), tops, labels, strays: Leaves::new(), auxiliary: Leaves::new(), context: Context::default(), interior: RefCell::default(), second: SecondLevel::default() }
+        Self { name, guid, state: 0, uberblock, found_txgs: Vec::new(), tops, labels, strays: Leaves::new(), auxiliary: Leaves::new(), context: Context::default(), interior: RefCell::default(), staged: RefCell::default(), second: SecondLevel::default() }
     }
     /// Calls the pool otherwise. What its labels say stays, unless they are told, too ([`Pool::set_label_text`]).
     pub fn rename(&mut self, name: &str) {
@@ -436,6 +442,9 @@ impl Pool {
     }
     pub(crate) fn interior(&self) -> RefMut<'_, Interior> {
         self.interior.borrow_mut()
+    }
+    pub(crate) fn staged(&self) -> RefMut<'_, Staged> {
+        self.staged.borrow_mut()
     }
     pub(crate) const fn second(&self) -> &SecondLevel {
         &self.second

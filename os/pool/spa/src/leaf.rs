@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use ds::RangeTree;
 use kif::{BlockDev, BlockError};
-use pool_phys::label;
+use pool_phys::label::{self, Label};
 
 use crate::WriteError;
 use crate::config::VdevConfig;
@@ -25,6 +25,9 @@ use crate::event::{Event, EventSink, Op};
 
 /// Transfers that fail one after the other, with none that succeeds between, before the leaf is taken out of service.
 const FAULT_STREAK: u64 = 10;
+
+/// Reads of which one is to succeed for a device to be taken for present.
+const PROBES: usize = 3;
 
 /// Whether a vdev serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,6 +127,22 @@ impl Context {
     }
 }
 
+/// The valid labels of a device; `None`: it does not answer.
+pub(crate) fn labels_on(device: &dyn BlockDev) -> Option<Vec<Label>> {
+    let mut data = vec![0; usize::try_from(label::SIZE).unwrap_or(0)];
+    let mut parser = label::Parser::default();
+    parser.next_device();
+    let mut out = Vec::new();
+    let mut answers = false;
+    for offset in label::offsets(device.size_bytes()) {
+        if device.read(offset, &mut data).is_ok() {
+            answers = true;
+            out.extend(parser.parse(&data, offset));
+        }
+    }
+    answers.then_some(out)
+}
+
 pub(crate) struct Leaf {
     guid: u64,
     device: Option<Box<dyn BlockDev>>,
@@ -134,7 +153,7 @@ pub(crate) struct Leaf {
     lacks: RangeTree,
     /// The dirty time log differs from what the MOS has.
     pub log_dirty: bool,
-    /// Newest uberblock found on the device at import.
+    /// Newest uberblock found on the device at import; `None`: it is new, and no commit has given it a label.
     pub found_txg: Option<u64>,
     stats: Stats,
 }
@@ -181,6 +200,16 @@ impl Leaf {
     pub fn answers(&self) -> bool {
         let mut label = vec![0; usize::try_from(label::SIZE).unwrap_or(0)];
         self.device.as_ref().is_some_and(|device| device.read(0, &mut label).is_ok())
+    }
+
+    /// It is in service, and its device gives a sector. One that does not is noted as any read that fails.
+    pub fn serves(&self, context: &Context) -> bool {
+        let mut sector = [0; 4096];
+        (0..PROBES).any(|_| {
+            let Some(device) = self.device.as_ref().filter(|_| self.is_usable()) else { return false };
+            let sector = &mut sector[..usize::try_from(device.sector_bytes()).map_or(512, |bytes| bytes.clamp(512, 4096))];
+            device.read(0, sector).map_err(|error| self.failed(Op::Read, 0, sector.len(), error, context)).is_ok()
+        })
     }
 
     /// It has a device and is in service.
@@ -235,6 +264,22 @@ impl Leaf {
     /// A write of the open txg did not arrive, or could not be tried.
     pub fn has_missed(&self) -> bool {
         self.missed.load(Ordering::Relaxed) || !self.is_usable()
+    }
+
+    /// Everything of the open txg is about to be written: what could not be tried or failed before does not count. A leaf that is out of service misses it.
+    pub fn begin_commit(&self) {
+        self.missed.store(false, Ordering::Relaxed);
+    }
+
+    /// Puts a device that went away or failed, and answers again, back into service. What holds the newest state says [`crate::Pool::revive`].
+    pub fn revive(&self, context: &Context) {
+        self.stats.streak.store(0, Ordering::Relaxed);
+        self.set_service(VdevState::Online, context);
+    }
+
+    /// The valid labels of its device; `None`: it does not answer.
+    pub fn labels(&self) -> Option<Vec<Label>> {
+        labels_on(&**self.device.as_ref()?)
     }
 
     /// Ends the open txg for this leaf: if it missed a write, the txg goes to the dirty time log.

@@ -15,11 +15,11 @@ use core::ops::Range;
 use ds::RangeTree;
 use kif::BlockDev;
 use pool_phys::FormatError;
-use pool_phys::label;
+use pool_phys::label::{self, Label};
 
 use crate::config::{VdevConfig, VdevKind};
 use crate::event::{Event, EventSink};
-use crate::leaf::{Leaf, VdevState};
+use crate::leaf::{Leaf, VdevState, labels_on};
 use crate::vdev::{Scrubbed, Vdev, leaf_of};
 use crate::{Pool, WriteError};
 
@@ -189,21 +189,54 @@ impl Pool {
         device
     }
 
-    /// Gives a leaf its device back. What it missed meanwhile is in its dirty time log. False if the device is not this leaf's, or there is no such leaf.
+    /// Gives a leaf its device back. What it missed meanwhile is in its dirty time log, or goes there: its newest uberblock says what it has. False if the device is not this
+    /// leaf's, or is older than a vdev without redundancy can bear, or there is no such leaf.
     pub fn return_device(&mut self, guid: u64, device: Box<dyn BlockDev>) -> bool {
-        let is_its_own = {
-            let size = device.size_bytes();
-            let mut data = alloc::vec![0; usize::try_from(label::SIZE).unwrap_or(0)];
-            label::offsets(size).into_iter().any(|offset| {
-                device.read(offset, &mut data).is_ok()
-                    && label::parse(&data, offset).is_ok_and(|label| label.config.number("guid") == Some(guid) && label.config.number("pool_guid") == Some(self.guid()))
-            })
-        };
-        if !is_its_own || self.with_leaf_mut(guid, |leaf| leaf.put_device(device)).is_none() {
+        let Some(labels) = labels_on(&*device) else { return false };
+        let is_its_own = |label: &Label| label.config.number("guid") == Some(guid) && label.config.number("pool_guid") == Some(self.guid());
+        if !labels.iter().any(is_its_own) || !self.admits(guid, &labels) || self.with_leaf_mut(guid, |leaf| leaf.put_device(device)).is_none() {
             return false;
         }
         self.post(Event::State { vdev: guid, state: VdevState::Online });
         true
+    }
+
+    /// Looks at what a device that was away has, by its `labels`: txgs that it lacks go to its dirty time log. False if nothing could give it those.
+    fn admits(&mut self, guid: u64, labels: &[Label]) -> bool {
+        let newest = labels.iter().flat_map(|label| &label.uberblocks).map(|uberblock| uberblock.txg).max().unwrap_or(0);
+        let now = self.uberblock().txg;
+        if newest >= now {
+            return true;
+        }
+        let is_redundant = self.tops().values().any(|top| top.config().kind != VdevKind::Leaf && top.config().find(guid).is_some());
+        if is_redundant {
+            self.note_lacking(guid, newest + 1..now + 1);
+        }
+        is_redundant
+    }
+
+    /// Puts devices that went away or failed, and answer again with what they had, back into service; those that somebody took out of it stay so. Returns how many came back
+    /// and the leaves that still have no device or one that does not answer. A resilver must follow for those that lack anything.
+    pub fn revive(&mut self) -> (usize, Vec<u64>) {
+        let trees = self.trees();
+        let (mut back, mut silent) = (0, Vec::new());
+        for config in trees.iter().flat_map(VdevConfig::leaves).filter(|leaf| leaf.number("offline") != Some(1) && leaf.number("faulted") != Some(1)) {
+            let guid = config.guid;
+            let Some((labels, is_usable, is_new)) = self.with_leaf(guid, |leaf| (leaf.labels(), leaf.is_usable(), leaf.found_txg.is_none())) else { continue };
+            let Some(labels) = labels else {
+                silent.push(guid);
+                continue;
+            };
+            // One that no commit has reached yet has no label.
+            let is_its_own = if labels.is_empty() { is_new } else { labels.iter().any(|label| label.config.number("guid") == Some(guid)) && (is_new || self.admits(guid, &labels)) };
+            if !is_its_own {
+                silent.push(guid);
+            } else if !is_usable {
+                self.with_leaf(guid, |leaf| leaf.revive(self.context()));
+                back += 1;
+            }
+        }
+        (back, silent)
     }
 
     /// Ends the open txg for all leaves: those that missed a write note it. True if any log changed.

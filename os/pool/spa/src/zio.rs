@@ -290,6 +290,9 @@ impl Pool {
         let mut wrong = Vec::new();
         for dva in pointer.copies() {
             let check = Check::of(pointer, dva)?;
+            if let Some(data) = self.staged_at(dva, &check) {
+                return Ok(data);
+            }
             let right = self.top(dva.vdev).and_then(|top| top.read(self.io(&check, dva.offset), &mut |data| check.accepts(data)));
             if let Some(data) = right {
                 for (dva, check) in wrong {
@@ -304,6 +307,13 @@ impl Pool {
         }
         self.post(Event::Data { dva: pointer.copies().next(), birth: pointer.birth });
         Err(Reason::NoGoodCopy)
+    }
+
+    /// A block that the commit has still to write.
+    fn staged_at(&self, dva: Dva, check: &Check) -> Option<Vec<u8>> {
+        let staged = self.staged();
+        let data = staged.get(&(dva.vdev, dva.offset))?;
+        (data.len() == check.size && check.accepts(data)).then(|| data.to_vec())
     }
 
     /// Reads an intent-log block (format section 16): `None` where the chain ends. Its bytes are in no checksum tree, so nothing is counted or healed.
