@@ -80,7 +80,7 @@ struct Stage {
 /// The stream that goes on where a receiver stopped.
 fn resume(store: &Store, token: &Token) -> Result<Vec<u8>, StreamError> {
     let tree = Datasets::open(store.pool()).map_err(|error| StreamError { offset: 0, record: 0, why: error.into() })?;
-    let mut sender = Sender::resume(&tree, token)?;
+    let mut sender = Sender::resume(&tree, token, |_| true)?;
     let mut out = Vec::new();
     while sender.next(store.pool(), &mut out)? {}
     Ok(out)

@@ -198,7 +198,7 @@ fn plan(pool: &Pool, args: &SendArgs) -> Result<Sending, Failure> {
     let tree = Datasets::open(pool).map_err(|error| Failure::Pool(pool.name().into(), error))?;
     if let Some(token) = &args.token {
         let token = Token::decode(token).ok_or_else(|| Failure::Request("this is no resume token, or a damaged one".into()))?;
-        return Ok(Sending::One(Box::new(Sender::resume(&tree, &token).map_err(about(&token.name))?)));
+        return Ok(Sending::One(Box::new(Sender::resume(&tree, &token, |_| true).map_err(about(&token.name))?)));
     }
     let to = args.snapshot.as_deref().ok_or_else(|| Failure::Request("name a snapshot, or a token with -t".into()))?;
     let send = SendOptions { embed: args.embed, large_blocks: args.large_blocks, compressed: args.compressed };
@@ -282,6 +282,9 @@ pub fn receive(devices: &Devices, args: &ReceiveArgs) -> Result<(), Failure> {
         }
         let value = pool_dmu::parse_property(name, text).map_err(|error| Failure::Request(format!("{pair}: {error}: {}", pool_dmu::hint(name))))?;
         properties.push((name.to_owned(), value));
+    }
+    if let Some(name) = args.excluded.iter().find(|name| !pool_dmu::is_settable(name)) {
+        return Err(Failure::Usage(format!("-x {name}: there is no such property that can be set")));
     }
     let (force, resumable, dry, excluded) = (args.force, args.resumable, args.dry, args.excluded.clone());
     let options = ReceiveOptions { force, resumable, owners: Some(pool_zpl::owners), origins: None, dry, properties, excluded };

@@ -255,9 +255,14 @@ impl<'p> Datasets<'p> {
     pub fn own_properties(&self, info: &DatasetInfo) -> Result<List, Error> {
         let mut out = List::default();
         let props = self.dir(info.dir)?.props;
-        for entry in if props == 0 { Vec::new() } else { self.mos.zap(props)? } {
+        let entries = if props == 0 { Vec::new() } else { self.mos.zap(props)? };
+        let hidden: Vec<String> = entries.iter().filter_map(|entry| Some(entry.text().strip_suffix("$inherit")?.to_string())).collect();
+        for entry in entries {
             let text = entry.text();
             let (name, suffix) = text.split_once('$').unwrap_or((&text, ""));
+            if suffix == "recvd" && hidden.iter().any(|hidden| hidden == name) {
+                continue;
+            }
             let value = match (entry.number().filter(|_| entry.integer_size == 8), entry.bytes()) {
                 (Some(number), _) => Value::Number(number),
                 (None, Some(bytes)) => Value::Text(String::from_utf8_lossy(&bytes).into_owned()),
@@ -283,9 +288,16 @@ impl<'p> Datasets<'p> {
             let dir = self.dir(number)?;
             if dir.props != 0 {
                 let owner = if depth == 0 { None } else { Some(self.dir_name(number)?) };
-                for entry in self.mos.zap(dir.props)? {
+                let mut entries = self.mos.zap(dir.props)?;
+                // What was set by hand goes before what was received.
+                entries.sort_by_key(|entry| entry.name.contains(&b'$'));
+                let hidden: Vec<String> = entries.iter().filter_map(|entry| Some(entry.text().strip_suffix("$inherit")?.to_string())).collect();
+                for entry in entries {
                     let text = entry.text();
                     let (name, suffix) = text.split_once('$').unwrap_or((&text, ""));
+                    if suffix == "recvd" && hidden.iter().any(|hidden| hidden == name) {
+                        continue;
+                    }
                     let source = match (&owner, suffix) {
                         (Some(owner), "" | "recvd") => Source::Inherited(owner.clone()),
                         (None, "") => Source::Local,

@@ -65,7 +65,7 @@ pub use datasets::{DatasetInfo, DatasetKind, Datasets, Property, Source};
 pub use features::{own_features, unreadable, unwritable};
 pub use history::{Line, history};
 pub use holds::Bookmark;
-pub use props::{Shown, date, full_name, hint, human, is_number, is_property, parse_property, parse_size};
+pub use props::{Shown, date, full_name, hint, human, is_number, is_property, is_settable, parse_property, parse_size};
 pub use pool_props::{Bearing, PoolChange, PoolProperty, parse_pool_property, pool_property_name, pool_property_names};
 pub use quota::SpaceUse;
 pub use accounting::check_space;

@@ -659,6 +659,7 @@ impl Datasets<'_> {
         let Some(entry) = self.one(table, &format!("{name}$recvd"))? else { return Ok(None) };
         let word = match row(name).map(|row| row.form) {
             Some(Form::Words(values)) => values.iter().find(|(value, _)| entry.number() == Some(*value)).map(|(_, word)| (*word).to_string()),
+            Some(Form::Size | Form::Power(..)) => entry.number().map(|number| if number == 0 { String::from("none") } else { human(number) }),
             _ => None,
         };
         Ok(Some(word.unwrap_or_else(|| text_of(&entry))))
@@ -707,6 +708,18 @@ fn mountpoint(info: &DatasetInfo, found: Option<(Entry, Source)>) -> Shown {
         }
     };
     shown("mountpoint", path.clone(), path, &source)
+}
+
+/// Whether what is not set comes from the dataset above.
+fn is_inherited(name: &str) -> bool {
+    name.contains(':') || row(name).is_some_and(|row| row.inherited)
+}
+
+/// Whether there is a property of this name that can be set.
+#[must_use]
+pub fn is_settable(name: &str) -> bool {
+    let name = full_name(name);
+    name.contains(':') || row(name).is_some() || OwnedProperty::parse(name).is_some()
 }
 
 impl Store {
@@ -807,15 +820,39 @@ impl Store {
         let entry = Entry { name: key.into_bytes(), integer_size, value: words };
         self.change_property(dataset, name, |store, directory, table| {
             // A received value that is hidden by one set here changes nothing.
-            let is_hidden = received && store.one(table, name)?.is_some();
+            let is_hidden = received && (store.one(table, name)?.is_some() || store.one(table, &format!("{name}$inherit"))?.is_some());
             if let Value::Number(number) = value
                 && !is_hidden
             {
                 store.limit_changed(directory, name, *number)?;
             }
-            store.remove_name(table, &format!("{name}$inherit"))?;
+            // What was inherited on purpose stays so, whatever a stream brings.
+            if !received {
+                store.remove_name(table, &format!("{name}$inherit"))?;
+            }
             zap::set(store.mos.edit(&store.pool, table)?, &store.pool, entry)
         })
+    }
+
+    /// A stream brought a property that its receiver does not want (`zfs receive -x`): a value set by hand stays; else it is inherited, and the received value known but
+    /// hidden. One that is not inherited is as if the stream did not have it.
+    ///
+    /// # Errors
+    /// As [`Store::set_property`].
+    pub fn receive_excluded(&mut self, dataset: &str, name: &str, value: &Value) -> Result<(), EditError> {
+        let name = full_name(name);
+        if !is_inherited(name) {
+            return Ok(());
+        }
+        let cut = format!("{name}$inherit");
+        self.change_property(dataset, name, |store, directory, table| {
+            if store.one(table, name)?.is_some() {
+                return Ok(());
+            }
+            store.limit_changed(directory, name, 0)?;
+            zap::set(store.mos.edit(&store.pool, table)?, &store.pool, Entry { name: cut.into_bytes(), integer_size: 1, value: vec![0] })
+        })?;
+        self.set_property_from(dataset, name, value, true)
     }
 
     /// Lets a dataset inherit a property again, or with `to_received` have the value that a stream brought; with the open txg.
@@ -824,7 +861,7 @@ impl Store {
     /// Not found; it cannot be inherited.
     pub fn inherit_property(&mut self, dataset: &str, name: &str, to_received: bool) -> Result<(), EditError> {
         let name = full_name(name);
-        if !name.contains(':') && !to_received && row(name).is_none_or(|row| !row.inherited) {
+        if !to_received && !is_inherited(name) {
             return Err(EditError::Invalid("the property cannot be inherited"));
         }
         self.change_property(dataset, name, |store, directory, table| {

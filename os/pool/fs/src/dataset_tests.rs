@@ -271,6 +271,92 @@ fn a_file_system_becomes_read_only_when_nobody_has_a_file_of_it_mapped_for_writi
 }
 
 #[test]
+fn readonly_that_is_inherited_looks_at_mappings_like_one_that_is_set() {
+    let rig = Rig::new("mapdown");
+    manage::create_dataset(&rig.cx(), "mapdown/a", &[]).expect("makes");
+    manage::create_dataset(&rig.cx(), "mapdown/a/b", &[]).expect("makes");
+    manage::create_dataset(&rig.cx(), "mapdown/a/own", &[("readonly".to_string(), "off".to_string())]).expect("makes");
+    let (file, other) = (rig.make("/mapdown/a/b", "f", "text"), rig.make("/mapdown/a/own", "f", "text"));
+    let page = file.page(0, true, ZoneId::GLOBAL).expect("a page to be written");
+    // One that says itself that it is to be written is in nobody's way.
+    let kept = other.page(0, true, ZoneId::GLOBAL).expect("a page to be written");
+    let set = |name: &str, value| manage::set(&rig.cx(), name, "readonly", value);
+    let is_busy = |result| matches!(result, Err(Refused::Busy(_)));
+    assert!(is_busy(set("mapdown/a", NewValue::Text("on"))));
+    set("mapdown/a", NewValue::Text("off")).expect("sets");
+    drop(page);
+    set("mapdown", NewValue::Text("on")).expect("below there is another value");
+    let page = file.page(0, true, ZoneId::GLOBAL).expect("a page to be written");
+    assert!(is_busy(set("mapdown/a", NewValue::Inherited)));
+    assert!(is_busy(set("mapdown/a", NewValue::Received)));
+    file.write_at(4, b"!", IO).expect("as before");
+    drop(page);
+    set("mapdown/a", NewValue::Inherited).expect("nothing is mapped any more");
+    assert_eq!(file.page(0, true, ZoneId::GLOBAL).err(), Some(VfsError::ReadOnly));
+    assert_eq!(file.write_at(0, b"x", IO), Err(VfsError::ReadOnly));
+    other.write_at(0, b"x", IO).expect("writes");
+    drop(kept);
+}
+
+#[test]
+fn what_a_zone_was_given_keeps_its_name_while_the_zone_is_there() {
+    let rig = Rig::new("given");
+    for name in ["given/a", "given/a/b", "given/c"] {
+        manage::create_dataset(&rig.cx(), name, &[]).expect("makes");
+    }
+    let zone = ZoneId(4711);
+    crate::zones::give(zone, [String::from("given/a/b")].into(), Vec::new());
+    for name in ["given/a", "given/a/b"] {
+        let refused = [manage::rename(&rig.cx(), name, "given/x", manage::Rename::default()), manage::destroy(&rig.cx(), name, Extent::Below, false)];
+        assert!(refused.iter().all(|refused| matches!(refused, Err(Refused::Busy(why)) if why.contains("given/a/b is given to a zone"))), "{refused:?}");
+    }
+    manage::rename(&rig.cx(), "given/c", "given/d", manage::Rename::default()).expect("nobody's");
+    crate::zones::forget(zone);
+    manage::rename(&rig.cx(), "given/a", "given/x", manage::Rename::default()).expect("the zone is gone");
+    manage::destroy(&rig.cx(), "given/x", Extent::Below, false).expect("the zone is gone");
+}
+
+#[test]
+fn a_property_that_is_left_out_of_a_receive_stays_as_it_is_here() {
+    let rig = Rig::new("leftout");
+    manage::create_dataset(&rig.cx(), "leftout/from", &[]).expect("makes");
+    let set = |name: &str, property: &str, value: &str| manage::set(&rig.cx(), name, property, NewValue::Text(value)).expect("sets");
+    for (property, value) in [("compression", "zle"), ("atime", "off"), ("quota", "8M"), ("copies", "2"), ("user:a", "theirs")] {
+        set("leftout/from", property, value);
+    }
+    let package = |to: &str, from: Option<&str>| {
+        let mut sending = Sending::start(to, from, PackageOptions { properties: true, ..PackageOptions::default() }).expect("sends");
+        let mut out = Vec::new();
+        while let Some(piece) = Some(sending.piece().expect("a piece")).filter(|piece| !piece.is_empty()) {
+            out.extend(piece);
+        }
+        out
+    };
+    let excluded = || ["compress", "quota", "atime", "user:a"].map(String::from).to_vec();
+    let values = || {
+        let names = ["compression", "atime", "quota", "copies", "user:a"].map(String::from);
+        let values = manage::get("leftout/to", &names, false, &mut manage::Room::new(1 << 20)).expect("gets");
+        values.into_iter().map(|one| std::format!("{} {} {}", one.value, one.source, one.received)).collect::<Vec<_>>()
+    };
+    rig.snapshot("leftout/from@one");
+    rig.receive("leftout/to", ReceiveRequest { excluded: excluded(), ..ReceiveRequest::default() }, &package("leftout/from@one", None));
+    assert_eq!(values()[..4], ["lz4 inherited from leftout zle", "on default off", "none default -", "2 received 2"]);
+    // What is set here stays, with -x and without.
+    set("leftout/to", "compression", "lzjb");
+    rig.snapshot("leftout/from@two");
+    rig.receive("leftout/to", ReceiveRequest { excluded: excluded(), force: true, ..ReceiveRequest::default() }, &package("leftout/from@two", Some("one")));
+    assert_eq!(values()[..4], ["lzjb local zle", "on default off", "none default -", "2 received 2"]);
+    rig.snapshot("leftout/from@three");
+    rig.receive("leftout/to", ReceiveRequest { force: true, ..ReceiveRequest::default() }, &package("leftout/from@three", Some("two")));
+    assert_eq!(values()[..4], ["lzjb local zle", "on default off", "8M received 8M", "2 received 2"]);
+    // Back to what the stream brought, and that is obeyed where mounts are made, too.
+    manage::set(&rig.cx(), "leftout/to", "atime", NewValue::Received).expect("sets");
+    assert_eq!(values()[1], "off received off");
+    let unknown = Receiving::start(&rig.cx(), "leftout/to", Naming::Exact, ReceiveRequest { excluded: [String::from("colour")].into(), ..ReceiveRequest::default() });
+    assert!(matches!(unknown, Err(Refused::Invalid(_))));
+}
+
+#[test]
 fn a_rollback_that_is_refused_destroys_nothing() {
     let rig = Rig::new("rb");
     manage::create_dataset(&rig.cx(), "rb/a", &[]).expect("makes");

@@ -1115,8 +1115,18 @@ impl Vnode for Node {
             return Err(VfsError::Invalid);
         }
         let frame = self.frame(&mut pages, index, size, zone)?.clone();
-        if write && pages.writable.insert(index) && pages.writable.len() == 1 {
-            self.shared.keep(self.arc());
+        if write && pages.writable.insert(index) {
+            if pages.writable.len() == 1 {
+                self.shared.keep(self.arc());
+            }
+            // Who makes the file system one to be read says so first and then looks at what is kept: here it is the other way round, so that one of the two notices.
+            if let Err(error) = self.check_writable() {
+                pages.writable.remove(&index);
+                if pages.writable.is_empty() {
+                    self.shared.is_clean(self.object);
+                }
+                return Err(error);
+            }
         }
         drop(pages);
         cache::balance();

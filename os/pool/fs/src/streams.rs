@@ -27,6 +27,11 @@ fn broken(what: &str, error: &StreamError) -> Refused {
     Refused::Failed(format!("{what}: {error}"))
 }
 
+/// Whether the caller's zone administers this.
+fn is_ours(name: &str) -> bool {
+    zones::administers(kif::spawn().current_zone(), name)
+}
+
 /// A stream on its way out.
 #[allow(missing_debug_implementations, reason = "holds a pool")]
 pub struct Sending {
@@ -73,8 +78,10 @@ impl Sending {
         let name = token.name.clone();
         let pool = manage::pool_of(&name)?;
         manage::settle(&pool)?;
-        let sender = manage::edit(&pool, &name, |store| Ok(Sender::resume(&Datasets::open(store.pool())?, &token)))?;
+        let sender = manage::edit(&pool, &name, |store| Ok(Sender::resume(&Datasets::open(store.pool())?, &token, is_ours)))?;
         let sender = Box::new(sender.map_err(|error| broken(&name, &error))?);
+        // What the guid of the token says, not its name.
+        let name = sender.name().to_string();
         pool.hold_for_send(&name);
         Ok(Self { source: Source::One(sender), name, pool })
     }
@@ -192,6 +199,9 @@ impl Receiving {
             let value = pool_dmu::parse_property(name, text).map_err(|error| Refused::Invalid(format!("{name}={text}: {error}: {}", pool_dmu::hint(name))))?;
             properties.push((name.clone(), value));
         }
+        if let Some(name) = request.excluded.iter().find(|name| !pool_dmu::is_settable(name)) {
+            return Err(Refused::Invalid(format!("-x {name}: there is no such property that can be set")));
+        }
         let pool = manage::pool_of(target)?;
         manage::settle(&pool)?;
         let head = target.split('@').next().unwrap_or(target);
@@ -207,7 +217,6 @@ impl Receiving {
             let heads = all.iter().filter(|info| info.kind != DatasetKind::Snapshot && (naming == Naming::Exact || info.name != head));
             heads.map(|info| store.find(&info.name)).collect()
         })?;
-        let is_ours: fn(&str) -> bool = |origin| zones::administers(kif::spawn().current_zone(), origin);
         let ReceiveRequest { force, resumable, unmounted, dry, excluded, .. } = request;
         let options = ReceiveOptions { force, resumable, owners: Some(pool_zpl::owners), origins: Some(is_ours), dry, properties, excluded };
         let quiet = if dry { Vec::new() } else { quiet };

@@ -78,6 +78,13 @@ pub fn overlap(zone: ZoneId, datasets: &[String], volumes: &[String]) -> Option<
     dataset.or_else(|| volumes.iter().find(|name| its.iter().any(|other| meet(name, other)))).cloned()
 }
 
+/// What a zone that is there was given at or below `name`: it knows that by its name.
+#[must_use]
+pub(crate) fn given_below(name: &str) -> Option<String> {
+    let all: Vec<String> = ZONES.lock().values().flat_map(|given| given.datasets.iter().chain(&given.volumes)).cloned().collect();
+    all.into_iter().find(|top| is_within(top, name))
+}
+
 /// Whether `name` is the uppermost that was delegated: its limits are the delegator's to set.
 #[must_use]
 pub fn is_top(zone: ZoneId, name: &str) -> bool {

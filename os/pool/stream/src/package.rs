@@ -454,13 +454,8 @@ impl Unpacker {
     /// What the receiver wants instead of what the stream brought.
     fn override_properties(&mut self, store: &mut Store, target: &str, is_first: bool, now: u64) -> Result<(), Why> {
         let own = if is_first { self.options.properties.clone() } else { Vec::new() };
-        if own.is_empty() && self.options.excluded.is_empty() {
+        if own.is_empty() {
             return Ok(());
-        }
-        for name in self.options.excluded.clone() {
-            if let Err(error) = store.inherit_property(target, &name, false) {
-                self.notes.push(format!("{target}: property {name} was not left out: {error}"));
-            }
         }
         for (name, value) in own {
             if let Err(error) = store.set_property(target, &name, &value) {
@@ -484,7 +479,9 @@ impl Unpacker {
             for (name, value) in &props.pairs {
                 // OpenZFS sends `props` as name to value; older ones as name to a list with `value`.
                 let value = if let Value::List(inner) = value { inner.get("value").cloned().unwrap_or(Value::Boolean) } else { value.clone() };
-                if let Err(error) = store.set_property_from(target, name, &value, true) {
+                let is_excluded = self.options.excluded.iter().any(|excluded| pool_dmu::full_name(excluded) == pool_dmu::full_name(name));
+                let set = if is_excluded { store.receive_excluded(target, name, &value) } else { store.set_property_from(target, name, &value, true) };
+                if let Err(error) = set {
                     self.notes.push(format!("{target}: property {name} was not set: {error}"));
                 }
                 changed = true;

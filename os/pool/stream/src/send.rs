@@ -79,16 +79,16 @@ impl Sender {
         Self::open(tree, to, base, options, resume).map_err(|why| StreamError { offset: 0, record: 0, why })
     }
 
-    /// Goes on where the receiver that gave `token` stopped.
+    /// Goes on where the receiver that gave `token` stopped. A token is words of whoever brings it: `is_allowed` tells which snapshots he may have.
     ///
     /// # Errors
-    /// The snapshots are not here any more; as [`Sender::new`].
-    pub fn resume(tree: &Datasets<'_>, token: &Token) -> Result<Self, StreamError> {
+    /// The snapshots are not here any more, or not for him; as [`Sender::new`].
+    pub fn resume(tree: &Datasets<'_>, token: &Token, is_allowed: fn(&str) -> bool) -> Result<Self, StreamError> {
         let at = |why| StreamError { offset: 0, record: 0, why };
         let pool = token.name.split(['/', '@']).next().unwrap_or_default();
         let gone = || at(Why::Target("the snapshot of this token is not here any more", token.name.clone()));
         let all = tree.list(pool).map_err(|_| gone())?;
-        let by_guid = |guid: u64| all.iter().find(|info| info.dataset.guid == guid && info.name.contains('@'));
+        let by_guid = |guid: u64| all.iter().find(|info| info.dataset.guid == guid && info.name.contains('@') && is_allowed(&info.name));
         let to = by_guid(token.to_guid).ok_or_else(gone)?;
         let base = match token.from_guid {
             None => None,

@@ -290,6 +290,14 @@ pub fn promote(name: &str) -> Result<()> {
     edit(&pool, name, |store| store.promote(name, now().0))
 }
 
+/// A zone knows by its name what it was given: another of that name would be its own, too.
+fn refuse_given(name: &str) -> Result<()> {
+    match zones::given_below(name) {
+        Some(given) => Err(Refused::Busy(format!("{name}: {given} is given to a zone that is there: halt that zone first, or take it from the zone's configuration"))),
+        None => Ok(()),
+    }
+}
+
 /// How something is renamed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rename {
@@ -320,6 +328,7 @@ pub fn rename(cx: &Cx<'_>, from: &str, to: &str, how: Rename) -> Result<()> {
         if pool_of(to)?.name() != pool.name() {
             return Err(Refused::Invalid(format!("{to}: a dataset stays in its pool; use send and receive")));
         }
+        refuse_given(from)?;
         let inside = at_and_below(&pool, from)?;
         let mounted = unmount_list(cx, &pool, &inside)?;
         let result = edit(&pool, from, |store| store.rename(from, to, now().0));
@@ -488,6 +497,7 @@ pub fn destroy(cx: &Cx<'_>, name: &str, extent: Extent, defer: bool) -> Result<(
     };
     // Clones of it may be others'.
     refuse_others(&inside)?;
+    inside.iter().filter(|name| !name.contains('@')).try_for_each(|name| refuse_given(name))?;
     refuse_sent(&pool, &inside)?;
     let doomed: Vec<u64> = edit(&pool, name, |store| inside.iter().filter(|name| !name.contains('@')).map(|name| store.find(name)).collect())?;
     inside.iter().try_for_each(|name| refuse_open_below(&pool, name))?;

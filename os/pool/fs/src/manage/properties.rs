@@ -161,6 +161,39 @@ pub enum NewValue<'t> {
     Received,
 }
 
+/// Whether `readonly` will be on with this value.
+fn will_be_read_only(pool: &Storage, name: &str, value: NewValue<'_>) -> Result<bool> {
+    if let NewValue::Text(text) = value {
+        return Ok(text == "on");
+    }
+    edit(pool, name, |store| {
+        let datasets = Datasets::open(store.pool())?;
+        let received = if value == NewValue::Received { datasets.received(&datasets.find(name)?, "readonly")? } else { None };
+        let above = || match name.rsplit_once('/') {
+            Some((above, _)) => Ok::<_, EditError>(datasets.show(&datasets.find(above)?, "readonly")?.map(|shown| shown.value)),
+            None => Ok(None),
+        };
+        Ok(received.map_or_else(above, |received| Ok(Some(received)))?.as_deref() == Some("on"))
+    })
+}
+
+/// Object numbers of `name` and those below it that have what it has: nothing between them and it says something else.
+fn follow(datasets: &Datasets<'_>, name: &str, property: &str) -> core::result::Result<Vec<u64>, EditError> {
+    let mut out = Vec::new();
+    for info in datasets.list(name)? {
+        if info.kind == DatasetKind::Snapshot {
+            continue;
+        }
+        let source = datasets.show(&info, property)?.map(|shown| shown.source).unwrap_or_default();
+        let says = source.strip_prefix("inherited from ").unwrap_or(if matches!(source.as_str(), "local" | "received") { &info.name } else { "" });
+        let is_below = says.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'));
+        if info.name == name || !is_below {
+            out.push(info.object);
+        }
+    }
+    Ok(out)
+}
+
 /// Sets a property. File systems follow their mount points.
 ///
 /// # Errors
@@ -189,10 +222,8 @@ pub fn set(cx: &Cx<'_>, name: &str, property: &str, value: NewValue<'_>) -> Resu
         return change(&pool);
     }
     let inside = at_and_below(&pool, name)?;
-    if (property, value) == ("readonly", NewValue::Text("on")) {
-        // Those below that say something else themselves look at it again when it is done.
-        let mut datasets = inside.iter().map(|name| edit(&pool, name, |store| store.find(name))).collect::<Result<Vec<_>>>()?;
-        datasets.extend(edit(&pool, name, |store| store.find(name)));
+    if property == "readonly" && will_be_read_only(&pool, name, value)? {
+        let datasets = edit(&pool, name, |store| follow(&Datasets::open(store.pool())?, name, property))?;
         if !pool.bar_changes(&datasets) {
             return Err(Refused::Busy(format!("{name}: a program has a file of it mapped for writing: end it first (fuser or /proc/*/maps tell which)")));
         }

@@ -166,7 +166,11 @@ fn a_stream_that_was_cut_goes_on_from_its_token() {
             assert!(receive(&mut target, "rdst/b", &stream).is_err(), "only the rest is taken");
             let token = Token::decode(&token).expect("decodes");
             let tree = Datasets::open(source.pool()).expect("tree");
-            let rest = drain(&source, Sender::resume(&tree, &token).expect("resume"));
+            // Whose it is not gets nothing by knowing its guid, be it that of the snapshot or of its base.
+            assert!(Sender::resume(&tree, &token, |name| name != "rsrc/a@one").is_err());
+            let renamed = Token { name: String::from("rsrc/mine@x"), ..token.clone() };
+            assert!(Sender::resume(&tree, &renamed, |name| name.starts_with("rsrc/mine")).is_err());
+            let rest = drain(&source, Sender::resume(&tree, &token, |_| true).expect("resume"));
             assert!(rest.len() < stream.len() + 1024, "it does not start anew");
             zstream(&rest);
             stream = rest;
