@@ -308,7 +308,7 @@ impl Store {
                 if record.seq <= header.replay_seq || record.txg < first_txg || header.flags & 2 != 0 && record.seq > header.claim_record_seq {
                     continue;
                 }
-                if let Ok(Some(Change::WriteIndirect { block, .. })) = Change::parse(&record)
+                if let Ok(Change::WriteIndirect { block, .. }) = Change::parse(&record)
                     && block.birth >= first_txg
                 {
                     block.copies().try_for_each(|dva| self.space.claim(&dva))?;

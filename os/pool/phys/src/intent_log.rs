@@ -175,8 +175,10 @@ pub enum Change {
     Link { parent: u64, object: u64, name: Vec<u8> },
     Rename { from: u64, to: u64, old: Vec<u8>, new: Vec<u8> },
     Write { object: u64, offset: u64, data: Vec<u8> },
-    /// The data is a block of its own in the pool.
+    /// The data is a block of its own in the pool: the whole block of the object that has `offset` in it.
     WriteIndirect { object: u64, offset: u64, length: u64, block: BlockPointer },
+    /// A write whose data came with the block of an indirect one: the object reaches to its end at least.
+    Extend { object: u64, offset: u64, length: u64 },
     Truncate { object: u64, offset: u64, length: u64 },
     /// Mask bits: 1 mode, 2 uid, 4 gid, 8 size, 16 atime, 32 mtime.
     SetAttributes { object: u64, mask: u64, mode: u64, uid: u64, gid: u64, size: u64, accessed: (u64, u64), modified: (u64, u64) },
@@ -191,17 +193,17 @@ fn text(data: &[u8]) -> (Vec<u8>, &[u8]) {
 }
 
 impl Change {
-    /// What `record` says; `None` for records that say nothing new.
+    /// What `record` says.
     ///
     /// # Errors
     /// Too short, or of a type that we cannot replay.
-    pub fn parse(record: &Record) -> Result<Option<Self>, FormatError> {
+    pub fn parse(record: &Record) -> Result<Self, FormatError> {
         let view = View::new("intent log record", &record.body);
         let word = |at: usize| view.u64(at);
         let pair = |at: usize| -> Result<(u64, u64), FormatError> { Ok((view.u64(at)?, view.u64(at + 8)?)) };
         let rest = |at: usize| record.body.get(at..).unwrap_or(&[]);
         const OBJECT: u64 = (1 << 48) - 1;
-        Ok(Some(match record.kind & !(1 << 63) {
+        Ok(match record.kind & !(1 << 63) {
             1 | 2 | 4 => {
                 let (name, after) = text(rest(104));
                 let target = (record.kind & 0xFF == 4).then(|| text(after).0);
@@ -244,10 +246,9 @@ impl Change {
                 accessed: pair(80)?,
                 modified: pair(96)?,
             },
-            // Its data is in the pool already.
-            20 => return Ok(None),
+            20 => Self::Extend { object: word(32)?, offset: word(40)?, length: word(48)? },
             other => return Err(FormatError::new("intent log record", "of a type that cannot be replayed", other)),
-        }))
+        })
     }
 
     /// The record's bytes.
@@ -298,6 +299,11 @@ impl Change {
                 words.extend([*object, *offset, *length, 0]);
                 words.extend(block.encode().as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)));
                 9
+            }
+            Self::Extend { object, offset, length } => {
+                words.extend([*object, *offset, *length, 0]);
+                words.extend([0; blkptr::SIZE / 8]);
+                20
             }
             Self::Truncate { object, offset, length } => {
                 words.extend([*object, *offset, *length]);

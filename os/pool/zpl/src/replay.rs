@@ -3,6 +3,7 @@
 //! Records are applied in order through the same operations that made them. A record that cannot be applied, or of a type we do not replay, is an error that
 //! names it: the pool stays as it was (the chain is dropped only with the commit at the end) and can be read, and imported by OpenZFS.
 
+use alloc::collections::BTreeSet;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -15,6 +16,8 @@ use crate::zvol::{DATA as ZVOL_DATA, OS_KIND as ZVOL};
 use crate::{Change, Make, NewEntry, Writer};
 
 const TYPE_MASK: u64 = 0o170_000;
+/// Longest block there is.
+const BLOCK_MAX: u64 = 16 << 20;
 
 /// Replays all intent logs that the import found, and commits. Returns the number of records applied. Call it right after [`Store::open`].
 ///
@@ -31,9 +34,18 @@ pub fn replay_logs(store: &mut Store, now: Time) -> Result<u64, EditError> {
             // As every mount does, and before it has users: a record may be about a file that took the number of one that was still open at the commit, and went since.
             Writer::open(store, *dataset)?.drain_unlinked()?;
         }
+        // Files that got blocks as they were in memory, which may hold more than the file: a write to come, of which a later record may tell.
+        let mut whole = BTreeSet::new();
         for record in &records {
-            if let Some(change) = Logged::parse(record)? {
-                if is_volume { replay_volume(store, *dataset, change)? } else { replay_file(store, *dataset, record, change, now)? }
+            let change = Logged::parse(record)?;
+            if let Logged::WriteIndirect { object, .. } = &change {
+                whole.insert(*object);
+            }
+            if is_volume { replay_volume(store, *dataset, change)? } else { replay_file(store, *dataset, record, change, now)? }
+        }
+        if !is_volume {
+            for object in whole {
+                missing_is_fine(Writer::open(store, *dataset)?.clear_behind_end(object))?;
             }
         }
     }
@@ -43,22 +55,27 @@ pub fn replay_logs(store: &mut Store, now: Time) -> Result<u64, EditError> {
     Ok(count)
 }
 
-/// The data of an indirect write: a block of the pool.
-fn indirect(store: &Store, block: &pool_phys::blkptr::BlockPointer, length: u64) -> Result<Vec<u8>, EditError> {
-    let size = usize::try_from(length).map_err(|_| EditError::Invalid("an intent log record is too long"))?;
-    let mut data = if block.is_hole() { vec![0; size] } else { store.pool().read(block).map_err(Error::from)? };
-    data.truncate(size);
-    Ok(data)
+/// What an indirect write puts where: its block is a whole one of the object, wherever in it the write was.
+fn indirect(store: &Store, block: &pool_phys::blkptr::BlockPointer, offset: u64, length: u64) -> Result<(u64, Vec<u8>), EditError> {
+    if length > BLOCK_MAX {
+        return Err(EditError::Invalid("an intent log record is too long"));
+    }
+    let at = if length < block.lsize { offset - offset % block.lsize } else { offset };
+    if block.is_hole() {
+        return Ok((at, vec![0; usize::try_from(length.max(block.lsize)).unwrap_or(0)]));
+    }
+    Ok((at, store.pool().read(block).map_err(Error::from)?))
 }
 
 fn replay_volume(store: &mut Store, dataset: u64, change: Logged) -> Result<(), EditError> {
     let (offset, data) = match change {
         Logged::Write { offset, data, .. } => (offset, data),
-        Logged::WriteIndirect { offset, length, block, .. } => (offset, indirect(store, &block, length)?),
+        Logged::WriteIndirect { offset, length, block, .. } => indirect(store, &block, offset, length)?,
         Logged::Truncate { offset, length, .. } => {
             let (set, pool) = store.edit_dataset(dataset, None)?;
             return crate::punch(set.edit(pool, ZVOL_DATA)?, pool, offset, offset.saturating_add(length));
         }
+        Logged::Extend { .. } => return Ok(()),
         _ => return Err(EditError::Invalid("a volume's log has a record that is about files")),
     };
     let (set, pool) = store.edit_dataset(dataset, None)?;
@@ -82,9 +99,11 @@ fn replay_file(store: &mut Store, dataset: u64, record: &Record, change: Logged,
         Logged::Rename { from, to, old, new } => Writer::open(store, dataset)?.rename((from, &old), (to, &new), false, now, false),
         Logged::Write { object, offset, data } => write(store, dataset, object, offset, &data, now),
         Logged::WriteIndirect { object, offset, length, block } => {
-            let data = indirect(store, &block, length)?;
-            write(store, dataset, object, offset, &data, now)
+            let end = offset.saturating_add(length);
+            let (at, data) = indirect(store, &block, offset, length)?;
+            missing_is_fine(Writer::open(store, dataset)?.write_whole(object, at, &data, end, now))
         }
+        Logged::Extend { object, offset, length } => missing_is_fine(Writer::open(store, dataset)?.write_whole(object, 0, &[], offset.saturating_add(length), now)),
         Logged::Truncate { object, offset, length: 0 } => missing_is_fine(Writer::open(store, dataset)?.truncate(object, offset, now)),
         Logged::Truncate { object, offset, length } => missing_is_fine(Writer::open(store, dataset)?.punch_hole(object, offset, length, now)),
         Logged::SetAttributes { object, mask, mode, uid, gid, size, accessed, modified } => {

@@ -691,10 +691,17 @@ impl<'s> Writer<'s> {
     /// # Errors
     /// Not a regular file; a partly written block is unreadable.
     pub fn write(&mut self, object: u64, offset: u64, data: &[u8], now: Time) -> Result<(), EditError> {
+        self.write_whole(object, offset, data, offset.saturating_add(data.len() as u64), now)?;
+        self.store.log_write(self.volume.dataset, object, offset, data.len() as u64);
+        Ok(())
+    }
+
+    /// The same of data that may reach beyond what is to become the file's: the file is `reach` bytes long afterwards, or as long as it was.
+    pub(crate) fn write_whole(&mut self, object: u64, offset: u64, data: &[u8], reach: u64, now: Time) -> Result<(), EditError> {
         let mut values = self.load(object)?;
         let numbers = self.volume.numbers;
         let size = word(&values, numbers.size);
-        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= SIZE_MAX).ok_or(EditError::Invalid("file too large"))?;
+        let end = offset.checked_add(data.len() as u64).filter(|end| (*end).max(reach) <= SIZE_MAX).ok_or(EditError::Invalid("file too large"))?.max(reach);
         if word(&values, numbers.mode) & TYPE_MASK != REGULAR {
             return Err(EditError::Invalid("not a regular file"));
         }
@@ -709,11 +716,28 @@ impl<'s> Writer<'s> {
             if size == 0 && !edit.has_blocks() { edit.dnode.block_size = wanted } else { edit.resize_block(pool, wanted)? }
         }
         edit.write_at(pool, offset, data)?;
-        put_word(&mut values, numbers.size, size.max(end));
+        put_word(&mut values, numbers.size, size.max(reach));
         put_time(&mut values, numbers.mtime, now);
         put_time(&mut values, numbers.ctime, now);
-        self.save(object, &values)?;
-        self.store.log_write(self.volume.dataset, object, offset, data.len() as u64);
+        self.save(object, &values)
+    }
+
+    /// Clears what the last block of a regular file has behind the file's end: a later write past it must not bring that to light.
+    pub(crate) fn clear_behind_end(&mut self, object: u64) -> Result<(), EditError> {
+        let values = self.load(object)?;
+        let size = word(&values, self.volume.numbers.size);
+        // The number may be that of something else by now.
+        if word(&values, self.volume.numbers.mode) & TYPE_MASK != REGULAR {
+            return Ok(());
+        }
+        let (set, pool, _) = self.parts()?;
+        let edit = set.edit(pool, object)?;
+        let block = edit.dnode.block_size;
+        let keep = size.div_ceil(block);
+        if keep * block > size && keep <= edit.dnode.last_block + 1 {
+            edit.write_at(pool, size, &vec![0; usize::try_from(keep * block - size).unwrap_or(0)])?;
+        }
+        edit.cut(keep);
         Ok(())
     }
 

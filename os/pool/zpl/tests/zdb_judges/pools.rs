@@ -8,6 +8,7 @@ use kif::{BlockDev, BlockError};
 use pool_dmu::edit::EditError;
 use pool_dmu::{Auxiliary, Bearing, PoolChange, Store, parse_pool_property};
 use pool_judge::Image;
+use pool_phys::intent_log::Change;
 use pool_spa::{ImportOptions, Layout, Pool};
 use pool_zpl::{Make, Writer, create_filesystem};
 
@@ -318,4 +319,59 @@ fn another_name_comes_after_what_the_logs_hold() {
     let object = writer.walk(b"/kept").expect("it is there");
     let mut data = [0; 12];
     assert_eq!((writer.read(object, 0, &mut data).expect("reads"), &data), (12, b"acknowledged"));
+}
+
+#[test]
+fn a_block_that_the_log_names_goes_where_it_belongs() {
+    let disk = Recorded { bytes: Arc::new(Mutex::new(vec![0; 64 << 20])), writes: Arc::default(), index: 0 };
+    let layout = Layout { redundancy: None, devices: vec![(String::from("d0"), Box::new(disk.clone()) as Box<dyn BlockDev>)] };
+    let (pool, config) = pool_spa::create("logged", vec![layout], 9, &mut random(7)).expect("lay the pool out");
+    let mut store = Store::create(pool, config, NOW.0, random(8)).expect("make the MOS");
+    let dataset = create_filesystem(&mut store, "logged", &NEW).expect("make the root file system");
+    let volume = pool_zpl::Zvol::create(&mut store, "logged/volume", 1 << 20, 128 << 10, true, NOW.0).expect("make a volume").dataset();
+    let data: Vec<u8> = (0..128 << 10).map(|at: u32| (at / 512 + 1).to_le_bytes()[0]).collect();
+    let mut writer = Writer::open(&mut store, dataset).expect("open for writing");
+    let root = writer.root();
+    let [source, inside, short, longer] =
+        [&b"source"[..], b"inside", b"short", b"longer"].map(|name| writer.make(root, name, Make::File, &NEW).expect("make a file"));
+    writer.write(source, 0, &data, NOW).expect("write");
+    writer.write(inside, 0, &[0xEE; 256 << 10], NOW).expect("write");
+    drop(writer);
+    store.commit(NOW.0).expect("commit");
+    let block = store.edit_dataset(dataset, None).map(|(set, pool)| set.edit(pool, source).expect("edit").committed(pool, 0)).expect("opens");
+    let block = block.expect("readable").expect("is there");
+    // The first begins the log, with a commit. OpenZFS logs a write of 32 KiB and more with the whole block that it lies in, as it is in memory.
+    Writer::open(&mut store, dataset).expect("open for writing").make(root, b"first", Make::File, &NEW).expect("make a file");
+    store.log_sync(dataset, NOW.0).expect("fsync");
+    pool_zpl::Zvol::open(&mut store, volume).expect("open").write(&mut store, 1 << 19, &[7; 512]).expect("write");
+    store.log_sync(volume, NOW.0).expect("fsync");
+    let indirect = |object, offset, length| Some(Change::WriteIndirect { object, offset, length, block: block.clone() });
+    store.log_change(dataset, indirect(inside, 192 << 10, 64 << 10));
+    store.log_change(dataset, indirect(short, 0, 40_000));
+    store.log_change(dataset, indirect(longer, 0, 40_000));
+    store.log_change(dataset, Some(Change::Extend { object: longer, offset: 50_000, length: 10_000 }));
+    store.log_sync(dataset, NOW.0).expect("fsync");
+    store.log_change(volume, indirect(1, 320 << 10, 64 << 10));
+    store.log_sync(volume, NOW.0).expect("fsync");
+    drop(store);
+    let pool = Pool::import(vec![Box::new(disk) as Box<dyn BlockDev>], None).expect("import");
+    let mut store = Store::open(pool, random(9)).expect("open");
+    assert_eq!(pool_zpl::replay_logs(&mut store, NOW).expect("replay"), 5);
+    let mut writer = Writer::open(&mut store, dataset).expect("open again");
+    let read = |writer: &mut Writer<'_>, object: u64, length: u64| {
+        assert_eq!(writer.stat(object).expect("stat").size, length);
+        writer.read_range(object, 0, usize::try_from(length).expect("small")).expect("read")
+    };
+    let got = read(&mut writer, inside, 256 << 10);
+    assert!(got[..128 << 10].iter().all(|byte| *byte == 0xEE) && got[128 << 10..] == data[..], "the block that the write was in, and no other");
+    assert_eq!(read(&mut writer, short, 40_000), data[..40_000]);
+    assert_eq!(read(&mut writer, longer, 60_000), data[..60_000], "the second write's data came with the first's");
+    for (file, end) in [(short, 40_000), (longer, 60_000)] {
+        writer.write(file, 100_000, b"far", NOW).expect("write");
+        assert!(writer.read_range(file, end, 100_000 - usize::try_from(end).expect("small")).expect("read").iter().all(|byte| *byte == 0), "nothing behind the end");
+    }
+    drop(writer);
+    let mut got = vec![0; 384 << 10];
+    pool_zpl::Zvol::open(&mut store, volume).expect("open").read(&mut store, 0, &mut got).expect("read");
+    assert!(got[..256 << 10].iter().all(|byte| *byte == 0) && got[256 << 10..] == data[..]);
 }
