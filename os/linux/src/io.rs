@@ -284,7 +284,10 @@ pub fn preadv(task: &mut Task, fd: Fd, vector: Ptr, entries: u32, offset: Offset
 pub fn pwritev(task: &mut Task, fd: Fd, vector: Ptr, entries: u32, offset: Offset) -> Result {
     write_vector(task, fd, At::Offset(offset.0), vector, entries)
 }
-/// Flags of preadv2 are hints (RWF_HIPRI, RWF_DSYNC, RWF_SYNC), or refused.
+/// `RWF_DSYNC` and `RWF_SYNC`: one write as if the file were open with `O_DSYNC`.
+const RWF_DURABLE: u32 = 2 | 4;
+
+/// Flags beside [`RWF_DURABLE`] are hints (RWF_HIPRI), or refused.
 fn vector_flags(offset: i64, high: u64, flags: u32) -> Result<At> {
     let _ = high;
     if flags & !0x7 != 0 {
@@ -300,7 +303,12 @@ pub fn preadv2(task: &mut Task, fd: Fd, vector: Ptr, entries: u32, offset: i64, 
     read_vector(task, fd, vector_flags(offset, high, flags)?, vector, entries)
 }
 pub fn pwritev2(task: &mut Task, fd: Fd, vector: Ptr, entries: u32, offset: i64, high: u64, flags: u32) -> Result {
-    write_vector(task, fd, vector_flags(offset, high, flags)?, vector, entries)
+    let written = write_vector(task, fd, vector_flags(offset, high, flags)?, vector, entries)?;
+    let target = file(task, fd)?;
+    if flags & RWF_DURABLE != 0 && written > 0 && target.is_seekable() {
+        target.sync()?;
+    }
+    Ok(written)
 }
 
 pub fn lseek(task: &mut Task, fd: Fd, distance: i64, whence: u32) -> Result {

@@ -36,6 +36,8 @@ bitflags! {
         const DIRECTORY = 0o200_000;
         const NOFOLLOW = 0o400_000;
         const NOATIME = 0o1_000_000;
+        /// With `DSYNC`, as `O_SYNC` has both: the attributes, too. Here they are durable with the contents.
+        const SYNC = 0o4_000_000;
         const PATH = 0o10_000_000;
         /// Reading is allowed.
         const READ = 1 << 30;
@@ -51,6 +53,7 @@ impl OpenFlags {
         .union(Self::APPEND)
         .union(Self::NONBLOCK)
         .union(Self::DSYNC)
+        .union(Self::SYNC)
         .union(Self::DIRECT)
         .union(Self::DIRECTORY)
         .union(Self::NOATIME)
@@ -229,16 +232,26 @@ impl File {
     fn write_own(&self, data: &[u8], zone: ZoneId) -> Result<usize> {
         let object = self.object();
         let mut offset = self.offset.lock();
-        if self.flags().contains(OpenFlags::APPEND) {
-            return zoneio::transfer(zone, false, || {
+        let count = if self.flags().contains(OpenFlags::APPEND) {
+            zoneio::transfer(zone, false, || {
                 let (end, count) = object.append(data, self.io(zone))?;
                 *offset = end;
-                Ok(count)
-            });
+                Ok::<_, VfsError>(count)
+            })?
+        } else {
+            let count = zoneio::transfer(zone, false, || object.write_at(*offset, data, self.io(zone)))?;
+            *offset += count as u64;
+            count
+        };
+        drop(offset);
+        self.keep_promise(count)
+    }
+    /// What was written through a description opened with `O_DSYNC` or `O_SYNC` is durable when the call returns.
+    fn keep_promise(&self, written: usize) -> Result<usize> {
+        if self.flags().intersects(OpenFlags::DSYNC | OpenFlags::SYNC) && written > 0 {
+            self.object().sync()?;
         }
-        let count = zoneio::transfer(zone, false, || object.write_at(*offset, data, self.io(zone)))?;
-        *offset += count as u64;
-        Ok(count)
+        Ok(written)
     }
     /// Reads at `offset`, leaving the file's own alone.
     ///
@@ -265,10 +278,12 @@ impl File {
         if !self.is_seekable {
             return Err(VfsError::IllegalSeek);
         }
-        if self.flags().contains(OpenFlags::APPEND) {
-            return zoneio::transfer(zone, false, || object.append(data, self.io(zone)).map(|(_, count)| count));
-        }
-        zoneio::transfer(zone, false, || object.write_at(offset, data, self.io(zone)))
+        let count = if self.flags().contains(OpenFlags::APPEND) {
+            zoneio::transfer(zone, false, || object.append(data, self.io(zone)).map(|(_, count)| count))?
+        } else {
+            zoneio::transfer(zone, false, || object.write_at(offset, data, self.io(zone)))?
+        };
+        self.keep_promise(count)
     }
     /// Moves the offset; returns the new one.
     ///

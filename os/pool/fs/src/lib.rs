@@ -48,6 +48,8 @@ mod cache;
 mod dataset_tests;
 mod error;
 mod feed;
+#[cfg(test)]
+mod file_tests;
 mod gate;
 pub mod manage;
 mod node;

@@ -82,7 +82,7 @@ pub(crate) fn mount(pool: &Arc<Storage>) -> Arc<Mounted> {
 }
 
 /// The pool as it is on disk now.
-fn import(memory: &Memory) -> Arc<Storage> {
+pub(crate) fn import(memory: &Memory) -> Arc<Storage> {
     let copy = Memory(Arc::new(Mutex::new(memory.0.lock().unwrap().clone())));
     let pool = Pool::import(vec![Box::new(copy) as Box<dyn BlockDev>], None).expect("imports");
     let mut store = Store::open(pool, random(3)).expect("opens");

@@ -1,0 +1,28 @@
+//! What programs may rely on of files on a pool in memory.
+
+extern crate std;
+
+use kif::ZoneId;
+use vfs::mount::Filesystem;
+use vfs::{Cred, Cx, OpenFlags};
+
+use crate::tests::{contents, create, import, mount};
+
+#[test]
+fn a_write_through_o_sync_is_on_disk_when_it_returns() {
+    let (memory, pool) = create("durable");
+    let root = vfs::mount::mount_root(mount(&pool), "durable");
+    let cred = Cred::root(ZoneId::GLOBAL);
+    let cx = Cx { cred: &cred, root: &root, cwd: &root };
+    for (name, flags) in [("data", OpenFlags::DSYNC), ("all", OpenFlags::DSYNC | OpenFlags::SYNC)] {
+        let open = |flags| vfs::ops::open(&cx, None, name.as_bytes(), flags | OpenFlags::WRITE | OpenFlags::CREATE, 0o644).expect("opens");
+        let found = || contents(&mount(&import(&memory)).root().lookup(name.as_bytes()).expect("there"));
+        let file = open(flags);
+        file.write(b"one", ZoneId::GLOBAL).expect("writes");
+        assert_eq!(found(), b"one");
+        file.write_at(3, b" two", ZoneId::GLOBAL).expect("writes");
+        assert_eq!(found(), b"one two");
+        open(flags | OpenFlags::APPEND).write(b" three", ZoneId::GLOBAL).expect("writes");
+        assert_eq!(found(), b"one two three");
+    }
+}
