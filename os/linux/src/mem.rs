@@ -7,7 +7,7 @@ use linux_abi::Errno;
 use linux_abi::consts::mman::*;
 use proc::Task;
 use vfs::{OpenFlags, VfsError};
-use vm::{Advice, Backing, Label, MapRequest, Object, Place, Protection, VmError};
+use vm::{Advice, Backing, BackingError, Label, MapRequest, Object, Place, Protection, VmError};
 
 use crate::args::{Fd, Ptr};
 use crate::fail::Result;
@@ -124,8 +124,22 @@ pub fn msync(task: &mut Task, address: u64, length: u64, flags: u32) -> Result {
     if flags & (MS_ASYNC | MS_SYNC) == MS_ASYNC | MS_SYNC {
         return Err(Errno::EINVAL.into());
     }
-    // A shared mapping stores into the file's own pages.
     task.space.check(address, length)?;
+    if flags & MS_SYNC == 0 {
+        // A shared mapping stores into the file's own pages, which go to the disks some time.
+        return Ok(0);
+    }
+    let limit = address.saturating_add(length);
+    let mut at = address;
+    while at < limit
+        && let Some((end, object)) = task.space.shared_object(at, limit)
+    {
+        object.sync().map_err(|error| match error {
+            BackingError::OutOfMemory => Errno::ENOMEM,
+            BackingError::Io | BackingError::PastEnd => Errno::EIO,
+        })?;
+        at = end;
+    }
     Ok(0)
 }
 

@@ -175,7 +175,7 @@ pub static ROWS: &[Row] = rows! {
      23 select(count: u32, reads: Ptr, writes: Ptr, exceptions: Ptr, timeout: Ptr) = poll::select, Plain, Path, Full;
      24 sched_yield() = process::sched_yield, Plain, None, Full;
      25 mremap(old: u64, old_length: u64, new_length: u64, flags: u64, target: u64) = mem::mremap, Plain, Small, Full;
-     26 msync(address: u64, length: u64, flags: u32) = mem::msync, Plain, None, Full;
+     26 msync(address: u64, length: u64, flags: u32) = mem::msync, Plain, Small, Full;
      27 mincore(address: u64, length: u64, to: Ptr) = mem::mincore, Plain, Small, Full;
      28 madvise(address: u64, length: u64, advice: u32) = mem::madvise, Plain, Small, Full;
      29 shmget absent;

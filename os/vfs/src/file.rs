@@ -475,6 +475,9 @@ impl vm::Backing for FileBacking {
             _ => BackingError::Io,
         })
     }
+    fn sync(&self) -> core::result::Result<(), BackingError> {
+        self.0.object().sync().map_err(|error| if error == VfsError::NoMemory { BackingError::OutOfMemory } else { BackingError::Io })
+    }
     fn name(&self) -> String {
         let path = self.0.describe(&self.0.place.zone_root());
         String::from_utf8_lossy(&path).into_owned()

@@ -27,6 +27,13 @@ pub trait Backing: Send + Sync {
     /// # Errors
     /// See [`BackingError`].
     fn page(&self, index: u64, zone: ZoneId, write: bool) -> Result<Frame, BackingError>;
+    /// Makes durable what was stored through mappings. Called with no lock held.
+    ///
+    /// # Errors
+    /// The medium did not take it, or there is no room for it ([`BackingError::Io`]).
+    fn sync(&self) -> Result<(), BackingError> {
+        Ok(())
+    }
     /// The path shown in `/proc/PID/maps`, empty if none.
     fn name(&self) -> String;
     /// Device and inode numbers shown in `/proc/PID/maps`.

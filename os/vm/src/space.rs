@@ -606,7 +606,14 @@ impl AddressSpace {
         inner.check_mapped(start, end)
     }
 
-    /// Checks that a range is mapped without holes (`msync`, `mlock`: there is nothing to write back or to lock).
+    /// The object of the first shared mapping in `[from, limit)`, and where that mapping ends. For a walk that holds no lock between two of them (`msync`).
+    pub fn shared_object(&self, from: u64, limit: u64) -> Option<(u64, Arc<dyn Backing>)> {
+        let inner = self.inner.lock();
+        let shared = inner.overlapping(from, limit).filter(|(_, segment)| segment.shared);
+        shared.filter_map(|(_, segment)| Some((segment.end, Arc::clone(&segment.object.as_ref()?.backing)))).next()
+    }
+
+    /// Checks that a range is mapped without holes (`msync`, `mlock`: there is nothing to lock).
     ///
     /// # Errors
     /// A bad range or [`VmError::NoRoom`] for a hole.

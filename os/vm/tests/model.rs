@@ -399,3 +399,19 @@ fn a_mapping_that_moves_counts_against_the_limits() {
     assert_eq!(space.remap(high, 4 * PAGE, 8 * PAGE, true, Some(low)), Ok(low));
     assert_eq!(space.usage().mapped, 8);
 }
+
+#[test]
+fn a_walk_finds_what_is_mapped_to_be_shared() {
+    let (space, zone) = space();
+    let numbers = Numbers::new(zone);
+    let map = |page, pages, shared| {
+        let object = Some(Object { backing: Arc::clone(&numbers) as Arc<dyn Backing>, first_page: 0 });
+        let request = MapRequest::anonymous(Place::Fixed(address(page)), pages * PAGE, Protection::RW);
+        space.map(MapRequest { shared, object, ..request }).expect("room");
+    };
+    map(0, 2, true);
+    map(2, 1, false);
+    map(3, 1, true);
+    let found = |from, limit| space.shared_object(address(from), address(limit)).map(|(end, _)| (end - BASE) / PAGE);
+    assert_eq!([found(0, 4), found(1, 4), found(2, 4), found(2, 3), found(4, 9)], [Some(2), Some(2), Some(4), None, None]);
+}

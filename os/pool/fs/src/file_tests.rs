@@ -26,3 +26,17 @@ fn a_write_through_o_sync_is_on_disk_when_it_returns() {
         assert_eq!(found(), b"one two three");
     }
 }
+
+#[test]
+fn what_a_mapping_stored_is_on_disk_when_it_was_synced() {
+    let (memory, pool) = create("msync");
+    let root = vfs::mount::mount_root(mount(&pool), "msync");
+    let cred = Cred::root(ZoneId::GLOBAL);
+    let cx = Cx { cred: &cred, root: &root, cwd: &root };
+    let file = vfs::ops::open(&cx, None, b"f", OpenFlags::READ | OpenFlags::WRITE | OpenFlags::CREATE, 0o644).expect("opens");
+    file.write(b"by write", ZoneId::GLOBAL).expect("writes");
+    let mapped = file.backing().expect("can be mapped");
+    mapped.page(0, ZoneId::GLOBAL, true).expect("a page").write(3, b"store");
+    mapped.sync().expect("syncs");
+    assert_eq!(contents(&mount(&import(&memory)).root().lookup(b"f").expect("there")), b"by store");
+}
