@@ -4,9 +4,9 @@ extern crate std;
 
 use kif::ZoneId;
 use vfs::mount::Filesystem;
-use vfs::{Cred, Cx, OpenFlags};
+use vfs::{Cred, Cx, OpenFlags, VfsError};
 
-use crate::tests::{contents, create, import, mount};
+use crate::tests::{IO, contents, create, import, make, mount};
 
 #[test]
 fn a_write_through_o_sync_is_on_disk_when_it_returns() {
@@ -39,4 +39,18 @@ fn what_a_mapping_stored_is_on_disk_when_it_was_synced() {
     mapped.page(0, ZoneId::GLOBAL, true).expect("a page").write(3, b"store");
     mapped.sync().expect("syncs");
     assert_eq!(contents(&mount(&import(&memory)).root().lookup(b"f").expect("there")), b"by store");
+}
+
+#[test]
+fn what_is_mounted_is_not_touched_by_a_second_mount() {
+    let (_, pool) = create("twice");
+    let fs = mount(&pool);
+    let file = make(&fs.root(), "f");
+    file.write_at(0, b"of somebody", IO).expect("writes");
+    fs.root().unlink(b"f").expect("removes");
+    assert_eq!(pool.mount(fs.dataset(), true).err(), Some(VfsError::Busy));
+    assert_eq!(pool.mount(fs.dataset(), false).err(), Some(VfsError::Busy));
+    assert_eq!(contents(&file), b"of somebody");
+    file.write_at(3, b"body", IO).expect("is neither freed nor read-only");
+    assert_ne!(make(&fs.root(), "g").id(), file.id());
 }

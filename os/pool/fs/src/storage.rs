@@ -771,22 +771,34 @@ impl Storage {
             // A receive that is not done: what there is of it is no file system yet.
             return Err(VfsError::Busy);
         }
-        let root = self.read(dataset, |writer| {
+        let known = self.mounted.lock().iter().filter_map(Weak::upgrade).find(|shared| shared.dataset == dataset && shared.kind == Contents::Files && shared.snapshot.is_none());
+        let shared = known.unwrap_or_else(|| self.share(dataset, Contents::Files));
+        // Before anything else: what is mounted has users, of files without names, too.
+        if shared.is_mounted.swap(true, Relaxed) {
+            return Err(VfsError::Busy);
+        }
+        match self.begin_mount(&shared, read_only) {
+            Ok(root) => Ok(Arc::new(Mounted { shared, root })),
+            Err(error) => {
+                shared.is_mounted.store(false, Relaxed);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes ready what nobody uses yet. Gives the number of the root directory.
+    fn begin_mount(&self, shared: &Shared, read_only: bool) -> Result<u64> {
+        let root = self.read(shared.dataset, |writer| {
             if !read_only {
                 writer.drain_unlinked()?;
             }
             Ok(writer.root())
         })?;
-        let known = self.mounted.lock().iter().filter_map(Weak::upgrade).find(|shared| shared.dataset == dataset && shared.kind == Contents::Files && shared.snapshot.is_none());
-        let shared = known.unwrap_or_else(|| self.share(dataset, Contents::Files));
-        let keeps_data = self.with(|store| Ok(store.keeps_data(dataset)))?;
+        let keeps_data = self.with(|store| Ok(store.keeps_data(shared.dataset)))?;
         shared.keeps_data.store(keeps_data, Relaxed);
         shared.is_read_only.store(read_only, Relaxed);
         shared.look_at_atime()?;
-        if shared.is_mounted.swap(true, Relaxed) {
-            return Err(VfsError::Busy);
-        }
-        Ok(Arc::new(Mounted { shared, root }))
+        Ok(root)
     }
 }
 
