@@ -2,11 +2,14 @@
 
 extern crate std;
 
+use alloc::sync::Arc;
+use core::time::Duration;
+
 use kif::ZoneId;
 use vfs::mount::Filesystem;
-use vfs::{Cred, Cx, OpenFlags, VfsError};
+use vfs::{Cred, Cx, OpenFlags, RenameFlags, VfsError, VnodeRef};
 
-use crate::tests::{IO, contents, create, import, make, mount};
+use crate::tests::{IO, OWNER, contents, create, import, make, mount};
 
 #[test]
 fn a_write_through_o_sync_is_on_disk_when_it_returns() {
@@ -53,4 +56,40 @@ fn what_is_mounted_is_not_touched_by_a_second_mount() {
     assert_eq!(contents(&file), b"of somebody");
     file.write_at(3, b"body", IO).expect("is neither freed nor read-only");
     assert_ne!(make(&fs.root(), "g").id(), file.id());
+}
+
+#[test]
+fn nothing_goes_into_a_directory_that_was_removed_meanwhile() {
+    let (_, pool) = create("removed");
+    let fs = mount(&pool);
+    let root = fs.root();
+    let file = make(&root, "file");
+    let acts: [fn(&VnodeRef, &VnodeRef, &VnodeRef) -> Result<(), VfsError>; 4] = [
+        |_, gone, _| gone.mkdir(b"new", 0o755, OWNER).map(drop),
+        |_, gone, file| gone.link(b"new", file),
+        |root, gone, _| root.rename(b"file", gone, b"new", RenameFlags::empty()),
+        |root, _, file| root.link(b"again", file),
+    ];
+    for (number, act) in acts.into_iter().enumerate() {
+        let gone = root.mkdir(b"gone", 0o755, OWNER).expect("makes");
+        let name: &[u8] = if number == 3 { b"file" } else { b"gone" };
+        // Both wait for the pool, in this order.
+        let [remover, actor] = pool
+            .with(|_| {
+                let spawn = |body: std::boxed::Box<dyn FnOnce() -> Result<(), VfsError> + Send>| {
+                    let thread = std::thread::spawn(body);
+                    std::thread::sleep(Duration::from_millis(100));
+                    thread
+                };
+                let (from, at, target, what) = (Arc::clone(&root), Arc::clone(&root), Arc::clone(&gone), Arc::clone(&file));
+                let remover = spawn(std::boxed::Box::new(move || if number == 3 { from.unlink(name) } else { from.rmdir(name) }));
+                Ok([remover, spawn(std::boxed::Box::new(move || act(&at, &target, &what)))])
+            })
+            .expect("holds the pool");
+        assert_eq!(remover.join().expect("ends"), Ok(()));
+        assert_eq!(actor.join().expect("ends"), Err(VfsError::NotFound), "act {number}");
+        if number < 3 {
+            assert_eq!(root.lookup(b"file").expect("there").attr().expect("attributes").nlink, 1);
+        }
+    }
 }

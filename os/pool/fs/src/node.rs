@@ -335,10 +335,14 @@ impl Node {
         self.require_directory()?;
         cache::make_room(0);
         self.change(4096, |writer| {
+            // It may have been removed while this waited for the pool.
+            if let Err(gone) = self.require_directory() {
+                return Ok(Err(gone));
+            }
             let object = writer.make(self.object, name, make, &entry(mode, owner))?;
             self.refresh(writer)?;
-            Ok(Self::open(&self.shared, writer, object)? as VnodeRef)
-        })
+            Ok(Ok(Self::open(&self.shared, writer, object)? as VnodeRef))
+        })?
     }
 
     /// Removes a name; an object that is in use stays until its last user goes.
@@ -857,15 +861,19 @@ impl Vnode for Node {
         if target.kind == Kind::Directory {
             return Err(VfsError::NotPermitted);
         }
-        if target.unlinked.load(Relaxed) {
-            return Err(VfsError::NotFound);
-        }
         self.require_directory()?;
         self.change(4096, |writer| {
+            // Either may lose its last name until here.
+            if target.unlinked.load(Relaxed) {
+                return Ok(Err(VfsError::NotFound));
+            }
+            if let Err(gone) = self.require_directory() {
+                return Ok(Err(gone));
+            }
             writer.link(self.object, name, target.object, now())?;
             target.refresh(writer)?;
-            self.refresh(writer)
-        })
+            self.refresh(writer).map(Ok)
+        })?
     }
     fn unlink(&self, name: &[u8]) -> Result<()> {
         self.remove(name, false)
@@ -878,6 +886,9 @@ impl Vnode for Node {
         self.require_directory()?;
         target.require_directory()?;
         self.change(8192, |writer| {
+            if let Err(gone) = self.require_directory().and(target.require_directory()) {
+                return Ok(Err(gone));
+            }
             let (moved, moved_type) = writer.lookup_entry(self.object, name)?.ok_or(pool_dmu::Error::NotFound)?;
             let replaced = writer.lookup_entry(target.object, target_name)?;
             let exchange = flags.contains(RenameFlags::EXCHANGE);
