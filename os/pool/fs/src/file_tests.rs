@@ -93,3 +93,24 @@ fn nothing_goes_into_a_directory_that_was_removed_meanwhile() {
         }
     }
 }
+
+#[test]
+fn what_a_mapping_stored_behind_the_end_never_becomes_contents() {
+    let (memory, pool) = create("behind");
+    let fs = mount(&pool);
+    let grow: [(&str, fn(&VnodeRef)); 2] = [
+        ("truncated", |file| file.truncate(5000).expect("grows")),
+        ("written", |file| assert_eq!(file.write_at(4999, &[1], IO), Ok(1))),
+    ];
+    for (name, grow) in grow {
+        let file = make(&fs.root(), name);
+        file.write_at(0, &[1; 100], IO).expect("writes");
+        let frame = file.page(0, true, ZoneId::GLOBAL).expect("maps");
+        frame.write(90, &[2; 200]);
+        grow(&file);
+        let is_as_it_should = |all: &[u8]| all.len() == 5000 && all[..90] == [1; 90] && all[90..100] == [2; 10] && all[100..4999].iter().all(|byte| *byte == 0);
+        assert!(is_as_it_should(&contents(&file)), "{name}");
+        file.sync().expect("syncs");
+        assert!(is_as_it_should(&contents(&mount(&import(&memory)).root().lookup(name.as_bytes()).expect("there"))), "{name}, on disk");
+    }
+}

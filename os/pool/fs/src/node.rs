@@ -664,6 +664,7 @@ impl Node {
         if offset.checked_add(data.len() as u64).is_none_or(|end| i64::try_from(end).is_err()) {
             return Err(VfsError::TooBig);
         }
+        self.clear_behind(pages, offset);
         if self.is_volume() {
             self.shared.storage.change_volume(self.shared.dataset, data.len() as u64, |store, volume| volume.write(store, offset, data))?;
         } else {
@@ -684,6 +685,14 @@ impl Node {
             done += count;
         }
         Ok(done)
+    }
+
+    /// The file is about to grow: what a mapping stored in the last page, behind the end, does not become contents. Up to `limit`; behind it there is something new.
+    fn clear_behind(&self, pages: &Pages, limit: u64) {
+        let size = self.size();
+        if limit > size && !size.is_multiple_of(PAGE_SIZE as u64) {
+            clear(pages, size, limit.min(size.next_multiple_of(PAGE_SIZE as u64)) - size);
+        }
     }
 
     /// Takes out the pages behind `size`; the caller drops them when it has no lock.
@@ -1062,6 +1071,7 @@ impl Vnode for Node {
             return Err(VfsError::TooBig);
         }
         let mut pages = self.pages.lock();
+        self.clear_behind(&pages, size);
         self.change(4096, |writer| {
             self.forget_setid(writer)?;
             writer.truncate(self.object, size, now())?;
