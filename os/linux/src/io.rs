@@ -437,8 +437,8 @@ pub fn fallocate(task: &mut Task, fd: Fd, mode: u32, offset: Offset, length: Off
         PUNCH_HOLE | ZERO_RANGE => file.punch(offset.0, length.0)?,
         _ => return Err(Errno::EOPNOTSUPP.into()),
     }
-    if mode & KEEP_SIZE == 0 && file.attr()?.size < end {
-        file.truncate(end)?;
+    if mode & KEEP_SIZE == 0 {
+        file.extend(end)?;
     }
     Ok(0)
 }

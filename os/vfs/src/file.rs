@@ -338,6 +338,18 @@ impl File {
         }
         self.object().truncate(size)
     }
+    /// Makes the size at least `size` (`fallocate(2)`).
+    ///
+    /// # Errors
+    /// Not open for writing; as [`Vnode::extend`].
+    ///
+    /// [`Vnode::extend`]: crate::Vnode::extend
+    pub fn extend(&self, size: u64) -> Result<()> {
+        if !self.flags().contains(OpenFlags::WRITE) {
+            return Err(VfsError::Invalid);
+        }
+        self.object().extend(size)
+    }
     /// Makes a part of the contents a hole (`fallocate(2)`).
     ///
     /// # Errors

@@ -719,6 +719,21 @@ impl Vnode for Node {
         drop((dropped, cut));
         Ok(())
     }
+    fn extend(&self, size: u64) -> Result<()> {
+        if self.kind != Kind::File {
+            return Err(VfsError::Invalid);
+        }
+        if i64::try_from(size).is_err() {
+            return Err(VfsError::TooBig);
+        }
+        let mut inner = self.inner.lock();
+        if inner.size < size {
+            inner.forget_setid();
+            inner.size = size;
+            inner.changed();
+        }
+        Ok(())
+    }
     fn page(&self, index: u64, write: bool, zone: ZoneId) -> Result<Frame> {
         if self.kind != Kind::File {
             return Err(VfsError::NoDevice);

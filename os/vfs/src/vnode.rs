@@ -460,6 +460,13 @@ pub trait Vnode: Send + Sync {
     fn truncate(&self, _size: u64) -> Result<()> {
         Err(VfsError::Invalid)
     }
+    /// Makes the size at least `size`, whatever others write meanwhile; new bytes read as zero.
+    ///
+    /// # Errors
+    /// As [`Vnode::truncate`].
+    fn extend(&self, _size: u64) -> Result<()> {
+        Err(VfsError::Invalid)
+    }
     /// Whether a write may allocate kernel memory that cannot be refused, so that some must be reserved first.
     fn needs_memory(&self) -> bool {
         true

@@ -114,3 +114,20 @@ fn what_a_mapping_stored_behind_the_end_never_becomes_contents() {
         assert!(is_as_it_should(&contents(&mount(&import(&memory)).root().lookup(name.as_bytes()).expect("there"))), "{name}, on disk");
     }
 }
+
+#[test]
+fn making_room_cuts_nothing_off() {
+    let (_, pool) = create("extend");
+    let fs = mount(&pool);
+    let on_tmpfs = vfs::mount::mount_root(vfs::tmpfs::new(&vfs::tmpfs::Options::default()), "extend").vnode;
+    for root in [fs.root(), on_tmpfs] {
+        let file = make(&root, "f");
+        file.write_at(0, &[1; 300], IO).expect("writes");
+        for size in [100, 300, 500, 400] {
+            file.extend(size).expect("there is room");
+        }
+        let all = contents(&file);
+        assert!(all.len() == 500 && all[..300] == [1; 300] && all[300..] == [0; 200]);
+        assert_eq!(root.extend(1), Err(VfsError::Invalid));
+    }
+}

@@ -710,6 +710,36 @@ impl Node {
         gone
     }
 
+    /// Sets the size, or with `at_least` makes it no smaller: nobody writes between the look and the change.
+    fn resize(&self, size: u64, at_least: bool) -> Result<()> {
+        if self.kind != Kind::File {
+            return Err(VfsError::Invalid);
+        }
+        if i64::try_from(size).is_err() {
+            return Err(VfsError::TooBig);
+        }
+        let mut pages = self.pages.lock();
+        if at_least && self.size() >= size {
+            return Ok(());
+        }
+        self.clear_behind(&pages, size);
+        self.change(4096, |writer| {
+            self.forget_setid(writer)?;
+            writer.truncate(self.object, size, now())?;
+            self.refresh(writer)
+        })?;
+        let gone = self.cut_pages(&mut pages, size);
+        let tail = (size % PAGE_SIZE as u64) as usize;
+        if tail != 0
+            && let Some(frame) = pages.frames.get(&(size >> PAGE_SHIFT))
+        {
+            frame.write(tail, &vec![0; PAGE_SIZE - tail]);
+        }
+        drop(pages);
+        drop(gone);
+        Ok(())
+    }
+
     /// Objects from a directory up to the root.
     fn ancestors(writer: &mut Writer<'_>, from: u64) -> Pool<Vec<u64>> {
         let mut line = vec![from];
@@ -1064,29 +1094,10 @@ impl Vnode for Node {
         })
     }
     fn truncate(&self, size: u64) -> Result<()> {
-        if self.kind != Kind::File {
-            return Err(VfsError::Invalid);
-        }
-        if i64::try_from(size).is_err() {
-            return Err(VfsError::TooBig);
-        }
-        let mut pages = self.pages.lock();
-        self.clear_behind(&pages, size);
-        self.change(4096, |writer| {
-            self.forget_setid(writer)?;
-            writer.truncate(self.object, size, now())?;
-            self.refresh(writer)
-        })?;
-        let gone = self.cut_pages(&mut pages, size);
-        let tail = (size % PAGE_SIZE as u64) as usize;
-        if tail != 0
-            && let Some(frame) = pages.frames.get(&(size >> PAGE_SHIFT))
-        {
-            frame.write(tail, &vec![0; PAGE_SIZE - tail]);
-        }
-        drop(pages);
-        drop(gone);
-        Ok(())
+        self.resize(size, false)
+    }
+    fn extend(&self, size: u64) -> Result<()> {
+        self.resize(size, true)
     }
     fn seek(&self, offset: u64, hole: bool) -> Result<Option<u64>> {
         if self.kind != Kind::File {
