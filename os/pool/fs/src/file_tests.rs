@@ -3,9 +3,10 @@
 extern crate std;
 
 use alloc::sync::Arc;
+use alloc::vec;
 use core::time::Duration;
 
-use kif::ZoneId;
+use kif::{PAGE_SIZE, ZoneId};
 use vfs::mount::Filesystem;
 use vfs::{Cred, Cx, OpenFlags, RenameFlags, VfsError, VnodeRef};
 
@@ -130,4 +131,37 @@ fn making_room_cuts_nothing_off() {
         assert!(all.len() == 500 && all[..300] == [1; 300] && all[300..] == [0; 200]);
         assert_eq!(root.extend(1), Err(VfsError::Invalid));
     }
+}
+
+#[test]
+fn a_mapping_that_nobody_stores_to_is_not_written_again() {
+    let (memory, pool) = create("idle");
+    let fs = mount(&pool);
+    let file = make(&fs.root(), "f");
+    file.write_at(0, &[1; 3 * PAGE_SIZE], IO).expect("writes");
+    let frame = file.page(1, true, ZoneId::GLOBAL).expect("maps");
+    frame.write(5, b"one");
+    file.sync().expect("syncs");
+    pool.sync().expect("commits");
+    let txg = || pool.with(|store| Ok(store.txg())).expect("looks");
+    let before = txg();
+    for _ in 0..3 {
+        pool.sync().expect("has nothing to do");
+    }
+    assert_eq!(txg(), before);
+    // Back to what was stored through the mapping after something else was written: the same page, another store.
+    file.write_at(PAGE_SIZE as u64 + 5, b"two", IO).expect("writes");
+    frame.write(5, b"one");
+    pool.sync().expect("commits");
+    let found = |at: usize| contents(&mount(&import(&memory)).root().lookup(b"f").expect("there"))[at..at + 3].to_vec();
+    assert_eq!(found(PAGE_SIZE + 5), b"one");
+    file.punch(PAGE_SIZE as u64, 100).expect("punches");
+    frame.write(5, b"one");
+    pool.sync().expect("commits");
+    assert_eq!(found(PAGE_SIZE + 5), b"one");
+    file.truncate(PAGE_SIZE as u64).expect("cuts");
+    file.truncate(2 * PAGE_SIZE as u64).expect("grows");
+    file.page(1, true, ZoneId::GLOBAL).expect("maps").write(9, b"new");
+    pool.sync().expect("commits");
+    assert_eq!((found(PAGE_SIZE + 5), found(PAGE_SIZE + 9)), (vec![0; 3], b"new".to_vec()));
 }

@@ -1,7 +1,7 @@
 //! A file, directory, link or special file of the pool as a vnode.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -45,8 +45,8 @@ const AHEAD_MAX: u64 = 4;
 #[derive(Default)]
 struct Pages {
     frames: BTreeMap<u64, Frame>,
-    /// Handed out for writing: perhaps newer than the store.
-    writable: BTreeSet<u64>,
+    /// Handed out for writing: perhaps newer than the store. With a print of what was stored last, if nothing but mappings changed it since.
+    writable: BTreeMap<u64, Option<u64>>,
     /// The run used last, and when the cache was told.
     used: Option<(u64, Nanos)>,
     /// Runs asked for ahead: up to this one.
@@ -89,9 +89,34 @@ const fn time(at: Nanos) -> (u64, u64) {
     (at.0 / 1_000_000_000, at.0 % 1_000_000_000)
 }
 
+/// A number that tells contents apart: a polynomial over a prime field at a point nobody knows, so that two contents have the same one with a chance of 2^-50 at most, whoever
+/// chose them.
+fn print(data: &[u8]) -> u64 {
+    const PRIME: u64 = (1 << 61) - 1;
+    static POINT: AtomicU64 = AtomicU64::new(0);
+    let mut point = POINT.load(Relaxed);
+    if point == 0 {
+        let mut bytes = [0; 8];
+        kif::rng().fill(&mut bytes);
+        point = u64::from_le_bytes(bytes) % PRIME | 1;
+        // Whoever was first.
+        point = POINT.compare_exchange(0, point, Relaxed, Relaxed).map_or_else(|known| known, |_| point);
+    }
+    let step = |sum: u64, word: u64| {
+        let product = u128::from(sum) * u128::from(point) + u128::from(word);
+        let (low, high) = (product as u64 & PRIME, (product >> 61) as u64);
+        let folded = low + high;
+        if folded >= PRIME { folded - PRIME } else { folded }
+    };
+    let (words, rest) = data.as_chunks::<4>();
+    let sum = words.iter().fold(data.len() as u64, |sum, word| step(sum, u32::from_le_bytes(*word).into()));
+    rest.iter().fold(sum, |sum, byte| step(sum, u64::from(*byte)))
+}
+
 /// A part of the contents is zeros now: so it is in the pages that are there.
-fn clear(pages: &Pages, offset: u64, length: u64) {
+fn clear(pages: &mut Pages, offset: u64, length: u64) {
     let (page, end) = (PAGE_SIZE as u64, offset.saturating_add(length));
+    pages.writable.range_mut(offset / page..end.div_ceil(page)).for_each(|(_, print)| *print = None);
     for (index, frame) in pages.frames.range(offset / page..end.div_ceil(page)) {
         let start = index * page;
         let (from, to) = (offset.max(start) - start, end.min(start + page) - start);
@@ -202,9 +227,9 @@ impl Node {
 
     /// Makes a part of a volume zeros that take no room.
     pub fn discard(&self, offset: u64, length: u64) -> Result<()> {
-        let pages = self.pages.lock();
+        let mut pages = self.pages.lock();
         self.shared.storage.change_volume(self.shared.dataset, 4096, |store, volume| volume.discard(store, offset, length))?;
-        clear(&pages, offset, length);
+        clear(&mut pages, offset, length);
         Ok(())
     }
 
@@ -522,7 +547,7 @@ impl Node {
         let mut gone = Vec::new();
         let mut pages = self.pages.lock();
         for index in run * RUN_PAGES..(run + 1) * RUN_PAGES {
-            if pages.frames.get(&index).is_some_and(Frame::is_exclusive) && !pages.writable.contains(&index) {
+            if pages.frames.get(&index).is_some_and(Frame::is_exclusive) && !pages.writable.contains_key(&index) {
                 gone.extend(pages.frames.remove(&index));
             }
         }
@@ -597,8 +622,9 @@ impl Node {
         }
         let size = self.size();
         let mut result = Ok(());
-        let indices: Vec<u64> = pages.writable.iter().copied().collect();
-        for index in indices {
+        let mut data = vec![0; PAGE_SIZE];
+        let indices: Vec<(u64, Option<u64>)> = pages.writable.iter().map(|(index, print)| (*index, *print)).collect();
+        for (index, stored) in indices {
             let start = index << PAGE_SHIFT;
             let Some(frame) = pages.frames.get(&index) else {
                 pages.writable.remove(&index);
@@ -606,12 +632,17 @@ impl Node {
             };
             let len = usize::try_from(size.saturating_sub(start)).unwrap_or(PAGE_SIZE).min(PAGE_SIZE);
             if len > 0 {
-                let mut data = vec![0; len];
-                frame.read(0, &mut data);
-                let mine = self.put_changed(start, &data);
-                if mine.is_err() {
-                    result = result.and(mine);
-                    continue;
+                let data = &mut data[..len];
+                frame.read(0, data);
+                let now = print(data);
+                // A mapping that nobody stores to costs a look at memory, not one at the pool.
+                if stored != Some(now) {
+                    let mine = self.put_changed(start, data);
+                    if mine.is_err() {
+                        result = result.and(mine);
+                        continue;
+                    }
+                    pages.writable.insert(index, Some(now));
                 }
             }
             if pages.frames.get(&index).is_some_and(Frame::is_exclusive) {
@@ -627,20 +658,16 @@ impl Node {
 
     /// Puts what a mapping may have changed into the store, if it did.
     fn put_changed(&self, start: u64, data: &[u8]) -> Result<()> {
-        let mut old = vec![0; data.len()];
+        // Nobody else changes the contents meanwhile: that takes the pages. What is as it was is not to be committed.
+        if self.shared.fetch(IoClass::AsyncRead, ZoneId::GLOBAL, self.object, start, data.len())? == data {
+            return Ok(());
+        }
         if self.is_volume() {
-            return self.shared.storage.change_volume(self.shared.dataset, data.len() as u64, |store, volume| {
-                volume.read(store, start, &mut old)?;
-                if old == data { Ok(()) } else { volume.write(store, start, data) }
-            });
+            return self.shared.storage.change_volume(self.shared.dataset, data.len() as u64, |store, volume| volume.write(store, start, data));
         }
         self.shared.storage.change(self.shared.dataset, data.len() as u64, |writer| {
-            writer.read_blocks(self.object, start, &mut old)?;
-            if old != data {
-                writer.write(self.object, start, data, now())?;
-                self.refresh(writer)?;
-            }
-            Ok(())
+            writer.write(self.object, start, data, now())?;
+            self.refresh(writer)
         })
     }
 
@@ -682,13 +709,16 @@ impl Node {
             if let Some(frame) = pages.frames.get(&(at >> PAGE_SHIFT)) {
                 frame.write(start, &data[done..done + count]);
             }
+            if let Some(print) = pages.writable.get_mut(&(at >> PAGE_SHIFT)) {
+                *print = None;
+            }
             done += count;
         }
         Ok(done)
     }
 
     /// The file is about to grow: what a mapping stored in the last page, behind the end, does not become contents. Up to `limit`; behind it there is something new.
-    fn clear_behind(&self, pages: &Pages, limit: u64) {
+    fn clear_behind(&self, pages: &mut Pages, limit: u64) {
         let size = self.size();
         if limit > size && !size.is_multiple_of(PAGE_SIZE as u64) {
             clear(pages, size, limit.min(size.next_multiple_of(PAGE_SIZE as u64)) - size);
@@ -722,7 +752,7 @@ impl Node {
         if at_least && self.size() >= size {
             return Ok(());
         }
-        self.clear_behind(&pages, size);
+        self.clear_behind(&mut pages, size);
         self.change(4096, |writer| {
             self.forget_setid(writer)?;
             writer.truncate(self.object, size, now())?;
@@ -730,10 +760,8 @@ impl Node {
         })?;
         let gone = self.cut_pages(&mut pages, size);
         let tail = (size % PAGE_SIZE as u64) as usize;
-        if tail != 0
-            && let Some(frame) = pages.frames.get(&(size >> PAGE_SHIFT))
-        {
-            frame.write(tail, &vec![0; PAGE_SIZE - tail]);
+        if tail != 0 {
+            clear(&mut pages, size, (PAGE_SIZE - tail) as u64);
         }
         drop(pages);
         drop(gone);
@@ -1119,14 +1147,14 @@ impl Vnode for Node {
         if self.kind != Kind::File {
             return Err(VfsError::Invalid);
         }
-        let pages = self.pages.lock();
+        let mut pages = self.pages.lock();
         // The blocks at both ends are written anew.
         self.change(2 * RECORD_MAX, |writer| {
             self.forget_setid(writer)?;
             writer.punch_hole(self.object, offset, length, now())?;
             self.refresh(writer)
         })?;
-        clear(&pages, offset, length);
+        clear(&mut pages, offset, length);
         Ok(())
     }
     fn page(&self, index: u64, write: bool, zone: ZoneId) -> Result<Frame> {
@@ -1147,7 +1175,8 @@ impl Vnode for Node {
             return Err(VfsError::Invalid);
         }
         let frame = self.frame(&mut pages, index, size, zone)?.clone();
-        if write && pages.writable.insert(index) {
+        if write && !pages.writable.contains_key(&index) {
+            pages.writable.insert(index, None);
             if pages.writable.len() == 1 {
                 self.shared.keep(self.arc());
             }
