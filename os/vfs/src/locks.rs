@@ -65,12 +65,21 @@ impl FileLocks {
     fn is_empty(&self) -> bool {
         self.whole.is_empty() && self.records.is_empty() && self.waiting.is_empty()
     }
+    /// Drops the owner's whole-file lock, unless it is of kind `keep`; true if others may go on.
+    fn drop_whole(&mut self, owner: u64, keep: Option<LockKind>) -> bool {
+        let before = self.whole.len();
+        self.whole.retain(|(other, held)| *other != owner || keep == Some(*held));
+        self.whole.len() < before
+    }
+    /// Takes one for an owner that has none, or this one.
     fn take_whole(&mut self, owner: u64, kind: LockKind) -> Result<()> {
         let exclusive = kind == LockKind::Exclusive;
-        if self.whole.iter().any(|(other, held)| *other != owner && (exclusive || *held == LockKind::Exclusive)) {
+        if self.whole.contains(&(owner, kind)) {
+            return Ok(());
+        }
+        if self.whole.iter().any(|(_, held)| exclusive || *held == LockKind::Exclusive) {
             return Err(VfsError::WouldBlock);
         }
-        self.whole.retain(|(other, _)| *other != owner);
         self.whole.push((owner, kind));
         Ok(())
     }
@@ -165,6 +174,10 @@ pub(crate) fn flock(id: NodeId, owner: u64, kind: Option<LockKind>, nonblock: bo
         return Ok(());
     };
     let file = InUse::of(id);
+    // As on Linux: a lock of the other kind goes first, whatever becomes of the new one. So two that share a file do not wait for each other for ever.
+    if file.with(|locks| locks.drop_whole(owner, Some(kind))) {
+        file.wake();
+    }
     let attempt = || match file.with(|locks| locks.take_whole(owner, kind)) {
         Err(VfsError::WouldBlock) => None,
         done => Some(done),
@@ -182,8 +195,9 @@ fn attempt_once(attempt: impl FnOnce() -> Option<Result<()>>) -> Result<()> {
 /// Drops the whole-file lock of a description (also at its last close).
 pub(crate) fn forget(id: NodeId, owner: u64) {
     let Some(file) = InUse::existing(id) else { return };
-    file.with(|locks| locks.whole.retain(|(other, _)| *other != owner));
-    file.wake();
+    if file.with(|locks| locks.drop_whole(owner, None)) {
+        file.wake();
+    }
 }
 
 /// Takes a record lock (`F_SETLK`, `F_SETLKW`).

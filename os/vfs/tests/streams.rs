@@ -214,6 +214,38 @@ fn whole_file_locks_belong_to_the_description() {
 }
 
 #[test]
+fn a_whole_file_lock_that_is_converted_lets_others_go_on() {
+    let world = World::new();
+    world.write("/f", b"").expect("file");
+    let open = || world.open("/f", READ).expect("opens");
+    let (a, b) = (open(), open());
+    let take = |file: &Arc<vfs::File>, kind| {
+        let file = Arc::clone(file);
+        let (done, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(file.flock(Some(kind), false)));
+        std::thread::sleep(Duration::from_millis(20));
+        told
+    };
+    let soon = Duration::from_secs(5);
+    // Down to a shared one: who waits for that is woken.
+    a.flock(Some(LockKind::Exclusive), true).expect("free");
+    let waiter = take(&b, LockKind::Shared);
+    a.flock(Some(LockKind::Shared), true).expect("converts");
+    assert_eq!(waiter.recv_timeout(soon), Ok(Ok(())));
+    // Both share, and both want it alone: the first gives up its part, the second gets it.
+    let first = take(&a, LockKind::Exclusive);
+    assert_eq!(take(&b, LockKind::Exclusive).recv_timeout(soon), Ok(Ok(())));
+    b.flock(None, true).expect("unlocks");
+    assert_eq!(first.recv_timeout(soon), Ok(Ok(())));
+    // One that is refused has cost the old one.
+    let c = open();
+    a.flock(Some(LockKind::Shared), true).expect("converts");
+    c.flock(Some(LockKind::Shared), true).expect("shares");
+    assert_eq!(a.flock(Some(LockKind::Exclusive), true), Err(VfsError::WouldBlock));
+    c.flock(Some(LockKind::Exclusive), true).expect("is alone");
+}
+
+#[test]
 fn record_locks_split_merge_and_find_deadlocks() {
     let world = World::new();
     world.write("/f", b"").expect("file");
