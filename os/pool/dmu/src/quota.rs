@@ -168,6 +168,14 @@ impl Store {
         Ok(available(self, directory)?)
     }
 
+    /// Bytes that may be written more to a head, and those it refers to, as of the last commit.
+    ///
+    /// # Errors
+    /// Unreadable, malformed.
+    pub fn room_and_use(&self, head: u64) -> Result<(u64, u64), EditError> {
+        Ok((available_to(self, head)?, word(&self.words(head)?, ds::REFERENCED)))
+    }
+
     /// Bytes set aside for a directory's head.
     pub(crate) fn refreservation(&self, directory: u64) -> Result<u64, EditError> {
         Ok(own_number(self, directory, "refreservation")?)

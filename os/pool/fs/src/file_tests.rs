@@ -4,6 +4,7 @@ extern crate std;
 
 use alloc::sync::Arc;
 use alloc::vec;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use kif::{PAGE_SIZE, ZoneId};
@@ -164,4 +165,20 @@ fn a_mapping_that_nobody_stores_to_is_not_written_again() {
     file.page(1, true, ZoneId::GLOBAL).expect("maps").write(9, b"new");
     pool.sync().expect("commits");
     assert_eq!((found(PAGE_SIZE + 5), found(PAGE_SIZE + 9)), (vec![0; 3], b"new".to_vec()));
+}
+
+#[test]
+fn the_space_of_a_file_system_is_what_its_quota_leaves() {
+    let (_, pool) = create("space");
+    let fs = mount(&pool);
+    let whole = fs.statfs().expect("tells");
+    pool.with(|store| store.set_property("space", "quota", &pool_dmu::parse_property("quota", "4M").expect("a size"))).expect("sets");
+    let file = make(&fs.root(), "f");
+    let data: Vec<u8> = (0..1_u32 << 20).flat_map(|number| number.wrapping_mul(0x9e37_79b9).to_le_bytes()).take(1 << 20).collect();
+    file.write_at(0, &data, IO).expect("writes");
+    pool.sync().expect("commits");
+    let space = fs.statfs().expect("tells");
+    let (all, free) = (space.blocks * space.block_bytes, space.blocks_free * space.block_bytes);
+    assert!(all <= 4 << 20 && all > 3 << 20 && free < 3 << 20 && free > 2 << 20, "{all} {free}");
+    assert!(whole.blocks * whole.block_bytes > 30 << 20);
 }

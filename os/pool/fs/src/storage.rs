@@ -1123,8 +1123,9 @@ impl Filesystem for Mounted {
         Node::open_root(&self.shared, self.root)
     }
     fn statfs(&self) -> Result<StatFs> {
-        let (free, total) = self.shared.storage.with(|store| Ok(store.free_total()))?;
-        let block = 128 << 10;
+        // What this file system may have more, by quotas and reservations, and what it has: a tenant does not see the pool.
+        let (free, used) = self.shared.storage.with(|store| store.room_and_use(self.shared.dataset))?;
+        let (block, total) = (128 << 10, free.saturating_add(used));
         Ok(StatFs { magic: MAGIC, block_bytes: block, blocks: total / block, blocks_free: free / block, files: total / 512, files_free: free / 512 })
     }
     fn sync(&self) -> Result<()> {
