@@ -182,3 +182,23 @@ fn the_space_of_a_file_system_is_what_its_quota_leaves() {
     assert!(all <= 4 << 20 && all > 3 << 20 && free < 3 << 20 && free > 2 << 20, "{all} {free}");
     assert!(whole.blocks * whole.block_bytes > 30 << 20);
 }
+
+#[test]
+fn syncing_a_file_system_tells_of_its_own_files_only() {
+    let (memory, pool) = create("syncfs");
+    let fs = mount(&pool);
+    pool.with(|store| pool_zpl::create_filesystem(store, "syncfs/full", &pool_zpl::NewEntry { mode: 0o755, uid: 0, gid: 0, now: (1, 0) }).map(drop)).expect("makes");
+    let full = pool.mount(pool.with(|store| store.find("syncfs/full")).expect("there"), false).expect("mounts");
+    let theirs = make(&full.root(), "theirs");
+    theirs.truncate(1 << 20).expect("a hole");
+    pool.sync().expect("commits");
+    pool.with(|store| store.set_property("syncfs/full", "quota", &pool_dmu::parse_property("quota", "64K").expect("a size"))).expect("sets");
+    for page in 0..256 {
+        theirs.page(page, true, ZoneId::GLOBAL).expect("maps").write(0, &[page as u8 | 1; 4000]);
+    }
+    let ours = make(&fs.root(), "ours");
+    ours.write_at(0, b"kept", IO).expect("writes");
+    assert_eq!(fs.sync(), Ok(()));
+    assert_eq!(full.sync(), Err(VfsError::Quota));
+    assert_eq!(contents(&mount(&import(&memory)).root().lookup(b"ours").expect("there")), b"kept");
+}
