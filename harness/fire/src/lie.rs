@@ -261,7 +261,7 @@ impl Tree {
             }
             let data: Arc<Vec<u8>> = if place.is_log {
                 // The chain ends with a block that was never written.
-                let Some(data) = pool.read_log_block(&pointer) else { continue };
+                let Ok(Some(data)) = pool.read_log_block(&pointer) else { continue };
                 data.into()
             } else {
                 pool.read_shared(&pointer)?

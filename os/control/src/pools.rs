@@ -286,6 +286,7 @@ fn import(cx: &Cx<'_>, request: &NvList) -> Answer {
         altroot: request.opt_string("altroot")?,
         read_only: flag(request, "read_only")?,
         rewind: flag(request, "rewind")?,
+        without_log: flag(request, "without_log")?,
         at_most: request.opt_number("at_most")?,
     };
     for (name, value) in &properties {

@@ -147,7 +147,7 @@ operations! {
     13 HeapFailNth "heap.failnth" Global "n -> (nothing): the n-th fallible allocation from now fails, once";
     14 PoolList    "pool.list"    Global "pool? -> pools: [{name, guid, health, size, allocated, scan, scanning, paused, scan_errors, suspended, age, aside: [{kind, name, state, size, allocated, counts as a vdev's}], vdevs: [{name, guid, depth, state, log, size?, allocated?, read, write, checksum, reads, writes, bytes_read, bytes_written}]}]";
     15 PoolCreate  "pool.create"  Global "name, vdevs: strings, ashift?, force?, dry? -> guid?";
-    16 PoolImport  "pool.import"  Global "pool?, destroyed?, to? (new name), for_now?, altroot?, unmounted?, read_only?, rewind?, at_most?, force?, dry?, properties?: strings NAME=VALUE -> importable: [{name, guid, exported, host?, disks: strings}]; with a pool (name or guid): imports it -> name; dry: txg, newer";
+    16 PoolImport  "pool.import"  Global "pool?, destroyed?, to? (new name), for_now?, altroot?, unmounted?, read_only?, rewind?, without_log?, at_most?, force?, dry?, properties?: strings NAME=VALUE -> importable: [{name, guid, exported, host?, disks: strings}]; with a pool (name or guid): imports it -> name; dry: txg, newer";
     17 PoolExport  "pool.export"  Global "pool, destroy? -> (nothing)";
     18 PoolDevice  "pool.device"  Global "pool, change: attach | replace | detach | offline | online | clear | add | remove, device? (clear: all), new?, sequential?, force? (add, attach, replace), expand? (online), vdevs?: strings -> (nothing)";
     19 PoolScrub   "pool.scrub"   Global "pool, stop?, pause? -> (nothing): starts it, or lets a paused one go on";

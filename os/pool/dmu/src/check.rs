@@ -136,7 +136,7 @@ impl Walker<'_> {
                 if !self.claim(&next) {
                     break;
                 }
-                let Some((after, _)) = self.pool.read_log_block(&next).and_then(|block| intent_log::parse_block(&block).ok()) else { break };
+                let Some((after, _)) = self.pool.read_log_block(&next).ok().flatten().and_then(|block| intent_log::parse_block(&block).ok()) else { break };
                 next = after;
             }
         } else if pointer.kind == kind::DNODE {

@@ -10,7 +10,7 @@
 //! replayed by the file system (`pool_zpl::replay_logs`), and the next commit drops it. A crash before that commit finds the same chain again.
 //!
 //! # Failure
-//! A device that does not take a log block, or no space for one: the `fsync` becomes a commit. An item that has no record type makes the next `fsync` a
+//! A device that does not give a log block at import: the log is not replayed, unless the operator gives up what may follow. A device that does not take one, or no space for one: the `fsync` becomes a commit. An item that has no record type makes the next `fsync` a
 //! commit.
 
 use alloc::vec;
@@ -62,6 +62,8 @@ pub struct OpenLog {
 pub struct PendingLog {
     blocks: Vec<BlockPointer>,
     records: Vec<Record>,
+    /// No device gave the block where it ends for now: more may follow.
+    is_cut: bool,
 }
 
 impl PendingLog {
@@ -292,7 +294,7 @@ impl Store {
 
     fn claim_log(&mut self, header: &Header) -> Result<PendingLog, EditError> {
         let first_txg = if header.claim_txg == 0 { self.pool.uberblock().txg + 1 } else { header.claim_txg };
-        let mut log = PendingLog { blocks: Vec::new(), records: Vec::new() };
+        let mut log = PendingLog { blocks: Vec::new(), records: Vec::new(), is_cut: false };
         let mut next = header.first.clone();
         while next.checksum == Checksum::Zilog2 && !next.is_hole() && log.blocks.len() < CHAIN_MAX {
             if header.claim_txg != 0 && next.words[3] > header.claim_block_seq {
@@ -302,7 +304,11 @@ impl Store {
                 break;
             }
             log.blocks.push(next.clone());
-            let Some(block) = self.pool.read_log_block(&next) else { break };
+            let Ok(block) = self.pool.read_log_block(&next) else {
+                log.is_cut = true;
+                break;
+            };
+            let Some(block) = block else { break };
             let Ok((after, records)) = intent_log::parse_block(&block) else { break };
             for record in records {
                 if record.seq <= header.replay_seq || record.txg < first_txg || header.flags & 2 != 0 && record.seq > header.claim_record_seq {
@@ -331,12 +337,20 @@ impl Store {
         self.pending_logs.keys().copied().collect()
     }
 
+    /// Takes the intent logs that devices failed to give for ended where that was: what was synced behind is given up. Returns how many these are.
+    pub fn give_up_log_ends(&mut self) -> usize {
+        self.pending_logs.values_mut().filter_map(|log| core::mem::take(&mut log.is_cut).then_some(())).count()
+    }
+
     /// Begins the replay of a dataset's log: gives its records, and drops the chain with the next commit. The caller applies them all and commits, or
     /// drops the store.
     ///
     /// # Errors
-    /// Unreadable, malformed.
+    /// Unreadable, malformed; a device did not give all of the log ([`Store::give_up_log_ends`]).
     pub fn begin_replay(&mut self, dataset: u64) -> Result<Vec<Record>, EditError> {
+        if self.pending_logs.get(&dataset).is_some_and(|log| log.is_cut) {
+            return Err(EditError::Invalid("a device fails to give part of an intent log, which has what was synced last: 'zpool import -m' gives that up, '-o readonly=on' reads the rest"));
+        }
         let Some(log) = self.pending_logs.remove(&dataset) else { return Ok(Vec::new()) };
         self.edit_dataset(dataset, None)?;
         if let Some(head) = self.heads.get_mut(&dataset) {

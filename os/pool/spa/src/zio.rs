@@ -317,13 +317,24 @@ impl Pool {
     }
 
     /// Reads an intent-log block (format section 16): `None` where the chain ends. Its bytes are in no checksum tree, so nothing is counted or healed.
-    #[must_use]
-    pub fn read_log_block(&self, pointer: &BlockPointer) -> Option<Vec<u8>> {
-        let size = usize::try_from(pointer.psize).ok().filter(|size| *size <= 128 << 10)?;
-        let quiet = Context { events: None, heal: false, speculative: true };
-        pointer.copies().find_map(|dva| {
-            self.top(dva.vdev)?.read(Io { offset: dva.offset, size, birth: pointer.birth, context: &quiet }, &mut |data| intent_log::is_sealed(data, pointer.words))
-        })
+    ///
+    /// # Errors
+    /// No device gave what is there: whether the chain goes on nobody knows.
+    pub fn read_log_block(&self, pointer: &BlockPointer) -> Result<Option<Vec<u8>>, ReadError> {
+        let Some(size) = usize::try_from(pointer.psize).ok().filter(|size| *size <= 128 << 10) else { return Ok(None) };
+        let quiet = Context { events: self.context().events.clone(), heal: false, speculative: true };
+        let mut was_seen = false;
+        let found = pointer.copies().find_map(|dva| {
+            self.top(dva.vdev)?.read(Io { offset: dva.offset, size, birth: pointer.birth, context: &quiet }, &mut |data| {
+                was_seen = true;
+                intent_log::is_sealed(data, pointer.words)
+            })
+        });
+        if found.is_none() && !was_seen {
+            self.post(Event::Data { dva: pointer.copies().next(), birth: pointer.birth });
+            return Err(fail(pointer, Reason::NoGoodCopy));
+        }
+        Ok(found)
     }
 }
 

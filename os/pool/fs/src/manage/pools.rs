@@ -94,6 +94,8 @@ pub struct ImportRequest<'w> {
     pub read_only: bool,
     /// It may be taken back to an earlier transaction group, if it cannot be opened as it is.
     pub rewind: bool,
+    /// What was synced last may be lost, if devices fail to give all of the intent logs.
+    pub without_log: bool,
     /// To this one or before.
     pub at_most: Option<u64>,
 }
@@ -179,6 +181,10 @@ fn import_store(request: &ImportRequest<'_>, mut store: Store, places: &[(u64, S
     if !request.read_only {
         // Disks may have changed places since.
         store.note_paths(places).map_err(refused)?;
+        let cut = if request.without_log { store.give_up_log_ends() } else { 0 };
+        if cut > 0 {
+            kif::log().line(format_args!("pool {}: {cut} intent logs cannot be read to their ends: what was synced last there is lost", store.name()));
+        }
         let replayed = pool_zpl::replay_logs(&mut store, now()).map_err(refused)?;
         if replayed > 0 {
             kif::log().line(format_args!("pool {}: {replayed} records of the intent log replayed", store.name()));

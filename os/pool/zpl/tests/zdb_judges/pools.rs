@@ -375,3 +375,68 @@ fn a_block_that_the_log_names_goes_where_it_belongs() {
     pool_zpl::Zvol::open(&mut store, volume).expect("open").read(&mut store, 0, &mut got).expect("read");
     assert!(got[..256 << 10].iter().all(|byte| *byte == 0) && got[256 << 10..] == data[..]);
 }
+
+/// A disk that fails to read where it is told to.
+struct Scratched(Recorded, Arc<Mutex<std::ops::Range<u64>>>);
+
+impl BlockDev for Scratched {
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+    fn sector_bytes(&self) -> u32 {
+        512
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BlockError> {
+        let bad = self.1.lock().expect("nobody panicked with it").clone();
+        if offset < bad.end && bad.start < offset + out.len() as u64 { Err(BlockError::Io) } else { self.0.read(offset, out) }
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
+        self.0.write(offset, data)
+    }
+    fn flush(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_log_that_a_device_fails_to_give_is_not_taken_for_ended() {
+    let disk = Recorded { bytes: Arc::new(Mutex::new(vec![0; 64 << 20])), writes: Arc::default(), index: 0 };
+    let layout = Layout { redundancy: None, devices: vec![(String::from("d0"), Box::new(disk.clone()) as Box<dyn BlockDev>)] };
+    let (pool, config) = pool_spa::create("logged", vec![layout], 9, &mut random(7)).expect("lay the pool out");
+    let mut store = Store::create(pool, config, NOW.0, random(8)).expect("make the MOS");
+    let dataset = create_filesystem(&mut store, "logged", &NEW).expect("make the root file system");
+    store.commit(NOW.0).expect("commit");
+    for name in [&b"committed"[..], b"first", b"second"] {
+        let mut writer = Writer::open(&mut store, dataset).expect("open for writing");
+        let root = writer.root();
+        writer.make(root, name, Make::File, &NEW).expect("make a file");
+        drop(writer);
+        store.log_sync(dataset, NOW.0).expect("fsync");
+    }
+    drop(store);
+    // The last that was written is the block of the last fsync.
+    let at = disk.writes.lock().expect("nobody panicked with it").last().expect("it was written").1 as u64;
+    let bad = Arc::new(Mutex::new(at..at + 512));
+    let open = || {
+        let pool = Pool::import(vec![Box::new(Scratched(disk.clone(), Arc::clone(&bad))) as Box<dyn BlockDev>], None).expect("import");
+        Store::open(pool, random(9)).expect("open")
+    };
+    let names = |store: &mut Store| Writer::open(store, dataset).map(|mut writer| ["/first", "/second"].map(|path| writer.walk(path.as_bytes()).is_ok())).expect("open");
+    let refused = pool_zpl::replay_logs(&mut open(), NOW).expect_err("nobody knows what it has");
+    assert!(refused.to_string().contains("import -m"), "{refused}");
+    // The disk is well again: nothing was lost by asking.
+    let given_up = bad.lock().map(|mut bad| std::mem::replace(&mut *bad, 0..0)).expect("nobody panicked with it");
+    let copy = disk.bytes.lock().expect("nobody panicked with it").clone();
+    let mut store = open();
+    pool_zpl::replay_logs(&mut store, NOW).expect("replay");
+    assert_eq!(names(&mut store), [true, true]);
+    drop(store);
+    // Or it is not, and the operator can do without.
+    *disk.bytes.lock().expect("nobody panicked with it") = copy;
+    *bad.lock().expect("nobody panicked with it") = given_up;
+    let mut store = open();
+    assert_eq!(store.give_up_log_ends(), 1);
+    pool_zpl::replay_logs(&mut store, NOW).expect("replay");
+    assert_eq!(names(&mut store), [true, false]);
+    store.commit(NOW.0).expect("commit");
+}

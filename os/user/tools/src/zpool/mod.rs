@@ -22,7 +22,7 @@ usage: zpool create [-fn] [-o PROPERTY=VALUE]... [-O FSPROPERTY=VALUE]... [-m MO
        zpool get [-Hp] [-o COLUMN,...] all|PROPERTY,... [POOL]...
        zpool set PROPERTY=VALUE POOL   zpool get all shows what there is
        zpool import [-D]               what could be imported; -D: of what was destroyed
-       zpool import [-afDN] [-F [-n] [-T TXG]] [-R ROOT] [-o readonly=on | -o PROPERTY=VALUE]... [-t] POOL|GUID [NEWNAME]
+       zpool import [-afDmN] [-F [-n] [-T TXG]] [-R ROOT] [-o readonly=on | -o PROPERTY=VALUE]... [-t] POOL|GUID [NEWNAME]
                                        -f: another host had it last; -N: mounts nothing; -R: mounts below ROOT; -F: goes back to the last transaction group
                                        that can be opened (-n: says which); NEWNAME: renames it, with -t only as long as it is imported; -a: all there are
        zpool export [-af] POOL...

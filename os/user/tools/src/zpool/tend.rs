@@ -110,7 +110,7 @@ pub(super) fn import(arguments: &[String]) -> Result<u8, Failure> {
     }
     let (steps, operands) = usage::options(arguments, "aDfFnNtmXlsR:o:T:d:c:")?;
     let has = |letter| steps.contains(&Step::Flag(letter));
-    for (letter, why) in [('m', "a pool is imported with its log devices: without one it may lack what was acknowledged"), ('X', "what -F does not find is not looked for"), ('l', "there are no encrypted data sets")] {
+    for (letter, why) in [('X', "what -F does not find is not looked for"), ('l', "there are no encrypted data sets")] {
         if has(letter) {
             return Err(Failure::new(format!("zpool import -{letter}: {why}")));
         }
@@ -118,7 +118,7 @@ pub(super) fn import(arguments: &[String]) -> Result<u8, Failure> {
     if value(&steps, 'd').or(value(&steps, 'c')).is_some() {
         return Err(Failure::new("zpool import -d, -c: pools are looked for on all disks that no pool has"));
     }
-    let mut request = NvList::new().with("destroyed", u64::from(has('D'))).with("force", u64::from(has('f'))).with("unmounted", u64::from(has('N'))).with("rewind", u64::from(has('F')));
+    let mut request = NvList::new().with("destroyed", u64::from(has('D'))).with("force", u64::from(has('f'))).with("unmounted", u64::from(has('N'))).with("rewind", u64::from(has('F'))).with("without_log", u64::from(has('m')));
     let mut properties = Vec::new();
     for pair in pairs(&steps, 'o')? {
         match pair.as_str() {
