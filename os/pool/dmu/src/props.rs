@@ -625,7 +625,7 @@ impl Datasets<'_> {
         let mut bytes = 0_u64;
         for entry in self.all(deadlist)? {
             if u64::from_str_radix(&entry.text(), 16).is_ok_and(|from| from < txg) {
-                bytes = bytes.saturating_add(word(&self.words(entry.number().unwrap_or(0))?, 1));
+                bytes = bytes.saturating_add(word(&self.words(entry.number().unwrap_or(0))?, crate::lists::list::BYTES));
             }
         }
         Ok(bytes)

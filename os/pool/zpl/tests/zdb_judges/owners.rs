@@ -258,6 +258,21 @@ fn users_have_what_their_files_take_and_no_more_than_their_quotas() {
     store.commit(NOW.0).expect("commit");
     let after = shown(store.pool(), "owners/home", "written@then").parse::<u64>().expect("a number");
     assert!(after + (1 << 20) <= between + (256 << 10), "{between} before, {after} after");
+    // What a snapshot has and later ones lost is no part of what was written since.
+    for (snapshot, made, gone) in [("base", &b"kept"[..], &b""[..]), ("middle", b"fresh", b""), ("last", b"", b"kept")] {
+        let mut writer = Writer::open(&mut store, number).expect("open for writing");
+        if !made.is_empty() {
+            let object = writer.make(root, made, Make::File, &NEW).expect("make a file");
+            writer.write(object, 0, &noise, NOW).expect("write");
+        }
+        if !gone.is_empty() {
+            writer.remove(root, gone, NOW).expect("remove");
+        }
+        drop(writer);
+        store.snapshot_all(&[&format!("owners/home@{snapshot}")], NOW.0).expect("snapshot");
+    }
+    let since = shown(store.pool(), "owners/home", "written@base").parse::<u64>().expect("a number");
+    assert!((1 << 20..(1 << 20) + (256 << 10)).contains(&since), "{since}");
     store.export(NOW.0).expect("export");
     judge(&folder, "owners");
     drop(Pool::import(devices(&folder), None).expect("import"));
