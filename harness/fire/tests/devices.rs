@@ -8,9 +8,11 @@ use std::sync::Arc;
 use judge::zdb;
 use pool_dmu::{Auxiliary, ScanKind, Store, check};
 use pool_fire::disk::{Disk, Trouble};
-use pool_fire::rig::{self, Events, NAME, NOW, SHAPES, Shape};
+use pool_fire::rig::{self, Events, NAME, NEW, NOW, SHAPES, Shape};
 use pool_fire::work::Work;
+use pool_phys::blkptr::{BlockPointer, Checksum};
 use pool_spa::{Event, Layout, VdevState, VdevStatus};
+use pool_zpl::{Make, Writer};
 
 const DISK: u64 = 80 << 20;
 
@@ -432,4 +434,122 @@ fn the_history_keeps_its_beginning_and_its_newest_lines() {
         assert_eq!((entry.text.as_str(), entry.time), (line(1500 - back).as_str(), NOW.0 + 1500 - back));
     }
     judge("history", &disks);
+}
+
+#[test]
+fn a_disk_that_shrank_is_not_written() {
+    let (disks, mut store) = rig::create(shape("mirror"), 4).expect("create");
+    let mut files = Work::new(21);
+    work(&mut store, &mut files, 40);
+    let (guid, _) = leaves(&store.pool().status())[1];
+    drop(store);
+    let small = Disk::of(disks[1].pages(), DISK - (16 << 20));
+    let mut store = rig::open(&[disks[0].clone(), small.clone()], 5, None).expect("one side is there");
+    assert_eq!(store.pool().leaf_state(guid), Some(VdevState::Unavail));
+    work(&mut store, &mut files, 20);
+    holds(&store, &files);
+    drop(store);
+    assert!(rig::open(&[small], 6, None).is_err(), "alone it is no pool");
+}
+
+#[test]
+fn of_a_disk_and_its_old_copy_the_disk_is_taken() {
+    let (disks, mut store) = rig::create(shape("mirror"), 4).expect("create");
+    let mut files = Work::new(22);
+    work(&mut store, &mut files, 30);
+    let old = disks[1].fork();
+    work(&mut store, &mut files, 60);
+    drop(store);
+    for order in [[0, 1, 2], [2, 0, 1]] {
+        let all = [&disks[0], &disks[1], &old];
+        let mut store = rig::open(&order.map(|index| all[index].clone()), 5, None).expect("open");
+        assert_eq!(store.pool().doubles(), [leaves(&store.pool().status())[1].0]);
+        let scrub = store.run_scan(ScanKind::Scrub, NOW.0).expect("scrub");
+        assert_eq!((scrub.bad, scrub.errors, store.pool().health()), (0, 0, VdevState::Online), "{order:?}");
+        holds(&store, &files);
+    }
+}
+
+#[test]
+fn the_last_that_has_the_data_stays_however_often_it_fails() {
+    for (name, trouble, state) in [("disk", Trouble::ReadErrors(1), VdevState::Degraded), ("mirror", Trouble::Dead, VdevState::Faulted)] {
+        let (disks, mut store) = rig::create(shape(name), 4).expect("create");
+        let mut files = Work::new(23);
+        work(&mut store, &mut files, 80);
+        let (guid, _) = leaves(&store.pool().status())[0];
+        disks[0].break_down(&[trouble]);
+        let scrub = store.run_scan(ScanKind::Scrub, NOW.0);
+        assert!(name == "disk" || scrub.is_ok(), "{name}: {scrub:?}");
+        for _ in 0..20 {
+            let found = rig::read_all(store.pool(), NAME);
+            assert_eq!(found.is_ok(), name == "mirror", "{name}");
+        }
+        assert_eq!(store.pool().leaf_state(guid), Some(state), "{name}");
+        disks[0].break_down(&[]);
+        holds(&store, &files);
+    }
+}
+
+#[test]
+fn a_disk_that_came_back_amid_a_resilver_still_lacks_what_it_lacks() {
+    let (disks, mut store) = rig::create(shape("raidz2"), 4).expect("create");
+    let mut files = Work::new(24);
+    work(&mut store, &mut files, 40);
+    let guids: Vec<u64> = leaves(&store.pool().status()).into_iter().map(|(guid, _)| guid).collect();
+    for index in [1, 2] {
+        disks[index].break_down(&[Trouble::Gone]);
+        work(&mut store, &mut files, 60);
+    }
+    for index in [1, 2] {
+        disks[index].break_down(&[]);
+        assert!(store.return_device(guids[index], disks[index].device()));
+        if index == 1 {
+            store.start_scan(ScanKind::Resilver);
+            assert!(!store.scan_step(40, NOW.0).expect("a step").done);
+        }
+    }
+    while !store.scan_step(1 << 20, NOW.0).expect("a step").done {}
+    assert!(store.pool().is_whole(guids[1]) && !store.pool().is_whole(guids[2]));
+    let report = store.run_scan(ScanKind::Resilver, NOW.0).expect("resilver");
+    assert!(report.repaired > 0 && report.errors == 0, "{report:?}");
+    let scrub = store.run_scan(ScanKind::Scrub, NOW.0).expect("scrub");
+    store.clear_errors(None);
+    assert_eq!((scrub.bad, scrub.errors, store.pool().health()), (0, 0, VdevState::Online));
+    holds(&store, &files);
+}
+
+#[test]
+fn what_has_no_parity_is_not_rebuilt_from_it() {
+    let (disks, mut store) = rig::create(shape("raidz1"), 4).expect("create");
+    let dataset = store.find(NAME).expect("find");
+    let mut dice = rig::random(25);
+    let data: Vec<u8> = (0..16 << 10).flat_map(|_| dice().to_le_bytes()).collect();
+    let mut writer = Writer::open(&mut store, dataset).expect("open");
+    let root = writer.root();
+    let dump = writer.make(root, b"dump", Make::File, &NEW).expect("make");
+    writer.write(dump, 0, &data, NOW).expect("write");
+    drop(writer);
+    store.commit(NOW.0).expect("commit");
+    let block = store.edit_dataset(dataset, None).map(|(set, pool)| set.edit(pool, dump).expect("edit").committed(pool, 0)).expect("open");
+    let block = block.expect("readable").expect("is there");
+    // As illumos leaves it: the places of parity hold anything.
+    let plain = BlockPointer { checksum: Checksum::NoParity, ..block.clone() };
+    let mut whole = 0;
+    for disk in &disks {
+        disk.break_down(&[Trouble::ReadErrors(1)]);
+        assert!(store.pool().read(&block).is_ok_and(|found| found == data), "parity makes up for it");
+        whole += usize::from(store.pool().read(&plain).is_ok_and(|found| found == data));
+        disk.break_down(&[]);
+    }
+    assert_eq!(whole, 1, "only where the disk has nothing but parity");
+    let mut parity = 0;
+    for disk in &disks {
+        let good = disk.pages();
+        rot(disk);
+        let found = store.pool().verify(&plain).expect("checked");
+        parity += usize::from(found.good && found.bad == 0 && store.pool().read(&plain).is_ok_and(|found| found == data));
+        good.iter().for_each(|(page, bytes)| disk.scribble(page * 4096, bytes));
+    }
+    assert_eq!(parity, 1, "what is in the place of parity is nobody's fault");
+    assert!(store.pool().read(&block).is_ok_and(|found| found == data), "nothing was written afresh");
 }

@@ -80,7 +80,7 @@ impl Store {
             let Some((vdev, range)) = self.next_used(rebuild.at) else {
                 let report = ScanReport { done: true, ..rebuild.report };
                 if report.errors == 0 && !rebuild.txgs.is_empty() {
-                    self.pool.note_filled(&rebuild.txgs);
+                    self.pool.note_filled(&rebuild.txgs, &|_| true);
                 }
                 self.commit(now)?;
                 self.start_scan(ScanKind::Scrub);

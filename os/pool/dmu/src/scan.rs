@@ -123,6 +123,8 @@ pub struct Scan {
     pub(crate) current: Option<Walk>,
     /// UTC seconds of its first step; 0 before.
     pub(crate) begun: u64,
+    /// Leaves that were in service all the time: they got all that the scan wrote.
+    pub(crate) served: alloc::collections::BTreeSet<u64>,
     /// A scrub that waits for being told to go on. Who takes steps asks ([`Store::is_scan_paused`]).
     pub(crate) is_paused: bool,
 }
@@ -148,7 +150,7 @@ impl Store {
         };
         self.pool.post(Event::ScanStarted { from_txg: txgs.start });
         self.note_scan_begun(kind);
-        self.scan = Some(Scan { kind, report: ScanReport::default(), txgs, visited: alloc::collections::BTreeSet::new(), current: None, begun: 0, is_paused: false });
+        self.scan = Some(Scan { kind, report: ScanReport::default(), txgs, visited: alloc::collections::BTreeSet::new(), current: None, begun: 0, served: self.pool.serving(), is_paused: false });
     }
 
     /// The scan under way, if any.
@@ -173,6 +175,8 @@ impl Store {
         if scan.begun == 0 {
             scan.begun = now;
         }
+        let serving = self.pool.serving();
+        scan.served.retain(|guid| serving.contains(guid));
         let mut left = budget;
         while left > 0 {
             if scan.current.is_none() {
@@ -358,7 +362,7 @@ impl Store {
         let report = ScanReport { done: true, ..scan.report };
         // A scrub wrote lacking places afresh too. With errors the logs stay, so that the next resilver tries again.
         if report.errors == 0 && !scan.txgs.is_empty() {
-            self.pool.note_filled(&scan.txgs);
+            self.pool.note_filled(&scan.txgs, &|guid| scan.served.contains(&guid));
         }
         self.note_scan_ended(scan, Some(report), now);
         self.commit(now)?;

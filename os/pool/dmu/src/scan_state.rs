@@ -267,7 +267,7 @@ impl Store {
             return Ok(());
         }
         // Devices may have been away between its parts: what they lack is a resilver's to say.
-        let mut scan = Scan { kind, report: ScanReport::default(), txgs: 0..0, visited: BTreeSet::new(), current: None, begun: words[at::BEGUN], is_paused };
+        let mut scan = Scan { kind, report: ScanReport::default(), txgs: 0..0, visited: BTreeSet::new(), current: None, begun: words[at::BEGUN], served: BTreeSet::new(), is_paused };
         if let Some((place, visited)) = self.read_place()? {
             (scan.visited, scan.report) = (visited, report(place[5], place[6], place[7]));
             if place[1] != NO_DATASET {

@@ -8,6 +8,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::{RefCell, RefMut};
 use core::fmt;
+use core::sync::atomic::Ordering;
 
 use kif::{BlockDev, BlockError};
 use pool_phys::FormatError;
@@ -252,6 +253,8 @@ pub struct Pool {
     uberblock: Uberblock,
     /// Txgs of the uberblocks found at import, newest first: where a rewind can go.
     found_txgs: Vec<u64>,
+    /// Leaves that more than one device said to be.
+    doubles: Vec<u64>,
     tops: BTreeMap<u64, Vdev>,
     /// Config of each leaf's label, by leaf guid.
     labels: BTreeMap<u64, List>,
@@ -318,10 +321,17 @@ impl Pool {
         let mut leaves = Leaves::new();
         let mut labels: BTreeMap<u64, List> = BTreeMap::new();
         let mut configs = Vec::new();
+        // Of two devices that say they are the same leaf, one is a copy: the newer is the pool's.
+        candidates.sort_by_key(|(candidate, _)| core::cmp::Reverse(candidate.uberblocks.last().map(Uberblock::rank)));
+        let mut doubles = Vec::new();
         for (candidate, device) in candidates {
             let newest = candidate.uberblocks.last().map(|uberblock| uberblock.txg);
             let (txg, config) = candidate.config(uberblock.txg).clone();
             if let Some(guid) = config.number("guid") {
+                if leaves.contains_key(&guid) {
+                    doubles.push(guid);
+                    continue;
+                }
                 leaves.insert(guid, leaf_of(guid, device, newest));
                 labels.insert(guid, config.clone());
             }
@@ -351,7 +361,7 @@ impl Pool {
             return Err(ImportError::MissingTops { found: trees.len(), expected });
         }
         let tops = trees.iter().map(|(id, tree)| (*id, Vdev::open(tree, tree.ashift, &mut leaves))).collect();
-        Ok(Self { name: pool.name, guid: pool.guid, state: pool.state, uberblock, found_txgs, tops, labels, strays: leaves, auxiliary, context: Context::default(), interior: RefCell::default(), staged: RefCell::default(), second: SecondLevel::default() })
+        Ok(Self { name: pool.name, guid: pool.guid, state: pool.state, uberblock, found_txgs, doubles, tops, labels, strays: leaves, auxiliary, context: Context::default(), interior: RefCell::default(), staged: RefCell::default(), second: SecondLevel::default() })
     }
 
     /// Name in the labels.
@@ -374,6 +384,11 @@ impl Pool {
     pub const fn uberblock(&self) -> &Uberblock {
         &self.uberblock
     }
+    /// Guids of leaves that an older device says to be, too: a copy, which was left alone.
+    #[must_use]
+    pub fn doubles(&self) -> &[u64] {
+        &self.doubles
+    }
     /// Numbers of the top-level vdevs, in the order of [`Pool::status`].
     pub fn top_ids(&self) -> impl Iterator<Item = u32> {
         self.tops.keys().map(|id| u32::try_from(*id).unwrap_or(u32::MAX))
@@ -381,10 +396,11 @@ impl Pool {
     /// The vdev tree with its error counts.
     #[must_use]
     pub fn status(&self) -> Vec<VdevStatus> {
+        self.retire_tired();
         self.tops.values().map(Vdev::status).collect()
     }
     pub(crate) fn new(name: String, guid: u64, uberblock: Uberblock, tops: BTreeMap<u64, Vdev>, labels: BTreeMap<u64, List>) -> Self {
-        Self { name, guid, state: 0, uberblock, found_txgs: Vec::new(), tops, labels, strays: Leaves::new(), auxiliary: Leaves::new(), context: Context::default(), interior: RefCell::default(), staged: RefCell::default(), second: SecondLevel::default() }
+        Self { name, guid, state: 0, uberblock, found_txgs: Vec::new(), doubles: Vec::new(), tops, labels, strays: Leaves::new(), auxiliary: Leaves::new(), context: Context::default(), interior: RefCell::default(), staged: RefCell::default(), second: SecondLevel::default() }
     }
     /// Calls the pool otherwise. What its labels say stays, unless they are told, too ([`Pool::set_label_text`]).
     pub fn rename(&mut self, name: &str) {
@@ -509,7 +525,25 @@ impl Pool {
     pub fn is_writable(&self) -> bool {
         self.tops.values().all(|top| top.state() <= VdevState::Degraded)
     }
+    /// Takes leaves out of service that failed too often in a row. One that has what no other has stays: what it still gives is better than nothing.
+    pub(crate) fn retire_tired(&self) {
+        if !self.context.has_tired.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        for top in self.tops.values() {
+            top.for_each_leaf(&mut |leaf, _| {
+                let is_whole = |other: &Leaf| other.guid() != leaf.guid() && !other.has_missed() && other.lacking().is_empty();
+                if leaf.is_tired() && leaf.is_usable() && top.bears(&is_whole) {
+                    leaf.set_service(VdevState::Faulted, &self.context);
+                }
+            });
+        }
+        for leaf in self.auxiliary.values().filter(|leaf| leaf.is_tired() && leaf.is_usable()) {
+            leaf.set_service(VdevState::Faulted, &self.context);
+        }
+    }
     pub(crate) fn top(&self, id: u32) -> Option<&Vdev> {
+        self.retire_tired();
         self.tops.get(&u64::from(id))
     }
 }

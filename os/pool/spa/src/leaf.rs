@@ -23,7 +23,7 @@ use crate::WriteError;
 use crate::config::VdevConfig;
 use crate::event::{Event, EventSink, Op};
 
-/// Transfers that fail one after the other, with none that succeeds between, before the leaf is taken out of service.
+/// Transfers that fail one after the other, with none that succeeds between, before the leaf is taken out of service if the others have all that it has.
 const FAULT_STREAK: u64 = 10;
 
 /// Reads of which one is to succeed for a device to be taken for present.
@@ -117,6 +117,8 @@ pub(crate) struct Context {
     pub heal: bool,
     /// Wrong bytes are to be expected and nobody's fault: the end of a log chain.
     pub speculative: bool,
+    /// Some leaf failed too often in a row.
+    pub has_tired: AtomicBool,
 }
 
 impl Context {
@@ -299,8 +301,13 @@ impl Leaf {
         if error == BlockError::Gone {
             self.set_service(VdevState::Removed, context);
         } else if error == BlockError::Io && self.stats.streak.fetch_add(1, Ordering::Relaxed) + 1 >= FAULT_STREAK {
-            self.set_service(VdevState::Faulted, context);
+            context.has_tired.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// It failed too often in a row: the tree takes it out of service if it can do without.
+    pub fn is_tired(&self) -> bool {
+        self.stats.streak.load(Ordering::Relaxed) >= FAULT_STREAK
     }
 
     /// Writes at a byte offset of the device itself. A failure marks the open txg as missed.

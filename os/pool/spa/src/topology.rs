@@ -108,7 +108,16 @@ impl Pool {
         self.reshape(trees, Vec::new());
         let txg = self.uberblock().txg;
         for tree in trees {
+            let share = match tree.kind {
+                VdevKind::Raidz { .. } => tree.asize / (tree.children.len() as u64).max(1),
+                VdevKind::Leaf | VdevKind::Mirror | VdevKind::Hole | VdevKind::Missing => tree.asize,
+            };
             for config in tree.leaves() {
+                // On a device that is smaller than it was, labels would be written where there is data.
+                if usable_bytes(self.leaf_size(config.guid), tree.ashift) < share {
+                    drop(self.with_leaf_mut(config.guid, Leaf::take_device));
+                    self.post(Event::State { vdev: config.guid, state: VdevState::Unavail });
+                }
                 let service = [("offline", VdevState::Offline), ("faulted", VdevState::Faulted)].into_iter().find(|(key, _)| config.number(key) == Some(1));
                 let is_redundant = tree.kind != VdevKind::Leaf;
                 if let Some((_, state)) = service {
@@ -157,6 +166,7 @@ impl Pool {
     /// State of a leaf.
     #[must_use]
     pub fn leaf_state(&self, guid: u64) -> Option<VdevState> {
+        self.retire_tired();
         self.with_leaf(guid, Leaf::state)
     }
 
@@ -169,6 +179,7 @@ impl Pool {
     /// The worst of the top-level vdevs' states, as the pool's health.
     #[must_use]
     pub fn health(&self) -> VdevState {
+        self.retire_tired();
         self.tops().values().map(Vdev::state).max().unwrap_or(VdevState::Unavail)
     }
 
@@ -297,11 +308,23 @@ impl Pool {
         out
     }
 
-    /// Leaves in service got everything of these txgs.
-    pub fn note_filled(&mut self, txgs: &Range<u64>) {
+    /// Leaves in service.
+    #[must_use]
+    pub fn serving(&self) -> BTreeSet<u64> {
+        let mut out = BTreeSet::new();
+        self.for_each_leaf(&mut |leaf, _| {
+            if leaf.is_usable() {
+                out.insert(leaf.guid());
+            }
+        });
+        out
+    }
+
+    /// Leaves in service that `got` accepts got everything of these txgs.
+    pub fn note_filled(&mut self, txgs: &Range<u64>, got: &dyn Fn(u64) -> bool) {
         for top in self.tops_mut().values_mut() {
             top.for_each_leaf_mut(&mut |leaf| {
-                if leaf.is_usable() {
+                if leaf.is_usable() && got(leaf.guid()) {
                     leaf.note_filled(txgs);
                 }
             });

@@ -64,12 +64,14 @@ pub(crate) struct Io<'a> {
     pub offset: u64,
     pub size: usize,
     pub birth: u64,
+    /// A raidz has no parity of it: a dump device of illumos.
+    pub no_parity: bool,
     pub context: &'a Context,
 }
 
 impl<'a> Io<'a> {
     const fn at(self, offset: u64, size: usize) -> Self {
-        Self { offset, size, birth: self.birth, context: self.context }
+        Self { offset, size, ..self }
     }
 }
 
@@ -219,6 +221,9 @@ impl Vdev {
             }
             Body::Raidz { shape, children } => {
                 let Some(right) = read_raidz(*shape, children, io, accept, false) else { return Scrubbed { good: false, bad: 1, repaired: 0 } };
+                if io.no_parity {
+                    return Scrubbed { good: true, ..Scrubbed::default() };
+                }
                 let columns = shape.columns(io.offset, io.size as u64);
                 let wanted = raidz_columns(*shape, &columns, &right);
                 let mut sum = Scrubbed { good: true, ..Scrubbed::default() };
@@ -429,7 +434,7 @@ fn read_raidz(shape: Shape, children: &[Vdev], io: Io<'_>, accept: &mut dyn FnMu
     let lacking = |index: usize| children.get(index).is_none_or(|child| child.lacks(io.birth));
     let found = read_raidz_columns(shape, children, io, accept, blame, &lacking);
     // Columns that should lack the block are the last resort.
-    found.or_else(|| if (0..children.len()).any(lacking) { read_raidz_columns(shape, children, io, accept, false, &|_| false) } else { None })
+    found.or_else(|| if !io.no_parity && (0..children.len()).any(lacking) { read_raidz_columns(shape, children, io, accept, false, &|_| false) } else { None })
 }
 
 fn read_raidz_columns(shape: Shape, children: &[Vdev], io: Io<'_>, accept: &mut dyn FnMut(&[u8]) -> bool, blame: bool, skip: &dyn Fn(usize) -> bool) -> Option<Vec<u8>> {
@@ -451,6 +456,9 @@ fn read_raidz_columns(shape: Shape, children: &[Vdev], io: Io<'_>, accept: &mut 
     let whole: Option<Vec<&[u8]>> = stored[parity..].iter().map(Option::as_deref).collect();
     if let Some(data) = whole.map(|data| join(&data)).filter(|data| accept(data)) {
         return Some(data);
+    }
+    if io.no_parity {
+        return None;
     }
     for (index, slot) in stored.iter_mut().enumerate().take(parity) {
         *slot = read(index);

@@ -217,6 +217,10 @@ impl Pool {
         if !wanted && !is_gang(pointer) {
             return Ok(sum);
         }
+        // There is nothing to fill a raidz's column from.
+        if pointer.checksum == Checksum::NoParity && pointer.copies().any(|dva| self.top(dva.vdev).is_some_and(|top| top.shape().is_some())) {
+            return Ok(sum);
+        }
         let data = self.read_raw(pointer)?;
         for dva in pointer.copies() {
             let check = Check::of(pointer, dva)?;
@@ -255,7 +259,7 @@ impl Pool {
     }
 
     fn io<'a>(&'a self, check: &Check, offset: u64) -> Io<'a> {
-        Io { offset, size: check.size, birth: check.birth, context: self.context() }
+        Io { offset, size: check.size, birth: check.birth, no_parity: check.no_parity(), context: self.context() }
     }
 
     /// The stored (compressed) bytes.
@@ -322,10 +326,10 @@ impl Pool {
     /// No device gave what is there: whether the chain goes on nobody knows.
     pub fn read_log_block(&self, pointer: &BlockPointer) -> Result<Option<Vec<u8>>, ReadError> {
         let Some(size) = usize::try_from(pointer.psize).ok().filter(|size| *size <= 128 << 10) else { return Ok(None) };
-        let quiet = Context { events: self.context().events.clone(), heal: false, speculative: true };
+        let quiet = Context { events: self.context().events.clone(), heal: false, speculative: true, ..Context::default() };
         let mut was_seen = false;
         let found = pointer.copies().find_map(|dva| {
-            self.top(dva.vdev)?.read(Io { offset: dva.offset, size, birth: pointer.birth, context: &quiet }, &mut |data| {
+            self.top(dva.vdev)?.read(Io { offset: dva.offset, size, birth: pointer.birth, no_parity: false, context: &quiet }, &mut |data| {
                 was_seen = true;
                 intent_log::is_sealed(data, pointer.words)
             })
@@ -439,6 +443,11 @@ impl Check {
         checksum_ok(pointer.checksum, pointer.words, &[])?;
         let size = usize::try_from(pointer.psize).map_err(|_| Reason::Damaged)?;
         Ok(Self { size, birth, kind: CheckKind::Sum(pointer.checksum, pointer.words) })
+    }
+
+    /// Nothing but the data was written, not even parity.
+    const fn no_parity(&self) -> bool {
+        matches!(self.kind, CheckKind::Sum(Checksum::NoParity, _))
     }
 
     fn accepts(&self, data: &[u8]) -> bool {

@@ -116,6 +116,9 @@ pub fn import(request: &ImportRequest<'_>) -> Result<Arc<Storage>> {
 pub fn check_import(request: &ImportRequest<'_>) -> Result<(u64, u64)> {
     let (store, _) = open(request, true)?;
     let at = store.pool().uberblock().txg;
+    for guid in store.pool().doubles() {
+        kif::log().line(format_args!("pool {}: two devices say that they are {guid}: the older, a copy, is left alone", store.name()));
+    }
     let newer = store.pool().found_txgs().iter().filter(|txg| **txg > at).count() as u64;
     Ok((at, newer))
 }

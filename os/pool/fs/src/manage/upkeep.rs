@@ -107,7 +107,14 @@ pub fn reopen(name: &str) -> Result<()> {
             for (_, part) in open_partitions(held) {
                 let found = pool_spa::label_of(&*part);
                 if let Some(label) = found.filter(|label| absent.contains(&label.guid))
-                    && edit(&pool, name, |store| Ok(store.return_device(label.guid, part)))?
+                    && edit(&pool, name, |store| {
+                        // A scan under way knows nothing of it, and begins anew.
+                        let returned = store.return_device(label.guid, part);
+                        if returned {
+                            store.start_scan(ScanKind::Resilver);
+                        }
+                        Ok(returned)
+                    })?
                 {
                     returned += 1;
                 }
@@ -115,10 +122,7 @@ pub fn reopen(name: &str) -> Result<()> {
         }
     }
     if returned > 0 {
-        edit(&pool, name, |store| {
-            store.start_scan(ScanKind::Resilver);
-            store.commit(now().0)
-        })?;
+        edit(&pool, name, |store| store.commit(now().0))?;
         pool.wake();
     }
     grow(&pool)
