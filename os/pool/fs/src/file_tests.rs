@@ -60,13 +60,18 @@ fn what_is_mounted_is_not_touched_by_a_second_mount() {
     assert_ne!(make(&fs.root(), "g").id(), file.id());
 }
 
+/// What is done with a directory, one below it, and a file.
+type Act = fn(&VnodeRef, &VnodeRef, &VnodeRef) -> Result<(), VfsError>;
+/// Makes a file larger.
+type Grow = fn(&VnodeRef);
+
 #[test]
 fn nothing_goes_into_a_directory_that_was_removed_meanwhile() {
     let (_, pool) = create("removed");
     let fs = mount(&pool);
     let root = fs.root();
     let file = make(&root, "file");
-    let acts: [fn(&VnodeRef, &VnodeRef, &VnodeRef) -> Result<(), VfsError>; 4] = [
+    let acts: [Act; 4] = [
         |_, gone, _| gone.mkdir(b"new", 0o755, OWNER).map(drop),
         |_, gone, file| gone.link(b"new", file),
         |root, gone, _| root.rename(b"file", gone, b"new", RenameFlags::empty()),
@@ -100,7 +105,7 @@ fn nothing_goes_into_a_directory_that_was_removed_meanwhile() {
 fn what_a_mapping_stored_behind_the_end_never_becomes_contents() {
     let (memory, pool) = create("behind");
     let fs = mount(&pool);
-    let grow: [(&str, fn(&VnodeRef)); 2] = [
+    let grow: [(&str, Grow); 2] = [
         ("truncated", |file| file.truncate(5000).expect("grows")),
         ("written", |file| assert_eq!(file.write_at(4999, &[1], IO), Ok(1))),
     ];

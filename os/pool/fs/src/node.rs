@@ -98,7 +98,7 @@ fn print(data: &[u8]) -> u64 {
     if point == 0 {
         let mut bytes = [0; 8];
         kif::rng().fill(&mut bytes);
-        point = u64::from_le_bytes(bytes) % PRIME | 1;
+        point = (u64::from_le_bytes(bytes) % PRIME) | 1;
         // Whoever was first.
         point = POINT.compare_exchange(0, point, Relaxed, Relaxed).map_or_else(|known| known, |_| point);
     }
