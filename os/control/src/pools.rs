@@ -138,6 +138,7 @@ const COMMAND_MAX: usize = 4096;
 fn subject<'l>(operation: Operation, request: &'l NvList, answer: &'l NvList) -> Option<&'l str> {
     match operation {
         Operation::PoolImport => answer.string("name").ok(),
+        Operation::PoolTend if request.string("change") == Ok("sync") => None,
         Operation::PoolDevice | Operation::PoolScrub | Operation::PoolSet | Operation::PoolTend => request.string("pool").ok(),
         Operation::DatasetSnap => request.strings("names").ok()?.first().map(String::as_str),
         Operation::PoolCreate | Operation::DatasetMake | Operation::DatasetChange | Operation::DatasetSet => request.string("name").ok(),
@@ -332,6 +333,7 @@ fn tend(cx: &Cx<'_>, request: &NvList) -> Answer {
     let devices = request.opt_strings("devices")?.unwrap_or_default();
     let pool = || request.string("pool");
     match request.string("change")? {
+        "sync" => manage::sync(pool()?)?,
         "reguid" => drop(manage::reguid(pool()?)?),
         "reopen" => manage::reopen(pool()?)?,
         "resilver" => manage::resilver(pool()?)?,

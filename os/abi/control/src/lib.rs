@@ -166,7 +166,7 @@ operations! {
     32 DatasetSpace "dataset.space" Delegated "name, of: user | group | project, from? -> holdings: [{id, used?, quota?, objects?, object_quota?}], next? (where to go on from)";
     36 PoolGet     "pool.get"     Global "pool? -> pools: [{name, values: [{property, value, exact, source}], lacking: strings}], features: strings NAME TEXT";
     37 PoolSet     "pool.set"     Global "pool, property, value -> (nothing)";
-    38 PoolTend    "pool.tend"    Global "change: reguid | reopen | resilver | upgrade | split | clear-label, pool, to? (split), devices?: strings, altroot?, dry? (split), force? (clear-label) -> devices?: strings, features?: strings";
+    38 PoolTend    "pool.tend"    Global "change: sync | reguid | reopen | resilver | upgrade | split | clear-label, pool, to? (split), devices?: strings, altroot?, dry? (split), force? (clear-label) -> devices?: strings, features?: strings";
     39 PoolFree    "pool.free"    Global "pool, work: trim | initialize, device?, vdev?, offset? -> bytes, unable, vdev?, offset?: where it goes on";
 }
 

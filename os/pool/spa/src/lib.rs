@@ -55,7 +55,7 @@ pub use event::{Event, EventSink, Op};
 pub use import::{Found, ImportError, ImportOptions, LabelOf, Pool, clear_labels_of, label_of, scan, survey};
 pub use leaf::{LeafCounts, LeafStatus, VdevState};
 pub use second::{CacheDevice, SecondCounts};
-pub use slice::{is_pools_alone, label_disk, open_partitions};
+pub use slice::{has_foreign_partitions, is_pools_alone, label_disk, open_partitions};
 pub use topology::{leaves_below, usable_bytes};
 pub use vdev::{Scrubbed, VdevStatus};
 pub use zio::{ReadError, Reason, decompress};

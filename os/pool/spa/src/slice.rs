@@ -67,6 +67,13 @@ pub fn is_pools_alone(device: &dyn BlockDev) -> bool {
     found.is_ok_and(|found| found.iter().all(|part| matches!(part.kind, gpt::POOL | gpt::RESERVED)))
 }
 
+/// Whether a disk has a table with partitions of others: whoever wrote it has something there.
+#[must_use]
+pub fn has_foreign_partitions(device: &dyn BlockDev) -> bool {
+    let found = gpt::partitions(device.size_bytes(), device.sector_bytes(), &mut |offset, out| device.read(offset, out).is_ok());
+    found.is_ok_and(|found| found.iter().any(|part| !matches!(part.kind, gpt::POOL | gpt::RESERVED)))
+}
+
 /// Gives a pool a whole disk: writes a partition table and returns the pool's partition. `random` gives the guids.
 ///
 /// # Errors

@@ -15,6 +15,17 @@ pub struct Refused {
     pub message: String,
 }
 
+impl Refused {
+    /// Says of what is in use, where -f was given, that this does not help.
+    #[must_use]
+    pub fn although(mut self, forced: bool) -> Self {
+        if forced && self.code == Some(Code::Busy) {
+            self.message.push_str(" (-f takes nothing away from a program here: end that first)");
+        }
+        self
+    }
+}
+
 impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
         Self::new(refused.message)

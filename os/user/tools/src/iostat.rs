@@ -6,7 +6,7 @@ use nv::NvList;
 
 use crate::bytes::number;
 use crate::usage::{self, Failure, Step};
-use crate::zpool::{cache_devices, pools};
+use crate::zpool::{cache_devices, options, pools};
 
 /// A pool or one of its vdevs at one time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,7 +123,7 @@ fn report(now: &[Vec<Sample>], before: &[Vec<Sample>], form: Form, heading: bool
 }
 
 pub fn run(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, mut operands) = usage::options(arguments, "Hnpvy")?;
+    let (steps, mut operands) = options("iostat", arguments, "Hnpvy")?;
     let has = |letter| steps.contains(&Step::Flag(letter));
     let form = Form { script: has('H'), exact: has('p'), verbose: has('v') };
     let numbers = usage::trailing_numbers(&mut operands);

@@ -332,11 +332,14 @@ pub fn rename(cx: &Cx<'_>, from: &str, to: &str, how: Rename) -> Result<()> {
         let inside = at_and_below(&pool, from)?;
         let mounted = unmount_list(cx, &pool, &inside)?;
         let result = edit(&pool, from, |store| store.rename(from, to, now().0));
+        let mut first = Ok(());
         for name in mounted.into_iter().filter(|_| result.is_err() || !how.unmounted) {
             let name = if result.is_ok() { format!("{to}{}", &name[from.len()..]) } else { name };
-            mount_one(cx, &pool, &name)?;
+            // One that cannot be mounted does not keep the others from it.
+            let mounted = mount_one(cx, &pool, &name);
+            first = first.and(mounted);
         }
-        return result;
+        return result.and(first);
     };
     if !recursive {
         return edit(&pool, from, |store| store.rename(from, to, now().0));

@@ -94,7 +94,9 @@ pub(super) fn check_disks(names: &[&str], force: bool, own: Option<u64>) -> Resu
         }
     }
     // All are held at once: a disk and a partition of it are one.
-    names.iter().map(|name| take(name)).collect::<Result<Vec<_>>>().map(drop)
+    let devices = names.iter().map(|name| take(name)).collect::<Result<Vec<_>>>()?;
+    let foreign = names.iter().zip(&devices).find(|(_, device)| !force && pool_spa::has_foreign_partitions(&***device));
+    foreign.map_or(Ok(()), |(name, _)| Err(Refused::Exists(format!("{name} has partitions of others; use -f to overwrite them all"))))
 }
 
 /// The same of all that `words` name.

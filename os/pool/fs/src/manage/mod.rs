@@ -35,7 +35,7 @@ pub use devices::{DeviceChange, NewDevice, add, change_device, clear, remove};
 pub use look::{Comparing, DiffForm, holdings};
 pub use mounts::{is_mounted, mount, mount_all, mount_below, mount_with, mountpoint_of, unmount};
 pub(crate) use mounts::{mount_one, unmount_list};
-pub use pools::{CreateRequest, ImportRequest, Importable, ScrubChange, check_create, check_import, create, export, history, import, importable, note_history, pool, pool_of, scrub, start_all, sync_all};
+pub use pools::{CreateRequest, ImportRequest, Importable, ScrubChange, check_create, check_import, create, export, history, import, importable, note_history, pool, pool_of, scrub, start_all, sync, sync_all};
 pub use properties::{NewValue, Room, Value, get, kind_word, set};
 pub use upkeep::{clear_labels, pool_properties, reguid, reopen, resilver, resume, set_pool_property, split, upgrade, work_on_free};
 pub use status::{Aside, Status, status};

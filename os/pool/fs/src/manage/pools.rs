@@ -437,6 +437,19 @@ fn import_found(cx: &Cx<'_>) {
     }
 }
 
+/// Everything that was written to a pool is on its disks.
+///
+/// # Errors
+/// See [`Refused`]; it is suspended.
+pub fn sync(name: &str) -> Result<()> {
+    let pool = pool(name)?;
+    let suspended = || Refused::Failed(format!("{name}: the pool is suspended: what was written since its last commit is not on its disks; see 'zpool status'"));
+    if pool.is_suspended() {
+        return Err(suspended());
+    }
+    pool.sync().map_err(|error| if pool.is_suspended() { suspended() } else { failed(name, error) })
+}
+
 /// Commits what all pools have open: before the machine goes off.
 pub fn sync_all() {
     for pool in registry::all() {

@@ -220,6 +220,8 @@ fn a_suspended_pool_is_taken_into_use_again() {
     disk.1.store(false, Relaxed);
     assert!(pool.sync().is_err() && pool.is_suspended());
     assert_eq!(manage::status(&pool).expect("status").health, "SUSPENDED");
+    let refused = manage::sync("back");
+    assert!(matches!(&refused, Err(Refused::Failed(why)) if why.contains("suspended")), "{refused:?}");
     drop(pool);
     let refused = manage::resume(&cx, "back");
     assert!(matches!(&refused, Err(Refused::Failed(why)) if why.contains(name)), "its disk is still away: {refused:?}");
@@ -233,4 +235,49 @@ fn a_suspended_pool_is_taken_into_use_again() {
     drop(pool);
     manage::export(&cx, "back", false).expect("exports");
     assert!(matches!(manage::resume(&cx, "back"), Err(Refused::NotFound(_))));
+}
+
+/// The check sum of partition tables.
+fn crc(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ if crc & 1 == 1 { 0xEDB8_8320 } else { 0 }))
+}
+
+#[test]
+fn a_disk_with_partitions_of_others_is_taken_only_by_force() {
+    let _alone = begin();
+    operator!(cx);
+    let disk = Plugged(Memory(Arc::new(Mutex::new(vec![0; 96 << 20]))), Arc::new(AtomicBool::new(true)));
+    let name = vfs::block::register("theirs", Arc::new(disk.clone())).expect("a name is left");
+    let mut number = 0;
+    let plan = pool_phys::gpt::plan(disk.size_bytes(), 512, &mut || {
+        number += 1;
+        number
+    });
+    for (offset, data) in plan.expect("room for a table").writes {
+        disk.write(offset, &data).expect("writes");
+    }
+    // A table with nothing but a pool's partitions is as good as none.
+    manage::check_create(&CreateRequest { name: "theirs", words: &words(name), ..CreateRequest::default() }).expect("a pool had it");
+    let before = {
+        let mut bytes = disk.0.0.lock().unwrap();
+        bytes[1024..1040].copy_from_slice(b"somebody elses p");
+        let entries = crc(&bytes[1024..1024 + 128 * 128]).to_le_bytes();
+        bytes[512 + 88..512 + 92].copy_from_slice(&entries);
+        bytes[512 + 16..512 + 20].fill(0);
+        let header = crc(&bytes[512..512 + 92]).to_le_bytes();
+        bytes[512 + 16..512 + 20].copy_from_slice(&header);
+        bytes[..1 << 20].to_vec()
+    };
+    let ask = |force| manage::create(&CreateRequest { name: "theirs", words: &words(name), force, ..CreateRequest::default() });
+    assert!(matches!(ask(false), Err(Refused::Exists(why)) if why.contains("partitions of others")));
+    assert!(disk.0.0.lock().unwrap()[..1 << 20] == before);
+    // Beside another, too.
+    let (_, first) = self::disk("mine");
+    let pool = create("mine", first);
+    let refused = manage::change_device("mine", DeviceChange::Attach, first, Some(manage::NewDevice { name, sequential: false, force: false }));
+    assert!(matches!(refused, Err(Refused::Exists(_))), "{refused:?}");
+    drop(pool);
+    manage::export(&cx, "mine", false).expect("exports");
+    drop(ask(true).expect("by force"));
+    manage::export(&cx, "theirs", false).expect("exports");
 }

@@ -64,7 +64,8 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
         "rollback" => {
             let (steps, names) = usage::options(rest, "rRf")?;
             let flag = |letter| u64::from(steps.contains(&Step::Flag(letter)));
-            each(Operation::DatasetChange, &names, &NvList::new().with("change", "rollback").with("recursive", flag('r') | flag('R')).with("clones", flag('R')))
+            let request = NvList::new().with("change", "rollback").with("recursive", flag('r') | flag('R')).with("clones", flag('R'));
+            each_forced(Operation::DatasetChange, &names, &request, flag('f') != 0)
         }
         "promote" => each(Operation::DatasetChange, rest, &NvList::new().with("change", "promote")),
         "rename" => {
@@ -72,7 +73,7 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
             let [from, to] = names.as_slice() else { return Err(Failure::usage("zfs rename [-fpru] OLD NEW")) };
             let flag = |letter| u64::from(steps.contains(&Step::Flag(letter)));
             let request = NvList::new().with("change", "rename").with("to", to.as_str()).with("parents", flag('p')).with("unmounted", flag('u'));
-            each(Operation::DatasetChange, std::slice::from_ref(from), &request.with("recursive", flag('r')))
+            each_forced(Operation::DatasetChange, std::slice::from_ref(from), &request.with("recursive", flag('r')), flag('f') != 0)
         }
         "hold" | "release" => {
             let (steps, rest) = usage::options(rest, "r")?;
@@ -128,7 +129,7 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
                 return mount_all(false);
             }
             let names = names.iter().map(|name| mounted_at(name)).collect::<Result<Vec<_>, _>>()?;
-            each(Operation::DatasetMount, &names, &NvList::new().with("unmount", 1_u64))
+            each_forced(Operation::DatasetMount, &names, &NvList::new().with("unmount", 1_u64), steps.contains(&Step::Flag('f')))
         }
         other => match absent(other) {
             Some(why) => Err(Failure::new(format!("{other}: {why}"))),
@@ -207,11 +208,16 @@ fn mount(arguments: &[String]) -> Result<u8, Failure> {
 
 /// One call for each name.
 fn each(operation: Operation, names: &[String], request: &NvList) -> Result<u8, Failure> {
+    each_forced(operation, names, request, false)
+}
+
+/// The same, with -f given or not.
+fn each_forced(operation: Operation, names: &[String], request: &NvList, forced: bool) -> Result<u8, Failure> {
     if names.is_empty() {
         return Err(Failure::usage("which dataset? see zfs --help"));
     }
     for name in names {
-        call(operation, &request.clone().with("name", name.as_str()))?;
+        call(operation, &request.clone().with("name", name.as_str())).map_err(|refused| refused.although(forced))?;
     }
     Ok(0)
 }
@@ -373,7 +379,7 @@ fn destroy(arguments: &[String]) -> Result<u8, Failure> {
     if flag('n') != 0 {
         return if names.is_empty() { Err(Failure::usage("which dataset? see zfs --help")) } else { Ok(0) };
     }
-    each(Operation::DatasetChange, &names, &request)
+    each_forced(Operation::DatasetChange, &names, &request, flag('f') != 0)
 }
 
 fn set(arguments: &[String]) -> Result<u8, Failure> {

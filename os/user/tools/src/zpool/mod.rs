@@ -1,5 +1,6 @@
 //! `zpool`: pools and their devices.
 
+mod absent;
 mod properties;
 mod show;
 mod tend;
@@ -10,6 +11,7 @@ use nv::NvList;
 use crate::control::call;
 use crate::usage::{self, Failure, Step};
 
+pub(crate) use absent::options;
 pub(crate) use show::cache_devices;
 
 pub const HELP: &str = "\
@@ -17,7 +19,7 @@ usage: zpool create [-fn] [-o PROPERTY=VALUE]... [-O FSPROPERTY=VALUE]... [-m MO
                     [log [mirror] DISK...] [spare DISK...] [cache DISK...]
        zpool list [-HpvgLP] [-T u|d] [-o PROPERTY,...] [POOL]... [INTERVAL [COUNT]]
                                        size, use and health; -v: of the devices, too
-       zpool status [-vxgLPD] [-T u|d] [POOL]... [INTERVAL [COUNT]]
+       zpool status [-vxgpLPD] [-T u|d] [POOL]... [INTERVAL [COUNT]]
                                        devices, errors, scrub; -x: only pools that are not well; -g: guids; -P: whole paths
        zpool get [-Hp] [-o COLUMN,...] all|PROPERTY,... [POOL]...
        zpool set PROPERTY=VALUE POOL   zpool get all shows what there is
@@ -25,14 +27,14 @@ usage: zpool create [-fn] [-o PROPERTY=VALUE]... [-O FSPROPERTY=VALUE]... [-m MO
        zpool import [-afDmN] [-F [-n] [-T TXG]] [-R ROOT] [-o readonly=on | -o PROPERTY=VALUE]... [-t] POOL|GUID [NEWNAME]
                                        -f: another host had it last; -N: mounts nothing; -R: mounts below ROOT; -F: goes back to the last transaction group
                                        that can be opened (-n: says which); NEWNAME: renames it, with -t only as long as it is imported; -a: all there are
-       zpool export [-af] POOL...
+       zpool export [-af] POOL...      -f, as with destroy: taken, but no program's files are taken away
        zpool upgrade [-v | -a | POOL...]
                                        without operands: pools that lack features; -v: the features that there are
        zpool split [-n] [-R ROOT] POOL NEW [DISK]...
                                        makes a pool of one disk of each mirror; it is exported then, or with -R imported
        zpool reguid POOL               gives it another guid
        zpool reopen [POOL]...          looks again for devices, and for what they grew by
-       zpool sync [POOL]...            everything that was written is on the disks
+       zpool sync [POOL]...            everything that was written is on the disks, or it says why not
        zpool destroy [-f] POOL         its disks are free; until they are used zpool import -D gets it back
        zpool scrub [-s | -p | -w] POOL...
                                        check every block and repair; -s stops it, -p pauses it until the next zpool scrub, -w waits for its end
@@ -77,7 +79,7 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
         "status" => show::status(rest),
         "import" => tend::import(rest),
         "export" => {
-            let (steps, operands) = usage::options(rest, "af")?;
+            let (steps, operands) = options(verb, rest, "af")?;
             let all = if steps.contains(&Step::Flag('a')) { pools(&[])? } else { Vec::new() };
             let all: Vec<String> = all.iter().filter_map(|pool| pool.string("name").ok()).map(str::to_owned).collect();
             let names = if all.is_empty() { operands } else { all };
@@ -85,7 +87,8 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
                 return Err(Failure::usage("which pool? zpool export [-a] POOL..."));
             }
             for name in names {
-                call(Operation::PoolExport, &NvList::new().with("pool", name))?;
+                let force = steps.contains(&Step::Flag('f'));
+                call(Operation::PoolExport, &NvList::new().with("pool", name)).map_err(|refused| refused.although(force))?;
             }
             Ok(0)
         }
@@ -98,16 +101,20 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
         "trim" | "initialize" => tend::free_space(verb, rest),
         "checkpoint" => Err(Failure::new("checkpoints of whole pools are not supported (feature zpool_checkpoint): take snapshots, zfs snapshot -r POOL@NAME")),
         "sync" => {
-            rustix::fs::sync();
+            let all = if rest.is_empty() { pools(&[])? } else { Vec::new() };
+            for name in all.iter().filter_map(|pool| pool.string("name").ok()).chain(rest.iter().map(String::as_str)) {
+                call(Operation::PoolTend, &NvList::new().with("pool", name).with("change", "sync"))?;
+            }
             Ok(0)
         }
         "destroy" => {
-            let (_, operands) = usage::options(rest, "f")?;
-            call(Operation::PoolExport, &NvList::new().with("pool", one(&operands, "zpool destroy [-f] POOL")?).with("destroy", 1_u64))?;
+            let (steps, operands) = usage::options(rest, "f")?;
+            let request = NvList::new().with("pool", one(&operands, "zpool destroy [-f] POOL")?).with("destroy", 1_u64);
+            call(Operation::PoolExport, &request).map_err(|refused| refused.although(steps.contains(&Step::Flag('f'))))?;
             Ok(0)
         }
         "scrub" => {
-            let (steps, operands) = usage::options(rest, "spw")?;
+            let (steps, operands) = options(verb, rest, "spw")?;
             let [stop, pause, wait] = ['s', 'p', 'w'].map(|letter| steps.contains(&Step::Flag(letter)));
             if u8::from(stop) + u8::from(pause) + u8::from(wait) > 1 {
                 return Err(Failure::usage("-s stops a scrub, -p pauses it and -w waits for its end: one of them, please"));
@@ -123,7 +130,7 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
         "wait" => wait_for(one(rest, "zpool wait POOL")?),
         "attach" | "replace" | "detach" | "offline" | "online" | "clear" => device(verb, rest),
         "add" => {
-            let (steps, operands) = usage::options(rest, "fngLP")?;
+            let (steps, operands) = options(verb, rest, "fngLP")?;
             let (pool, vdevs) = operands.split_first().filter(|(_, vdevs)| !vdevs.is_empty()).ok_or_else(|| Failure::usage("zpool add [-fn] POOL [KIND] DISK..."))?;
             if steps.contains(&Step::Flag('n')) {
                 pools(std::slice::from_ref(pool))?;
@@ -136,7 +143,8 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
             Ok(0)
         }
         "remove" => {
-            let Some((pool, disks)) = rest.split_first().filter(|(_, disks)| !disks.is_empty()) else { return Err(Failure::usage("zpool remove POOL DISK...")) };
+            let (_, operands) = options(verb, rest, "w")?;
+            let Some((pool, disks)) = operands.split_first().filter(|(_, disks)| !disks.is_empty()) else { return Err(Failure::usage("zpool remove POOL DISK...")) };
             for disk in disks {
                 call(Operation::PoolDevice, &NvList::new().with("pool", pool.as_str()).with("change", "remove").with("device", disk.as_str()))?;
             }
@@ -196,7 +204,7 @@ fn is_under_way(name: &str, found: &[NvList]) -> Result<bool, Failure> {
 }
 
 fn create(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, operands) = usage::options(arguments, "fno:O:m:R:")?;
+    let (steps, operands) = options("create", arguments, "fno:O:m:R:")?;
     let (name, vdevs) = operands.split_first().filter(|(_, vdevs)| !vdevs.is_empty()).ok_or_else(|| Failure::usage("zpool create POOL [KIND] DISK..."))?;
     let mut request = NvList::new().with("name", name.as_str()).with("vdevs", vdevs.to_vec());
     request.set("force", u64::from(steps.contains(&Step::Flag('f'))));
@@ -244,7 +252,7 @@ fn device(verb: &str, arguments: &[String]) -> Result<u8, Failure> {
         _ if takes_new => "sfw",
         _ => "",
     };
-    let (steps, operands) = usage::options(arguments, options)?;
+    let (steps, operands) = absent::options(verb, arguments, options)?;
     let mut request = NvList::new().with("change", verb).with("expand", u64::from(steps.contains(&Step::Flag('e'))));
     let usage = || {
         Failure::usage(match verb {

@@ -184,7 +184,7 @@ fn advice(states: &[&str], is_resilvering: bool, counts: u64, damaged: u64, susp
 }
 
 pub(super) fn status(arguments: &[String]) -> Result<u8, Failure> {
-    let (steps, operands) = usage::options(arguments, "vxgLPDT:")?;
+    let (steps, operands) = super::options("status", arguments, "vxgpLPDT:")?;
     repeatedly(&steps, operands, |names| status_once(&steps, names))
 }
 
