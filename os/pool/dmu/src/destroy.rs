@@ -160,23 +160,19 @@ impl Store {
     /// # Errors
     /// Not found; [`EditError::Busy`]; what [`Store::commit`] says.
     pub fn destroy_dataset(&mut self, name: &str, now: u64) -> Result<(), EditError> {
-        let heads = self.try_change(|store| {
+        self.transact(now, |store| {
             let directory = store.find_dir(name)?;
-            let mut heads = Vec::new();
             // What a receive left half done goes with it.
             for (child, object) in store.children_of(directory)? {
                 if child.starts_with('%') {
-                    heads.push(store.destroy_head(object)?);
+                    store.destroy_head(object)?;
                 }
             }
-            heads.push(store.destroy_head(directory)?);
-            Ok(heads)
-        })?;
-        heads.into_iter().try_for_each(|head| self.forget_head(head))?;
-        self.commit(now)
+            store.destroy_head(directory)
+        })
     }
 
-    fn destroy_head(&mut self, directory: u64) -> Result<u64, EditError> {
+    fn destroy_head(&mut self, directory: u64) -> Result<(), EditError> {
         if directory == self.root_dir {
             return Err(EditError::Busy("it is the pool's own; destroy the pool"));
         }
@@ -226,7 +222,7 @@ impl Store {
         if previous != 0 {
             self.settle_deferred(previous)?;
         }
-        Ok(head)
+        Ok(())
     }
 
     /// Heads of the clones of a snapshot.
@@ -308,9 +304,9 @@ impl Store {
     /// # Errors
     /// Not found; [`EditError::Busy`]; what [`Store::commit`] says.
     pub fn destroy_tree(&mut self, name: &str, with_clones: bool, now: u64) -> Result<(), EditError> {
-        let (heads, touched) = self.try_change(|store| {
+        let touched = self.try_change(|store| {
             let (mut datasets, mut snapshots) = store.doomed_with(name, with_clones)?;
-            let (mut heads, mut touched) = (Vec::new(), BTreeSet::new());
+            let mut touched = BTreeSet::new();
             if datasets.contains(&store.root_dir) {
                 return Err(EditError::Busy("it is the pool's own; destroy the pool"));
             }
@@ -339,19 +335,18 @@ impl Store {
                 for directory in datasets.clone() {
                     let head = store.peek(directory, dir::HEAD)?;
                     if store.children_of(directory)?.is_empty() && store.entries_of(store.peek(head, ds::SNAPSHOTS)?)?.is_empty() {
-                        heads.push(store.destroy_head(directory)?);
+                        store.destroy_head(directory)?;
                         datasets.remove(&directory);
                     }
                 }
                 match datasets.len() + snapshots.len() {
-                    0 => return Ok((heads, touched)),
+                    0 => return Ok(touched),
                     left if left == before => return Err(HAS_CLONES),
                     _ => {}
                 }
             }
         })?;
         touched.into_iter().for_each(|dataset| self.unvisit(dataset));
-        heads.into_iter().try_for_each(|head| self.forget_head(head))?;
         self.commit(now)
     }
 

@@ -282,7 +282,9 @@ impl Store {
         if object != 0 {
             self.mos.free(&self.pool, object)?;
             // Its number may become another dataset's.
-            self.heads.remove(&object);
+            if self.heads.contains_key(&object) || self.pending_logs.contains_key(&object) {
+                self.freed_heads.push(object);
+            }
         }
         Ok(())
     }
@@ -300,9 +302,14 @@ impl Store {
             return Err(EditError::Suspended);
         }
         let saved = self.mos.clone();
+        self.freed_heads.clear();
         let out = body(self);
+        let freed = core::mem::take(&mut self.freed_heads);
         match out {
-            Ok(_) => self.limits.clear(),
+            Ok(_) => {
+                self.limits.clear();
+                freed.into_iter().try_for_each(|head| self.forget_head(head))?;
+            }
             Err(_) => self.mos = saved,
         }
         out

@@ -7,7 +7,7 @@
 //! given to the [`Sink`], which frees them or remembers them for a snapshot.
 
 use alloc::borrow::Cow;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -181,7 +181,8 @@ impl Clone for MicroIndex {
 #[derive(Clone, Debug)]
 enum Slot {
     Live(Edit),
-    /// Freed; the slots it took, and the dnode whose blocks are to be dropped if it was on disk.
+    /// Freed; the slots it took, and the dnode whose blocks are to be dropped if it was on disk. At `u64::MAX - n`: the one that object `n` was before
+    /// another was made in its place.
     Free { slots: usize, old: Option<Dnode> },
 }
 
@@ -462,7 +463,15 @@ impl Edit {
             self.micro.0 = None;
             match self.blocks.get_mut(&number) {
                 Some(block) => block[skip..skip + count].copy_from_slice(&data[..count]),
-                None if count == size => self.put_block(number, data[..count].to_vec()),
+                None if count == size => {
+                    // A commit that could not read the way to it would fail. That way is known where a neighbour changed already.
+                    let span = 1 << (self.dnode.indirect_shift - 7);
+                    let first = number / span * span;
+                    if self.dnode.levels > 1 && self.blocks.range(first..first.saturating_add(span)).next().is_none() && !self.is_dropped(number) {
+                        Object::new(pool, self.dnode.clone()).pointer(number)?;
+                    }
+                    self.put_block(number, data[..count].to_vec());
+                }
                 None => {
                     let mut block = self.block(pool, number)?;
                     block[skip..skip + count].copy_from_slice(&data[..count]);
@@ -504,7 +513,8 @@ impl Edit {
         }
         let delta = tree.delta;
         assert!(tree.dirty.is_empty(), "every dirty block lies below the top level");
-        self.dnode.used = self.dnode.used.checked_add_signed(delta).ok_or(FormatError::new("dnode", "used space below zero", self.dnode.used))?;
+        // A dnode that lies about its space ends at none.
+        self.dnode.used = self.dnode.used.saturating_add_signed(delta);
         Ok(())
     }
 }
@@ -593,7 +603,16 @@ impl Tree<'_> {
                 birth => self.hole(level - 1, birth).encode().repeat(1 << self.fan_bits),
             }
         } else {
-            let mut data = self.pool.read_shared(&old).map_err(Error::from)?.to_vec();
+            let mut data = match self.pool.read_shared(&old) {
+                Ok(data) => data.to_vec(),
+                // Nothing below it can be read, and nothing is to be written there ([`Edit::write_at`] looked): what is cut off whole goes, its blocks stay taken; of
+                // what is cut in part nothing can be told.
+                Err(_) if self.dirty.range(first..limit).next().is_none() => {
+                    let is_whole = self.dropped.contains(&(first..limit));
+                    return if is_whole { self.replace(&old, None, level) } else { Ok(old) };
+                }
+                Err(error) => return Err(Error::from(error).into()),
+            };
             data.resize(size, 0);
             data
         };
@@ -820,7 +839,7 @@ impl Set {
     /// Bytes held by changed blocks of all objects.
     #[must_use]
     pub fn dirty_bytes(&self) -> u64 {
-        self.slots.values().map(|slot| if let Slot::Live(edit) = slot { edit.dirty_bytes() + dnode::SLOT as u64 } else { 0 }).sum()
+        self.slots.values().map(|slot| if let Slot::Live(edit) = slot { edit.dirty_bytes() } else { 0 } + dnode::SLOT as u64).sum()
     }
 
     /// The object for changing; it will be written at the next sync.
@@ -863,6 +882,11 @@ impl Set {
         bonus: Vec<u8>,
     ) -> Result<u64, Error> {
         loop {
+            if self.hint.is_multiple_of(DNODES_PER_BLOCK)
+                && let Some(next) = self.past_full(pool, self.hint)?
+            {
+                self.hint = next;
+            }
             let number = self.hint;
             self.hint += 1;
             if number != 0 && self.is_free(pool, number)? {
@@ -870,6 +894,21 @@ impl Set {
                 return Ok(number);
             }
         }
+    }
+
+    /// The first object behind the blocks of dnodes from that of `number` on that have no free slot, as their pointers' fill counts say; `None`: that one may have.
+    fn past_full(&self, pool: &Pool, number: u64) -> Result<Option<u64>, Error> {
+        let mut meta = Object::new(pool, self.meta.clone());
+        let mut at = number;
+        while at / DNODES_PER_BLOCK <= self.meta.last_block {
+            let Some(next) = meta.full_to(at / DNODES_PER_BLOCK, DNODES_PER_BLOCK)? else { break };
+            let next = next.saturating_mul(DNODES_PER_BLOCK);
+            if self.slots.range(at..next).any(|(_, slot)| matches!(slot, Slot::Free { .. })) {
+                break;
+            }
+            at = next;
+        }
+        Ok((at > number).then_some(at))
     }
 
     /// Makes object `number`, as [`Set::allocate`] makes the next free one.
@@ -895,10 +934,16 @@ impl Set {
         if number > u64::MAX / 2 {
             return Ok(None);
         }
+        let mut gaps = 0_u64;
         let changed = self.slots.range(number..=u64::MAX / 2).find(|(_, slot)| matches!(slot, Slot::Live(_))).map(|(number, _)| *number);
         while number / DNODES_PER_BLOCK <= self.meta.last_block && changed.is_none_or(|changed| number < changed) {
             let block = number / DNODES_PER_BLOCK;
             if let Some(next) = meta.gap(block)? {
+                // A hostile tree may reach one block of holes in 2^60 ways.
+                gaps += 1;
+                if gaps > pool.room() / 4 + 65_536 {
+                    return Err(FormatError::new("object set", "has more holes than the pool has room", number).into());
+                }
                 number = next.saturating_mul(DNODES_PER_BLOCK);
                 continue;
             }
@@ -929,17 +974,11 @@ impl Set {
         // Format section 8.1: the pointers fill what the bonus leaves; system-attribute objects always have one.
         let pointers = if bonus_kind == dnode::kind::SYSTEM_ATTRIBUTES { 1 } else { 1 + 2.min((448 - 128 - bonus.len()) / 128) };
         let dnode = new_dnode(kind, block_size, bonus_kind, bonus, pointers, 1);
-        let old = match self.slots.remove(&number) {
-            Some(Slot::Free { old, .. }) => old,
-            _ => None,
-        };
-        let mut edit = Edit::new(dnode);
-        if let Some(old) = old {
-            // The freed object's blocks are dropped with this one's sync.
-            edit.dnode.pointers = vec![BlockPointer::hole(); pointers];
-            self.slots.insert(u64::MAX - number, Slot::Free { slots: 0, old: Some(old) });
+        // The freed object's blocks are dropped with this one's sync.
+        if let Some(Slot::Free { slots, old: Some(old) }) = self.slots.remove(&number) {
+            self.slots.insert(u64::MAX - number, Slot::Free { slots, old: Some(old) });
         }
-        self.slots.insert(number, Slot::Live(edit));
+        self.slots.insert(number, Slot::Live(Edit::new(dnode)));
     }
 
     /// Frees an object and all its blocks.
@@ -998,10 +1037,15 @@ impl Set {
             accounts,
             charges: Default::default(),
         };
-        for (number, slot) in core::mem::take(&mut self.slots) {
+        let slots = core::mem::take(&mut self.slots);
+        let replaced: BTreeSet<u64> = slots.range(u64::MAX / 2..).map(|(shadow, _)| u64::MAX - shadow).collect();
+        for (number, slot) in slots {
             match slot {
                 Slot::Live(mut edit) => {
-                    if let Ok(old) = self.disk_dnode(pool, number) {
+                    // What was there before gets its charge back as what was freed.
+                    if !replaced.contains(&number)
+                        && let Ok(old) = self.disk_dnode(pool, number)
+                    {
                         ledger.charge(&old, -1);
                     }
                     edit.sync(pool, sink)?;
@@ -1022,8 +1066,10 @@ impl Set {
                             sink.free(&spill)?;
                         }
                     }
-                    if slots > 0 && number / DNODES_PER_BLOCK <= meta.dnode.last_block {
-                        put_dnode(&mut meta, pool, number, &vec![0; slots * dnode::SLOT])?;
+                    // Of one that was replaced what the other does not cover, which takes one slot.
+                    let (first, slots) = if number > u64::MAX / 2 { (u64::MAX - number + 1, slots.saturating_sub(1)) } else { (number, slots) };
+                    if slots > 0 && first / DNODES_PER_BLOCK <= meta.dnode.last_block {
+                        put_dnode(&mut meta, pool, first, &vec![0; slots * dnode::SLOT])?;
                     }
                 }
             }
@@ -1046,7 +1092,6 @@ impl Set {
         meta.sync(pool, sink)?;
         self.meta = meta.dnode;
         self.raw[..dnode::SLOT].copy_from_slice(&self.meta.encode());
-        self.hint = 1;
         self.header_dirty = false;
         let fill = self.meta.pointers.iter().map(|pointer| pointer.fill).sum();
         sink.write(self.raw.clone(), About { kind: kind::OBJSET, level: 0, fill, compression: 0 })

@@ -116,10 +116,16 @@ impl<'p> ObjectSet<'p> {
         let per_block = meta.dnode.block_size / dnode::SLOT as u64;
         // A hostile tree may reach one block in 2^60 ways; a pool has room for so many only.
         let mut left = self.pool.room() / meta.dnode.block_size.max(1) * 64 + 64;
+        // Nor does it have many holes: they are found one by one, where a whole subtree is none.
+        let mut gaps = 0_u64;
         let mut block = 0;
         while block <= meta.dnode.last_block {
             if let Some(next) = meta.gap(block)? {
                 block = next;
+                gaps += 1;
+                if gaps.is_multiple_of(64) {
+                    left = left.checked_sub(1).ok_or(FormatError::new("object set", "has more holes than the pool has room", block))?;
+                }
                 continue;
             }
             left = left.checked_sub(1).ok_or(FormatError::new("object set", "has more dnode blocks than the pool has room", block))?;
@@ -227,6 +233,21 @@ impl<'p> Object<'p> {
         Ok(Some((number / span).saturating_add(1).saturating_mul(span)))
     }
 
+    /// The end of the largest subtree beginning with block `number` whose blocks count `each` entries apiece: `None`, that block has fewer.
+    ///
+    /// # Errors
+    /// As [`Object::pointer`].
+    pub(crate) fn full_to(&mut self, number: u64, each: u64) -> Result<Option<u64>, Error> {
+        let fan_bits = self.dnode.indirect_shift - 7;
+        let is_full = move |pointer: &BlockPointer, level: u8| {
+            let bits = fan_bits * u32::from(level);
+            let begins = bits < 48 && number.trailing_zeros() >= bits;
+            begins && !pointer.is_hole() && pointer.fill == each << bits
+        };
+        let (pointer, level) = self.descend_until(number, &is_full)?;
+        Ok(is_full(&pointer, level).then(|| number + (1 << (fan_bits * u32::from(level)))))
+    }
+
     /// The next part, from block `first` on, that is not known to be as it was in txg `since`: a block born later, or a hole that is younger or does not say
     /// how old it is. Subtrees that are older are not read. `None`: no more up to the last block.
     ///
@@ -255,13 +276,18 @@ impl<'p> Object<'p> {
 
     /// The same, ending where a subtree is not younger than `since`.
     fn descend_since(&mut self, number: u64, since: u64) -> Result<(BlockPointer, u8), Error> {
+        self.descend_until(number, &|pointer, _| pointer.birth <= since)
+    }
+
+    /// The same, ending at the first pointer that `is_end` says so of.
+    fn descend_until(&mut self, number: u64, is_end: &dyn Fn(&BlockPointer, u8) -> bool) -> Result<(BlockPointer, u8), Error> {
         let top = self.dnode.levels - 1;
         let index = usize::try_from(self.dnode.pointer_index(number, top)).unwrap_or(usize::MAX);
         let Some(first) = self.dnode.pointers.get(index) else { return Ok((BlockPointer::hole(), 63)) };
         let mut pointer = first.clone();
         let fan_bits = self.dnode.indirect_shift - 7;
         for level in (1..=top).rev() {
-            if pointer.is_hole() || pointer.birth <= since {
+            if pointer.is_hole() || is_end(&pointer, level) {
                 return Ok((pointer, level));
             }
             let shift = fan_bits * u32::from(level);

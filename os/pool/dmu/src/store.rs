@@ -144,6 +144,8 @@ pub struct Store {
     /// The pool's feature `hole_birth` is active.
     holes_have_births: bool,
     pub(crate) random: Box<dyn FnMut() -> u64 + Send>,
+    /// Datasets freed by the change under way, of which something is open: it goes once the change is made, and stays if that is refused.
+    pub(crate) freed_heads: Vec<u64>,
 }
 
 impl core::fmt::Debug for Store {
@@ -195,6 +197,7 @@ impl Store {
             state: Some(0),
             holes_have_births: false,
             random: Box::new(|| 0),
+            freed_heads: Vec::new(),
         };
         store.pool.set_healing(true);
         store.table_at(OBJECT_DIRECTORY, 0)?;
@@ -320,6 +323,7 @@ impl Store {
             state: None,
             holes_have_births: features.iter().any(|(name, count, _)| *count > 0 && name == HOLE_BIRTH),
             random,
+            freed_heads: Vec::new(),
         })
     }
 
@@ -771,10 +775,12 @@ impl Store {
         let mut freed: BTreeSet<(u32, u64)> = BTreeSet::new();
         // What the turn before would have written: most of it stays.
         let mut before: Vec<(BlockPointer, Vec<u8>)> = Vec::new();
+        // What a turn wrote of the space maps, and how, the later ones do, too: what a turn freed must be free in the last one.
+        let mut touched: BTreeMap<(u32, usize), bool> = BTreeMap::new();
         // Each turn can only add addresses, and a space map grows by a few words per address: it settles after two or three.
         for _ in 0..64 {
             let mut mos = self.mos.clone();
-            let slabs = self.write_space_maps(&mut mos)?;
+            let slabs = self.write_space_maps(&mut mos, &mut touched)?;
             let mut sink = MosSink {
                 space: &mut self.space,
                 txg: self.txg,
@@ -795,8 +801,10 @@ impl Store {
                 self.space.release(&unused);
                 changed = true;
             }
+            let mut seen = 0;
             for pointer in &frees {
                 for dva in places(&self.pool, pointer)? {
+                    seen += 1;
                     if freed.insert((dva.vdev, dva.offset)) {
                         self.space.free(&dva)?;
                         changed = true;
@@ -806,6 +814,9 @@ impl Store {
             if changed {
                 before = writes;
                 continue;
+            }
+            if seen != freed.len() {
+                return Err(EditError::Invalid("a block of the MOS that an earlier turn freed is in use"));
             }
             let mut delta = Space::default();
             for ((pointer, data), (_, place)) in writes.into_iter().zip(&addresses) {
@@ -827,12 +838,17 @@ impl Store {
         Err(EditError::Invalid("the space maps did not settle"))
     }
 
-    /// Puts the txg's allocations and frees into the space maps of `mos`. Returns (vdev, metaslab, object, header) of those it changed.
-    fn write_space_maps(&self, mos: &mut Set) -> Result<Vec<(u32, usize, u64, spacemap::Header)>, EditError> {
+    /// Puts the txg's allocations and frees into the space maps of `mos`. Returns (vdev, metaslab, object, header) of those it changed. `touched`: the space maps that
+    /// this commit has written before, and whether anew.
+    fn write_space_maps(&self, mos: &mut Set, touched: &mut BTreeMap<(u32, usize), bool>) -> Result<Vec<(u32, usize, u64, spacemap::Header)>, EditError> {
         let mut out = Vec::new();
         for (id, top) in self.space.tops() {
             let deferred = self.space.deferred(*id);
-            for (index, slab) in top.metaslabs.iter().enumerate().filter(|(_, slab)| slab.is_dirty()) {
+            for (index, slab) in top.metaslabs.iter().enumerate() {
+                if !slab.is_dirty() && !touched.contains_key(&(*id, index)) {
+                    continue;
+                }
+                let is_anew = touched.entry((*id, index)).or_default();
                 let (mut object, mut header) = (slab.object, slab.header);
                 if object == 0 {
                     object = mos.allocate(&self.pool, SPACE_MAP, SPACE_MAP_BLOCK, SPACE_MAP_HEADER, vec![0; 24])?;
@@ -844,9 +860,8 @@ impl Store {
                 let changes = spacemap::encode(slab.changes(top.ashift), self.txg);
                 let condensed = spacemap::encode(slab.condensed(top.ashift, &deferred), self.txg);
                 let appended = header.length + changes.len() as u64;
-                if slab.is_unflushed()
-                    || appended > (2 * condensed.len() as u64).max(SPACE_MAP_BLOCK)
-                {
+                *is_anew |= slab.is_unflushed() || appended > (2 * condensed.len() as u64).max(SPACE_MAP_BLOCK);
+                if *is_anew {
                     edit.write_at(&self.pool, 0, &condensed)?;
                     header.length = condensed.len() as u64;
                     edit.cut(header.length.div_ceil(edit.dnode.block_size).max(1));
@@ -943,7 +958,8 @@ impl Sink for DatasetSink<'_> {
         self.referenced.add(pointer, deflated, -1);
         if pointer.birth > self.previous_txg {
             self.born.add(pointer, deflated, -1);
-            for dva in places(self.pool, pointer)? {
+            // What cannot be read cannot be given back: a gang header that is lost keeps its pieces.
+            for dva in places(self.pool, pointer).unwrap_or_default() {
                 self.space.free(&dva)?;
             }
         } else {

@@ -16,8 +16,15 @@ use crate::edit::{Edit, EditError, Slots};
 const MICRO_MAX: usize = 128 << 10;
 const FAT_SHIFT: u32 = 14;
 const FAT_BLOCK: usize = 1 << FAT_SHIFT;
-/// Salts need no secrecy here, only to be there: a constant keeps runs repeatable.
+/// Salts keep nothing secret: the hash is linear, so names that share one are as easy to make for any ([`set_fat`] bears them). A constant keeps runs repeatable.
 const SALT: u64 = 0x5A17_C0DE_0000_0001;
+
+/// Most bits that tell leaves apart: hashes have 28, and a pointer table doubles with each.
+const PREFIX_MAX: u32 = 26;
+/// Entries of a full leaf may agree in so many bits more than its place among the leaves asks for: that many of few (large values) by chance, of many on purpose only.
+const SKEW_MANY: u32 = 8;
+const SKEW_FEW: u32 = 14;
+const FEW: usize = 8;
 
 /// Makes the object an empty micro ZAP of its block size.
 pub fn format(edit: &mut Edit, normalisation: u64) {
@@ -289,6 +296,13 @@ fn set_fat(edit: &mut Edit, pool: &Pool, entry: Entry) -> Result<(), EditError> 
                 edit.put_block(0, header.encode(size));
             }
             return Ok(());
+        }
+        // Names that were chosen so that their hashes agree would grow the table without end: honest ones part within a few bits of what so many leaves need.
+        let hashes = |a: &Entry, b: &Entry| (header.hash(&a.name) ^ header.hash(&b.name)).leading_zeros();
+        let agree = entries.iter().map(|old| hashes(old, &entry)).min().unwrap_or(0);
+        let skew = if entries.len() > FEW { SKEW_MANY } else { SKEW_FEW };
+        if agree >= (header.leaves.max(1).ilog2() + 1 + skew).min(PREFIX_MAX) {
+            return Err(EditError::NoSpace);
         }
         entries.pop();
         if entries.len() + usize::from(!is_new) <= 1 {

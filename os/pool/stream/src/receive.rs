@@ -19,6 +19,8 @@ use crate::{Feature, SendOptions, StreamError, Token, Why};
 
 /// Changes are committed when they take this much memory.
 const COMMIT_BYTES: u64 = 16 << 20;
+/// Objects freed with one commit.
+const FREE_STEP: usize = 8192;
 /// Bytes that a dnode may take.
 const OBJECT_COST: u64 = 1024;
 /// Largest block and spill block without the feature `large_blocks`.
@@ -229,7 +231,18 @@ impl Receiver {
             store.commit(now)?;
             store.reserve_in(body.dataset, wanted)?;
         }
-        let (set, pool) = store.edit_dataset(body.dataset, owners.filter(|_| body.begin.os_kind == 2))?;
+        let owners = owners.filter(|_| body.begin.os_kind == 2);
+        if let Record::FreeObjects { first, count } = parsed.record {
+            // One record may name all objects there are: so many with each commit.
+            loop {
+                let (set, pool) = store.edit_dataset(body.dataset, owners)?;
+                if free_objects(set, pool, first, count)? {
+                    break;
+                }
+                store.commit(now)?;
+            }
+        }
+        let (set, pool) = store.edit_dataset(body.dataset, owners)?;
         change(set, pool, &body.begin, parsed)?;
         match &parsed.record {
             Record::Object(record) => (body.object, body.offset) = (record.object, 0),
@@ -457,20 +470,25 @@ fn finish(store: &mut Store, body: &Body, end: &Parsed, force: bool, now: u64) -
     Ok(Received { snapshot: format!("{}@{}", body.target, body.snapshot), guid: body.begin.to_guid, bytes: body.earlier + (end.offset + SIZE as u64 - body.start.0), records: end.number + 1 - body.start.1 })
 }
 
+/// Frees some of the objects from `first` on; tells whether these are all.
+fn free_objects(set: &mut Set, pool: &Pool, first: u64, count: u64) -> Result<bool, Why> {
+    let limit = first.saturating_add(count);
+    let mut next = first;
+    for _ in 0..FREE_STEP {
+        let Some(number) = set.next_object(pool, next)?.filter(|number| *number < limit) else { return Ok(true) };
+        set.free(pool, number)?;
+        next = number + 1;
+    }
+    Ok(false)
+}
+
 /// Applies a record to the object set.
 fn change(set: &mut Set, pool: &Pool, begin: &Begin, parsed: &Parsed) -> Result<(), Why> {
     let payload = &parsed.payload;
     match &parsed.record {
         Record::Object(record) => object(set, pool, begin, record, payload),
-        Record::FreeObjects { first, count } => {
-            let limit = first.saturating_add(*count);
-            let mut next = *first;
-            while let Some(number) = set.next_object(pool, next)?.filter(|number| *number < limit) {
-                set.free(pool, number)?;
-                next = number + 1;
-            }
-            Ok(())
-        }
+        // Done already ([`free_objects`]).
+        Record::FreeObjects { .. } => Ok(()),
         Record::Write(record) => write(set, pool, record, payload),
         Record::Embedded { object, offset, compression, lsize, psize, .. } => {
             let data = unpack(*compression, &payload[..usize::try_from(*psize).unwrap_or(0)], u64::from(*lsize))?;

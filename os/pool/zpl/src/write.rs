@@ -530,7 +530,11 @@ impl<'s> Writer<'s> {
         if type_bits == DIRECTORY {
             zap::format(edit, 0);
         }
-        self.enter(parent, name, object, mode, new.now)?;
+        if let Err(error) = self.enter(parent, name, object, mode, new.now) {
+            let (set, pool, _) = self.parts()?;
+            set.free(pool, object)?;
+            return Err(error);
+        }
         let (rdev, target) = match make {
             Make::Special { rdev, .. } => (rdev, None),
             Make::Symlink(target) => (0, Some(target.to_vec())),
@@ -955,9 +959,10 @@ impl<'s> Writer<'s> {
         Ok(self.read_dir(directory)?.is_empty())
     }
 
-    fn forget_unlinked(&mut self, object: u64) -> Result<(), EditError> {
+    /// Takes an object off the list of unlinked ones; tells whether it was there.
+    fn forget_unlinked(&mut self, object: u64) -> Result<bool, EditError> {
         let (set, pool, volume) = self.parts()?;
-        zap::remove(set.edit(pool, volume.unlinked)?, pool, format!("{object:x}").as_bytes()).map(drop)
+        zap::remove(set.edit(pool, volume.unlinked)?, pool, format!("{object:x}").as_bytes())
     }
 
     /// Frees an object with its directory of extended attributes.
@@ -984,10 +989,9 @@ impl<'s> Writer<'s> {
     /// # Errors
     /// It is not in the list of unlinked objects.
     pub fn reap(&mut self, object: u64) -> Result<(), EditError> {
-        if !self.unlinked()?.contains(&object) {
+        if !self.forget_unlinked(object)? {
             return Err(Error::NotFound.into());
         }
-        self.forget_unlinked(object)?;
         self.destroy(object)
     }
 
