@@ -89,24 +89,23 @@ const fn time(at: Nanos) -> (u64, u64) {
     (at.0 / 1_000_000_000, at.0 % 1_000_000_000)
 }
 
-/// A number that tells contents apart: a polynomial over a prime field at a point nobody knows, so that two contents have the same one with a chance of 2^-50 at most, whoever
-/// chose them.
-fn print(data: &[u8]) -> u64 {
-    const PRIME: u64 = (1 << 61) - 1;
-    static POINT: AtomicU64 = AtomicU64::new(0);
-    let mut point = POINT.load(Relaxed);
-    if point == 0 {
-        let mut bytes = [0; 8];
-        kif::rng().fill(&mut bytes);
-        point = (u64::from_le_bytes(bytes) % PRIME) | 1;
-        // Whoever was first.
-        point = POINT.compare_exchange(0, point, Relaxed, Relaxed).map_or_else(|known| known, |_| point);
-    }
+const PRINT_PRIME: u64 = (1 << 61) - 1;
+
+/// A secret for [`print`].
+pub(crate) fn print_point() -> u64 {
+    let mut bytes = [0; 8];
+    kif::rng().fill(&mut bytes);
+    (u64::from_le_bytes(bytes) % PRINT_PRIME) | 1
+}
+
+/// A number that tells contents apart: a polynomial over a prime field at a `point` nobody knows, so that two contents have the same one with a chance of 2^-50 at most,
+/// whoever chose them.
+fn print(point: u64, data: &[u8]) -> u64 {
     let step = |sum: u64, word: u64| {
         let product = u128::from(sum) * u128::from(point) + u128::from(word);
-        let (low, high) = (product as u64 & PRIME, (product >> 61) as u64);
+        let (low, high) = (product as u64 & PRINT_PRIME, (product >> 61) as u64);
         let folded = low + high;
-        if folded >= PRIME { folded - PRIME } else { folded }
+        if folded >= PRINT_PRIME { folded - PRINT_PRIME } else { folded }
     };
     let (words, rest) = data.as_chunks::<4>();
     let sum = words.iter().fold(data.len() as u64, |sum, word| step(sum, u32::from_le_bytes(*word).into()));
@@ -634,7 +633,7 @@ impl Node {
             if len > 0 {
                 let data = &mut data[..len];
                 frame.read(0, data);
-                let now = print(data);
+                let now = print(self.shared.storage.print_point, data);
                 // A mapping that nobody stores to costs a look at memory, not one at the pool.
                 if stored != Some(now) {
                     let mine = self.put_changed(start, data);

@@ -44,6 +44,8 @@ static KNOWN: SpinLock<VecDeque<Known>> = SpinLock::new(sync::Class::PoolNodes, 
 fn note(shared: &Arc<Shared>) {
     let many = {
         let mut known = KNOWN.lock();
+        // Of exported pools there is nothing left to let go of.
+        known.retain(|one| one.pool.strong_count() > 0);
         match known.iter().position(|one| core::ptr::eq(one.shared.as_ptr(), Arc::as_ptr(shared))) {
             Some(at) => {
                 let one = known.remove(at);

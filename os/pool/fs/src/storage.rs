@@ -23,7 +23,7 @@ use vfs::{Result, StatFs, VfsError, VnodeRef};
 use crate::snapdir::Snapshot;
 use crate::error::convert;
 use crate::gate::{self, Gate};
-use crate::node::Node;
+use crate::node::{self, Node};
 use crate::cache;
 
 /// How long a change waits for its commit at most.
@@ -84,6 +84,8 @@ pub struct Storage {
     dirty_max: u64,
     is_full: AtomicBool,
     suspended: AtomicBool,
+    /// What pages that programs have mapped are told apart by ([`node::print_point`]).
+    pub(crate) print_point: u64,
     mounted: SpinLock<Vec<Weak<Shared>>>,
     /// Volumes that were opened, with what is in memory of them.
     pub(crate) opened: SpinLock<BTreeMap<u64, Arc<Node>>>,
@@ -136,6 +138,7 @@ impl Storage {
             dirty_max: (kif::frames().free_total().1 * PAGE_SIZE as u64 / DIRTY_PART).clamp(DIRTY_LEAST, DIRTY_MOST),
             is_full: AtomicBool::new(false),
             suspended: AtomicBool::new(false),
+            print_point: node::print_point(),
             mounted: SpinLock::new(Class::PoolNodes, Vec::new()),
             opened: SpinLock::new(Class::PoolNodes, BTreeMap::new()),
             ahead: SpinLock::new(Class::PoolNodes, VecDeque::new()),
