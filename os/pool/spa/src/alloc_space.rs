@@ -582,7 +582,8 @@ impl Metaslab {
     /// Allocated bytes after this txg.
     #[must_use]
     pub fn allocated_bytes(&self) -> u64 {
-        self.header.allocated + self.allocated.total() - self.freed.total()
+        // What the header says comes from a disk.
+        self.header.allocated.saturating_add(self.allocated.total()).saturating_sub(self.freed.total())
     }
 
     /// How split up its free space is, in percent.
