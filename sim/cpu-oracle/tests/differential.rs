@@ -31,13 +31,20 @@ fn main() -> std::process::ExitCode {
         }
     };
     let clean: fn(&Verdict) -> bool = |verdict| verdict.reports.is_empty() && verdict.compared > 0;
-    if native {
+    // Ours is one of AMD's: others' differ in what a fault leaves behind (the x87 stack's top, masks of gathers).
+    let alike = std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("AuthenticAMD"));
+    if native && !alike {
+        println!("not compared with the host's processor: it is none of AMD's, as ours is");
+    }
+    if native && alike {
         test("engine_equals_host_processor", &plan(Judge::Host, cases), clean);
         test("engine_cut_at_every_tick_equals_host_processor", &Plan { slice: 1, first_seed: 1 << 40, ..plan(Judge::Host, cases / 10) }, clean);
         if sim_cpu_oracle::vex::host_has() {
             let vex = Plan { codes: sim_cpu_oracle::vex::codes(), ..plan(Judge::Host, cases / 4) };
             test("v3_model_equals_host_processor", &vex, clean);
         }
+    }
+    if native {
         // The canary: an engine that takes ADC for ADD must be found and shrunk to one instruction.
         let add = Plan {
             planted: Some(add_as_adc),
