@@ -8,6 +8,7 @@ use pool_phys::FormatError;
 use pool_phys::dsl::{Dataset, DslDir};
 use pool_phys::nvlist::{List, Value};
 use pool_phys::objset::ObjsetKind;
+use pool_phys::zap::Entry;
 use pool_spa::Pool;
 
 use crate::{Error, ObjectSet};
@@ -248,6 +249,15 @@ impl<'p> Datasets<'p> {
         ObjectSet::open(self.mos.pool(), &info.dataset.root)
     }
 
+    /// A table of properties without what was received and is hidden by an inherit on purpose; what was set by hand goes before what was received.
+    fn in_force(&self, table: u64) -> Result<Vec<Entry>, Error> {
+        let mut entries = self.mos.zap(table)?;
+        let hidden: Vec<String> = entries.iter().filter_map(|entry| Some(format!("{}$recvd", entry.text().strip_suffix("$inherit")?))).collect();
+        entries.retain(|entry| !hidden.contains(&entry.text()));
+        entries.sort_by_key(|entry| entry.name.contains(&b'$'));
+        Ok(entries)
+    }
+
     /// Properties set on a dataset itself, or received with it, as stored.
     ///
     /// # Errors
@@ -255,20 +265,14 @@ impl<'p> Datasets<'p> {
     pub fn own_properties(&self, info: &DatasetInfo) -> Result<List, Error> {
         let mut out = List::default();
         let props = self.dir(info.dir)?.props;
-        let entries = if props == 0 { Vec::new() } else { self.mos.zap(props)? };
-        let hidden: Vec<String> = entries.iter().filter_map(|entry| Some(entry.text().strip_suffix("$inherit")?.to_string())).collect();
-        for entry in entries {
+        for entry in if props == 0 { Vec::new() } else { self.in_force(props)? } {
             let text = entry.text();
             let (name, suffix) = text.split_once('$').unwrap_or((&text, ""));
-            if suffix == "recvd" && hidden.iter().any(|hidden| hidden == name) {
-                continue;
-            }
             let value = match (entry.number().filter(|_| entry.integer_size == 8), entry.bytes()) {
                 (Some(number), _) => Value::Number(number),
                 (None, Some(bytes)) => Value::Text(String::from_utf8_lossy(&bytes).into_owned()),
                 (None, None) => continue,
             };
-            // What is set here goes before what was received.
             if !name.is_empty() && (suffix.is_empty() || suffix == "recvd" && out.get(name).is_none()) {
                 out.set(name, value);
             }
@@ -288,16 +292,9 @@ impl<'p> Datasets<'p> {
             let dir = self.dir(number)?;
             if dir.props != 0 {
                 let owner = if depth == 0 { None } else { Some(self.dir_name(number)?) };
-                let mut entries = self.mos.zap(dir.props)?;
-                // What was set by hand goes before what was received.
-                entries.sort_by_key(|entry| entry.name.contains(&b'$'));
-                let hidden: Vec<String> = entries.iter().filter_map(|entry| Some(entry.text().strip_suffix("$inherit")?.to_string())).collect();
-                for entry in entries {
+                for entry in self.in_force(dir.props)? {
                     let text = entry.text();
                     let (name, suffix) = text.split_once('$').unwrap_or((&text, ""));
-                    if suffix == "recvd" && hidden.iter().any(|hidden| hidden == name) {
-                        continue;
-                    }
                     let source = match (&owner, suffix) {
                         (Some(owner), "" | "recvd") => Source::Inherited(owner.clone()),
                         (None, "") => Source::Local,

@@ -293,14 +293,20 @@ fn a_cut_while_a_pool_changes_its_guid_or_name_leaves_one_pool() {
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(false, false), (true, false), (true, true)], "each commit is there or is not");
 }
 
-#[test]
-fn another_name_comes_after_what_the_logs_hold() {
+/// A pool on one disk that can lose its last writes, and its root file system.
+fn logged() -> (Recorded, Store, u64) {
     let disk = Recorded { bytes: Arc::new(Mutex::new(vec![0; 64 << 20])), writes: Arc::default(), index: 0 };
     let layout = Layout { redundancy: None, devices: vec![(String::from("d0"), Box::new(disk.clone()) as Box<dyn BlockDev>)] };
     let (pool, config) = pool_spa::create("logged", vec![layout], 9, &mut random(7)).expect("lay the pool out");
     let mut store = Store::create(pool, config, NOW.0, random(8)).expect("make the MOS");
     let dataset = create_filesystem(&mut store, "logged", &NEW).expect("make the root file system");
     store.commit(NOW.0).expect("commit");
+    (disk, store, dataset)
+}
+
+#[test]
+fn another_name_comes_after_what_the_logs_hold() {
+    let (disk, mut store, dataset) = logged();
     let mut writer = Writer::open(&mut store, dataset).expect("open for writing");
     let root = writer.root();
     let object = writer.make(root, b"kept", Make::File, &NEW).expect("make a file");
@@ -323,11 +329,7 @@ fn another_name_comes_after_what_the_logs_hold() {
 
 #[test]
 fn a_block_that_the_log_names_goes_where_it_belongs() {
-    let disk = Recorded { bytes: Arc::new(Mutex::new(vec![0; 64 << 20])), writes: Arc::default(), index: 0 };
-    let layout = Layout { redundancy: None, devices: vec![(String::from("d0"), Box::new(disk.clone()) as Box<dyn BlockDev>)] };
-    let (pool, config) = pool_spa::create("logged", vec![layout], 9, &mut random(7)).expect("lay the pool out");
-    let mut store = Store::create(pool, config, NOW.0, random(8)).expect("make the MOS");
-    let dataset = create_filesystem(&mut store, "logged", &NEW).expect("make the root file system");
+    let (disk, mut store, dataset) = logged();
     let volume = pool_zpl::Zvol::create(&mut store, "logged/volume", 1 << 20, 128 << 10, true, NOW.0).expect("make a volume").dataset();
     let data: Vec<u8> = (0..128 << 10).map(|at: u32| (at / 512 + 1).to_le_bytes()[0]).collect();
     let mut writer = Writer::open(&mut store, dataset).expect("open for writing");
@@ -400,12 +402,7 @@ impl BlockDev for Scratched {
 
 #[test]
 fn a_log_that_a_device_fails_to_give_is_not_taken_for_ended() {
-    let disk = Recorded { bytes: Arc::new(Mutex::new(vec![0; 64 << 20])), writes: Arc::default(), index: 0 };
-    let layout = Layout { redundancy: None, devices: vec![(String::from("d0"), Box::new(disk.clone()) as Box<dyn BlockDev>)] };
-    let (pool, config) = pool_spa::create("logged", vec![layout], 9, &mut random(7)).expect("lay the pool out");
-    let mut store = Store::create(pool, config, NOW.0, random(8)).expect("make the MOS");
-    let dataset = create_filesystem(&mut store, "logged", &NEW).expect("make the root file system");
-    store.commit(NOW.0).expect("commit");
+    let (disk, mut store, dataset) = logged();
     for name in [&b"committed"[..], b"first", b"second"] {
         let mut writer = Writer::open(&mut store, dataset).expect("open for writing");
         let root = writer.root();
