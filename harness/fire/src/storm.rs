@@ -893,7 +893,7 @@ impl Life {
             self.all_done.wait(|| (self.left.load(Relaxed) == 0).then_some(()));
         }
         for attempt in 0.. {
-            match manage::export(&cx, NAME, false) {
+            match manage::export(&cx, NAME, false, true) {
                 Ok(()) => return,
                 Err(Refused::NotFound(_)) if POWER.is_off.load(Relaxed) => return,
                 Err(_) if POWER.is_off.load(Relaxed) && attempt < 20 => {}
@@ -912,6 +912,9 @@ impl Life {
 pub fn run(shape: &Shape, seed: u64, lives: u64, operations: u64) -> Result<Report, String> {
     let say = |life: u64, what: &str| format!("{} seed {seed} life {life}: {what}", shape.name);
     let (mut disks, mut store) = rig::create(shape, seed).map_err(|error| say(0, &error.to_string()))?;
+    // Where the power is off nobody waits for it to come back: the tasks of a life end with it.
+    let mode = pool_dmu::parse_pool_property("failmode", "continue").map_err(|why| say(0, &why))?;
+    store.set_pool_property(&mode, NOW.0).map_err(|error| say(0, &error.to_string()))?;
     store.export(NOW.0).map_err(|error| say(0, &error.to_string()))?;
     drop(store);
     let mut book = Book { homes: HOMES.iter().map(|_| Home::begin(digest(&Model::new()))).collect(), ..Book::default() };

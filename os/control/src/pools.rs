@@ -197,7 +197,7 @@ fn carry_out(operation: Operation, request: &NvList, zone: ZoneId) -> Answer {
         }
         Operation::PoolImport => import(&cx, request),
         Operation::PoolExport => {
-            manage::export(&cx, request.string("pool")?, flag(request, "destroy")?)?;
+            manage::export(&cx, request.string("pool")?, flag(request, "destroy")?, flag(request, "force")?)?;
             nothing()
         }
         Operation::PoolDevice => {

@@ -69,6 +69,7 @@ impl From<FaultError> for ProcError {
     fn from(error: FaultError) -> Self {
         match error {
             FaultError::OutOfMemory => Self::NoMemory,
+            FaultError::Interrupted => Self::Interrupted,
             FaultError::NotMapped | FaultError::Protected | FaultError::NoObject => Self::BadAddress,
         }
     }

@@ -342,7 +342,7 @@ impl Task {
         let fault = Fault { address, write: error & 2 != 0, execute: error & 16 != 0 };
         self.zone.stats.faults.bump();
         match self.space.fault(fault) {
-            Ok(()) => {}
+            Ok(()) | Err(FaultError::Interrupted) => {}
             Err(FaultError::NotMapped) => self.fault_signal(SIGSEGV, SEGV_MAPERR, address),
             Err(FaultError::Protected) => self.fault_signal(SIGSEGV, SEGV_ACCERR, address),
             Err(FaultError::NoObject) => self.fault_signal(SIGBUS, BUS_ADRERR, address),

@@ -484,6 +484,7 @@ impl vm::Backing for FileBacking {
         self.0.object().page(index, write, zone).map_err(|error| match error {
             VfsError::NoMemory | VfsError::NoSpace => BackingError::OutOfMemory,
             VfsError::Invalid | VfsError::NoDevice => BackingError::PastEnd,
+            VfsError::Interrupted => BackingError::Interrupted,
             _ => BackingError::Io,
         })
     }

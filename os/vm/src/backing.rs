@@ -13,6 +13,8 @@ pub enum BackingError {
     OutOfMemory,
     /// The medium did not deliver.
     Io,
+    /// A signal came while the medium was waited for: the program sees to that first, and then faults again.
+    Interrupted,
 }
 
 /// A source of pages: a file's page list, or the shared store of an anonymous shared mapping.

@@ -61,6 +61,8 @@ pub enum FaultError {
     NoObject,
     /// No memory for the page.
     OutOfMemory,
+    /// A signal came first: nothing is wrong with the access.
+    Interrupted,
 }
 
 impl From<BackingError> for FaultError {
@@ -68,6 +70,7 @@ impl From<BackingError> for FaultError {
         match error {
             BackingError::PastEnd | BackingError::Io => Self::NoObject,
             BackingError::OutOfMemory => Self::OutOfMemory,
+            BackingError::Interrupted => Self::Interrupted,
         }
     }
 }

@@ -148,7 +148,7 @@ operations! {
     14 PoolList    "pool.list"    Global "pool? -> pools: [{name, guid, health, size, allocated, scan, scanning, paused, scan_errors, suspended, age, aside: [{kind, name, state, size, allocated, counts as a vdev's}], vdevs: [{name, guid, depth, state, log, size?, allocated?, read, write, checksum, reads, writes, bytes_read, bytes_written}]}]";
     15 PoolCreate  "pool.create"  Global "name, vdevs: strings, ashift?, force?, dry? -> guid?";
     16 PoolImport  "pool.import"  Global "pool?, destroyed?, to? (new name), for_now?, altroot?, unmounted?, read_only?, rewind?, without_log?, at_most?, force?, dry?, properties?: strings NAME=VALUE -> importable: [{name, guid, exported, host?, disks: strings}]; with a pool (name or guid): imports it -> name; dry: txg, newer";
-    17 PoolExport  "pool.export"  Global "pool, destroy? -> (nothing)";
+    17 PoolExport  "pool.export"  Global "pool, destroy?, force? -> (nothing)";
     18 PoolDevice  "pool.device"  Global "pool, change: attach | replace | detach | offline | online | clear | add | remove, device? (clear: all), new?, sequential?, force? (add, attach, replace), expand? (online), vdevs?: strings -> (nothing)";
     19 PoolScrub   "pool.scrub"   Global "pool, stop?, pause? -> (nothing): starts it, or lets a paused one go on";
     20 DatasetList "dataset.list" Delegated "name?, bookmarks? -> datasets: [{name, kind, used, available?, referenced, created, origin?, mountpoint?, mounted?, listed? (a snapshot that the pool lists by itself)}]";

@@ -64,7 +64,7 @@ const TABLE: [(&str, Kind); 31] = [
     ("delegation", Kind::Switch(true)),
     ("autoreplace", Kind::OffOnly("no device is replaced by one that appears in its place: give the pool a spare")),
     ("cachefile", Kind::Only("none", "there is no file of pools: they are found by their labels")),
-    ("failmode", Kind::Words(&["wait", "continue"])),
+    ("failmode", Kind::Words(&["wait", "continue", "panic"])),
     ("listsnapshots", Kind::Switch(false)),
     ("autoexpand", Kind::Switch(false)),
     ("dedupratio", Kind::Measured),

@@ -33,8 +33,11 @@
 //! lock. One tenant's transfer therefore waits for another's on the same pool; transaction groups that overlap are the next step.
 //!
 //! # Failure
-//! An unreadable block is EIO of that read. A device that does not take a write ends the pool's use for writing ([`Storage::is_suspended`]); the
-//! pool on disk is then the last committed group, and an operator takes it into use again from there (`zpool clear`). A pool may be imported for reading only: then nothing of it is written. Space is checked before data is taken, so a commit does not run out of it. Little free memory refuses
+//! An unreadable block is EIO of that read. Where too few devices serve, the pool is suspended ([`Storage::is_suspended`]): nothing is changed, and what memory and devices have
+//! is read. Property `failmode` says what becomes of the rest. `wait`: whoever wants more waits at the vnode's door, with none of these locks, until an operator goes on (`zpool
+//! clear`), a signal comes, or the pool is let go of by force; then it is tried again from the start. A page fault waits with its address space's lock. `continue`: EIO. `panic`: the
+//! kernel ends. What was changed and not committed stays in memory, and is committed then (`pool_dmu::Store`, its states; it says also when that cannot be, and the pool is what its
+//! last commit and its logs have). A pool may be imported for reading only: then nothing of it is written. Space is checked before data is taken, so a commit does not run out of it. Little free memory refuses
 //! changes with ENOMEM before they start.
 //!
 //! # Limits

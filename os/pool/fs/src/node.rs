@@ -795,41 +795,21 @@ impl Drop for Node {
     }
 }
 
-impl Vnode for Node {
-    fn id(&self) -> NodeId {
-        NodeId { fs: self.shared.id, ino: self.object }
+/// What programs ask for, tried once: what a suspended pool refuses, [`Node::patiently`] tries again.
+impl Node {
+    /// Carries out what a program asks for; while the pool is suspended, as its property `failmode` says.
+    fn patiently<R>(&self, ask: impl FnMut() -> Result<R>) -> Result<R> {
+        self.shared.storage.patiently(ask)
     }
-    fn kind(&self) -> Kind {
-        self.kind
+
+    /// The same for a change, which is durable at once where property `sync` says so.
+    fn durably<R>(&self, ask: impl FnMut() -> Result<R>) -> Result<R> {
+        let done = self.patiently(ask)?;
+        self.shared.storage.pay(self.shared.dataset)?;
+        Ok(done)
     }
-    fn attr(&self) -> Result<Attr> {
-        let node = self.attributes.lock().clone();
-        let number = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-        Ok(Attr {
-            id: self.id(),
-            kind: self.kind,
-            mode: number(node.mode & 0o7777),
-            uid: number(node.uid),
-            gid: number(node.gid),
-            nlink: number(node.links),
-            size: node.size,
-            blocks: node.size.div_ceil(512),
-            rdev: device(node.rdev),
-            atime: nanos(node.accessed),
-            mtime: nanos(node.modified),
-            ctime: nanos(node.changed),
-        })
-    }
-    fn blocks(&self, attr: &Attr) -> u64 {
-        let bytes = match self.occupied.load(Relaxed) {
-            UNKNOWN if self.is_volume() => return attr.blocks,
-            UNKNOWN => self.read(|writer| self.look_at_space(writer)),
-            known => Ok(known),
-        };
-        // One is for the object itself, as OpenZFS counts: a file with contents is never without blocks. Of a pool that cannot be asked it is what the size says.
-        bytes.map_or(attr.blocks, |bytes| bytes.div_ceil(512) + 1)
-    }
-    fn set_attr(&self, change: &SetAttr) -> Result<()> {
+
+    fn try_set_attr(&self, change: &SetAttr) -> Result<()> {
         let change = Change {
             mode: change.mode.map(u64::from),
             uid: change.uid.map(u64::from),
@@ -847,20 +827,19 @@ impl Vnode for Node {
             self.refresh(writer)
         })
     }
-
-    fn xattr(&self, name: &[u8]) -> Result<Option<Vec<u8>>> {
+    fn try_xattr(&self, name: &[u8]) -> Result<Option<Vec<u8>>> {
         self.read(|writer| match self.xattr_style(writer)? {
             Some(_) => writer.xattr(self.object, name).map(Ok),
             None => Ok(Err(VfsError::NotSupported)),
         })?
     }
-    fn xattr_names(&self) -> Result<Vec<Vec<u8>>> {
+    fn try_xattr_names(&self) -> Result<Vec<Vec<u8>>> {
         self.read(|writer| match self.xattr_style(writer)? {
             Some(_) => Ok(writer.xattr_names(self.object, VALUE_LIMIT)?.ok_or(VfsError::TooLong)),
             None => Ok(Err(VfsError::NotSupported)),
         })?
     }
-    fn set_xattr(&self, name: &[u8], value: Option<&[u8]>, existence: Existence) -> Result<()> {
+    fn try_set_xattr(&self, name: &[u8], value: Option<&[u8]>, existence: Existence) -> Result<()> {
         self.change(value.map_or(0, |value| value.len() as u64) + 4096, |writer| {
             let Some(style) = self.xattr_style(writer)? else { return Ok(Err(VfsError::NotSupported)) };
             if existence != Existence::Any
@@ -873,8 +852,7 @@ impl Vnode for Node {
             Ok(Ok(()))
         })?
     }
-
-    fn lookup(&self, name: &[u8]) -> Result<VnodeRef> {
+    fn try_lookup(&self, name: &[u8]) -> Result<VnodeRef> {
         if self.kind != Kind::Directory {
             return Err(VfsError::NotDirectory);
         }
@@ -886,7 +864,7 @@ impl Vnode for Node {
             Ok(Self::open(&self.shared, writer, object)? as VnodeRef)
         })
     }
-    fn parent(&self) -> Result<(VnodeRef, Box<[u8]>)> {
+    fn try_parent(&self) -> Result<(VnodeRef, Box<[u8]>)> {
         if self.kind != Kind::Directory {
             return Err(VfsError::NotDirectory);
         }
@@ -906,7 +884,7 @@ impl Vnode for Node {
             Ok((parent as VnodeRef, name.unwrap_or_default().into_boxed_slice()))
         })
     }
-    fn create(&self, name: &[u8], kind: Kind, mode: u32, rdev: DevNo, owner: Owner) -> Result<VnodeRef> {
+    fn try_create(&self, name: &[u8], kind: Kind, mode: u32, rdev: DevNo, owner: Owner) -> Result<VnodeRef> {
         let make = match kind {
             Kind::File => Make::File,
             Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
@@ -916,13 +894,13 @@ impl Vnode for Node {
         };
         self.add(name, make, mode, owner)
     }
-    fn mkdir(&self, name: &[u8], mode: u32, owner: Owner) -> Result<VnodeRef> {
+    fn try_mkdir(&self, name: &[u8], mode: u32, owner: Owner) -> Result<VnodeRef> {
         self.add(name, Make::Directory, mode, owner)
     }
-    fn symlink(&self, name: &[u8], target: &[u8], owner: Owner) -> Result<VnodeRef> {
+    fn try_symlink(&self, name: &[u8], target: &[u8], owner: Owner) -> Result<VnodeRef> {
         self.add(name, Make::Symlink(target), 0o777, owner)
     }
-    fn link(&self, name: &[u8], target: &VnodeRef) -> Result<()> {
+    fn try_link(&self, name: &[u8], target: &VnodeRef) -> Result<()> {
         let target = self.of(target)?;
         if target.kind == Kind::Directory {
             return Err(VfsError::NotPermitted);
@@ -941,13 +919,13 @@ impl Vnode for Node {
             self.refresh(writer).map(Ok)
         })?
     }
-    fn unlink(&self, name: &[u8]) -> Result<()> {
+    fn try_unlink(&self, name: &[u8]) -> Result<()> {
         self.remove(name, false)
     }
-    fn rmdir(&self, name: &[u8]) -> Result<()> {
+    fn try_rmdir(&self, name: &[u8]) -> Result<()> {
         self.remove(name, true)
     }
-    fn rename(&self, name: &[u8], target: &VnodeRef, target_name: &[u8], flags: RenameFlags) -> Result<()> {
+    fn try_rename(&self, name: &[u8], target: &VnodeRef, target_name: &[u8], flags: RenameFlags) -> Result<()> {
         let target = self.of(target)?;
         self.require_directory()?;
         target.require_directory()?;
@@ -993,7 +971,7 @@ impl Vnode for Node {
         self.shared.reap();
         Ok(())
     }
-    fn readdir(&self, cookie: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
+    fn try_readdir(&self, cookie: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
         self.require_directory()?;
         self.note_access();
         let (parent, shows_snapshots) = self.read(|writer| Ok((writer.stat(self.object)?.parent, cookie < 3 && self.shows_snapshots(writer)?)))?;
@@ -1028,21 +1006,7 @@ impl Vnode for Node {
             }
         }
     }
-
-    fn readlink(&self) -> Result<Vec<u8>> {
-        if self.kind != Kind::Symlink {
-            return Err(VfsError::Invalid);
-        }
-        self.attributes.lock().symlink.clone().ok_or(VfsError::Io)
-    }
-    fn open(&self, flags: OpenFlags, _zone: ZoneId) -> Result<Option<VnodeRef>> {
-        self.looks_at_access.store(true, Relaxed);
-        match &self.fifo {
-            Some(pipe) => pipe.open(self.id(), flags).map(Some),
-            None => Ok(None),
-        }
-    }
-    fn read_at(&self, offset: u64, out: &mut [u8], io: Io) -> Result<usize> {
+    fn try_read_at(&self, offset: u64, out: &mut [u8], io: Io) -> Result<usize> {
         if !self.has_contents() {
             return Err(if self.kind == Kind::Directory { VfsError::IsDirectory } else { VfsError::Invalid });
         }
@@ -1087,10 +1051,7 @@ impl Vnode for Node {
         self.note_access();
         Ok(done)
     }
-    fn lends(&self) -> bool {
-        self.has_contents()
-    }
-    fn lend(&self, offset: u64, length: usize, io: Io, lent: &mut Lent) -> Result<Option<usize>> {
+    fn try_lend(&self, offset: u64, length: usize, io: Io, lent: &mut Lent) -> Result<Option<usize>> {
         if !self.shared.keeps_data() {
             return Ok(None);
         }
@@ -1104,14 +1065,14 @@ impl Vnode for Node {
             }
         }
     }
-    fn write_at(&self, offset: u64, data: &[u8], io: Io) -> Result<usize> {
+    fn try_write_at(&self, offset: u64, data: &[u8], io: Io) -> Result<usize> {
         self.shared.storage.throttle_write(io.zone, data.len() as u64)?;
         self.within_quota(|| {
             let mut pages = self.pages.lock();
             self.write_locked(&mut pages, offset, data)
         })
     }
-    fn append(&self, data: &[u8], io: Io) -> Result<(u64, usize)> {
+    fn try_append(&self, data: &[u8], io: Io) -> Result<(u64, usize)> {
         self.shared.storage.throttle_write(io.zone, data.len() as u64)?;
         self.within_quota(|| {
             let mut pages = self.pages.lock();
@@ -1120,13 +1081,13 @@ impl Vnode for Node {
             Ok((end + count as u64, count))
         })
     }
-    fn truncate(&self, size: u64) -> Result<()> {
+    fn try_truncate(&self, size: u64) -> Result<()> {
         self.resize(size, false)
     }
-    fn extend(&self, size: u64) -> Result<()> {
+    fn try_extend(&self, size: u64) -> Result<()> {
         self.resize(size, true)
     }
-    fn seek(&self, offset: u64, hole: bool) -> Result<Option<u64>> {
+    fn try_seek(&self, offset: u64, hole: bool) -> Result<Option<u64>> {
         if self.kind != Kind::File {
             return Err(VfsError::Invalid);
         }
@@ -1142,7 +1103,7 @@ impl Vnode for Node {
             }
         }
     }
-    fn punch(&self, offset: u64, length: u64) -> Result<()> {
+    fn try_punch(&self, offset: u64, length: u64) -> Result<()> {
         if self.kind != Kind::File {
             return Err(VfsError::Invalid);
         }
@@ -1156,7 +1117,7 @@ impl Vnode for Node {
         clear(&mut pages, offset, length);
         Ok(())
     }
-    fn page(&self, index: u64, write: bool, zone: ZoneId) -> Result<Frame> {
+    fn try_page(&self, index: u64, write: bool, zone: ZoneId) -> Result<Frame> {
         if !self.has_contents() {
             return Err(VfsError::NoDevice);
         }
@@ -1192,13 +1153,145 @@ impl Vnode for Node {
         cache::balance();
         Ok(frame)
     }
-    fn sync(&self) -> Result<()> {
+    fn try_sync(&self) -> Result<()> {
         if self.shared.snapshot.is_some() {
             return Ok(());
         }
         gate::throttle(kif::spawn().current_zone(), Op::PhysicalWrite);
         self.write_back()?;
         self.shared.storage.log(self.shared.dataset)
+    }
+}
+
+impl Vnode for Node {
+    fn id(&self) -> NodeId {
+        NodeId { fs: self.shared.id, ino: self.object }
+    }
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+    fn attr(&self) -> Result<Attr> {
+        let node = self.attributes.lock().clone();
+        let number = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        Ok(Attr {
+            id: self.id(),
+            kind: self.kind,
+            mode: number(node.mode & 0o7777),
+            uid: number(node.uid),
+            gid: number(node.gid),
+            nlink: number(node.links),
+            size: node.size,
+            blocks: node.size.div_ceil(512),
+            rdev: device(node.rdev),
+            atime: nanos(node.accessed),
+            mtime: nanos(node.modified),
+            ctime: nanos(node.changed),
+        })
+    }
+    fn blocks(&self, attr: &Attr) -> u64 {
+        let bytes = match self.occupied.load(Relaxed) {
+            UNKNOWN if self.is_volume() => return attr.blocks,
+            UNKNOWN => self.read(|writer| self.look_at_space(writer)),
+            known => Ok(known),
+        };
+        // One is for the object itself, as OpenZFS counts: a file with contents is never without blocks. Of a pool that cannot be asked it is what the size says.
+        bytes.map_or(attr.blocks, |bytes| bytes.div_ceil(512) + 1)
+    }
+    fn set_attr(&self, change: &SetAttr) -> Result<()> {
+        self.durably(|| self.try_set_attr(change))
+    }
+    fn xattr(&self, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.patiently(|| self.try_xattr(name))
+    }
+    fn xattr_names(&self) -> Result<Vec<Vec<u8>>> {
+        self.patiently(|| self.try_xattr_names())
+    }
+    fn set_xattr(&self, name: &[u8], value: Option<&[u8]>, existence: Existence) -> Result<()> {
+        self.durably(|| self.try_set_xattr(name, value, existence))
+    }
+    fn lookup(&self, name: &[u8]) -> Result<VnodeRef> {
+        self.patiently(|| self.try_lookup(name))
+    }
+    fn parent(&self) -> Result<(VnodeRef, Box<[u8]>)> {
+        self.patiently(|| self.try_parent())
+    }
+    fn create(&self, name: &[u8], kind: Kind, mode: u32, rdev: DevNo, owner: Owner) -> Result<VnodeRef> {
+        self.durably(|| self.try_create(name, kind, mode, rdev, owner))
+    }
+    fn mkdir(&self, name: &[u8], mode: u32, owner: Owner) -> Result<VnodeRef> {
+        self.durably(|| self.try_mkdir(name, mode, owner))
+    }
+    fn symlink(&self, name: &[u8], target: &[u8], owner: Owner) -> Result<VnodeRef> {
+        self.durably(|| self.try_symlink(name, target, owner))
+    }
+    fn link(&self, name: &[u8], target: &VnodeRef) -> Result<()> {
+        self.durably(|| self.try_link(name, target))
+    }
+    fn unlink(&self, name: &[u8]) -> Result<()> {
+        self.durably(|| self.try_unlink(name))
+    }
+    fn rmdir(&self, name: &[u8]) -> Result<()> {
+        self.durably(|| self.try_rmdir(name))
+    }
+    fn rename(&self, name: &[u8], target: &VnodeRef, target_name: &[u8], flags: RenameFlags) -> Result<()> {
+        self.durably(|| self.try_rename(name, target, target_name, flags))
+    }
+    fn readdir(&self, cookie: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
+        // What was given out is not given out again: the next call goes on behind it.
+        let mut has_given = false;
+        self.patiently(|| {
+            let read = self.try_readdir(cookie, &mut |entry| {
+                has_given = true;
+                emit(entry)
+            });
+            if has_given && self.shared.storage.is_suspended() { Ok(()) } else { read }
+        })
+    }
+    fn read_at(&self, offset: u64, out: &mut [u8], io: Io) -> Result<usize> {
+        self.patiently(|| self.try_read_at(offset, out, io))
+    }
+    fn lend(&self, offset: u64, length: usize, io: Io, lent: &mut Lent) -> Result<Option<usize>> {
+        self.patiently(|| self.try_lend(offset, length, io, lent))
+    }
+    fn write_at(&self, offset: u64, data: &[u8], io: Io) -> Result<usize> {
+        self.durably(|| self.try_write_at(offset, data, io))
+    }
+    fn append(&self, data: &[u8], io: Io) -> Result<(u64, usize)> {
+        self.durably(|| self.try_append(data, io))
+    }
+    fn truncate(&self, size: u64) -> Result<()> {
+        self.durably(|| self.try_truncate(size))
+    }
+    fn extend(&self, size: u64) -> Result<()> {
+        self.durably(|| self.try_extend(size))
+    }
+    fn seek(&self, offset: u64, hole: bool) -> Result<Option<u64>> {
+        self.patiently(|| self.try_seek(offset, hole))
+    }
+    fn punch(&self, offset: u64, length: u64) -> Result<()> {
+        self.durably(|| self.try_punch(offset, length))
+    }
+    fn page(&self, index: u64, write: bool, zone: ZoneId) -> Result<Frame> {
+        self.patiently(|| self.try_page(index, write, zone))
+    }
+    fn sync(&self) -> Result<()> {
+        self.patiently(|| self.try_sync())
+    }
+    fn readlink(&self) -> Result<Vec<u8>> {
+        if self.kind != Kind::Symlink {
+            return Err(VfsError::Invalid);
+        }
+        self.attributes.lock().symlink.clone().ok_or(VfsError::Io)
+    }
+    fn open(&self, flags: OpenFlags, _zone: ZoneId) -> Result<Option<VnodeRef>> {
+        self.looks_at_access.store(true, Relaxed);
+        match &self.fifo {
+            Some(pipe) => pipe.open(self.id(), flags).map(Some),
+            None => Ok(None),
+        }
+    }
+    fn lends(&self) -> bool {
+        self.has_contents()
     }
     fn as_any(&self) -> Option<&dyn Any> {
         Some(self)

@@ -7,9 +7,9 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::{Relaxed, SeqCst}};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::{Relaxed, SeqCst}};
 
-use kif::{Nanos, PAGE_SIZE, ZoneId};
+use kif::{BlockDev, Nanos, PAGE_SIZE, ZoneId};
 use pool_dmu::{Bearing, LastScan, ScanKind, ScanReport, ScanState, Store};
 use pool_dmu::edit::EditError;
 use pool_fair::queue::IoClass;
@@ -48,6 +48,10 @@ const SCAN_BLOCKS: u64 = 64;
 const REBUILD_BYTES: u64 = 1 << 20;
 /// Nodes kept although nobody holds them.
 const RECENT_MAX: usize = 1024;
+/// What property `failmode` may be: what those get who want what a suspended pool cannot give.
+const FAILMODES: [&str; 3] = ["wait", "continue", "panic"];
+const WAIT: u8 = 0;
+const PANIC: u8 = 2;
 /// `f_type` of ZFS.
 const MAGIC: u64 = 0x2fc1_2fc1;
 
@@ -86,6 +90,16 @@ pub struct Storage {
     suspended: AtomicBool,
     /// What pages that programs have mapped are told apart by ([`node::print_point`]).
     pub(crate) print_point: u64,
+    /// Property `failmode`, as a place in [`FAILMODES`].
+    failmode: AtomicU8,
+    /// How often it went on after it was suspended.
+    resumes: AtomicU64,
+    /// Those who wait for a suspended pool.
+    resumed: WaitQueue,
+    /// The pool is being let go of although it is suspended: nobody waits for it any more.
+    given_up: AtomicBool,
+    /// Data sets with changes that were to be durable at once (`sync=always`) when it was suspended.
+    owed: SpinLock<BTreeSet<u64>>,
     mounted: SpinLock<Vec<Weak<Shared>>>,
     /// Volumes that were opened, with what is in memory of them.
     pub(crate) opened: SpinLock<BTreeMap<u64, Arc<Node>>>,
@@ -139,6 +153,11 @@ impl Storage {
             is_full: AtomicBool::new(false),
             suspended: AtomicBool::new(false),
             print_point: node::print_point(),
+            failmode: AtomicU8::new(0),
+            resumes: AtomicU64::new(0),
+            resumed: WaitQueue::new(),
+            given_up: AtomicBool::new(false),
+            owed: SpinLock::new(Class::PoolNodes, BTreeSet::new()),
             mounted: SpinLock::new(Class::PoolNodes, Vec::new()),
             opened: SpinLock::new(Class::PoolNodes, BTreeMap::new()),
             ahead: SpinLock::new(Class::PoolNodes, VecDeque::new()),
@@ -165,6 +184,7 @@ impl Storage {
             return Err(error);
         }
         storage.recall_scan();
+        storage.look_at_failmode();
         Ok(storage)
     }
 
@@ -193,10 +213,113 @@ impl Storage {
         &self.name
     }
 
-    /// True if a device refused a write or a commit failed: nothing is written any more until the pool is imported again.
+    /// True if too few devices serve, or a commit failed: nothing is written any more until [`Storage::retry`].
     #[must_use]
     pub fn is_suspended(&self) -> bool {
         self.suspended.load(Relaxed)
+    }
+
+    /// Takes over what property `failmode` says now.
+    pub(crate) fn look_at_failmode(&self) {
+        let bearing = self.bearing();
+        let all = self.look(|store| store.pool_properties(&bearing));
+        let Ok(Ok(all)) = all else { return };
+        let mode = all.iter().find(|property| property.name == "failmode").and_then(|property| FAILMODES.iter().position(|mode| *mode == property.value));
+        self.failmode.store(mode.and_then(|mode| u8::try_from(mode).ok()).unwrap_or(WAIT), Relaxed);
+    }
+
+    /// The pool is suspended from now on.
+    fn suspend(&self, why: &str) {
+        if self.suspended.swap(true, SeqCst) {
+            return;
+        }
+        assert!(self.failmode.load(Relaxed) != PANIC, "pool {}: suspended ({why}), and its property failmode is panic", self.name);
+        kif::log().line(format_args!("pool {}: suspended ({why}); once its devices are back, 'zpool clear {}' goes on", self.name, self.name));
+    }
+
+    /// Carries out what a program asks for, with no lock held. What fails because the pool is suspended waits until it is in use again and is tried anew (`failmode=wait`), or fails
+    /// (`continue`).
+    ///
+    /// # Errors
+    /// What `ask` says; [`VfsError::Interrupted`]: a signal came first; [`VfsError::Io`]: there is nothing to wait for, or not any more.
+    pub(crate) fn patiently<R>(&self, mut ask: impl FnMut() -> Result<R>) -> Result<R> {
+        loop {
+            let before = self.resumes.load(SeqCst);
+            match ask() {
+                Err(VfsError::Io) if self.is_suspended() => self.wait_for_use()?,
+                // It went on between the refusal and this look.
+                Err(VfsError::Io) if self.resumes.load(SeqCst) != before => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn wait_for_use(&self) -> Result<()> {
+        if self.failmode.load(Relaxed) != WAIT {
+            return Err(VfsError::Io);
+        }
+        let is_over = || self.stop.load(Relaxed) || self.given_up.load(Relaxed);
+        let woken = self.resumed.wait_interruptible(None, || if is_over() { Some(Err(VfsError::Io)) } else { (!self.is_suspended()).then_some(Ok(())) });
+        woken.unwrap_or(Err(VfsError::Interrupted))
+    }
+
+    /// Nobody waits for the suspended pool any more: it is about to be let go of. Or it is not, after all.
+    pub(crate) fn give_up(&self, is_going: bool) {
+        self.given_up.store(is_going, Relaxed);
+        self.resumed.wake_all();
+    }
+
+    /// Makes a change durable that was to be so at once, and could not when it was made because the pool was suspended.
+    ///
+    /// # Errors
+    /// As [`Storage::patiently`].
+    pub(crate) fn pay(&self, dataset: u64) -> Result<()> {
+        if !self.is_suspended() || !self.owed.lock().contains(&dataset) {
+            return Ok(());
+        }
+        self.patiently(|| self.log(dataset))
+    }
+
+    /// Puts devices that answer again back into service, and those that `look_for` finds for leaves that do not, and goes on where the pool was suspended: with its commit, or with what was open. Whoever waits goes on, too.
+    /// False: what was changed since the last commit cannot be committed any more; the pool is to be opened anew.
+    ///
+    /// # Errors
+    /// The pool was exported; in words, what its store says: too few devices serve still, and nothing changed.
+    pub(crate) fn retry(&self, look_for: &mut dyn FnMut(&[u64]) -> Vec<(u64, Box<dyn BlockDev>)>) -> Result<core::result::Result<bool, EditError>> {
+        let zone = kif::spawn().current_zone();
+        let silent = self.alone(IoClass::SyncWrite, zone, true, |inner| inner.store.revive().1)?;
+        let found = look_for(&silent);
+        let tried = self.alone(IoClass::SyncWrite, zone, true, |inner| {
+            for (guid, device) in found {
+                inner.store.return_device(guid, device);
+            }
+            if inner.store.is_broken() {
+                return Ok(false);
+            }
+            if inner.store.pool().lacking_txgs().is_some() {
+                inner.store.start_scan(ScanKind::Resilver);
+            }
+            match inner.store.retry(now().0) {
+                Ok(()) => {}
+                Err(_) if inner.store.is_broken() => {
+                    self.give_up(true);
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+            inner.dirty = 0;
+            self.dirty.store(0, Relaxed);
+            self.owed.lock().clear();
+            inner.store.clear_errors(None);
+            self.resumes.fetch_add(1, SeqCst);
+            self.suspended.store(false, SeqCst);
+            Ok(true)
+        })?;
+        self.resumed.wake_all();
+        if matches!(tried, Ok(true)) {
+            self.wake();
+        }
+        Ok(tried)
     }
 
     /// The counters of its cache devices.
@@ -295,6 +418,7 @@ impl Storage {
         self.stop.store(true, Relaxed);
         self.ticker.wake_all();
         self.reader.wake_all();
+        self.resumed.wake_all();
         // Volumes know the pool, and the pool them.
         let opened = core::mem::take(&mut *self.opened.lock());
         opened.into_values().for_each(|volume| volume.shared().let_go());
@@ -584,25 +708,32 @@ impl Storage {
         self.alone(IoClass::SyncRead, kif::spawn().current_zone(), true, |inner| body(&inner.store))
     }
 
-    /// A store whose commit failed takes no more, whatever the reason was and whether `body` passed it on: who waits for room in its group would wait for ever. Who has the
-    /// store next is to know. A device that refuses a write outside of a commit (one to be added, a spare to be removed) is nothing to the pool.
+    /// A store that is suspended takes no more, whatever the reason was and whether `body` passed it on: who waits for room in its group would wait for ever. Who has the
+    /// store next is to know. A device that refuses a write outside of a commit (one to be added, a spare to be removed) is nothing to the pool; a block that could not be read
+    /// because too few devices serve is.
     fn run_on<R>(&self, class: IoClass, zone: ZoneId, body: impl FnOnce(&mut Inner) -> core::result::Result<R, EditError>) -> Result<core::result::Result<R, EditError>> {
         self.alone(class, zone, false, |inner| {
             let result = body(inner);
-            if inner.store.is_suspended() && !self.suspended.swap(true, Relaxed) {
-                let why = result.as_ref().err().map(|error| format!(" ({error})")).unwrap_or_default();
-                kif::log().line(format_args!("pool {}: a commit failed{why}; the pool is suspended", self.name));
+            let is_unreadable = matches!(result, Err(EditError::Read(pool_dmu::Error::Unreadable(_))));
+            if !self.is_suspended() && (inner.store.is_suspended() || is_unreadable && !inner.store.pool().serves()) {
+                let why = result.as_ref().err().map_or_else(|| String::from("a commit failed"), |error| format!("{error}"));
+                self.suspend(&why);
+            }
+            if inner.store.is_broken() {
+                // There is nothing to wait for.
+                self.give_up(true);
             }
             result
         })
     }
 
-    /// Calls `body` while nobody else has the store; if the pool is suspended, only if `body` can bear it.
+    /// Calls `body` while nobody else has the store; if the pool is suspended, only if `body` can bear it, or reads: what memory and devices have is to be had.
     fn alone<R>(&self, class: IoClass, zone: ZoneId, may_be_suspended: bool, body: impl FnOnce(&mut Inner) -> R) -> Result<R> {
         let _pass = self.gate.enter(class, zone);
         let mut inner = self.inner.lock();
         let inner = inner.as_mut().ok_or(VfsError::NoDevice)?;
-        if self.is_suspended() && !may_be_suspended {
+        let reads = matches!(class, IoClass::SyncRead | IoClass::AsyncRead) && !inner.store.is_broken();
+        if self.is_suspended() && !may_be_suspended && !reads {
             return Err(VfsError::Io);
         }
         // The pool's code works with blocks on its stack.
@@ -643,12 +774,19 @@ impl Storage {
             inner.check_space(bytes)?;
             let result = body(inner);
             inner.dirty += bytes + 512;
+            // The change is made: where the pool is suspended meanwhile, it is not to be made again, and who made it waits for what is owed.
+            let bearable = |done: core::result::Result<(), EditError>, store: &Store| if store.is_suspended() && !store.is_broken() { Ok(()) } else { done };
             if result.is_ok() && inner.store.is_always_synced(dataset) {
-                inner.store.log_sync(dataset, now().0)?;
+                let logged = inner.store.log_sync(dataset, now().0);
+                if inner.store.is_suspended() {
+                    self.owed.lock().insert(dataset);
+                }
+                bearable(logged, &inner.store)?;
             }
             // Writers wait before it comes to that; what is not a write of a file does not.
-            if inner.dirty > 2 * self.dirty_max {
-                inner.commit()?;
+            if inner.dirty > 2 * self.dirty_max && !inner.store.is_suspended() {
+                let done = inner.commit();
+                bearable(done, &inner.store)?;
             }
             self.dirty.store(inner.dirty, Relaxed);
             result
@@ -1127,18 +1265,21 @@ impl Filesystem for Mounted {
     }
     fn statfs(&self) -> Result<StatFs> {
         // What this file system may have more, by quotas and reservations, and what it has: a tenant does not see the pool.
-        let (free, used) = self.shared.storage.with(|store| store.room_and_use(self.shared.dataset))?;
+        let (free, used) = self.shared.storage.look(|store| store.room_and_use(self.shared.dataset))?.map_err(|error| convert(&error))?;
         let (block, total) = (128 << 10, free.saturating_add(used));
         Ok(StatFs { magic: MAGIC, block_bytes: block, blocks: total / block, blocks_free: free / block, files: total / 512, files_free: free / 512 })
     }
     fn sync(&self) -> Result<()> {
+        self.shared.storage.patiently(|| self.sync_now())
+    }
+    fn sync_now(&self) -> Result<()> {
         let storage = &self.shared.storage;
         gate::throttle(kif::spawn().current_zone(), Op::PhysicalWrite);
         // What another's file cannot have is that one's error.
         let written = if storage.is_suspended() { Ok(()) } else { self.shared.write_back() };
         storage.commit_open()?;
         written?;
-        // What the failed commit had is not on the disks, and never will be: that there is nothing left to do is no success.
+        // What a suspended pool has is not on the disks: that there is nothing to be done is no success.
         if storage.is_suspended() { Err(VfsError::Io) } else { Ok(()) }
     }
 }

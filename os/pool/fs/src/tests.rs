@@ -512,13 +512,15 @@ fn a_suspended_pool_says_so_and_acknowledges_nothing() {
     let file = make(&fs.root(), "f");
     file.write_at(0, b"lost", IO).expect("writes");
     refuses.store(true, Relaxed);
-    assert_eq!(fs.sync(), Err(VfsError::Io));
+    assert_eq!(fs.sync_now(), Err(VfsError::Io));
     refuses.store(false, Relaxed);
-    assert_eq!((fs.sync(), file.sync()), (Err(VfsError::Io), Err(VfsError::Io)), "what the failed commit had is gone");
+    assert_eq!(fs.sync_now(), Err(VfsError::Io), "whatever the disk does: an operator says when it goes on");
     let status = manage::status(&pool).expect("the operator is told");
     assert!(status.suspended && status.vdevs.len() == 1);
+    assert_eq!(pool.retry(&mut |_| Vec::new()), Ok(Ok(true)));
+    assert_eq!((fs.sync(), file.sync(), contents(&file)), (Ok(()), Ok(()), b"lost".to_vec()), "nothing is lost");
     drop((file, fs));
-    assert_eq!(pool.export(false), Err(VfsError::Io));
+    pool.export(false).expect("exports");
 }
 
 #[test]

@@ -158,8 +158,8 @@ impl device::Tree for Tree {
     fn sync(&self) -> Result<()> {
         let mut result = Ok(());
         for pool in registry::all().into_iter().filter(|pool| pool.has_opened()) {
+            // What a suspended pool has is not on the disks.
             let done = pool.sync();
-            // What a failed commit had will never be on the disks.
             result = result.and(done).and(if pool.is_suspended() { Err(VfsError::Io) } else { Ok(()) });
         }
         result
@@ -316,8 +316,12 @@ impl Open {
             return Err(VfsError::Invalid);
         }
         if length > 0 {
-            self.data().shared().storage.throttle_write(io.zone, 0)?;
-            self.data().discard(start, length)?;
+            let shared = self.data().shared();
+            shared.storage.patiently(|| {
+                shared.storage.throttle_write(io.zone, 0)?;
+                self.data().discard(start, length)
+            })?;
+            shared.storage.pay(shared.dataset)?;
         }
         Ok(0)
     }

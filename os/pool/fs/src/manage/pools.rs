@@ -319,20 +319,38 @@ pub fn pool_of(name: &str) -> Result<Arc<Storage>> {
     registry::find(name).ok_or_else(|| Refused::NotFound(format!("{name}: no such pool; see 'zpool list'")))
 }
 
-/// Unmounts a pool's file systems, commits, and gives its disks back; with `destroy` they belong to no pool any more, though `import` with `destroyed` finds it as long as
+/// Unmounts a pool's file systems, commits, and gives its disks back, one that is suspended only with `force`, as of its last commit; with `destroy` they belong to no pool any more, though `import` with `destroyed` finds it as long as
 /// nobody took them.
 ///
 /// # Errors
 /// See [`Refused`]; the pool stays imported then, unless a device did not take its last commit.
-pub fn export(cx: &Cx<'_>, name: &str, destroy: bool) -> Result<()> {
+pub fn export(cx: &Cx<'_>, name: &str, destroy: bool, force: bool) -> Result<()> {
     let _alone = alone();
     let pool = pool(name)?;
-    refuse_open_below(&pool, name)?;
+    if !pool.is_suspended() {
+        return let_go(cx, &pool, name, destroy);
+    }
+    if !force {
+        return Err(Refused::Failed(format!("{name}: the pool is suspended: 'zpool clear' goes on once its devices are back; -f lets go of it as of its last commit")));
+    }
+    // Whoever waits for it gets an error, and may let go of files.
+    pool.give_up(true);
+    let gone = let_go(cx, &pool, name, destroy);
+    if pool.is_gone() {
+        kif::log().line(format_args!("pool {name}: let go of while it was suspended, as of its last commit"));
+        return Ok(());
+    }
+    pool.give_up(false);
+    gone
+}
+
+fn let_go(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str, destroy: bool) -> Result<()> {
+    refuse_open_below(pool, name)?;
     // Of a pool that is suspended the names may not be known; what is unmounted of it stays so.
     let mut mounted = Vec::new();
-    for name in filesystems(&pool).unwrap_or_default() {
-        if place(&pool, &name).is_ok_and(|(dataset, _)| pool.has_mounted(dataset)) {
-            if !is_for(&pool, &name, cx.cred.zone)? {
+    for name in filesystems(pool).unwrap_or_default() {
+        if place(pool, &name).is_ok_and(|(dataset, _)| pool.has_mounted(dataset)) {
+            if !is_for(pool, &name, cx.cred.zone)? {
                 return Err(Refused::Busy(format!("{name}: mounted in the zone that it was delegated to; halt the zone first")));
             }
             mounted.push(name);
@@ -341,7 +359,7 @@ pub fn export(cx: &Cx<'_>, name: &str, destroy: bool) -> Result<()> {
     if let Err(refused) = unmount_all(cx, &pool) {
         // All or nothing: those that were not busy are mounted again.
         for name in mounted {
-            if place(&pool, &name).is_ok_and(|(dataset, _)| !pool.has_mounted(dataset)) {
+            if place(pool, &name).is_ok_and(|(dataset, _)| !pool.has_mounted(dataset)) {
                 mount_one(cx, &pool, &name)?;
             }
         }
@@ -349,7 +367,7 @@ pub fn export(cx: &Cx<'_>, name: &str, destroy: bool) -> Result<()> {
     }
     let exported = pool.export(destroy);
     if pool.is_gone() {
-        registry::remove(&pool);
+        registry::remove(pool);
     }
     exported.map_err(|error| match error {
         VfsError::Busy => failed(name, error),

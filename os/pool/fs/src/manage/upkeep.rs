@@ -1,9 +1,11 @@
 //! What becomes of a pool as a whole: its properties, its guid and features, another pool made of its mirrors' sides, its free space, and its use after devices failed.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use kif::BlockDev;
 use pool_dmu::edit::EditError;
 use pool_dmu::{FreeAt, FreeStep, PoolProperty, ScanKind, parse_pool_property};
 use pool_spa::{FreeWork, LabelOf, open_partitions};
@@ -43,6 +45,7 @@ pub fn set_pool_property(name: &str, property: &str, text: &str) -> Result<()> {
     if property == "autoexpand" {
         grow(&pool)?;
     }
+    pool.look_at_failmode();
     Ok(())
 }
 
@@ -101,31 +104,38 @@ pub fn reopen(name: &str) -> Result<()> {
         Ok(leaves.into_iter().filter(|guid| inner.leaf_size(*guid) == 0).collect::<Vec<_>>())
     })?;
     let mut returned = 0;
-    if !absent.is_empty() {
-        for disk in vfs::block::disks() {
-            let Some(held) = Held::take(&disk) else { continue };
-            for (_, part) in open_partitions(held) {
-                let found = pool_spa::label_of(&*part);
-                if let Some(label) = found.filter(|label| absent.contains(&label.guid))
-                    && edit(&pool, name, |store| {
-                        // A scan under way knows nothing of it, and begins anew.
-                        let returned = store.return_device(label.guid, part);
-                        if returned {
-                            store.start_scan(ScanKind::Resilver);
-                        }
-                        Ok(returned)
-                    })?
-                {
-                    returned += 1;
-                }
+    for (guid, part) in free_disks_of(&absent) {
+        returned += usize::from(edit(&pool, name, |store| {
+            // A scan under way knows nothing of it, and begins anew.
+            let returned = store.return_device(guid, part);
+            if returned {
+                store.start_scan(ScanKind::Resilver);
             }
-        }
+            Ok(returned)
+        })?);
     }
     if returned > 0 {
         edit(&pool, name, |store| store.commit(now().0))?;
         pool.wake();
     }
     grow(&pool)
+}
+
+/// Free disks that say they are one of the leaves `absent`.
+fn free_disks_of(absent: &[u64]) -> Vec<(u64, Box<dyn BlockDev>)> {
+    let mut found = Vec::new();
+    if absent.is_empty() {
+        return found;
+    }
+    for disk in vfs::block::disks() {
+        let Some(held) = Held::take(&disk) else { continue };
+        for (_, part) in open_partitions(held) {
+            if let Some(label) = pool_spa::label_of(&*part).filter(|label| absent.contains(&label.guid)) {
+                found.push((label.guid, part));
+            }
+        }
+    }
+    found
 }
 
 /// Makes a pool `new` of one side of every mirror of a pool: those of `devices`, else the last ones. It is exported then, or with `altroot` imported below that. Returns the
@@ -205,18 +215,28 @@ pub fn work_on_free(name: &str, work: FreeWork, device: Option<&str>, at: FreeAt
     edit(&pool, name, |store| store.work_on_free(work, leaf, at, WORK_BYTES))
 }
 
-/// Takes a pool into use again that is suspended since devices failed: as of its last commit and its intent logs, as after a power cut. Its file systems are unmounted meanwhile.
+/// Takes a pool into use again that is suspended since devices failed: those that answer again are put back into service, the commit that stalled is done, and everybody who waits
+/// goes on; nothing is lost. Of a store that broke (see `pool_dmu::Store`) there is only what its last commit and its intent logs have, as after a power cut: its file systems are
+/// unmounted meanwhile.
 ///
 /// # Errors
-/// See [`Refused`]; something of the pool is in use, or its devices do not answer still.
+/// See [`Refused`]; its devices do not answer still, or something of a pool that broke is in use.
 pub fn resume(cx: &Cx<'_>, name: &str) -> Result<()> {
     let pool = pool_to_change(name)?;
     if !pool.is_suspended() {
         return Err(Refused::Invalid(format!("{name}: it is not suspended")));
     }
+    let tried = pool.retry(&mut free_disks_of).map_err(|error| failed(name, error))?;
+    if tried == Ok(true) {
+        kif::log().line(format_args!("pool {name}: in use again, with everything that was changed"));
+        return Ok(());
+    }
     let dead = pool.look(|store| store.pool().silent_leaves()).map_err(|error| failed(name, error))?;
     if let Err(silent) = dead {
         return Err(Refused::Failed(format!("{name}: too many of its devices do not answer still ({}): bring them back first", silent.join(" "))));
+    }
+    if let Err(error) = tried {
+        return Err(Refused::Failed(format!("{name}: its devices answer, but they do not take what is to be written, or are not those that went ({error}): it is suspended still")));
     }
     let only = alone();
     refuse_open_below(&pool, name)?;

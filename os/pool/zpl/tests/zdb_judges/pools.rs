@@ -79,7 +79,7 @@ fn what_cannot_be_set_is_refused_by_name_with_what_can() {
         ("health", "ONLINE", "health is read-only"),
         ("readonly", "on", "zpool import -o readonly=on"),
         ("altroot", "/mnt", "zpool import -R"),
-        ("failmode", "panic", "wait, continue"),
+        ("failmode", "halt", "wait, continue, panic"),
         ("autoexpand", "yes", "neither 'on' nor 'off'"),
         ("autoreplace", "on", "spare"),
         ("multihost", "on", "not supported"),

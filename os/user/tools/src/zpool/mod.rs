@@ -50,7 +50,7 @@ usage: zpool create [-fn] [-o PROPERTY=VALUE]... [-O FSPROPERTY=VALUE]... [-m MO
        zpool detach POOL DISK
        zpool offline POOL DISK...
        zpool online [-e] POOL DISK...  -e: use what the disk has grown by
-       zpool clear POOL [DISK]         forget the error counts; a pool that is suspended is taken into use again
+       zpool clear POOL [DISK]         forget the error counts; a pool that is suspended goes on where it was
        zpool add [-fn] POOL [KIND] DISK...
                                        another vdev, log, spare or cache device; -n: says what it would look like
        zpool remove POOL DISK...       takes spares or cache devices out
@@ -88,7 +88,7 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
             }
             for name in names {
                 let force = steps.contains(&Step::Flag('f'));
-                call(Operation::PoolExport, &NvList::new().with("pool", name)).map_err(|refused| refused.although(force))?;
+                call(Operation::PoolExport, &NvList::new().with("pool", name).with("force", u64::from(force))).map_err(|refused| refused.although(force))?;
             }
             Ok(0)
         }
@@ -109,8 +109,9 @@ pub fn run(arguments: &[String]) -> Result<u8, Failure> {
         }
         "destroy" => {
             let (steps, operands) = usage::options(rest, "f")?;
-            let request = NvList::new().with("pool", one(&operands, "zpool destroy [-f] POOL")?).with("destroy", 1_u64);
-            call(Operation::PoolExport, &request).map_err(|refused| refused.although(steps.contains(&Step::Flag('f'))))?;
+            let force = steps.contains(&Step::Flag('f'));
+            let request = NvList::new().with("pool", one(&operands, "zpool destroy [-f] POOL")?).with("destroy", 1_u64).with("force", u64::from(force));
+            call(Operation::PoolExport, &request).map_err(|refused| refused.although(force))?;
             Ok(0)
         }
         "scrub" => {

@@ -165,7 +165,7 @@ fn heading(column: &str) -> String {
 fn advice(states: &[&str], is_resilvering: bool, counts: u64, damaged: u64, suspended: bool) -> Option<(&'static str, &'static str)> {
     let has = |state: &str| states.contains(&state);
     Some(if suspended {
-        ("A device refused a write: nothing is written any more.", "Make sure that the devices are there, then run 'zpool clear'; its file systems must not be in use.")
+        ("Too few devices serve: nothing is written, and who has to wait for the pool waits.", "Make sure the affected devices are connected, then run 'zpool clear'.")
     } else if damaged > 0 {
         ("Some blocks have no good copy: what they held is lost.", "Restore the files concerned (the console names the blocks), then scrub again.")
     } else if is_resilvering {
