@@ -136,6 +136,7 @@ pub fn msync(task: &mut Task, address: u64, length: u64, flags: u32) -> Result {
     {
         object.sync().map_err(|error| match error {
             BackingError::OutOfMemory => Errno::ENOMEM,
+            BackingError::Interrupted => Errno::EINTR,
             BackingError::Io | BackingError::PastEnd => Errno::EIO,
         })?;
         at = end;

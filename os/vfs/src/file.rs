@@ -489,7 +489,11 @@ impl vm::Backing for FileBacking {
         })
     }
     fn sync(&self) -> core::result::Result<(), BackingError> {
-        self.0.object().sync().map_err(|error| if error == VfsError::NoMemory { BackingError::OutOfMemory } else { BackingError::Io })
+        self.0.object().sync().map_err(|error| match error {
+            VfsError::NoMemory => BackingError::OutOfMemory,
+            VfsError::Interrupted => BackingError::Interrupted,
+            _ => BackingError::Io,
+        })
     }
     fn name(&self) -> String {
         let path = self.0.describe(&self.0.place.zone_root());

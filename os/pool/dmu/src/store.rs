@@ -714,6 +714,8 @@ impl Store {
         if is_empty(self) {
             return Ok(());
         }
+        // Those that are out of service lack this txg, and it says so itself.
+        self.pool.begin_commit();
         self.pool.close_txg(self.txg);
         self.write_dirty_logs()?;
         if core::mem::take(&mut self.config_dirty) {

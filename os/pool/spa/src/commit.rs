@@ -114,8 +114,7 @@ impl Pool {
     /// # Errors
     /// No device took the uberblock, or a top-level vdev lost more devices than it can bear.
     pub fn commit(&mut self, commit: Commit) -> Result<(), WriteError> {
-        // Everything that lasts is written from here on: what a device missed before were blocks of intent logs, which this commit ends, or an attempt that failed.
-        self.for_each_leaf(&mut |leaf, _| leaf.begin_commit());
+        self.begin_commit();
         self.write_staged()?;
         self.flush()?;
         let mut fronts = BTreeMap::new();

@@ -250,6 +250,12 @@ impl Pool {
         (back, silent)
     }
 
+    /// A commit of the open txg begins, and will write everything that lasts: what devices that are in service missed until now were blocks of intent logs, which it ends, or an
+    /// attempt that failed.
+    pub fn begin_commit(&self) {
+        self.for_each_leaf(&mut |leaf, _| leaf.begin_commit());
+    }
+
     /// Ends the open txg for all leaves: those that missed a write note it. True if any log changed.
     pub fn close_txg(&mut self, txg: u64) -> bool {
         let mut changed = false;
