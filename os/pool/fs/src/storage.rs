@@ -52,6 +52,8 @@ const RECENT_MAX: usize = 1024;
 const FAILMODES: [&str; 3] = ["wait", "continue", "panic"];
 const WAIT: u8 = 0;
 const PANIC: u8 = 2;
+/// Finds the devices of leaves, by their guids, among the free ones.
+pub(crate) type LookFor<'a> = dyn FnMut(&[u64]) -> Vec<(u64, Box<dyn BlockDev>)> + 'a;
 /// `f_type` of ZFS.
 const MAGIC: u64 = 0x2fc1_2fc1;
 
@@ -285,7 +287,7 @@ impl Storage {
     ///
     /// # Errors
     /// The pool was exported; in words, what its store says: too few devices serve still, and nothing changed.
-    pub(crate) fn retry(&self, look_for: &mut dyn FnMut(&[u64]) -> Vec<(u64, Box<dyn BlockDev>)>) -> Result<core::result::Result<bool, EditError>> {
+    pub(crate) fn retry(&self, look_for: &mut LookFor<'_>) -> Result<core::result::Result<bool, EditError>> {
         let zone = kif::spawn().current_zone();
         let silent = self.alone(IoClass::SyncWrite, zone, true, |inner| inner.store.revive().1)?;
         let found = look_for(&silent);

@@ -356,11 +356,11 @@ fn let_go(cx: &Cx<'_>, pool: &Arc<Storage>, name: &str, destroy: bool) -> Result
             mounted.push(name);
         }
     }
-    if let Err(refused) = unmount_all(cx, &pool) {
+    if let Err(refused) = unmount_all(cx, pool) {
         // All or nothing: those that were not busy are mounted again.
         for name in mounted {
             if place(pool, &name).is_ok_and(|(dataset, _)| !pool.has_mounted(dataset)) {
-                mount_one(cx, &pool, &name)?;
+                mount_one(cx, pool, &name)?;
             }
         }
         return Err(refused);
