@@ -10,6 +10,12 @@ fn parsers_take_anything() {
 }
 
 #[test]
+fn a_list_that_names_more_blocks_than_there_are_is_not_walked() {
+    // Its last case is one of the campaign's findings: a sparse list of tens of millions.
+    liar(710_001, 1519, &mut Watch::default()).expect("no hang");
+}
+
+#[test]
 fn pools_that_lie_are_refused_by_name() {
     let report = liar(5, 320, &mut Watch::default()).expect("no panic");
     assert!(report.errors > 20 && report.fine + report.errors == 320, "{report:?}");

@@ -30,6 +30,8 @@ struct Auditor<'a> {
     datasets: &'a Datasets<'a>,
     pool: &'a Pool,
     space: Allocator,
+    /// How many blocks lists may name still.
+    listable: u64,
     faults: Vec<Fault>,
 }
 
@@ -76,9 +78,9 @@ impl Auditor<'_> {
     }
 
     /// Blocks of a list by birth; the sum it states is checked.
-    fn list(&mut self, object: u64, depth: u32, out: &mut Births) -> Result<(), Error> {
+    fn list(&mut self, object: u64, out: &mut Births) -> Result<(), Error> {
         let mut found = Births::new();
-        crate::check::each_listed(self.datasets, object, depth, &mut |pointer| {
+        crate::check::each_listed(self.datasets, object, &mut self.listable, &mut |pointer| {
             *found.entry(pointer.birth).or_default() += self.space.deflated(pointer);
         })?;
         let stated = word(&self.datasets.words(object)?, list::BYTES);
@@ -99,7 +101,7 @@ impl Auditor<'_> {
         lists.sort_unstable();
         for (index, (key, list)) in lists.iter().enumerate() {
             let mut births = Births::new();
-            self.list(*list, 0, &mut births)?;
+            self.list(*list, &mut births)?;
             let limit = lists.get(index + 1).map_or(u64::MAX, |(next, _)| *next);
             let strange = births.keys().filter(|birth| **birth <= *key || **birth > limit).count();
             self.expect(*list, "births in a deadlist's part", 0, strange as u64);
@@ -177,12 +179,12 @@ impl Auditor<'_> {
 pub fn check_space(pool: &Pool) -> Result<Vec<Fault>, EditError> {
     let space = load_space(pool, &Set::open(pool, &pool.uberblock().root)?)?;
     let datasets = Datasets::open(pool)?;
-    let mut auditor = Auditor { datasets: &datasets, pool, space, faults: Vec::new() };
+    let mut auditor = Auditor { datasets: &datasets, pool, space, listable: crate::check::listable(pool), faults: Vec::new() };
     auditor.directory(datasets.root_dir(), 0)?;
     let children = word(&datasets.words(datasets.root_dir())?, dir::CHILDREN);
     let free_dir = datasets.one(children, "$FREE")?.and_then(|entry| entry.number()).ok_or(Error::NotFound)?;
     let mut waiting = Births::new();
-    auditor.list(datasets.mos().lookup_number(1, "free_bpobj")?, 0, &mut waiting)?;
+    auditor.list(datasets.mos().lookup_number(1, "free_bpobj")?, &mut waiting)?;
     let mut found: u64 = waiting.values().sum();
     if let Some(trees) = datasets.one(1, "bptree_obj")?.and_then(|entry| entry.number()) {
         let mut bytes = 0;

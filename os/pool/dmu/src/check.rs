@@ -22,8 +22,8 @@ use crate::look::Look;
 use crate::store::{OBJECT_DIRECTORY, load_space};
 use crate::{Datasets, Error};
 
-/// Longest list of blocks that wait to be freed.
-const LIST_MAX: u64 = 1 << 28;
+/// A list names no block twice, and none takes less than this of a pool: what is embedded takes a pointer's room, and those pack well.
+const LISTED_BYTES: u64 = 64;
 /// How deep lists nest.
 const LIST_DEPTH: u32 = 64;
 /// Faults kept with their place; more are only counted.
@@ -159,15 +159,29 @@ impl Walker<'_> {
     }
 }
 
-/// Calls `visit` with every pointer of a list and its sublists.
-pub(crate) fn each_listed(datasets: &Datasets<'_>, number: u64, depth: u32, visit: &mut dyn FnMut(&BlockPointer)) -> Result<(), Error> {
+/// How many blocks all lists of a pool can name together.
+pub(crate) fn listable(pool: &Pool) -> u64 {
+    pool.room() / LISTED_BYTES
+}
+
+/// Calls `visit` with every pointer of a list and its sublists. `left`: how many blocks and lists it may still name ([`listable`]).
+pub(crate) fn each_listed(datasets: &Datasets<'_>, number: u64, left: &mut u64, visit: &mut dyn FnMut(&BlockPointer)) -> Result<(), Error> {
+    each_listed_below(datasets, number, 0, left, visit)
+}
+
+fn each_listed_below(datasets: &Datasets<'_>, number: u64, depth: u32, left: &mut u64, visit: &mut dyn FnMut(&BlockPointer)) -> Result<(), Error> {
     let mut object = datasets.mos().object(number)?;
     let bonus = object.dnode().bonus.clone();
     let room = |object: &crate::Object<'_>| object.dnode().last_block.saturating_add(1).saturating_mul(object.dnode().block_size);
     let count = word(&bonus, list::COUNT);
-    if count > (room(&object) / blkptr::SIZE as u64).min(LIST_MAX) || depth > LIST_DEPTH {
+    if count > room(&object) / blkptr::SIZE as u64 || depth > LIST_DEPTH {
         return Err(FormatError::new("list of blocks", "is longer than its object", count).into());
     }
+    let mut take = |count| {
+        *left = left.checked_sub(count).ok_or(FormatError::new("list of blocks", "names more blocks than the pool has, with the lists before it", count))?;
+        Ok::<(), Error>(())
+    };
+    take(count)?;
     for index in 0..count {
         let mut bytes = [0; blkptr::SIZE];
         object.read_at(index * blkptr::SIZE as u64, &mut bytes)?;
@@ -178,13 +192,14 @@ pub(crate) fn each_listed(datasets: &Datasets<'_>, number: u64, depth: u32, visi
         return Ok(());
     }
     let mut table = datasets.mos().object(table)?;
-    if subs > (room(&table) / 8).min(LIST_MAX) {
+    if subs > room(&table) / 8 {
         return Err(FormatError::new("list of blocks", "has more sublists than it names", subs).into());
     }
+    take(subs)?;
     for index in 0..subs {
         let mut bytes = [0; 8];
         table.read_at(index * 8, &mut bytes)?;
-        each_listed(datasets, u64::from_le_bytes(bytes), depth + 1, visit)?;
+        each_listed_below(datasets, u64::from_le_bytes(bytes), depth + 1, left, visit)?;
     }
     Ok(())
 }
@@ -209,8 +224,9 @@ pub fn check(pool: &Pool, data: bool) -> Result<Checked, EditError> {
         walker.walk(&root, previous_txg, is_head)?;
     }
     // Blocks that wait to be freed.
+    let mut left = listable(pool);
     for name in ["sync_bplist", "free_bpobj"] {
-        each_listed(&datasets, datasets.mos().lookup_number(OBJECT_DIRECTORY, name)?, 0, &mut |pointer| {
+        each_listed(&datasets, datasets.mos().lookup_number(OBJECT_DIRECTORY, name)?, &mut left, &mut |pointer| {
             walker.claim(pointer);
         })?;
     }
