@@ -372,7 +372,8 @@ impl Node {
     /// Removes a name; an object that is in use stays until its last user goes.
     fn remove(&self, name: &[u8], want_directory: bool) -> Result<()> {
         self.require_directory()?;
-        self.change(4096, |writer| {
+        self.check_writable()?;
+        self.shared.storage.change_to_free(self.shared.dataset, |writer| {
             let (object, file_type) = writer.lookup_entry(self.object, name)?.ok_or(pool_dmu::Error::NotFound)?;
             if (file_type == 4) != want_directory {
                 return Ok(Err(if want_directory { VfsError::NotDirectory } else { VfsError::IsDirectory }));
@@ -752,11 +753,14 @@ impl Node {
             return Ok(());
         }
         self.clear_behind(&mut pages, size);
-        self.change(4096, |writer| {
+        self.check_writable()?;
+        let body = |writer: &mut Writer<'_>| {
             self.forget_setid(writer)?;
             writer.truncate(self.object, size, now())?;
             self.refresh(writer)
-        })?;
+        };
+        let (storage, dataset) = (&self.shared.storage, self.shared.dataset);
+        if size < self.size() { storage.change_to_free(dataset, body) } else { storage.change(dataset, 4096, body) }?;
         let gone = self.cut_pages(&mut pages, size);
         let tail = (size % PAGE_SIZE as u64) as usize;
         if tail != 0 {

@@ -760,20 +760,25 @@ impl Storage {
 
     /// Calls `body` for changing volume `dataset` by about `bytes`.
     pub(crate) fn change_volume<R>(&self, dataset: u64, bytes: u64, body: impl FnOnce(&mut Store, &Zvol) -> core::result::Result<R, EditError>) -> Result<R> {
-        self.change_in(dataset, bytes, |inner| inner.on_volume(dataset, body))
+        self.change_in(dataset, bytes, false, |inner| inner.on_volume(dataset, body))
     }
 
     /// Calls `body` for changing file system `dataset` by about `bytes`; commits if more is open than should be.
     pub(crate) fn change<R>(&self, dataset: u64, bytes: u64, body: impl FnOnce(&mut Writer<'_>) -> core::result::Result<R, EditError>) -> Result<R> {
-        self.change_in(dataset, bytes, |inner| inner.on(dataset, body))
+        self.change_in(dataset, bytes, false, |inner| inner.on(dataset, body))
     }
 
-    fn change_in<R>(&self, dataset: u64, bytes: u64, body: impl FnOnce(&mut Inner) -> core::result::Result<R, EditError>) -> Result<R> {
+    /// The same of a change that makes room: a full pool takes it.
+    pub(crate) fn change_to_free<R>(&self, dataset: u64, body: impl FnOnce(&mut Writer<'_>) -> core::result::Result<R, EditError>) -> Result<R> {
+        self.change_in(dataset, 4096, true, |inner| inner.on(dataset, body))
+    }
+
+    fn change_in<R>(&self, dataset: u64, bytes: u64, frees: bool, body: impl FnOnce(&mut Inner) -> core::result::Result<R, EditError>) -> Result<R> {
         if kif::frames().free_total().0 * (PAGE_SIZE as u64) < MEMORY_MIN + bytes {
             return Err(VfsError::NoMemory);
         }
         let result = self.with_inner(IoClass::SyncWrite, |inner| {
-            inner.check_space(bytes)?;
+            inner.check_space(bytes, frees)?;
             let result = body(inner);
             inner.dirty += bytes + 512;
             // The change is made: where the pool is suspended meanwhile, it is not to be made again, and who made it waits for what is owed.
@@ -1013,10 +1018,10 @@ impl Inner {
         result
     }
 
-    /// Refuses a change that the next commit might have no room for: the open group, thrice for its metadata and copies, and a slop.
-    fn check_space(&self, bytes: u64) -> core::result::Result<(), EditError> {
+    /// Refuses a change that the next commit might have no room for: the open group, thrice for its metadata and copies, and a slop. Half of that is for what `frees`.
+    fn check_space(&self, bytes: u64, frees: bool) -> core::result::Result<(), EditError> {
         let (free, total) = self.store.free_total();
-        let slop = (total / 32).max(4 << 20);
+        let slop = (total / 32).max(4 << 20) / if frees { 2 } else { 1 };
         if free < slop + 3 * (self.dirty + bytes) { Err(EditError::NoSpace) } else { Ok(()) }
     }
 
@@ -1207,7 +1212,7 @@ impl Shared {
     pub fn reap(&self) {
         let orphans = core::mem::take(&mut *self.orphans.lock());
         for object in orphans {
-            match self.storage.change(self.dataset, 4096, |writer| writer.reap(object)) {
+            match self.storage.change_to_free(self.dataset, |writer| writer.reap(object)) {
                 Ok(_) | Err(VfsError::NotFound) => {}
                 Err(VfsError::NoMemory | VfsError::NoSpace) => self.orphans.lock().push(object),
                 Err(error) => kif::log().line(format_args!("pool {}: removed file {object} of file system {} is not freed: {error:?}", self.storage.name(), self.dataset)),
