@@ -24,6 +24,8 @@ use crate::features::ASYNC_DESTROY;
 use crate::lists::list;
 use crate::store::{OBJECT_DIRECTORY, Store, places};
 
+/// Bytes that were freed and are worth txgs of their own where room is lacking.
+const RIPE_MIN: u64 = 1 << 20;
 /// Blocks freed with one commit.
 pub(crate) const FREES_PER_TXG: u64 = 16 << 10;
 /// Pointers of a list freed at a time.
@@ -199,7 +201,24 @@ impl Store {
         while self.has_waiting()? && !self.drain_stuck {
             self.commit(now)?;
         }
-        // Space that was freed rests for some txgs; a commit without any change would be none.
+        self.let_rest(now)
+    }
+
+    /// Makes the few txgs that what was freed rests for, if it is worth them: then it can be used. False: it is not.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub fn ripen(&mut self, now: u64) -> Result<bool, EditError> {
+        // Each commit frees some blocks of its own.
+        let is_worth_it = self.space.resting() >= RIPE_MIN;
+        if is_worth_it {
+            self.let_rest(now)?;
+        }
+        Ok(is_worth_it)
+    }
+
+    /// Space that was freed rests for some txgs; a commit without any change would be none.
+    fn let_rest(&mut self, now: u64) -> Result<(), EditError> {
         for _ in 0..=DEFER_TXGS {
             self.dir_words(self.root_dir)?;
             self.commit(now)?;

@@ -345,6 +345,12 @@ impl Store {
         self.space.free_total()
     }
 
+    /// Bytes that can be allocated now, without what was freed with the last few txgs, and total bytes.
+    #[must_use]
+    pub fn usable_total(&self) -> (u64, u64) {
+        self.space.usable_total()
+    }
+
     /// Bytes of each top-level vdev and those in use, in the order of [`Pool::status`].
     #[must_use]
     pub fn space_of_vdevs(&self) -> Vec<(u64, u64)> {
@@ -377,6 +383,12 @@ impl Store {
         }
         self.dirty_bytes += bytes;
         Ok(())
+    }
+
+    /// Refuses a change of the dataset layer that a full pool cannot take: what it keeps free is for removing. One that adds little wants half of that (`share` 2).
+    pub(crate) fn check_slop(&self, share: u64) -> Result<(), EditError> {
+        let (free, total) = self.space.usable_total();
+        if free < (total / 32).max(4 << 20) / share { Err(EditError::NoSpace) } else { Ok(()) }
     }
 
     /// Bytes accepted since the last commit: a caller that keeps memory bounded commits when they become many.
@@ -469,6 +481,7 @@ impl Store {
                 }
                 store.root_dir
             } else {
+                store.check_slop(1)?;
                 let (parent, last) = store.place_for(name)?;
                 store.check_counts(parent, 1, 0)?;
                 let child = store.directory(parent, now)?;

@@ -236,10 +236,10 @@ impl Node {
         self.shared.read(body)
     }
 
-    /// What was freed since the last commit counts until then: whoever a quota refuses asks once more behind a commit. The caller has no lock.
+    /// What was freed since the last commit counts until then: whoever a quota or a full pool refuses asks once more behind a commit. The caller has no lock.
     fn within_quota<R>(&self, write: impl Fn() -> Result<R>) -> Result<R> {
         match write() {
-            Err(VfsError::Quota) if self.shared.storage.commit_for_room()? => write(),
+            Err(error @ (VfsError::Quota | VfsError::NoSpace)) if self.shared.storage.commit_for_room(error == VfsError::NoSpace)? => write(),
             done => done,
         }
     }

@@ -365,6 +365,13 @@ impl Allocator {
         (slabs().map(|slab| slab.free.total()).sum::<u64>() + deferred, slabs().map(|slab| slab.range.end - slab.range.start).sum())
     }
 
+    /// Bytes of data vdevs that were freed and rest for some txgs still.
+    #[must_use]
+    pub fn resting(&self) -> u64 {
+        let counts = |id: &u32| self.tops.get(id).is_some_and(|top| !top.is_log);
+        self.deferred.iter().flatten().filter(|(id, _)| counts(id)).map(|(_, range)| range.end - range.start).sum()
+    }
+
     /// Bytes of a vdev and those in use, as stored.
     #[must_use]
     pub fn space_of(&self, vdev: u32) -> (u64, u64) {

@@ -437,3 +437,48 @@ fn a_log_that_a_device_fails_to_give_is_not_taken_for_ended() {
     assert_eq!(names(&mut store), [true, false]);
     store.commit(NOW.0).expect("commit");
 }
+
+#[test]
+fn snapshots_leave_a_full_pool_room_for_removing() {
+    let disk = Recorded { bytes: Arc::new(Mutex::new(vec![0; 64 << 20])), writes: Arc::default(), index: 0 };
+    let layout = Layout { redundancy: None, devices: vec![(String::from("d0"), Box::new(disk) as Box<dyn BlockDev>)] };
+    let (pool, config) = pool_spa::create("full", vec![layout], 12, &mut random(7)).expect("lay the pool out");
+    let mut store = Store::create(pool, config, NOW.0, random(8)).expect("make the MOS");
+    let dataset = create_filesystem(&mut store, "full", &NEW).expect("make the root file system");
+    let mut dice = random(5);
+    let noise: Vec<u8> = (0..1 << 15).flat_map(|_| dice().to_le_bytes()).collect();
+    let mut count = 0;
+    loop {
+        let mut writer = Writer::open(&mut store, dataset).expect("open for writing");
+        let root = writer.root();
+        let file = writer.make(root, format!("f{count}").as_bytes(), Make::File, &NEW).expect("make a file");
+        let done = writer.write(file, 0, &noise, NOW);
+        drop(writer);
+        store.commit(NOW.0).expect("commit");
+        count += 1;
+        if done.is_err() {
+            break;
+        }
+    }
+    let refused = (0..3000).find_map(|number| store.snapshot("full", &format!("s{number}"), NOW.0).err()).expect("there is an end to it");
+    assert!(matches!(refused, EditError::NoSpace), "{refused}");
+    let made = create_filesystem(&mut store, "full/more", &NEW);
+    assert!(matches!(made, Err(EditError::NoSpace)), "{made:?}");
+    let names: Vec<String> = store.find("full").and_then(|head| store.snapshots_of(head)).expect("list").into_iter().map(|(name, _)| format!("full@{name}")).collect();
+    assert!(!names.is_empty());
+    let mut writer = Writer::open(&mut store, dataset).expect("open for writing");
+    let root = writer.root();
+    for number in 0..count / 2 {
+        writer.remove(root, format!("f{number}").as_bytes(), NOW).expect("remove");
+    }
+    drop(writer);
+    store.commit(NOW.0).expect("a full pool lets files be removed");
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    store.destroy_snapshots(&names, false, NOW.0).expect("and snapshots");
+    store.drain(NOW.0).expect("what was freed can be used");
+    let again = (0..20).find(|turn| {
+        store.set_property("full", "user:turn", &pool_phys::nvlist::Value::Text(turn.to_string())).expect("a small change");
+        store.snapshot("full", "after", NOW.0).is_ok()
+    });
+    assert!(again.is_some(), "there is room again");
+}
