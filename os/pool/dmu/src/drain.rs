@@ -21,7 +21,7 @@ use crate::{Datasets, Error};
 use crate::dsl::{Part, Space, dir, put, signed, word};
 use crate::edit::EditError;
 use crate::features::ASYNC_DESTROY;
-use crate::lists::list;
+use crate::lists::{list, place_of};
 use crate::store::{OBJECT_DIRECTORY, Store, places};
 
 /// Bytes that were freed and are worth txgs of their own where room is lacking.
@@ -327,7 +327,7 @@ impl Store {
         let edit = self.mos.edit(&self.pool, owner)?;
         put(&mut edit.dnode.bonus, list::COUNT, first);
         (-space).shift(&mut edit.dnode.bonus, list::BYTES);
-        edit.cut((first * blkptr::SIZE as u64).div_ceil(edit.dnode.block_size));
+        edit.cut(place_of(first, blkptr::SIZE)?.div_ceil(edit.dnode.block_size));
         if owner == free {
             return Ok(());
         }

@@ -38,6 +38,11 @@ pub(crate) mod list {
     pub const SUBLIST_COUNT: usize = 40;
 }
 
+/// Byte offset of entry `index` in an object of a list: how many there are comes from a disk.
+pub(crate) fn place_of(index: u64, size: usize) -> Result<u64, FormatError> {
+    index.checked_mul(size as u64).filter(|at| *at < 1 << 56).ok_or(FormatError::new("list of blocks", "is longer than its object", index))
+}
+
 impl Store {
     pub(crate) fn bpobj(&mut self) -> Result<u64, EditError> {
         let object = self.mos.allocate(&self.pool, BPOBJ, LIST_BLOCK, BPOBJ_HEADER, vec![0; 48])?;
@@ -203,7 +208,7 @@ impl Store {
         }
         let count = self.peek(list, list::SUBLIST_COUNT)?;
         let bytes: Vec<u8> = subs.iter().flat_map(|sub| sub.to_le_bytes()).collect();
-        self.mos.edit(&self.pool, table)?.write_at(&self.pool, count * 8, &bytes)?;
+        self.mos.edit(&self.pool, table)?.write_at(&self.pool, place_of(count, 8)?, &bytes)?;
         put(self.bonus(list)?, list::SUBLIST_COUNT, count + subs.len() as u64);
         Ok(())
     }
@@ -251,7 +256,7 @@ impl Store {
     pub(crate) fn read_list(&self, list: u64, first: u64, count: u64) -> Result<Vec<(BlockPointer, u64)>, EditError> {
         let count = usize::try_from(count.min(READ_MAX)).unwrap_or(0);
         let mut bytes = vec![0; count * blkptr::SIZE];
-        self.mos.with_view(&self.pool, list, |edit| edit.read_at(&self.pool, first * blkptr::SIZE as u64, &mut bytes))?;
+        self.mos.with_view(&self.pool, list, |edit| edit.read_at(&self.pool, place_of(first, blkptr::SIZE)?, &mut bytes))?;
         let mut out = Vec::with_capacity(count);
         for bytes in bytes.chunks_exact(blkptr::SIZE) {
             let pointer = BlockPointer::parse(bytes)?;
@@ -269,7 +274,7 @@ impl Store {
         let edit = self.mos.edit(&self.pool, object)?;
         let count = word(&edit.dnode.bonus, list::COUNT);
         let bytes: Vec<u8> = pointers.iter().flat_map(|(pointer, _)| pointer.encode()).collect();
-        edit.write_at(&self.pool, count * blkptr::SIZE as u64, &bytes)?;
+        edit.write_at(&self.pool, place_of(count, blkptr::SIZE)?, &bytes)?;
         let mut space = Space::default();
         pointers.iter().for_each(|(pointer, deflated)| space.add(pointer, *deflated, 1));
         space.shift(&mut edit.dnode.bonus, list::BYTES);

@@ -789,8 +789,10 @@ impl Storage {
                 inner.commit()?;
             }
             inner.check_space(bytes, frees)?;
+            let before = inner.store.dirty_bytes();
             let result = body(inner);
-            inner.dirty += bytes + 512;
+            // What was refused is nothing to commit: who asks again and again for what a quota or a full pool has not would have a txg made with each call.
+            inner.dirty += if result.is_ok() { bytes + 512 } else { inner.store.dirty_bytes().saturating_sub(before) };
             // The change is made: where the pool is suspended meanwhile, it is not to be made again, and who made it waits for what is owed.
             let bearable = |done: core::result::Result<(), EditError>, store: &Store| if store.is_suspended() && !store.is_broken() { Ok(()) } else { done };
             if result.is_ok() && inner.store.is_always_synced(dataset) {
