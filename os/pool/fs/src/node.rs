@@ -988,19 +988,24 @@ impl Node {
         if shows_snapshots && !emit(DirEntry { name: snapdir::NAME, ino: snapdir::OWN, kind: Kind::Directory, next: 3 }) {
             return Ok(());
         }
-        // In the order of places in the directory's table, which are the cookies, too: stable while entries come and go. A cookie leads behind its place.
-        let mut from = cookie.saturating_sub(FIRST_PLACE - 1);
+        // In the order of places in the directory's table: stable while entries come and go. A cookie is a name's place and its turn there, and leads behind it.
+        let (place, turn) = ((cookie >> TURN_BITS).checked_sub(FIRST_PLACE), cookie % (1 << TURN_BITS));
+        let mut from = place.unwrap_or(0);
+        let mut last = cookie.max(3);
         loop {
             let page = self.read(|writer| writer.read_dir_from(self.object, from, READDIR_BATCH))?;
-            let entries = &page.entries;
-            let mut group_end = cookie.max(3);
-            for (number, (at, entry)) in entries.iter().enumerate() {
-                // Names that share a place go out together: a cookie leads behind all of them.
-                if entries.get(number + 1).is_none_or(|(next, _)| next != at) {
-                    group_end = at + FIRST_PLACE;
+            let mut entries: Vec<_> = page.entries.into_iter().map(|(at, entry)| (at, turn_of(&entry.name), entry)).collect();
+            entries.sort_unstable_by(|a, b| (a.0, a.1, &a.2.name).cmp(&(b.0, b.1, &b.2.name)));
+            for (number, (at, its_turn, entry)) in entries.iter().enumerate() {
+                if Some(*at) == place && *its_turn <= turn {
+                    continue;
+                }
+                // Two of one place and one turn go out together: nobody makes a thousand of them.
+                if entries.get(number + 1).is_none_or(|(next, next_turn, _)| (next, next_turn) != (at, its_turn)) {
+                    last = (at + FIRST_PLACE) << TURN_BITS | its_turn;
                 }
                 let kind = Kind::from_type_bits((entry.file_type as u32) << 12).unwrap_or(Kind::File);
-                if !emit(DirEntry { name: &entry.name, ino: entry.object, kind, next: group_end }) {
+                if !emit(DirEntry { name: &entry.name, ino: entry.object, kind, next: last }) {
                     return Ok(());
                 }
             }
@@ -1302,8 +1307,16 @@ impl Vnode for Node {
     }
 }
 
-/// The cookie behind the first place of a directory: those before are of `.` and `..`.
+/// What is added to a place in a cookie, so that those of `.`, `..` and `.zfs` come before.
 const FIRST_PLACE: u64 = 4;
+/// Bits of a cookie that tell names of one place (48 bits) apart.
+const TURN_BITS: u32 = 14;
+
+/// The turn of a name among those that share its place in a directory's table: FNV-1a, folded; not 0.
+fn turn_of(name: &[u8]) -> u64 {
+    let hash = name.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+    (hash ^ hash >> 32) % ((1 << TURN_BITS) - 1) + 1
+}
 /// Entries of a directory that are looked up at once: about what a call of `getdents` takes.
 const READDIR_BATCH: usize = 128;
 

@@ -3,7 +3,7 @@
 extern crate std;
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -571,6 +571,45 @@ fn a_link_does_not_lead_a_mount_elsewhere() {
     assert!(format!("{refused:?}").contains("'linked' is a link"), "{refused:?}");
     vfs::ops::unlink(&cx, None, b"/linked").expect("removes it");
     manage::mount(&cx, &pool, "linked").expect("on a directory");
+}
+
+#[test]
+fn a_listing_in_small_steps_tells_each_name_once_where_names_share_a_place() {
+    let (_, pool) = create("shared");
+    let fs = mount(&pool);
+    let root = fs.root();
+    // Places have 28 bits: some of so many names share one, where names are not like each other.
+    const NAMES: usize = 30_000;
+    let mut dice = random(12);
+    for _ in 0..NAMES {
+        root.create(format!("name-{:x}{:x}", dice(), dice()).as_bytes(), Kind::File, 0o644, DevNo::default(), OWNER).expect("makes a file");
+    }
+    let (mut seen, mut places) = (BTreeSet::new(), BTreeSet::new());
+    let mut cookie = 0;
+    loop {
+        let mut next = None;
+        root.readdir(cookie, &mut |entry| {
+            // One at a time, as of a program with the smallest of buffers.
+            if next.is_some() {
+                return false;
+            }
+            assert!(seen.insert(entry.name.to_vec()), "{:?} twice", String::from_utf8_lossy(entry.name));
+            assert!(entry.next > cookie, "it does not get on");
+            places.insert(entry.next >> 14);
+            next = Some((entry.next, entry.name.to_vec()));
+            true
+        })
+        .expect("lists");
+        let Some((next, name)) = next else { break };
+        cookie = next;
+        // What goes meanwhile shifts nobody.
+        if seen.len() % 1000 == 999 {
+            root.unlink(&name).expect("removes");
+        }
+    }
+    assert!(seen.iter().filter(|name| name.starts_with(b"name-")).count() == NAMES, "all of them");
+    // The one for what is not in the table.
+    assert!(places.len() + 1 < seen.len(), "some names share a place: {} of {}", places.len(), seen.len());
 }
 
 #[test]
