@@ -209,10 +209,11 @@ impl Store {
     /// # Errors
     /// As [`Store::commit`].
     pub fn ripen(&mut self, now: u64) -> Result<bool, EditError> {
-        // Each commit frees some blocks of its own.
-        let is_worth_it = self.space.resting() >= RIPE_MIN;
+        // Commits free blocks of their own: what rests behind these ones is no reason for others, or whoever asks and asks would have some made each time.
+        let is_worth_it = self.space.resting() >= self.churn + RIPE_MIN;
         if is_worth_it {
             self.let_rest(now)?;
+            self.churn = self.space.resting();
         }
         Ok(is_worth_it)
     }

@@ -76,7 +76,7 @@ pub use scan_state::{LastScan, ScanState};
 pub use second::Fed;
 pub use spares::{Auxiliary, AuxiliaryStatus};
 pub use trim::{FreeAt, FreeStep};
-pub use store::{Store, free_total};
+pub use store::{Store, free_total, headroom};
 pub use object::{Changed, Object, ObjectSet};
 pub use owned::{Holder, Holding, OwnedProperty};
 

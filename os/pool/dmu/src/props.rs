@@ -880,7 +880,7 @@ impl Store {
     /// Calls `body` with the directory and the table of a dataset or snapshot, then lets open heads know.
     fn change_property(&mut self, dataset: &str, name: &str, body: impl FnOnce(&mut Self, u64, u64) -> Result<(), EditError>) -> Result<(), EditError> {
         self.try_change(|store| {
-            store.check_slop(2)?;
+            store.check_headroom(2)?;
             let (directory, table) = if dataset.contains('@') {
                 if !name.contains(':') {
                     return Err(EditError::Invalid("only user properties can be set on a snapshot"));

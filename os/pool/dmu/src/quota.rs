@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use crate::dsl::{Part, Space, dir, ds, put, signed, word};
 use crate::edit::EditError;
 use crate::look::{Look, ancestors};
-use crate::store::Store;
+use crate::store::{Store, headroom};
 use crate::{Datasets, Error};
 
 /// Space OpenZFS keeps back in a pool: a 32nd, 128 MiB at least (but no more than half), 128 GiB at most.
@@ -190,7 +190,7 @@ impl Store {
         let copies = self.heads.get(&dataset).map_or(1, |head| head.style.copies as u64);
         let wanted = bytes.saturating_mul(copies);
         let pool = pool_size(self);
-        let pool = pool - (pool / 32).max(4 << 20).min(pool);
+        let pool = pool - headroom(pool).min(pool);
         let Limits { dirs, heads } = &self.limits;
         let head = heads.get(&dataset).ok_or(Error::NotFound)?;
         if head.refquota != 0 && head.referenced.saturating_add(head.pending).saturating_add(wanted) > head.refquota {

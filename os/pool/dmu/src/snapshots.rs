@@ -100,7 +100,7 @@ impl Store {
         if self.number_in(names, name)?.is_some() {
             return Err(EditError::Exists);
         }
-        self.check_slop(1)?;
+        self.check_headroom(1)?;
         let (directory, previous, previous_txg, txg) = (word(&old, ds::DIR), word(&old, ds::PREVIOUS), word(&old, ds::PREVIOUS_TXG), self.txg);
         if previous_txg >= txg {
             return Err(EditError::Invalid("two snapshots of one dataset at once"));
@@ -208,7 +208,7 @@ impl Store {
     pub fn clone_dataset(&mut self, origin: &str, name: &str, now: u64) -> Result<u64, EditError> {
         let snapshot = self.find_snapshot(origin)?;
         let head = self.try_change(|store| {
-            store.check_slop(1)?;
+            store.check_headroom(1)?;
             let (parent, last) = store.place_for(name)?;
             store.check_counts(parent, 1, 0)?;
             let directory = store.directory(parent, now)?;

@@ -135,6 +135,8 @@ pub struct Store {
     pub(crate) counts_enforced: bool,
     /// Blocks could not be freed in the last txg; their list waits for better times.
     pub(crate) drain_stuck: bool,
+    /// Bytes that rested behind the last txgs that were made only to let others ripen.
+    pub(crate) churn: u64,
     /// Blocks of what was destroyed that are freed with one commit.
     pub(crate) frees_per_txg: u64,
     /// Change of the MOS's size in the last txg, not yet accounted.
@@ -192,6 +194,7 @@ impl Store {
             limits: Limits::default(),
             counts_enforced: false,
             drain_stuck: false,
+            churn: 0,
             frees_per_txg: crate::drain::FREES_PER_TXG,
             mos_space: Space::default(),
             state: Some(0),
@@ -318,6 +321,7 @@ impl Store {
             limits: Limits::default(),
             counts_enforced: false,
             drain_stuck: false,
+            churn: 0,
             frees_per_txg: crate::drain::FREES_PER_TXG,
             mos_space: Space::default(),
             state: None,
@@ -377,8 +381,7 @@ impl Store {
         let (free, total) = self.space.usable_total();
         // Parity at its worst, and metadata above the data.
         let worst = |bytes: u64| bytes.saturating_mul(self.space.worst_ratio()) / 64;
-        let slop = (total / 32).max(4 << 20);
-        if worst(self.dirty_bytes.saturating_add(bytes)).saturating_add(slop) > free {
+        if worst(self.dirty_bytes.saturating_add(bytes)).saturating_add(headroom(total)) > free {
             return Err(EditError::NoSpace);
         }
         self.dirty_bytes += bytes;
@@ -386,9 +389,9 @@ impl Store {
     }
 
     /// Refuses a change of the dataset layer that a full pool cannot take: what it keeps free is for removing. One that adds little wants half of that (`share` 2).
-    pub(crate) fn check_slop(&self, share: u64) -> Result<(), EditError> {
+    pub(crate) fn check_headroom(&self, share: u64) -> Result<(), EditError> {
         let (free, total) = self.space.usable_total();
-        if free < (total / 32).max(4 << 20) / share { Err(EditError::NoSpace) } else { Ok(()) }
+        if free < headroom(total) / share { Err(EditError::NoSpace) } else { Ok(()) }
     }
 
     /// Bytes accepted since the last commit: a caller that keeps memory bounded commits when they become many.
@@ -481,7 +484,7 @@ impl Store {
                 }
                 store.root_dir
             } else {
-                store.check_slop(1)?;
+                store.check_headroom(1)?;
                 let (parent, last) = store.place_for(name)?;
                 store.check_counts(parent, 1, 0)?;
                 let child = store.directory(parent, now)?;
@@ -1043,6 +1046,12 @@ impl Sink for MosSink<'_> {
     fn hole_birth(&self) -> Option<u64> {
         self.holes_have_births.then_some(self.txg)
     }
+}
+
+/// Bytes that we keep free in a pool of `total` bytes, for its own records and for what makes room. What OpenZFS keeps back, and shows as not available, is of `quota.rs`.
+#[must_use]
+pub fn headroom(total: u64) -> u64 {
+    (total / 32).max(4 << 20)
 }
 
 /// Free and total bytes of a pool that is only looked at.

@@ -236,14 +236,6 @@ impl Node {
         self.shared.read(body)
     }
 
-    /// What was freed since the last commit counts until then: whoever a quota or a full pool refuses asks once more behind a commit. The caller has no lock.
-    fn within_quota<R>(&self, write: impl Fn() -> Result<R>) -> Result<R> {
-        match write() {
-            Err(error @ (VfsError::Quota | VfsError::NoSpace)) if self.shared.storage.commit_for_room(error == VfsError::NoSpace)? => write(),
-            done => done,
-        }
-    }
-
     /// The root directory of its file system: that of a file system is its own parent.
     fn is_root(&self) -> Result<bool> {
         Ok(self.kind == Kind::Directory && self.read(|writer| Ok(writer.root()))? == self.object)
@@ -806,10 +798,15 @@ impl Node {
         self.shared.storage.patiently(ask)
     }
 
-    /// The same for a change, which is durable at once where property `sync` says so.
-    fn durably<R>(&self, ask: impl FnMut() -> Result<R>) -> Result<R> {
-        let done = self.patiently(ask)?;
-        self.shared.storage.pay(self.shared.dataset)?;
+    /// The same for a change, which is durable at once where property `sync` says so. What was freed counts for a quota behind a commit, and can be used some txgs later: whom
+    /// a quota or a full pool refuses asks once more there. The caller has no lock.
+    fn durably<R>(&self, mut ask: impl FnMut() -> Result<R>) -> Result<R> {
+        let storage = &self.shared.storage;
+        let done = self.patiently(|| match ask() {
+            Err(error @ (VfsError::Quota | VfsError::NoSpace)) if storage.commit_for_room(error == VfsError::NoSpace)? => ask(),
+            done => done,
+        })?;
+        storage.pay(self.shared.dataset)?;
         Ok(done)
     }
 
@@ -1000,7 +997,7 @@ impl Node {
                 if Some(*at) == place && *its_turn <= turn {
                     continue;
                 }
-                // Two of one place and one turn go out together: nobody makes a thousand of them.
+                // Two of one place and one turn go out together. Chance makes few of those; of names that are made for it, a buffer that cannot hold all is given some again.
                 if entries.get(number + 1).is_none_or(|(next, next_turn, _)| (next, next_turn) != (at, its_turn)) {
                     last = (at + FIRST_PLACE) << TURN_BITS | its_turn;
                 }
@@ -1076,19 +1073,15 @@ impl Node {
     }
     fn try_write_at(&self, offset: u64, data: &[u8], io: Io) -> Result<usize> {
         self.shared.storage.throttle_write(io.zone, data.len() as u64)?;
-        self.within_quota(|| {
-            let mut pages = self.pages.lock();
-            self.write_locked(&mut pages, offset, data)
-        })
+        let mut pages = self.pages.lock();
+        self.write_locked(&mut pages, offset, data)
     }
     fn try_append(&self, data: &[u8], io: Io) -> Result<(u64, usize)> {
         self.shared.storage.throttle_write(io.zone, data.len() as u64)?;
-        self.within_quota(|| {
-            let mut pages = self.pages.lock();
-            let end = self.size();
-            let count = self.write_locked(&mut pages, end, data)?;
-            Ok((end + count as u64, count))
-        })
+        let mut pages = self.pages.lock();
+        let end = self.size();
+        let count = self.write_locked(&mut pages, end, data)?;
+        Ok((end + count as u64, count))
     }
     fn try_truncate(&self, size: u64) -> Result<()> {
         self.resize(size, false)

@@ -46,8 +46,6 @@ pub(crate) const MEMORY_MIN: u64 = 8 << 20;
 /// Blocks of a scan, and bytes of a sequential resilver, between two looks at what else is to be done; who waits at the gate comes after one of them.
 const SCAN_BLOCKS: u64 = 64;
 const REBUILD_BYTES: u64 = 1 << 20;
-/// How often whoever lacks room has txgs made for what was freed, at most.
-const RIPEN_INTERVAL: Nanos = Nanos(1_000_000_000);
 /// Nodes kept although nobody holds them.
 const RECENT_MAX: usize = 1024;
 /// What property `failmode` may be: what those get who want what a suspended pool cannot give.
@@ -65,8 +63,6 @@ pub(crate) struct Inner {
     zvols: BTreeMap<u64, Zvol>,
     /// Bytes written since the last commit, roughly; 0: nothing to commit.
     dirty: u64,
-    /// When somebody who lacked room had txgs made for it.
-    ripened: Option<Nanos>,
 }
 
 /// What is known of the scan under way or the last one; times in seconds since 1970.
@@ -150,7 +146,7 @@ impl Storage {
         let second = store.cache_counts();
         let storage = Arc::new(Self {
             name,
-            inner: Mutex::new(Class::Pool, Some(Inner { store, volumes: BTreeMap::new(), zvols: BTreeMap::new(), dirty: u64::from(!is_read_only), ripened: None })),
+            inner: Mutex::new(Class::Pool, Some(Inner { store, volumes: BTreeMap::new(), zvols: BTreeMap::new(), dirty: u64::from(!is_read_only) })),
             gate: Gate::new(),
             bearing: SpinLock::new(Class::PoolNodes, bearing),
             is_read_only,
@@ -784,10 +780,6 @@ impl Storage {
             return Err(VfsError::NoMemory);
         }
         let result = self.with_inner(IoClass::SyncWrite, |inner| {
-            // What is open counts thrice until it is committed, and what was removed not before.
-            if inner.dirty > 0 && inner.check_space(bytes, frees).is_err() {
-                inner.commit()?;
-            }
             inner.check_space(bytes, frees)?;
             let before = inner.store.dirty_bytes();
             let result = body(inner);
@@ -870,13 +862,7 @@ impl Storage {
                 inner.commit()?;
                 self.dirty.store(0, Relaxed);
             }
-            // Not with each call of a program that asks and asks: others commit, too.
-            let time = kif::clock().monotonic();
-            let may_ripen = ripe && inner.ripened.is_none_or(|last| time >= last.plus(RIPEN_INTERVAL));
-            if may_ripen {
-                inner.ripened = Some(time);
-            }
-            Ok(may_ripen && inner.store.ripen(now().0)? || was_open)
+            Ok(ripe && inner.store.ripen(now().0)? || was_open)
         })
     }
 
@@ -884,7 +870,7 @@ impl Storage {
     fn ripen_if_low(&self) -> Result<()> {
         self.with_inner(IoClass::AsyncWrite, |inner| {
             let (usable, total) = inner.store.usable_total();
-            if usable < 2 * slop(total) { inner.store.ripen(now().0).map(drop) } else { Ok(()) }
+            if usable < 2 * pool_dmu::headroom(total) { inner.store.ripen(now().0).map(drop) } else { Ok(()) }
         })
     }
 
@@ -1048,7 +1034,7 @@ impl Inner {
     /// Refuses a change that the next commit might have no room for: the open group, thrice for its metadata and copies, and a slop. Half of that is for what `frees`.
     fn check_space(&self, bytes: u64, frees: bool) -> core::result::Result<(), EditError> {
         let (free, total) = self.store.free_total();
-        let slop = slop(total) / if frees { 2 } else { 1 };
+        let slop = pool_dmu::headroom(total) / if frees { 2 } else { 1 };
         if free < slop + 3 * (self.dirty + bytes) { Err(EditError::NoSpace) } else { Ok(()) }
     }
 
@@ -1057,11 +1043,6 @@ impl Inner {
         self.dirty = 0;
         Ok(())
     }
-}
-
-/// What a pool of `total` bytes keeps free.
-fn slop(total: u64) -> u64 {
-    (total / 32).max(4 << 20)
 }
 
 /// Nodes whose access times wait for a commit, at most.

@@ -646,6 +646,10 @@ fn a_full_pool_refuses_before_it_loses() {
     // Small files take the rest; what is removed makes room at once.
     let tiny = (0..100_000).find(|number| root.create(format!("t{number}").as_bytes(), Kind::File, 0o644, DevNo::default(), OWNER).is_err());
     assert!(tiny.is_some());
+    let txg = || again.look(|store| store.pool().uberblock().txg).expect("there");
+    let before = txg();
+    assert!((0..50).all(|number| root.create(format!("u{number}").as_bytes(), Kind::File, 0o644, DevNo::default(), OWNER).is_err()), "it is full");
+    assert!(txg() - before <= 8, "who asks again and again has {} txgs made", txg() - before);
     root.lookup(b"f1").expect("there").truncate(100).expect("a full pool lets files be cut");
     (2..8).for_each(|number| root.unlink(format!("f{number}").as_bytes()).expect("a full pool lets files be removed"));
     again.sync().expect("commits");
