@@ -471,7 +471,8 @@ impl Frames for Heap {
         }
     }
     fn references(&self, pfn: Pfn) -> u32 {
-        self.used(pfn).1.references.load(Relaxed)
+        // Who finds that nobody else has it sees what the others stored before they let go of it.
+        self.used(pfn).1.references.load(core::sync::atomic::Ordering::Acquire)
     }
     fn zone(&self, pfn: Pfn) -> ZoneId {
         ZoneId(u32::from(self.used(pfn).1.zone.load(Relaxed)))

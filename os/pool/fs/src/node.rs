@@ -622,6 +622,8 @@ impl Node {
                 pages.writable.remove(&index);
                 continue;
             };
+            // Looked at before the contents are: whoever lets go of it later may have stored something that is not read here. Nobody takes it again without the lock.
+            let is_left = frame.is_exclusive();
             let len = usize::try_from(size.saturating_sub(start)).unwrap_or(PAGE_SIZE).min(PAGE_SIZE);
             if len > 0 {
                 let data = &mut data[..len];
@@ -637,7 +639,7 @@ impl Node {
                     pages.writable.insert(index, Some(now));
                 }
             }
-            if pages.frames.get(&index).is_some_and(Frame::is_exclusive) {
+            if is_left {
                 pages.writable.remove(&index);
             }
         }

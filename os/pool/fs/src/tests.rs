@@ -500,6 +500,58 @@ impl BlockDev for Refusing {
     }
 }
 
+/// What happens while a disk is read the next time.
+type Meanwhile = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
+/// A disk on which something happens at a read.
+struct Eventful(Memory, Meanwhile);
+
+impl BlockDev for Eventful {
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+    fn sector_bytes(&self) -> u32 {
+        self.0.sector_bytes()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BlockError> {
+        let meanwhile = self.1.lock().unwrap().take();
+        if let Some(event) = meanwhile {
+            event();
+        }
+        self.0.read(offset, out)
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
+        self.0.write(offset, data)
+    }
+    fn flush(&self) -> Result<(), BlockError> {
+        self.0.flush()
+    }
+}
+
+#[test]
+fn what_is_stored_and_let_go_of_while_it_is_written_back_is_written() {
+    let (memory, pool) = create("letsgo");
+    make(&mount(&pool).root(), "f").write_at(0, b"one and another", IO).expect("writes");
+    pool.export(false).expect("exports");
+    let meanwhile = Meanwhile::default();
+    let disk = Box::new(Eventful(memory.clone(), Arc::clone(&meanwhile))) as Box<dyn BlockDev>;
+    let pool = Storage::start(Store::open(Pool::import(vec![disk], None).expect("imports"), random(4)).expect("opens")).expect("starts");
+    let fs = mount(&pool);
+    let file = fs.root().lookup(b"f").expect("there");
+    let frame = file.page(0, true, ZoneId::GLOBAL).expect("maps");
+    // The page was read, and is compared with what is on the disk: then it is stored to, and unmapped.
+    *meanwhile.lock().unwrap() = Some(Box::new(move || {
+        frame.write(0, b"two");
+        drop(frame);
+    }));
+    file.sync().expect("syncs");
+    assert!(meanwhile.lock().unwrap().is_none(), "it was compared");
+    file.sync().expect("syncs");
+    drop((file, fs));
+    pool.export(false).expect("exports");
+    assert_eq!(contents(&mount(&import(&memory)).root().lookup(b"f").expect("there")), b"two and another");
+}
+
 #[test]
 fn a_suspended_pool_says_so_and_acknowledges_nothing() {
     let (memory, pool) = create("suspended");
