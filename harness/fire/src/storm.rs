@@ -1,4 +1,4 @@
-//! Lives of the kernel's storage layer: tenants that write, an operator, a sender, a sick disk and a power cut, all at once, in turns that a seed decides.
+//! Lives of the kernel's storage layer: tenants that write, an operator, a sender, a sick disk, an outage and a power cut, all at once, in turns that a seed decides.
 //!
 //! # Theory
 //! What is tried is all of `pool_fs`: its locks, gate, committer, read-ahead, cache and mounts, as the kernel has them, on disks in memory whose transfers take time. The
@@ -6,6 +6,9 @@
 //!
 //! A writer has a directory of its own and keeps a digest of every state it went through, and how far it was when. So whoever took a snapshot knows which
 //! states it may hold, whoever synced knows which must outlive the power cut, and whoever looks at a clone or at what was received knows what must be there.
+//!
+//! In some lives more disks than the layout bears do not answer for a while ([`Outage`]): the pool is suspended, whoever needs it waits, and when they are back and an operator
+//! says so, nothing is lost. Disks that go within a commit's work in memory leave what a power cut leaves.
 //!
 //! # Structures
 //! [`Slot`] (a disk of the machine; its medium changes from life to life), [`Book`] (what all tasks know; its lock is never held across a turn), [`Life`] (the tasks).
@@ -58,6 +61,7 @@ pub struct Report {
     pub streams: u64,
     pub scans: u64,
     pub troubles: u64,
+    pub outages: u64,
     pub kills: u64,
     pub decisions: u64,
     pub switches: u64,
@@ -66,9 +70,9 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lives, operations, syncs, snapshots, clones, streams, scans, troubles, kills, decisions, switches, receipt } = self;
+        let Self { lives, operations, syncs, snapshots, clones, streams, scans, troubles, outages, kills, decisions, switches, receipt } = self;
         write!(f, "{lives} lives of tasks in turns ({decisions} decisions, {switches} switches), {operations} operations, {syncs} syncs, {snapshots} snapshots, {clones} clones, ")?;
-        write!(f, "{streams} streams, {scans} scans, {troubles} troubles, {kills} kills, receipt {receipt:016x}")
+        write!(f, "{streams} streams, {scans} scans, {troubles} troubles, {outages} outages, {kills} kills, receipt {receipt:016x}")
     }
 }
 
@@ -84,8 +88,28 @@ struct Power {
 
 static POWER: Power = Power { is_off: AtomicBool::new(false), left: AtomicU64::new(0) };
 
+/// Disks that do not answer, all at once: more than the layout bears, so that the pool is suspended.
+#[derive(Default)]
+struct Outage {
+    /// Which, as bits.
+    disks: AtomicU64,
+    /// They are gone rather than in error.
+    is_gone: AtomicBool,
+    /// How many began in this life, and how many the pool had got over: odd while one lasts.
+    turns: AtomicU64,
+    /// One took the work in memory of a commit with it.
+    broke: AtomicBool,
+}
+
+static OUTAGE: Outage = Outage { disks: AtomicU64::new(0), is_gone: AtomicBool::new(false), turns: AtomicU64::new(0), broke: AtomicBool::new(false) };
+
+/// What was changed is lost but for the last commit and the intent logs: the power is off, or devices went within the work in memory of a commit.
+fn is_dark() -> bool {
+    POWER.is_off.load(Relaxed) || OUTAGE.broke.load(Relaxed) || OUTAGE.turns.load(Relaxed) > 0 && manage::pool(NAME).is_ok_and(|pool| pool.is_broken())
+}
+
 /// A disk of the machine.
-struct Slot(Mutex<Option<Disk>>);
+struct Slot(Mutex<Option<Disk>>, usize);
 
 impl Slot {
     /// The medium, after the time that a transfer takes; `None` where there is none, or no power.
@@ -95,6 +119,9 @@ impl Slot {
         }
         if POWER.is_off.load(Relaxed) {
             return Err(BlockError::Gone);
+        }
+        if OUTAGE.disks.load(Relaxed) >> self.1 & 1 != 0 {
+            return Err(if OUTAGE.is_gone.load(Relaxed) { BlockError::Gone } else { BlockError::Io });
         }
         locked(&self.0).clone().ok_or(BlockError::Gone)
     }
@@ -130,8 +157,8 @@ fn slots() -> &'static [(String, Arc<Slot>)] {
     static ALL: OnceLock<Vec<(String, Arc<Slot>)>> = OnceLock::new();
     ALL.get_or_init(|| {
         kif_host::start();
-        let make = |_| {
-            let slot = Arc::new(Slot(Mutex::new(None)));
+        let make = |index| {
+            let slot = Arc::new(Slot(Mutex::new(None), index));
             let device: Arc<dyn BlockDev> = Arc::clone(&slot) as Arc<dyn BlockDev>;
             (vfs::block::register("vd", device).expect("a name is free").to_owned(), slot)
         };
@@ -197,6 +224,8 @@ impl Book {
 enum End {
     /// The power went.
     Dark,
+    /// The pool was suspended meanwhile: a command ends with an error then, and what it did is not known.
+    Shaken,
     Finding(String),
 }
 
@@ -206,7 +235,7 @@ type Step<R = ()> = Result<R, End>;
 fn settle<R, E: fmt::Debug>(what: &str, result: Result<R, E>, allowed: impl Fn(&E) -> bool) -> Step<Option<R>> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(_) if POWER.is_off.load(Relaxed) => Err(End::Dark),
+        Err(_) if is_dark() => Err(End::Dark),
         Err(error) if allowed(&error) => Ok(None),
         Err(error) => Err(End::Finding(format!("{what}: {error:?}"))),
     }
@@ -235,6 +264,8 @@ fn leaf(index: usize) -> String {
 struct Life {
     shape: Shape,
     seed: u64,
+    /// All disks may go for a while, and come back.
+    has_outages: bool,
     root: Place,
     book: Mutex<Book>,
     /// Tasks that are not done.
@@ -252,6 +283,8 @@ struct Task {
     cred: Cred,
     /// Who pays, and is throttled.
     zone: ZoneId,
+    /// Turns of outages there had been when it began with what it is doing.
+    outages: u64,
 }
 
 impl Task {
@@ -275,7 +308,37 @@ impl Task {
     }
 
     fn is_over(&self) -> bool {
-        self.life.is_over.load(Relaxed) || POWER.is_off.load(Relaxed)
+        self.life.is_over.load(Relaxed) || is_dark()
+    }
+
+    /// True if disks did not answer since it began with what it is doing.
+    fn is_shaken(&self) -> bool {
+        !self.outages.is_multiple_of(2) || OUTAGE.turns.load(Relaxed) != self.outages
+    }
+
+    /// What an operator's command said.
+    fn ask<R, E: fmt::Debug>(&self, what: &str, result: Result<R, E>, allowed: impl Fn(&E) -> bool) -> Step<Option<R>> {
+        match settle(what, result, allowed) {
+            Err(End::Finding(_)) if self.is_shaken() => Err(End::Shaken),
+            done => done,
+        }
+    }
+
+    fn need<R, E: fmt::Debug>(&self, what: &str, result: Result<R, E>) -> Step<R> {
+        self.ask(what, result, |_| false).map(|value| value.expect("nothing else is allowed"))
+    }
+
+    /// One thing after another, until the life is over: what is broken off by an outage is left as it is.
+    fn repeat(&mut self, milliseconds: u64, step: fn(&mut Self) -> Step) -> Step {
+        while !self.is_over() {
+            self.idle(milliseconds);
+            self.outages = OUTAGE.turns.load(Relaxed);
+            match step(self) {
+                Err(End::Shaken) => {}
+                done => done?,
+            }
+        }
+        Ok(())
     }
 
     fn open(&self, path: &str, flags: OpenFlags) -> Result<Arc<File>, VfsError> {
@@ -496,29 +559,26 @@ impl Task {
     // -- an operator --
 
     fn operate(&mut self) -> Step {
-        while !self.is_over() {
-            self.idle(15);
             match self.dice() % 10 {
                 0..=3 => self.snapshot()?,
                 4 | 5 => self.destroy_snapshot()?,
                 6 => {
-                    let listed = must("list", manage::datasets(NAME, &mut manage::Room::new(usize::MAX)))?;
+                    let listed = self.need("list", manage::datasets(NAME, &mut manage::Room::new(usize::MAX)))?;
                     baton::note(listed.len() as u64);
                 }
                 7 => {
-                    must("get", manage::get(NAME, &[], true, &mut manage::Room::new(usize::MAX)))?;
+                    self.need("get", manage::get(NAME, &[], true, &mut manage::Room::new(usize::MAX)))?;
                 }
                 8 => {
-                    let pool = must("the pool", manage::pool(NAME))?;
-                    let status = must("status", manage::status(&pool))?;
+                    let pool = self.need("the pool", manage::pool(NAME))?;
+                    let status = self.need("status", manage::status(&pool))?;
                     baton::note(status.allocated);
                 }
                 _ => {
                     let value = ["lz4", "off", "gzip", "zle"][usize::try_from(self.dice()).unwrap_or(0) % 4];
-                    settle("set", manage::set(&self.cx(), "tank/b", "compression", manage::NewValue::Text(value)), is_full)?;
+                    self.ask("set", manage::set(&self.cx(), "tank/b", "compression", manage::NewValue::Text(value)), is_full)?;
                 }
             }
-        }
         Ok(())
     }
 
@@ -535,8 +595,15 @@ impl Task {
             datasets.iter().for_each(|dataset| drop(book.unsure.insert(format!("{dataset}@{short}"), None)));
             datasets.iter().map(|dataset| book.marks(dataset)).collect()
         };
-        let taken = settle("snapshot", manage::snapshot(&[format!("{dataset}@{short}")], is_deep), is_full)?;
+        let taken = self.ask("snapshot", manage::snapshot(&[format!("{dataset}@{short}")], is_deep), is_full);
         let mut book = self.book();
+        if matches!(taken, Err(End::Shaken)) {
+            for (dataset, marks) in datasets.iter().zip(&marks) {
+                let holds = book.since(marks);
+                book.unsure.insert(format!("{dataset}@{short}"), Some(holds));
+            }
+        }
+        let taken = taken?;
         for (dataset, marks) in datasets.iter().zip(&marks) {
             let name = format!("{dataset}@{short}");
             book.unsure.remove(&name);
@@ -572,7 +639,7 @@ impl Task {
             book.snapshots.remove(&name);
             book.unsure.insert(name.clone(), Some(holds.clone()));
         }
-        let gone = settle("destroy a snapshot", manage::destroy(&self.cx(), &name, Extent::One, false), is_full)?;
+        let gone = self.ask("destroy a snapshot", manage::destroy(&self.cx(), &name, Extent::One, false), is_full)?;
         let mut book = self.book();
         book.unsure.remove(&name);
         if gone.is_none() {
@@ -588,7 +655,7 @@ impl Task {
         for (directory, states) in holds {
             let found = match self.look(&format!("/{name}/{directory}")) {
                 Err(VfsError::NotFound) => Model::new(),
-                found => must(what, found)?,
+                found => self.need(what, found)?,
             };
             let found = digest(&found);
             if !states.contains(&found) {
@@ -601,21 +668,20 @@ impl Task {
 
     // -- a cloner --
 
-    fn clone_all(&mut self) -> Step {
-        while !self.is_over() {
-            self.idle(20);
-            let Some((origin, holds)) = self.take() else { continue };
-            let name = format!("{NAME}/k{:x}", self.dice() >> 16);
-            let result = self.clone_one(&origin, &holds, &name);
+    fn clone_any(&mut self) -> Step {
+        let Some((origin, holds)) = self.take() else { return Ok(()) };
+        let name = format!("{NAME}/k{:x}", self.dice() >> 16);
+        let result = self.clone_one(&origin, &holds, &name);
+        // Broken off, there may be a clone of it.
+        if !matches!(result, Err(End::Shaken)) {
             self.let_go(&origin);
-            result?;
         }
-        Ok(())
+        result
     }
 
     fn clone_one(&mut self, origin: &str, holds: &Holds, name: &str) -> Step {
         self.book().unsure.insert(name.to_owned(), None);
-        if settle("clone", manage::clone_dataset(&self.cx(), origin, name, &[]), is_full)?.is_none() {
+        if self.ask("clone", manage::clone_dataset(&self.cx(), origin, name, &[]), is_full)?.is_none() {
             self.book().unsure.remove(name);
             return Ok(());
         }
@@ -623,15 +689,15 @@ impl Task {
         self.compare("a clone", name, holds)?;
         let mut name = name.to_owned();
         if self.dice().is_multiple_of(3) {
-            let file = settle("a clone's file", self.open(&format!("/{name}/new"), OpenFlags::WRITE | OpenFlags::CREATE), no_room)?;
+            let file = self.ask("a clone's file", self.open(&format!("/{name}/new"), OpenFlags::WRITE | OpenFlags::CREATE), no_room)?;
             if let Some(file) = file {
-                settle("write to a clone", file.write_at(0, &[7; 5000], self.zone), no_room)?;
+                self.ask("write to a clone", file.write_at(0, &[7; 5000], self.zone), no_room)?;
             }
         }
         if self.dice().is_multiple_of(3) {
             let to = format!("{name}-renamed");
             self.book().unsure.insert(to.clone(), None);
-            let renamed = settle("rename a clone", manage::rename(&self.cx(), &name, &to, manage::Rename::default()), is_full)?;
+            let renamed = self.ask("rename a clone", manage::rename(&self.cx(), &name, &to, manage::Rename::default()), is_full)?;
             let (old, new) = if renamed.is_some() { (name, to) } else { (to, name) };
             self.book().unsure.remove(&old);
             name = new;
@@ -640,14 +706,14 @@ impl Task {
         if self.dice().is_multiple_of(4) {
             let snapshot = format!("{name}@back");
             self.book().unsure.insert(snapshot.clone(), None);
-            if settle("snapshot a clone", manage::snapshot(std::slice::from_ref(&snapshot), false), is_full)?.is_some() {
-                let file = settle("a clone's second file", self.open(&format!("/{name}/second"), OpenFlags::WRITE | OpenFlags::CREATE), no_room)?;
+            if self.ask("snapshot a clone", manage::snapshot(std::slice::from_ref(&snapshot), false), is_full)?.is_some() {
+                let file = self.ask("a clone's second file", self.open(&format!("/{name}/second"), OpenFlags::WRITE | OpenFlags::CREATE), no_room)?;
                 drop(file);
-                settle("roll a clone back", manage::rollback(&self.cx(), &snapshot, false, false), is_full)?;
+                self.ask("roll a clone back", manage::rollback(&self.cx(), &snapshot, false, false), is_full)?;
                 self.compare("a clone rolled back", &name, holds)?;
             }
         }
-        settle("destroy a clone", manage::destroy(&self.cx(), &name, Extent::Below, false), is_full)?;
+        self.ask("destroy a clone", manage::destroy(&self.cx(), &name, Extent::Below, false), is_full)?;
         let mut book = self.book();
         book.unsure.remove(&name);
         book.unsure.remove(&format!("{name}@back"));
@@ -656,22 +722,18 @@ impl Task {
 
     // -- a sender --
 
-    fn send_all(&mut self) -> Step {
-        while !self.is_over() {
-            self.idle(25);
-            let Some((snapshot, holds)) = self.take() else { continue };
-            let name = format!("{NAME}/g{:x}", self.dice() >> 16);
-            let result = self.send_one(&snapshot, &holds, &name);
-            self.let_go(&snapshot);
-            result?;
-        }
-        Ok(())
+    fn send_any(&mut self) -> Step {
+        let Some((snapshot, holds)) = self.take() else { return Ok(()) };
+        let name = format!("{NAME}/g{:x}", self.dice() >> 16);
+        let result = self.send_one(&snapshot, &holds, &name);
+        self.let_go(&snapshot);
+        result
     }
 
     fn send_one(&mut self, snapshot: &str, holds: &Holds, name: &str) -> Step {
         let pick = self.dice();
         let send = SendOptions { compressed: pick & 1 == 0, embed: pick & 2 == 0, large_blocks: false };
-        let Some(mut sending) = settle("send", Sending::start(snapshot, None, PackageOptions { send, ..PackageOptions::default() }), is_full)? else { return Ok(()) };
+        let Some(mut sending) = self.ask("send", Sending::start(snapshot, None, PackageOptions { send, ..PackageOptions::default() }), is_full)? else { return Ok(()) };
         let short = snapshot.split('@').nth(1).unwrap_or_default();
         {
             let mut book = self.book();
@@ -680,11 +742,11 @@ impl Task {
             book.unsure.insert(format!("{name}/%recv"), None);
             book.report.streams += 1;
         }
-        let Some(mut receiving) = settle("receive", Receiving::start(&self.cx(), name, Naming::Exact, ReceiveRequest::default()), is_full)? else { return Ok(()) };
+        let Some(mut receiving) = self.ask("receive", Receiving::start(&self.cx(), name, Naming::Exact, ReceiveRequest::default()), is_full)? else { return Ok(()) };
         let is_broken_off = pick >> 8 & 3 == 0;
         let mut is_whole = true;
         loop {
-            let piece = must("a piece of a stream", sending.piece())?;
+            let piece = self.need("a piece of a stream", sending.piece())?;
             if piece.is_empty() {
                 break;
             }
@@ -693,7 +755,7 @@ impl Task {
                     is_whole = false;
                     break;
                 }
-                if settle("feed a stream", receiving.feed(&self.cx(), part), is_full)?.is_none() {
+                if self.ask("feed a stream", receiving.feed(&self.cx(), part), is_full)?.is_none() {
                     is_whole = false;
                     break;
                 }
@@ -703,9 +765,9 @@ impl Task {
             }
         }
         drop(sending);
-        if is_whole && settle("finish a stream", receiving.finish(&self.cx()), is_full)?.is_some() {
+        if is_whole && self.ask("finish a stream", receiving.finish(&self.cx()), is_full)?.is_some() {
             self.compare("what was received", name, holds)?;
-            settle("destroy what was received", manage::destroy(&self.cx(), name, Extent::Below, false), is_full)?;
+            self.ask("destroy what was received", manage::destroy(&self.cx(), name, Extent::Below, false), is_full)?;
         }
         drop(receiving);
         if POWER.is_off.load(Relaxed) {
@@ -721,8 +783,7 @@ impl Task {
     /// What several do with the same names at once: each may be refused anything, and nothing may break.
     fn rival(&mut self) -> Step {
         let name = |pick: u64| format!("{RIVALS}/{}", ["p", "q", "p/r"][usize::try_from(pick).unwrap_or(0) % 3]);
-        while !self.is_over() {
-            self.idle(10);
+        {
             let pick = self.dice();
             let (one, other) = (name(pick >> 8), name(pick >> 16));
             let snapshot = format!("{one}@{}", pick >> 24 & 1);
@@ -754,7 +815,8 @@ impl Task {
             };
             baton::note(u64::from(result.is_ok()));
             if let Err(Refused::Failed(what)) = result
-                && !POWER.is_off.load(Relaxed)
+                && !is_dark()
+                && !self.is_shaken()
                 && !["no space left", "NoSpace"].iter().any(|word| what.contains(word))
             {
                 return Err(End::Finding(format!("{} of {one}: {what}", pick % 14)));
@@ -767,46 +829,78 @@ impl Task {
 
     fn keep(&mut self) -> Step {
         let disks = self.life.shape.disks;
-        while !self.is_over() {
-            self.idle(60);
-            let pick = self.dice();
-            let index = usize::try_from(pick >> 8).unwrap_or(0) % disks;
-            let is_bearable = self.life.shape.bearable() > 0;
-            match pick % 4 {
-                0 | 1 if is_bearable => {
-                    let every = (pick >> 40) % 6 + 2;
-                    let trouble = matrix::draw(every, pick >> 48, 9);
-                    let Some(disk) = locked(&slots()[index].1.0).clone() else { continue };
-                    disk.break_down(&[trouble]);
-                    self.book().report.troubles += 1;
-                    self.idle(200);
-                    disk.break_down(&[]);
-                    self.mend(index)?;
-                }
-                2 if is_bearable => {
-                    settle("offline", manage::change_device(NAME, DeviceChange::Offline, &leaf(index), None), is_full)?;
-                    self.idle(100);
-                    self.mend(index)?;
-                }
-                _ => self.scan()?,
+        let pick = self.dice();
+        let index = usize::try_from(pick >> 8).unwrap_or(0) % disks;
+        let is_bearable = self.life.shape.bearable() > 0;
+        match pick % 4 {
+            0 | 3 if self.life.has_outages && self.life.writers.load(Relaxed) > 0 => self.outage(),
+            0 | 1 if is_bearable => {
+                let every = (pick >> 40) % 6 + 2;
+                let trouble = matrix::draw(every, pick >> 48, 9);
+                let Some(disk) = locked(&slots()[index].1.0).clone() else { return Ok(()) };
+                disk.break_down(&[trouble]);
+                self.book().report.troubles += 1;
+                self.idle(200);
+                disk.break_down(&[]);
+                self.mend(index)
+            }
+            2 if is_bearable => {
+                self.ask("offline", manage::change_device(NAME, DeviceChange::Offline, &leaf(index), None), is_full)?;
+                self.idle(100);
+                self.mend(index)
+            }
+            _ => self.scan(),
+        }
+    }
+
+    /// More disks than the layout bears do not answer for a while. Whoever needs them waits; when they are back, nothing is lost.
+    fn outage(&mut self) -> Step {
+        let disks = self.life.shape.disks;
+        let pick = self.dice();
+        let some = (0..=self.life.shape.bearable() as u64).fold(0, |some, number| some | 1 << ((pick >> 8).wrapping_add(number) % disks as u64));
+        OUTAGE.is_gone.store(pick & 1 == 0, Relaxed);
+        OUTAGE.turns.fetch_add(1, Relaxed);
+        OUTAGE.disks.store(if pick & 2 == 0 { u64::MAX } else { some }, Relaxed);
+        self.book().report.outages += 1;
+        self.idle(300);
+        OUTAGE.disks.store(0, Relaxed);
+        let pool = self.need("the pool", manage::pool(NAME))?;
+        // Transfers of before may end only now, and suspend it once more.
+        for _ in 0..10 {
+            if pool.is_broken() {
+                // There is what a power cut leaves, no more and no less: it is opened anew when nobody has anything of it.
+                OUTAGE.broke.store(true, Relaxed);
+                return Err(End::Dark);
+            }
+            match manage::resume(&self.cx(), NAME) {
+                Ok(()) => {}
+                Err(Refused::Invalid(_)) => break,
+                Err(refused) if !pool.is_broken() => return Err(End::Finding(format!("the disks are back: {refused}"))),
+                Err(_) => {}
             }
         }
-        Ok(())
+        if pool.is_suspended() {
+            return Err(End::Finding(String::from("the disks are back, and the pool is suspended again and again")));
+        }
+        drop(pool);
+        OUTAGE.turns.fetch_add(1, Relaxed);
+        self.outages = OUTAGE.turns.load(Relaxed);
+        (0..disks).try_for_each(|index| self.mend(index))
     }
 
     /// A scrub, and its end; now and then it is stopped, or paused for a while.
     fn scan(&mut self) -> Step {
         // One may be under way.
-        settle("scrub", manage::scrub(NAME, ScrubChange::Start), |refused| matches!(refused, Refused::Busy(_)))?;
+        self.ask("scrub", manage::scrub(NAME, ScrubChange::Start), |refused| matches!(refused, Refused::Busy(_)))?;
         self.book().report.scans += 1;
         match self.dice() % 4 {
             0 => {
-                settle("stop a scrub", manage::scrub(NAME, ScrubChange::Stop), |refused| matches!(refused, Refused::Invalid(_)))?;
+                self.ask("stop a scrub", manage::scrub(NAME, ScrubChange::Stop), |refused| matches!(refused, Refused::Invalid(_)))?;
             }
             1 => {
-                settle("pause a scrub", manage::scrub(NAME, ScrubChange::Pause), |refused| matches!(refused, Refused::Invalid(_)))?;
+                self.ask("pause a scrub", manage::scrub(NAME, ScrubChange::Pause), |refused| matches!(refused, Refused::Invalid(_)))?;
                 self.idle(50);
-                settle("scrub", manage::scrub(NAME, ScrubChange::Start), |refused| matches!(refused, Refused::Busy(_)))?;
+                self.ask("scrub", manage::scrub(NAME, ScrubChange::Start), |refused| matches!(refused, Refused::Busy(_)))?;
             }
             _ => {}
         }
@@ -814,9 +908,9 @@ impl Task {
     }
 
     fn wait_for_scan(&mut self) -> Step {
-        let pool = must("the pool", manage::pool(NAME))?;
+        let pool = self.need("the pool", manage::pool(NAME))?;
         for _ in 0..100_000 {
-            if !must("status", manage::status(&pool))?.scanning {
+            if !self.need("status", manage::status(&pool))?.scanning {
                 return Ok(());
             }
             self.idle(20);
@@ -826,11 +920,11 @@ impl Task {
 
     /// The disk is well again: it is put back and caught up with.
     fn mend(&mut self, index: usize) -> Step {
-        must("clear", manage::clear(NAME))?;
-        must("online", manage::change_device(NAME, DeviceChange::Online, &leaf(index), None))?;
+        self.need("clear", manage::clear(NAME))?;
+        self.need("online", manage::change_device(NAME, DeviceChange::Online, &leaf(index), None))?;
         self.wait_for_scan()?;
         // A resilver copies what is known to be missing; what a disk lied about, a scrub finds.
-        settle("scrub", manage::scrub(NAME, ScrubChange::Start), |refused| matches!(refused, Refused::Busy(_)))?;
+        self.ask("scrub", manage::scrub(NAME, ScrubChange::Start), |refused| matches!(refused, Refused::Busy(_)))?;
         self.book().report.scans += 2;
         self.wait_for_scan()
     }
@@ -844,7 +938,7 @@ impl Life {
         let seed = mix(self.seed ^ number << 32);
         let (title, zone) = (name.to_owned(), ZoneId(zone));
         baton::spawn(name, zone, move || {
-            let mut task = Task { seed, count: 0, cred: Cred::root(ZoneId::GLOBAL), zone, life: Arc::clone(&life) };
+            let mut task = Task { seed, count: 0, cred: Cred::root(ZoneId::GLOBAL), zone, life: Arc::clone(&life), outages: 0 };
             if let Err(End::Finding(what)) = body(&mut task) {
                 panic!("{title}: {what}");
             }
@@ -861,11 +955,13 @@ impl Life {
         let begin = || {
             let pool = manage::import(&manage::ImportRequest { wanted: NAME, ..manage::ImportRequest::default() })?;
             manage::mount_all(&cx, &pool)?;
+            drop(pool);
             let have: BTreeSet<String> = manage::datasets(NAME, &mut manage::Room::new(usize::MAX))?.into_iter().map(|info| info.name).collect();
             for dataset in ["tank/a", "tank/b", "tank/b/c", RIVALS].iter().filter(|name| !have.contains(**name)) {
                 manage::create_dataset(&cx, dataset, &[])?;
             }
-            Ok::<(), Refused>(())
+            // Where the power is off nobody waits for it to come back: the tasks of a life end with it.
+            manage::set_pool_property(NAME, "failmode", if self.has_outages { "wait" } else { "continue" })
         };
         if let Err(refused) = begin()
             && !POWER.is_off.load(Relaxed)
@@ -884,13 +980,18 @@ impl Life {
                     result
                 });
             }
-            self.task("operator", 0, Task::operate);
-            self.task("cloner", 0, Task::clone_all);
-            self.task("sender", 0, Task::send_all);
-            self.task("rival 0", ZONE, Task::rival);
-            self.task("rival 1", 0, Task::rival);
-            self.task("keeper", 0, Task::keep);
+            self.task("operator", 0, |task| task.repeat(15, Task::operate));
+            self.task("cloner", 0, |task| task.repeat(20, Task::clone_any));
+            self.task("sender", 0, |task| task.repeat(25, Task::send_any));
+            self.task("rival 0", ZONE, |task| task.repeat(10, Task::rival));
+            self.task("rival 1", 0, |task| task.repeat(10, Task::rival));
+            self.task("keeper", 0, |task| task.repeat(if task.life.has_outages { 15 } else { 60 }, Task::keep));
             self.all_done.wait(|| (self.left.load(Relaxed) == 0).then_some(()));
+        }
+        if OUTAGE.broke.load(Relaxed)
+            && let Err(refused) = manage::resume(&cx, NAME)
+        {
+            panic!("the disks are back, and nobody has anything of a pool that broke: {refused}");
         }
         for attempt in 0.. {
             match manage::export(&cx, NAME, false, true) {
@@ -927,8 +1028,10 @@ pub fn run(shape: &Shape, seed: u64, lives: u64, operations: u64) -> Result<Repo
         for (index, (_, slot)) in slots().iter().enumerate() {
             *locked(&slot.0) = disks.get(index).cloned();
         }
-        let will_be_cut = !dice.is_multiple_of(3);
+        let will_be_cut = dice.is_multiple_of(2);
         POWER.is_off.store(false, Relaxed);
+        OUTAGE.disks.store(0, Relaxed);
+        OUTAGE.turns.store(0, Relaxed);
         POWER.left.store(if will_be_cut { 200 + (dice >> 8) % 6000 } else { 0 }, Relaxed);
         book.unsure.clear();
         book.used.clear();
@@ -936,6 +1039,7 @@ pub fn run(shape: &Shape, seed: u64, lives: u64, operations: u64) -> Result<Repo
         let life = Arc::new(Life {
             shape: *shape,
             seed: dice,
+            has_outages: !will_be_cut && dice >> 24 & 3 != 0,
             root,
             book: Mutex::new(std::mem::take(&mut book)),
             left: AtomicU64::new(0),
@@ -946,11 +1050,12 @@ pub fn run(shape: &Shape, seed: u64, lives: u64, operations: u64) -> Result<Repo
         let mine = Arc::clone(&life);
         let outcome = baton::run(dice, move || mine.live(operations)).map_err(|failure| say(&failure.to_string()))?;
         let was_cut = POWER.is_off.swap(false, Relaxed);
+        let has_lost = was_cut || OUTAGE.broke.swap(false, Relaxed);
         POWER.left.store(0, Relaxed);
         book = std::mem::take(&mut *locked(&life.book));
         drop(life);
         book.report.lives += 1;
-        book.report.kills += u64::from(was_cut);
+        book.report.kills += u64::from(has_lost);
         book.report.decisions += outcome.decisions;
         book.report.switches += outcome.switches;
         book.report.receipt = mix(book.report.receipt ^ outcome.receipt);
@@ -962,13 +1067,13 @@ pub fn run(shape: &Shape, seed: u64, lives: u64, operations: u64) -> Result<Repo
         } else {
             disks = disks.iter().map(Disk::fork).collect();
         }
-        examine(&disks, seed ^ number, shape.bearable() > 0, was_cut, &mut book).map_err(|what| say(&what))?;
+        examine(&disks, seed ^ number, shape.bearable() > 0, has_lost, &mut book).map_err(|what| say(&what))?;
     }
     Ok(book.report)
 }
 
 /// Opens what is on the disks and compares it with the book.
-fn examine(disks: &[Disk], seed: u64, mend: bool, was_cut: bool, book: &mut Book) -> Result<(), String> {
+fn examine(disks: &[Disk], seed: u64, mend: bool, has_lost: bool, book: &mut Book) -> Result<(), String> {
     let mut store = rig::open(disks, seed, None).map_err(|error| error.to_string())?;
     if mend {
         // It may have been offline when the power went, and that is for good.
@@ -1002,7 +1107,7 @@ fn examine(disks: &[Disk], seed: u64, mend: bool, was_cut: bool, book: &mut Book
         let home = &book.homes[index];
         // The power may go before it was made.
         let held = if found.contains(*dataset) { part(store.pool(), dataset, directory)? } else { digest(&Model::new()) };
-        let possible = if was_cut { &home.states[home.safe..] } else { &home.states[home.done..=home.done] };
+        let possible = if has_lost { &home.states[home.safe..] } else { &home.states[home.done..=home.done] };
         if !possible.contains(&held) {
             let at = home.states.iter().rposition(|state| *state == held);
             return Err(format!("{dataset}/{directory} is none of {} states; as a state it is {at:?}, safe is {}, done is {}", possible.len(), home.safe, home.done));

@@ -230,6 +230,12 @@ impl Storage {
         self.failmode.store(mode.and_then(|mode| u8::try_from(mode).ok()).unwrap_or(WAIT), Relaxed);
     }
 
+    /// What was changed since the last commit cannot be committed any more: `manage::resume` opens the pool anew, with what that and the intent logs have.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.is_suspended() && self.look(pool_dmu::Store::is_broken).unwrap_or(false)
+    }
+
     /// The pool is suspended from now on.
     fn suspend(&self, why: &str) {
         if self.suspended.swap(true, SeqCst) {
