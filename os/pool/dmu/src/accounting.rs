@@ -5,12 +5,13 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use pool_phys::FormatError;
 use pool_phys::blkptr::{self, BlockPointer};
 use pool_phys::dnode::{self, Dnode, kind};
 use pool_phys::objset::Objset;
 use pool_spa::{Allocator, Pool};
 
-use crate::check::Fault;
+use crate::check::{Fault, Within};
 use crate::dsl::{Part, dir, ds, word};
 use crate::edit::{EditError, Set};
 use crate::lists::list;
@@ -32,6 +33,8 @@ struct Auditor<'a> {
     space: Allocator,
     /// How many blocks lists may name still.
     listable: u64,
+    /// Blocks of trees that were looked at.
+    visits: u64,
     faults: Vec<Fault>,
 }
 
@@ -43,32 +46,42 @@ impl Auditor<'_> {
     }
 
     /// Blocks of a tree by birth. Unreadable ones are the other check's business.
-    fn tree(&self, pointer: &BlockPointer, out: &mut Births) -> Result<(), Error> {
+    fn tree(&mut self, pointer: &BlockPointer, within: Within, out: &mut Births) -> Result<(), Error> {
         if pointer.is_hole() {
             return Ok(());
         }
+        // A hostile tree may reach one block in 2^60 ways; a pool has room for so many only.
+        self.visits += 1;
+        if self.visits / 64 > self.pool.room() / 512 {
+            return Err(FormatError::new("block tree", "has more blocks than the pool has room", self.visits).into());
+        }
         *out.entry(pointer.birth).or_default() += self.space.deflated(pointer);
-        if pointer.level == 0 && !matches!(pointer.kind, kind::DNODE | kind::OBJSET) {
+        if !within.leads_on(pointer) {
             return Ok(());
         }
         let data = self.pool.read_shared(pointer)?;
         if pointer.level > 0 {
-            return blkptr::written(&data).try_for_each(|(_, bytes)| self.tree(&BlockPointer::parse(bytes)?, out));
+            return blkptr::written(&data).try_for_each(|(_, bytes)| {
+                let child = BlockPointer::parse(bytes)?;
+                if !child.is_hole() && child.level + 1 != pointer.level {
+                    return Err(FormatError::new("indirect block", "child is not one level below", u64::from(child.level)).into());
+                }
+                self.tree(&child, within, out)
+            });
         }
-        let dnode_at = |bytes: &[u8], out: &mut Births| -> Result<usize, Error> {
+        let mut dnode_at = |bytes: &[u8], out: &mut Births| -> Result<usize, Error> {
             let Some(dnode) = Dnode::parse(bytes)? else { return Ok(1) };
-            dnode.pointers.iter().chain(dnode.spill.as_ref()).try_for_each(|pointer| self.tree(pointer, out))?;
+            dnode.pointers.iter().chain(dnode.spill.as_ref()).try_for_each(|pointer| self.tree(pointer, Within::Object, out))?;
             Ok(dnode.slots)
         };
         if pointer.kind == kind::OBJSET {
             let objset = Objset::parse(&data)?;
-            objset.meta.pointers.iter().try_for_each(|pointer| self.tree(pointer, out))?;
             for at in [1024, 1536, 2048] {
                 if let Some(bytes) = data.get(at..at + dnode::SLOT) {
                     dnode_at(bytes, out)?;
                 }
             }
-            return Ok(());
+            return objset.meta.pointers.iter().try_for_each(|pointer| self.tree(pointer, Within::Dnodes, out));
         }
         let mut slot = 0;
         while let Some(bytes) = data.get(slot * dnode::SLOT..).filter(|bytes| bytes.len() >= dnode::SLOT) {
@@ -136,7 +149,7 @@ impl Auditor<'_> {
                 let own = self.datasets.words(member)?;
                 self.expect(member, "directory of a dataset", word(&own, ds::DIR), directory);
                 let mut blocks = Births::new();
-                self.tree(&BlockPointer::parse(own.get(ds::ROOT..ds::ROOT + blkptr::SIZE).unwrap_or_default())?, &mut blocks)?;
+                self.tree(&BlockPointer::parse(own.get(ds::ROOT..ds::ROOT + blkptr::SIZE).unwrap_or_default())?, Within::Root, &mut blocks)?;
                 self.expect(member, "referenced", word(&own, ds::REFERENCED), blocks.values().sum());
                 let next = word(&own, ds::NEXT);
                 let unique = if next == 0 {
@@ -179,7 +192,7 @@ impl Auditor<'_> {
 pub fn check_space(pool: &Pool) -> Result<Vec<Fault>, EditError> {
     let space = load_space(pool, &Set::open(pool, &pool.uberblock().root)?)?;
     let datasets = Datasets::open(pool)?;
-    let mut auditor = Auditor { datasets: &datasets, pool, space, listable: crate::check::listable(pool), faults: Vec::new() };
+    let mut auditor = Auditor { datasets: &datasets, pool, space, listable: crate::check::listable(pool), visits: 0, faults: Vec::new() };
     auditor.directory(datasets.root_dir(), 0)?;
     let children = word(&datasets.words(datasets.root_dir())?, dir::CHILDREN);
     let free_dir = datasets.one(children, "$FREE")?.and_then(|entry| entry.number()).ok_or(Error::NotFound)?;

@@ -92,7 +92,7 @@ impl Walker<'_> {
         is_first
     }
 
-    fn walk(&mut self, pointer: &BlockPointer, min_birth: u64, is_head: bool) -> Result<(), Error> {
+    fn walk(&mut self, pointer: &BlockPointer, within: Within, min_birth: u64, is_head: bool) -> Result<(), Error> {
         if pointer.is_hole() || pointer.birth <= min_birth {
             return Ok(());
         }
@@ -100,7 +100,7 @@ impl Walker<'_> {
         if !self.claim(pointer) {
             return Ok(());
         }
-        let is_interior = pointer.level > 0 || matches!(pointer.kind, kind::DNODE | kind::OBJSET);
+        let is_interior = within.leads_on(pointer);
         if !is_interior && !self.data {
             return Ok(());
         }
@@ -117,16 +117,16 @@ impl Walker<'_> {
                 if !child.is_hole() && child.level + 1 != pointer.level {
                     return Err(FormatError::new("indirect block", "child is not one level below", u64::from(child.level)).into());
                 }
-                self.walk(&child, min_birth, is_head)?;
+                self.walk(&child, within, min_birth, is_head)?;
             }
         } else if pointer.kind == kind::OBJSET {
             let objset = Objset::parse(&data)?;
-            self.walk_dnode(&objset.meta, min_birth)?;
+            self.walk_dnode(&objset.meta, Within::Dnodes, min_birth)?;
             for at in [1024, 1536, 2048] {
                 if let Some(bytes) = data.get(at..at + dnode::SLOT)
                     && let Some(dnode) = Dnode::parse(bytes)?
                 {
-                    self.walk_dnode(&dnode, min_birth)?;
+                    self.walk_dnode(&dnode, Within::Object, min_birth)?;
                 }
             }
             // A log's blocks that are younger than the pool are not in the maps yet.
@@ -144,7 +144,7 @@ impl Walker<'_> {
             while at < data.len() {
                 at += match Dnode::parse(&data[at..])? {
                     Some(dnode) => {
-                        self.walk_dnode(&dnode, min_birth)?;
+                        self.walk_dnode(&dnode, Within::Object, min_birth)?;
                         dnode.slots * dnode::SLOT
                     }
                     None => dnode::SLOT,
@@ -154,8 +154,36 @@ impl Walker<'_> {
         Ok(())
     }
 
-    fn walk_dnode(&mut self, dnode: &Dnode, min_birth: u64) -> Result<(), Error> {
-        dnode.pointers.iter().chain(dnode.spill.as_ref()).try_for_each(|pointer| self.walk(pointer, min_birth, false))
+    fn walk_dnode(&mut self, dnode: &Dnode, within: Within, min_birth: u64) -> Result<(), Error> {
+        dnode.pointers.iter().chain(dnode.spill.as_ref()).try_for_each(|pointer| self.walk(pointer, within, min_birth, false))
+    }
+}
+
+/// Where in a dataset's tree a pointer was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Within {
+    /// It is the tree's root, or above it.
+    Root,
+    /// In the array of dnodes.
+    Dnodes,
+    /// In any other object.
+    Object,
+}
+
+impl Within {
+    /// Of an object by its number; what the root leads to has no fan.
+    pub const fn of(object: u64, fan_bits: u32) -> Self {
+        match (fan_bits, object) {
+            (0, _) => Self::Root,
+            (_, 0) => Self::Dnodes,
+            _ => Self::Object,
+        }
+    }
+
+    /// True if there are pointers in the block. A set inside a set, or dnodes in an object, are contents, whatever they call themselves: what is without a checksum could lead
+    /// to itself, and down for ever.
+    pub const fn leads_on(self, pointer: &BlockPointer) -> bool {
+        pointer.level > 0 || matches!((self, pointer.kind), (Self::Root, kind::OBJSET) | (Self::Dnodes, kind::DNODE))
     }
 }
 
@@ -210,7 +238,7 @@ fn each_listed_below(datasets: &Datasets<'_>, number: u64, depth: u32, left: &mu
 /// A structure so malformed that the walk cannot go on.
 pub fn check(pool: &Pool, data: bool) -> Result<Checked, EditError> {
     let mut walker = Walker { pool, used: BTreeMap::new(), out: Checked::default(), data };
-    walker.walk(&pool.uberblock().root, 0, false)?;
+    walker.walk(&pool.uberblock().root, Within::Root, 0, false)?;
     let datasets = Datasets::open(pool)?;
     let mut roots = Vec::new();
     datasets.mos().for_each(|_, dnode| {
@@ -221,7 +249,7 @@ pub fn check(pool: &Pool, data: bool) -> Result<Checked, EditError> {
         Ok(())
     })?;
     for (root, previous_txg, is_head) in roots {
-        walker.walk(&root, previous_txg, is_head)?;
+        walker.walk(&root, Within::Root, previous_txg, is_head)?;
     }
     // Blocks that wait to be freed.
     let mut left = listable(pool);

@@ -18,6 +18,7 @@ use pool_phys::objset::Objset;
 use pool_spa::{DEFER_TXGS, Pool};
 
 use crate::{Datasets, Error};
+use crate::check::Within;
 use crate::dsl::{Part, Space, dir, put, signed, word};
 use crate::edit::EditError;
 use crate::features::ASYNC_DESTROY;
@@ -101,7 +102,7 @@ impl<'a> Reaper<'a> {
     }
 
     fn descend(&mut self, pointer: &BlockPointer, object: u64, block: u64, fan_bits: u32) -> Result<(), Bookmark> {
-        if pointer.level == 0 && !matches!(pointer.kind, kind::DNODE | kind::OBJSET) {
+        if !Within::of(object, fan_bits).leads_on(pointer) {
             return Ok(());
         }
         let Ok(data) = self.pool.read(pointer) else { return Ok(()) };

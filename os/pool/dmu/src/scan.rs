@@ -20,6 +20,7 @@ use pool_phys::dnode::{self, Dnode, kind};
 use pool_phys::objset::Objset;
 use pool_spa::{Event, Scrubbed};
 
+use crate::check::Within;
 use crate::edit::EditError;
 use crate::store::Store;
 use crate::{Datasets, Error, human};
@@ -303,8 +304,7 @@ impl Store {
         report.repaired += u64::from(found.repaired);
         report.repaired_bytes += if found.repaired > 0 { pointer.psize } else { 0 };
         report.errors += u64::from(!found.good) + u64::from(found.bad.saturating_sub(found.repaired));
-        let is_interior = pointer.level > 0 || matches!(pointer.kind, kind::DNODE | kind::OBJSET);
-        if !is_interior || !found.good {
+        if !Within::of(place.object, place.fan_bits).leads_on(pointer) || !found.good {
             return Ok(());
         }
         let Ok(data) = self.pool.read_shared(pointer) else {
