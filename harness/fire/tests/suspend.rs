@@ -75,7 +75,7 @@ fn disks_pulled_anywhere_in_a_commit_and_put_back_lose_nothing() {
             // While they are away nothing changes, however often it is asked for.
             assert!(store.retry(NOW.0).is_err() && store.is_suspended() && !store.is_broken(), "{what}");
             let dataset = store.find(NAME).expect("in memory");
-            assert!(store.log_sync(dataset, NOW.0).is_err() && store.commit(NOW.0).is_err() && store.reserve(1).is_err(), "{what}");
+            assert!(store.log_sync(dataset, NOW.0).is_err() && store.commit(NOW.0).is_err() && store.reserve(1, 512).is_err(), "{what}");
             fuse.mend(&disks, mix(at));
             let (back, silent) = store.revive();
             assert!(back > 0 && silent.is_empty(), "{what}: {back} came back, not {silent:?}");

@@ -119,6 +119,49 @@ pub struct About {
     pub compression: u8,
 }
 
+/// Blocks to be written and their bytes, before they are packed, copied and given parity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Amount {
+    pub bytes: u64,
+    pub blocks: u64,
+}
+
+/// What writing changes out takes at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Need {
+    pub data: Amount,
+    pub metadata: Amount,
+}
+
+impl Amount {
+    pub const fn new(bytes: u64, blocks: u64) -> Self {
+        Self { bytes, blocks }
+    }
+
+    const fn and(self, other: Self) -> Self {
+        Self { bytes: self.bytes.saturating_add(other.bytes), blocks: self.blocks.saturating_add(other.blocks) }
+    }
+
+    const fn less(self, other: Self) -> Self {
+        Self { bytes: self.bytes.saturating_sub(other.bytes), blocks: self.blocks.saturating_sub(other.blocks) }
+    }
+}
+
+impl Need {
+    pub const fn and(self, other: Self) -> Self {
+        Self { data: self.data.and(other.data), metadata: self.metadata.and(other.metadata) }
+    }
+
+    const fn less(self, other: Self) -> Self {
+        Self { data: self.data.less(other.data), metadata: self.metadata.less(other.metadata) }
+    }
+}
+
+/// What a set with changes writes beside blocks of its objects and of their dnodes: itself, the upper blocks of the array of dnodes, and tables of accounts.
+const SET_NEED: Amount = Amount::new(24 << 10, 9);
+/// What an indirect block takes beside its pointers once it is packed.
+const INDIRECT_REST: u64 = 1024;
+
 /// Where written blocks go and dropped ones end.
 pub trait Sink {
     /// Writes a block and returns its pointer.
@@ -148,6 +191,9 @@ pub struct Edit {
     dropped: RangeTree,
     /// New contents of the spill block (`None` inside: it goes).
     spill: Option<Option<Vec<u8>>>,
+    /// Indirect blocks that the next sync writes, and pointers that they have beside those of changed blocks; both at most.
+    indirect: u64,
+    pointers_there: u64,
     /// Of a micro ZAP that is being changed; made when it is wanted, and again when anything else changes its block.
     pub(crate) micro: MicroIndex,
 }
@@ -195,6 +241,9 @@ pub struct Set {
     hint: u64,
     /// The object-set block itself changed.
     header_dirty: bool,
+    /// What the next sync takes for objects and dnodes, but for the changes of the object that was asked for last since then: its number, and its need when it was.
+    need: Need,
+    asked: Option<(u64, Need)>,
 }
 
 fn new_dnode(kind: u8, block_size: u64, bonus_kind: u8, bonus: Vec<u8>, pointers: usize, levels: u8) -> Dnode {
@@ -218,7 +267,7 @@ fn new_dnode(kind: u8, block_size: u64, bonus_kind: u8, bonus: Vec<u8>, pointers
 
 impl Edit {
     fn new(dnode: Dnode) -> Self {
-        Self { dnode, blocks: BTreeMap::new(), dropped: RangeTree::default(), spill: None, micro: MicroIndex(None) }
+        Self { dnode, blocks: BTreeMap::new(), dropped: RangeTree::default(), spill: None, indirect: 0, pointers_there: 0, micro: MicroIndex(None) }
     }
 
     /// Contents of block `number`, changes included.
@@ -306,8 +355,52 @@ impl Edit {
     pub fn put_block(&mut self, number: u64, data: Vec<u8>) {
         assert_eq!(data.len() as u64, self.dnode.block_size, "blocks of an object have one size");
         self.micro.0 = None;
+        let before = self.height();
         self.dnode.last_block = self.dnode.last_block.max(number);
+        self.indirect += self.height() - before;
+        if !self.blocks.contains_key(&number) {
+            self.note_way(number, true);
+        }
         self.blocks.insert(number, data);
+    }
+
+    /// Levels that the object will have.
+    fn height(&self) -> u64 {
+        let (fan_bits, last) = (self.dnode.indirect_shift - 7, self.dnode.last_block);
+        let (mut height, mut shift) = (1, 0);
+        while shift < 60 && (self.dnode.pointers.len() as u64) << shift <= last {
+            (height, shift) = (height + 1, shift + fan_bits);
+        }
+        height.max(u64::from(self.dnode.levels))
+    }
+
+    /// Indirect blocks above block `number` will be written: all, or with `shared` those that no changed block has yet.
+    fn note_way(&mut self, number: u64, shared: bool) {
+        let fan_bits = self.dnode.indirect_shift - 7;
+        for level in 1..u32::try_from(self.height()).unwrap_or(1) {
+            let shift = (fan_bits * level).min(63);
+            let first = number >> shift << shift;
+            if shared && self.blocks.range(first..=first | ((1 << shift) - 1)).next().is_some() {
+                break;
+            }
+            self.indirect += 1;
+            self.pointers_there += ((self.dnode.last_block >> (shift - fan_bits)).saturating_add(1)).min(1 << fan_bits);
+        }
+    }
+
+    /// What writing its changes takes at most. `packs`: indirect blocks are compressed.
+    fn need(&self, packs: bool) -> Need {
+        let changed = Amount::new(self.dirty_bytes(), self.blocks.len() as u64);
+        let indirect = if packs {
+            self.indirect * INDIRECT_REST + (self.pointers_there + changed.blocks) * blkptr::SIZE as u64
+        } else {
+            self.indirect << self.dnode.indirect_shift
+        };
+        let metadata = Amount::new(indirect, self.indirect).and(match &self.spill {
+            Some(Some(data)) => Amount::new(data.len() as u64, 1),
+            _ => Amount::default(),
+        });
+        if matches!(self.dnode.kind, kind::FILE | kind::ZVOL) { Need { data: changed, metadata } } else { Need { data: Amount::default(), metadata: metadata.and(changed) } }
     }
 
     /// Contents of the spill block, changes included; `None`: there is none.
@@ -349,6 +442,9 @@ impl Edit {
     /// Drops all blocks from `first` on.
     pub fn cut(&mut self, first: u64) {
         self.micro.0 = None;
+        if first > 0 {
+            self.note_way(first, false);
+        }
         self.blocks.split_off(&first);
         self.dropped.merge(first..u64::MAX);
         self.dnode.last_block = self.dnode.last_block.min(first.saturating_sub(1));
@@ -359,6 +455,8 @@ impl Edit {
         let limit = first.saturating_add(count).min(self.dnode.last_block.saturating_add(1));
         if first < limit {
             self.micro.0 = None;
+            self.note_way(first, false);
+            self.note_way(limit, false);
             let mut above = self.blocks.split_off(&first);
             self.blocks.append(&mut above.split_off(&limit));
             self.dropped.merge(first..limit);
@@ -488,6 +586,7 @@ impl Edit {
         let fan_bits = self.dnode.indirect_shift - 7;
         let dropped = core::mem::take(&mut self.dropped);
         let dirty = core::mem::take(&mut self.blocks);
+        (self.indirect, self.pointers_there) = (0, 0);
         let (kind, compression, block_size) = (self.dnode.kind, self.dnode.compression, self.dnode.block_size);
         let mut tree = Tree { pool, sink, fan_bits, dirty, dropped, delta: 0, kind, compression, block_size };
         let mut nodes: Vec<Node> = self.dnode.pointers.iter().cloned().map(Node::Disk).collect();
@@ -739,7 +838,7 @@ impl Set {
         raw[704..712].copy_from_slice(&os_kind.to_le_bytes());
         let levels = if os_kind == 1 { 1 } else { META_LEVELS };
         let meta = new_dnode(kind::DNODE, META_BLOCK, 0, Vec::new(), 3, levels);
-        Self { raw, meta, slots: BTreeMap::new(), hint: 1, header_dirty: false }
+        Self { raw, meta, slots: BTreeMap::new(), hint: 1, header_dirty: false, need: Need::default(), asked: None }
     }
 
     /// Opens an object set for changing.
@@ -749,7 +848,7 @@ impl Set {
     pub fn open(pool: &Pool, root: &BlockPointer) -> Result<Self, Error> {
         let raw = pool.read(root)?;
         let objset = Objset::parse(&raw)?;
-        Ok(Self { raw, meta: objset.meta, slots: BTreeMap::new(), hint: 1, header_dirty: false })
+        Ok(Self { raw, meta: objset.meta, slots: BTreeMap::new(), hint: 1, header_dirty: false, need: Need::default(), asked: None })
     }
 
     /// True if something changed since the last sync.
@@ -847,14 +946,63 @@ impl Set {
     /// # Errors
     /// As [`Set::view`].
     pub fn edit(&mut self, pool: &Pool, number: u64) -> Result<&mut Edit, Error> {
-        if !self.slots.contains_key(&number) {
-            let edit = Edit::new(self.disk_dnode(pool, number)?);
-            self.slots.insert(number, Slot::Live(edit));
+        if self.asked.is_none_or(|(asked, _)| asked != number) {
+            self.note_asked();
+            if !self.slots.contains_key(&number) {
+                let edit = Edit::new(self.disk_dnode(pool, number)?);
+                self.note_dnode(number);
+                self.slots.insert(number, Slot::Live(edit));
+            }
+            self.asked = Some((number, self.need_of(number)));
         }
         match self.slots.get_mut(&number) {
             Some(Slot::Live(edit)) => Ok(edit),
             _ => Err(Error::NotFound),
         }
+    }
+
+    /// What writing all changes takes at most.
+    pub(crate) fn need(&self) -> Need {
+        if !self.is_dirty() {
+            return Need::default();
+        }
+        let asked = self.asked.map_or(self.need, |(number, before)| self.need.less(before).and(self.need_of(number)));
+        asked.and(Need { data: Amount::default(), metadata: SET_NEED })
+    }
+
+    /// Blocks of the MOS are not compressed.
+    fn packs(&self) -> bool {
+        self.os_kind() != 1
+    }
+
+    fn need_of(&self, number: u64) -> Need {
+        match self.slots.get(&number) {
+            Some(Slot::Live(edit)) => edit.need(self.packs()),
+            _ => Need::default(),
+        }
+    }
+
+    /// Takes what the object that was asked for last needs by now into the sum.
+    fn note_asked(&mut self) {
+        if let Some((number, before)) = self.asked.take() {
+            self.need = self.need.less(before).and(self.need_of(number));
+        }
+    }
+
+    /// Object `number` is about to be among the changed ones: its dnode's block is written, and what is above that.
+    fn note_dnode(&mut self, number: u64) {
+        let has_changed = |shift: u32| self.slots.range(number >> shift << shift..=number | ((1 << shift) - 1)).next().is_some();
+        let shift = DNODES_PER_BLOCK.ilog2();
+        let fan_bits = self.meta.indirect_shift - 7;
+        if has_changed(shift) {
+            return;
+        }
+        let mut more = Amount::new(META_BLOCK, 1);
+        if !has_changed(shift + fan_bits) {
+            let there = self.meta.last_block.saturating_add(1).min(1 << fan_bits);
+            more = more.and(Amount::new(if self.packs() { there * blkptr::SIZE as u64 + INDIRECT_REST } else { 1 << self.meta.indirect_shift }, 1));
+        }
+        self.need.metadata = self.need.metadata.and(more).and(Amount::new(blkptr::SIZE as u64, 0));
     }
 
     fn is_free(&self, pool: &Pool, number: u64) -> Result<bool, Error> {
@@ -974,6 +1122,8 @@ impl Set {
         // Format section 8.1: the pointers fill what the bonus leaves; system-attribute objects always have one.
         let pointers = if bonus_kind == dnode::kind::SYSTEM_ATTRIBUTES { 1 } else { 1 + 2.min((448 - 128 - bonus.len()) / 128) };
         let dnode = new_dnode(kind, block_size, bonus_kind, bonus, pointers, 1);
+        self.note_asked();
+        self.note_dnode(number);
         // The freed object's blocks are dropped with this one's sync.
         if let Some(Slot::Free { slots, old: Some(old) }) = self.slots.remove(&number) {
             self.slots.insert(u64::MAX - number, Slot::Free { slots, old: Some(old) });
@@ -986,6 +1136,9 @@ impl Set {
     /// # Errors
     /// As [`Set::view`].
     pub fn free(&mut self, pool: &Pool, number: u64) -> Result<(), Error> {
+        self.note_asked();
+        self.note_dnode(number);
+        self.need = self.need.less(self.need_of(number));
         let (slots, old) = match self.slots.remove(&number) {
             Some(Slot::Live(edit)) => {
                 // Made where another was freed in this txg: that one's blocks are dropped already.
@@ -1093,6 +1246,7 @@ impl Set {
         self.meta = meta.dnode;
         self.raw[..dnode::SLOT].copy_from_slice(&self.meta.encode());
         self.header_dirty = false;
+        (self.need, self.asked) = (Need::default(), None);
         let fill = self.meta.pointers.iter().map(|pointer| pointer.fill).sum();
         sink.write(self.raw.clone(), About { kind: kind::OBJSET, level: 0, fill, compression: 0 })
     }

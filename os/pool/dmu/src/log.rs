@@ -190,6 +190,9 @@ impl Store {
     fn write_log(&mut self, dataset: u64) -> Result<(), EditError> {
         let records = self.encode_items(dataset)?;
         let txg = self.txg;
+        // What a full pool gives a log is no more there for the commit that makes it needless.
+        let bytes = records.iter().map(|record| record.len() as u64).sum::<u64>() * 2;
+        self.check_room(bytes, BLOCK_MAX as u64, true)?;
         let mut blocks: Vec<(BlockPointer, Vec<u8>)> = Vec::new();
         let mut records = records.into_iter().peekable();
         while records.peek().is_some() {

@@ -181,11 +181,11 @@ impl Store {
         Ok(own_number(self, directory, "refreservation")?)
     }
 
-    /// Accepts that `bytes` more of `dataset` are to be written with the open txg: as [`Store::reserve`], and within its quotas and reservations.
+    /// Accepts that `bytes` more of `dataset`, in blocks of `block` bytes, are to be written with the open txg: as [`Store::reserve`], and within its quotas and reservations.
     ///
     /// # Errors
     /// [`EditError::Quota`], [`EditError::NoSpace`] (with changes open, a commit may make room); [`EditError::Suspended`].
-    pub fn reserve_in(&mut self, dataset: u64, bytes: u64) -> Result<(), EditError> {
+    pub fn reserve_in(&mut self, dataset: u64, bytes: u64, block: u64) -> Result<(), EditError> {
         self.load_limits(dataset)?;
         let copies = self.heads.get(&dataset).map_or(1, |head| head.style.copies as u64);
         let wanted = bytes.saturating_mul(copies);
@@ -210,7 +210,7 @@ impl Store {
         if outside > space.unwrap_or(u64::MAX) {
             return Err(if is_quota { EditError::Quota } else { EditError::NoSpace });
         }
-        self.reserve(bytes)?;
+        self.reserve(bytes, block)?;
         let Limits { dirs, heads } = &mut self.limits;
         if let Some(head) = heads.get_mut(&dataset) {
             head.pending += wanted;
@@ -260,6 +260,10 @@ impl Store {
             }
         }
         self.limits.heads.insert(dataset, limit);
+        let lists = self.entries_of(word(&bonus, ds::DEADLIST))?.len() as u64;
+        if let Some(head) = self.heads.get_mut(&dataset) {
+            head.lists = lists.max(1);
+        }
         Ok(())
     }
 

@@ -44,7 +44,7 @@ use pool_spa::{Allocator, Commit, Event, FIRST_ARRAY_OBJECT, Place, Pool};
 use crate::dsl::{
     CLONES, NEXT_CLONES, Part, SNAPSHOT_NAMES, Space, dir, ds, put, shift, signed, word,
 };
-use crate::edit::{About, Accounts, EditError, Owners, Set, Sink};
+use crate::edit::{About, Accounts, Amount, EditError, Need, Owners, Set, Sink};
 use crate::features::{Feature, HOLE_BIRTH, LARGE_BLOCKS, PROJECT_QUOTA, SHA512, USEROBJ_ACCOUNTING, ZSTD};
 use crate::props::{Cached, Style};
 use crate::log::{OpenLog, PendingLog};
@@ -59,6 +59,14 @@ pub(crate) const OBJECT_DIRECTORY: u64 = 1;
 /// Longest delay of the write throttle.
 const DELAY_MAX_US: u64 = 100_000;
 const COPIES_MOS: usize = 3;
+/// Metadata that one change touches: blocks of a directory or two, of dnodes, and of pointers.
+const CHANGE_NEED: Amount = Amount::new(96 << 10, 6);
+/// What a dataset with changes writes into the MOS: blocks of dnodes with it and its directory.
+const HEAD_NEED: Amount = Amount::new(32 << 10, 2);
+/// The same for each of its lists of dead blocks: a block of it, pointers, and a block of dnodes.
+const LIST_NEED: Amount = Amount::new(36 << 10, 3);
+/// Bytes of the MOS for a block that another replaces: its pointer in such a list, and entries in space maps.
+const LEFT_BYTES: u64 = 128 + 4 * 8;
 pub(crate) const SPACE_MAP_BLOCK: u64 = 16 << 10;
 /// Object types used here only.
 pub(crate) const ZAP_METADATA: u8 = 0xC4;
@@ -95,6 +103,8 @@ pub(crate) struct Head {
     owners: Option<Owners>,
     /// Bytes accepted for it since the last commit.
     pub(crate) pending: u64,
+    /// Lists that its dead blocks may go into, as far as it was asked since the last commit.
+    pub(crate) lists: u64,
     /// The intent log of what was done since the last commit.
     pub(crate) log: OpenLog,
     /// What users and groups may have of it; `None`: not read yet.
@@ -367,25 +377,58 @@ impl Store {
         self.pool.top_ids().map(|id| self.space.fragmentation(Some(id))).collect()
     }
 
-    /// Accepts that `bytes` more are to be written with the open txg, if they fit with all copies and what keeps the pool able to free space again.
+    /// Accepts that `bytes` more, in blocks of `block` bytes, are to be written with the open txg, if they fit with all copies and what keeps the pool able to free space again.
     ///
     /// # Errors
     /// [`EditError::NoSpace`]; [`EditError::Suspended`].
-    pub fn reserve(&mut self, bytes: u64) -> Result<(), EditError> {
+    pub fn reserve(&mut self, bytes: u64, block: u64) -> Result<(), EditError> {
         if self.is_suspended() {
             return Err(EditError::Suspended);
         }
         if self.read_only {
             return Err(EditError::ReadOnly);
         }
-        let (free, total) = self.space.usable_total();
-        // Parity at its worst, and metadata above the data.
-        let worst = |bytes: u64| bytes.saturating_mul(self.space.worst_ratio()) / 64;
-        if worst(self.dirty_bytes.saturating_add(bytes)).saturating_add(headroom(total)) > free {
-            return Err(EditError::NoSpace);
-        }
+        self.check_room(bytes, block, false)?;
         self.dirty_bytes += bytes;
         Ok(())
+    }
+
+    /// Refuses a change that the open group's commit might have no room for: one of `bytes` in blocks of `block` bytes, of a few blocks where it begins and ends, and of the metadata
+    /// that one change touches. What the pool keeps free stays free; half of it is for what `frees`, which takes what is at rest still as there: it is, behind the next few commits.
+    ///
+    /// # Errors
+    /// [`EditError::NoSpace`]: asking again behind a commit may help.
+    pub fn check_room(&self, bytes: u64, block: u64, frees: bool) -> Result<(), EditError> {
+        let (usable, total) = self.space.usable_total();
+        let block = block.max(512);
+        let (blocks, copies) = (bytes / block + 2, self.heads.values().map(|head| head.style.copies as u64).max().unwrap_or(1));
+        let data = if bytes == 0 { 0 } else { self.space.worst(blocks.saturating_mul(block), blocks).saturating_mul(copies) };
+        let change = data.saturating_add(self.space.worst(CHANGE_NEED.bytes, CHANGE_NEED.blocks) * (copies + 1).min(3));
+        let wanted = self.need().saturating_add(change);
+        // Whoever frees has to get to those commits.
+        let lacks = if frees {
+            wanted.saturating_add(headroom(total) / 2) > self.space.free_total().0
+        } else {
+            wanted.saturating_add(headroom(total)) > usable
+        };
+        if lacks { Err(EditError::NoSpace) } else { Ok(()) }
+    }
+
+    /// Bytes that the open group's commit takes at most, but for the space maps and what a pool always writes, which the headroom is for.
+    fn need(&self) -> u64 {
+        let mut sum = 0_u64;
+        let mut mos = self.mos.need().metadata;
+        for head in self.heads.values().filter(|head| head.set.is_dirty()) {
+            let Need { data, metadata } = head.set.need();
+            let copies = head.style.copies as u64;
+            sum = sum.saturating_add(self.space.worst(data.bytes, data.blocks).saturating_mul(copies));
+            sum = sum.saturating_add(self.space.worst(metadata.bytes, metadata.blocks).saturating_mul((copies + 1).min(3)));
+            // Each block may leave one behind that goes into a list, and changes a space map in two places.
+            let (lists, left) = (head.lists.min(data.blocks + metadata.blocks), data.blocks + metadata.blocks);
+            mos.bytes = mos.bytes.saturating_add(HEAD_NEED.bytes + lists * LIST_NEED.bytes + left * LEFT_BYTES);
+            mos.blocks = mos.blocks.saturating_add(HEAD_NEED.blocks + lists * LIST_NEED.blocks);
+        }
+        sum.saturating_add(self.space.worst(mos.bytes, mos.blocks).saturating_mul(COPIES_MOS as u64))
     }
 
     /// Refuses a change of the dataset layer that a full pool cannot take: what it keeps free is for removing. One that adds little wants half of that (`share` 2).
@@ -508,7 +551,7 @@ impl Store {
                 }
             }
         }
-        self.heads.insert(dataset, Head { set, style, pending: 0, owners: None, log: OpenLog::default(), quotas: None });
+        self.heads.insert(dataset, Head { set, style, pending: 0, lists: 1, owners: None, log: OpenLog::default(), quotas: None });
         Ok(dataset)
     }
 
@@ -525,7 +568,7 @@ impl Store {
             }
             let style = self.style_of(phys.dir)?;
             let log = OpenLog::new(set.log_header()?);
-            self.heads.insert(dataset, Head { set, style, pending: 0, owners, log, quotas: None });
+            self.heads.insert(dataset, Head { set, style, pending: 0, lists: 1, owners, log, quotas: None });
         }
         let head = self.heads.get_mut(&dataset).ok_or(Error::NotFound)?;
         head.owners = owners.or(head.owners);

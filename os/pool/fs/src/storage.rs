@@ -786,7 +786,7 @@ impl Storage {
             return Err(VfsError::NoMemory);
         }
         let result = self.with_inner(IoClass::SyncWrite, |inner| {
-            inner.check_space(bytes, frees)?;
+            inner.store.check_room(bytes, bytes, frees)?;
             let before = inner.store.dirty_bytes();
             let result = body(inner);
             // What was refused is nothing to commit: who asks again and again for what a quota or a full pool has not would have a txg made with each call.
@@ -1035,13 +1035,6 @@ impl Inner {
         let before = snapshot.volume.lock().replace(writer.into_volume());
         drop(before);
         result
-    }
-
-    /// Refuses a change that the next commit might have no room for: the open group, thrice for its metadata and copies, and a slop. Half of that is for what `frees`.
-    fn check_space(&self, bytes: u64, frees: bool) -> core::result::Result<(), EditError> {
-        let (free, total) = self.store.free_total();
-        let slop = pool_dmu::headroom(total) / if frees { 2 } else { 1 };
-        if free < slop + 3 * (self.dirty + bytes) { Err(EditError::NoSpace) } else { Ok(()) }
     }
 
     fn commit(&mut self) -> core::result::Result<(), EditError> {

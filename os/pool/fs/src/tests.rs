@@ -32,7 +32,7 @@ pub(crate) struct Memory(pub Arc<Mutex<Vec<u8>>>);
 
 impl BlockDev for Memory {
     fn size_bytes(&self) -> u64 {
-        BYTES as u64
+        self.0.lock().unwrap().len() as u64
     }
     fn sector_bytes(&self) -> u32 {
         512
@@ -706,6 +706,125 @@ fn a_full_pool_refuses_before_it_loses() {
     (2..8).for_each(|number| root.unlink(format!("f{number}").as_bytes()).expect("a full pool lets files be removed"));
     again.sync().expect("commits");
     make(&root, "again").write_at(0, &[7; 256 << 10], IO).expect("there is room again");
+}
+
+/// Fills a pool with blocks of 4 KiB until it refuses, overwrites some of them between snapshots, and empties it: nothing of that may fail in a commit.
+fn fills_with_small_blocks(redundancy: Option<usize>, disks: usize) {
+    kif_host::start();
+    let what = format!("{redundancy:?}");
+    let memories: Vec<Memory> = (0..disks).map(|_| Memory(Arc::new(Mutex::new(vec![0; 64 << 20])))).collect();
+    let devices = memories.iter().enumerate().map(|(index, memory)| (format!("d{index}"), Box::new(memory.clone()) as Box<dyn BlockDev>)).collect();
+    let (pool, config) = pool_spa::create("small", vec![Layout { redundancy, devices }], 12, &mut random(1)).expect("lay the pool out");
+    let mut store = Store::create(pool, config, 1, random(2)).expect("make the MOS");
+    create_filesystem(&mut store, "small", &NewEntry { mode: 0o755, uid: 0, gid: 0, now: (1, 0) }).expect("make the root file system");
+    store.set_property("small", "recordsize", &pool_dmu::parse_property("recordsize", "4K").expect("a size")).expect("sets");
+    store.commit(1).expect("first commit");
+    let pool = Storage::start(store).expect("starts");
+    let fs = mount(&pool);
+    let root = fs.root();
+    let mut dice = random(3);
+    let mut block = || (0..512).flat_map(|_| dice().to_le_bytes()).collect::<Vec<u8>>();
+    let mut kept: Vec<Vec<u8>> = Vec::new();
+    let large = make(&root, "large");
+    for index in 0.. {
+        let data = block();
+        let name = format!("f{index}");
+        let done = root.create(name.as_bytes(), Kind::File, 0o644, DevNo::default(), OWNER).and_then(|file| file.write_at(0, &data, IO)).and_then(|_| large.append(&data, IO));
+        if let Err(error) = done {
+            assert_eq!(error, VfsError::NoSpace, "{what}");
+            break;
+        }
+        kept.push(data);
+    }
+    assert!(kept.len() > 1000, "{what}: {} files", kept.len());
+    let mut pick = random(4);
+    let mut pick = |of: usize| (pick() % of as u64) as usize;
+    let (mut refused, mut taken) = (0, Vec::new());
+    for turn in 0..2000 {
+        let (index, data) = (pick(kept.len()), block());
+        let file = root.lookup(format!("f{index}").as_bytes()).expect("there");
+        match file.write_at(0, &data, IO) {
+            Ok(_) => kept[index] = data,
+            Err(error) => {
+                assert_eq!(error, VfsError::NoSpace, "{what}");
+                refused += 1;
+            }
+        }
+        let at = pick(kept.len()) as u64 * 4096;
+        let over = large.write_at(at, &block(), IO);
+        assert!(matches!(over, Ok(_) | Err(VfsError::NoSpace)), "{what}: {over:?}");
+        if turn % 50 == 0 {
+            large.sync().unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        }
+        if turn % 200 == 199 {
+            pool.sync().unwrap_or_else(|error| panic!("{what}: {error:?}"));
+            let name = format!("s{turn}");
+            if pool.with(|store| store.snapshot("small", &name, 1)).is_ok() {
+                taken.push(format!("small@{name}"));
+            }
+        }
+    }
+    pool.sync().expect("what was taken can be committed");
+    assert!(!pool.is_suspended() && refused > 0, "{what}: {refused} refused");
+    // As long as a snapshot has the files, removing them makes no room.
+    let taken: Vec<&str> = taken.iter().map(String::as_str).collect();
+    pool.with(|store| store.destroy_snapshots(&taken, false, 1)).expect("a full pool lets snapshots be destroyed");
+    pool.with(|store| store.drain(1)).expect("what was freed can be used");
+    for index in 0..kept.len() / 2 {
+        root.unlink(format!("f{index}").as_bytes()).unwrap_or_else(|error| panic!("{what}: {error:?}"));
+    }
+    pool.sync().expect("a full pool lets files be removed");
+    let copies = memories.iter().map(|memory| Box::new(Memory(Arc::new(Mutex::new(memory.0.lock().unwrap().clone())))) as Box<dyn BlockDev>).collect();
+    let mut store = Store::open(Pool::import(copies, None).expect("imports"), random(3)).expect("opens");
+    pool_zpl::replay_logs(&mut store, (1, 0)).expect("replays");
+    let again = Storage::start(store).expect("starts");
+    let root = mount(&again).root();
+    for (index, data) in kept.iter().enumerate() {
+        let found = root.lookup(format!("f{index}").as_bytes());
+        if index < kept.len() / 2 { assert!(found.is_err(), "{what}") } else { assert!(contents(&found.expect("there")) == *data, "{what}: f{index}") }
+    }
+}
+
+#[test]
+fn small_writes_into_large_blocks_count_as_those() {
+    let (memory, pool) = create("blocks");
+    let fs = mount(&pool);
+    let file = make(&fs.root(), "f");
+    let mut dice = random(5);
+    let mut data: Vec<u8> = Vec::new();
+    for _ in 0..288 {
+        let piece: Vec<u8> = (0..32 << 10).flat_map(|_| dice().to_le_bytes()).collect();
+        file.append(&piece, IO).expect("there is room");
+        data.extend(piece);
+    }
+    pool.sync().expect("commits");
+    // Each takes a block of 128 KiB until the commit, and there is room for some of these only.
+    for number in 0..2000_u64 {
+        let at = (dice() % (data.len() as u64 / 4096) * 4096) as usize;
+        let piece = vec![number as u8; 4096];
+        match file.write_at(at as u64, &piece, IO) {
+            Ok(_) => data[at..at + 4096].copy_from_slice(&piece),
+            Err(error) => assert_eq!(error, VfsError::NoSpace),
+        }
+    }
+    pool.sync().expect("what was taken can be committed");
+    assert!(!pool.is_suspended());
+    assert!(contents(&mount(&import(&memory)).root().lookup(b"f").expect("there")) == data);
+}
+
+#[test]
+fn small_blocks_fill_a_disk_and_no_commit_fails() {
+    fills_with_small_blocks(None, 1);
+}
+
+#[test]
+fn small_blocks_fill_a_raidz1_and_no_commit_fails() {
+    fills_with_small_blocks(Some(1), 3);
+}
+
+#[test]
+fn small_blocks_fill_a_raidz2_and_no_commit_fails() {
+    fills_with_small_blocks(Some(2), 5);
 }
 
 #[test]

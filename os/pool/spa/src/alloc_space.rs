@@ -407,11 +407,19 @@ impl Allocator {
         (slabs().map(|slab| slab.free.total()).sum(), slabs().map(|slab| slab.range.end - slab.range.start).sum())
     }
 
-    /// Bytes that a large block takes on the vdev where it takes most, per 64 bytes of data, with an eighth for metadata.
+    /// Bytes that so many blocks, of `bytes` in all, take where they take most: whole units, parity and padding.
     #[must_use]
-    pub fn worst_ratio(&self) -> u64 {
-        let of = |top: &Top| top.shape.map_or(64, |shape| shape.asize(128 << 10) / ((128 << 10) / 64));
-        self.tops.values().map(of).max().unwrap_or(64) * 9 / 8
+    pub fn worst(&self, bytes: u64, blocks: u64) -> u64 {
+        let of = |top: &Top| {
+            let unit = 1_u64 << top.ashift;
+            let units = bytes.saturating_add(blocks.saturating_mul(unit - 512));
+            top.shape.map_or(units, |shape| {
+                // Each block's last row has all its parity, and it is filled up to a multiple of parity and one.
+                let (all, parity) = (shape.children as u64, shape.parity as u64);
+                units.saturating_mul(all) / (all - parity).max(1) + blocks.saturating_mul(2 * parity * unit)
+            })
+        };
+        self.tops.values().filter(|top| !top.is_log).map(of).max().unwrap_or(bytes)
     }
 
     /// Deflated size of a block: what space accounting counts. Σ over copies of sectors times the vdev's ratio.

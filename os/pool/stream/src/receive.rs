@@ -223,13 +223,13 @@ impl Receiver {
             Record::Embedded { lsize, .. } => u64::from(*lsize),
             _ => 0,
         };
-        if let Err(EditError::NoSpace | EditError::Quota) = store.reserve_in(body.dataset, wanted) {
+        if let Err(EditError::NoSpace | EditError::Quota) = store.reserve_in(body.dataset, wanted, wanted) {
             // What is open counts as if it overwrote nothing: a commit tells.
             if self.options.resumable {
                 save_place(store, body)?;
             }
             store.commit(now)?;
-            store.reserve_in(body.dataset, wanted)?;
+            store.reserve_in(body.dataset, wanted, wanted)?;
         }
         let owners = owners.filter(|_| body.begin.os_kind == 2);
         if let Record::FreeObjects { first, count } = parsed.record {

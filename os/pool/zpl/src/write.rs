@@ -423,7 +423,7 @@ impl<'s> Writer<'s> {
     /// # Errors
     /// The name is taken, empty, too long or has a slash; no space.
     pub fn make(&mut self, parent: u64, name: &[u8], make: Make<'_>, new: &NewEntry) -> Result<u64, EditError> {
-        self.store.reserve_in(self.volume.dataset, ENTRY_COST)?;
+        self.store.reserve_in(self.volume.dataset, ENTRY_COST, ENTRY_COST)?;
         if self.store.has_quotas(self.volume.dataset, owners)? {
             let project = self.project_below(parent)?;
             let owner = Owner { user: new.uid & ID_MASK, group: new.gid & ID_MASK, project };
@@ -709,7 +709,11 @@ impl<'s> Writer<'s> {
         if word(&values, numbers.mode) & TYPE_MASK != REGULAR {
             return Err(EditError::Invalid("not a regular file"));
         }
-        self.store.reserve_in(self.volume.dataset, data.len() as u64)?;
+        let record = self.parts_and_record()?.3;
+        let (set, pool, _) = self.parts()?;
+        // One block may be as long as the file until it is as long as a record.
+        let block = set.with_view(pool, object, |edit| Ok::<_, EditError>(if edit.dnode.last_block == 0 { edit.dnode.block_size.max(record) } else { edit.dnode.block_size }))?;
+        self.store.reserve_in(self.volume.dataset, data.len() as u64, block)?;
         self.reserve_for_owner(object, offset, data.len() as u64)?;
         let (set, pool, _, record) = self.parts_and_record()?;
         let edit = set.edit(pool, object)?;

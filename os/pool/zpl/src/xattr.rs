@@ -147,7 +147,7 @@ impl Writer<'_> {
             return Err(EditError::Invalid("not an extended attribute: its name or value is too long"));
         }
         let dataset = self.volume().dataset();
-        self.store().reserve_in(dataset, value.map_or(0, |value| value.len() as u64) + 4096)?;
+        self.store().reserve_in(dataset, value.map_or(0, |value| value.len() as u64) + 4096, 4096)?;
         if let Some(value) = value {
             self.reserve_beside(object, value.len() as u64)?;
         }

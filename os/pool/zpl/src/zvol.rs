@@ -122,7 +122,7 @@ impl Zvol {
     /// Beyond the end, no space, a partly written block is unreadable.
     pub fn write(&self, store: &mut Store, offset: u64, data: &[u8]) -> Result<(), EditError> {
         self.check(offset, data.len() as u64)?;
-        store.reserve_in(self.dataset, data.len() as u64)?;
+        store.reserve_in(self.dataset, data.len() as u64, self.block_size)?;
         let (set, pool) = store.edit_dataset(self.dataset, None)?;
         set.edit(pool, DATA)?.write_at(pool, offset, data)?;
         store.log_write(self.dataset, DATA, offset, data.len() as u64);
