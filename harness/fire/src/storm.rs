@@ -21,11 +21,12 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use kif::{BlockDev, BlockError, Nanos, ZoneId};
+use kif::{BlockDev, BlockError, Frame, Nanos, ZoneId};
 use kif_host::baton;
 use pool_dmu::{ScanKind, check, check_space};
 use pool_fs::manage::{self, DeviceChange, Extent, Refused, ScrubChange};
 use pool_fs::streams::{ReceiveRequest, Receiving, Sending};
+use pool_spa::VdevStatus;
 use pool_stream::{Naming, PackageOptions, SendOptions};
 use sync::WaitQueue;
 use vfs::{Cred, Cx, File, Kind, OpenFlags, Place, RenameFlags, VfsError, ops};
@@ -61,6 +62,7 @@ pub struct Report {
     pub streams: u64,
     pub scans: u64,
     pub troubles: u64,
+    pub replaced: u64,
     pub outages: u64,
     pub kills: u64,
     pub decisions: u64,
@@ -70,9 +72,9 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lives, operations, syncs, snapshots, clones, streams, scans, troubles, outages, kills, decisions, switches, receipt } = self;
+        let Self { lives, operations, syncs, snapshots, clones, streams, scans, troubles, replaced, outages, kills, decisions, switches, receipt } = self;
         write!(f, "{lives} lives of tasks in turns ({decisions} decisions, {switches} switches), {operations} operations, {syncs} syncs, {snapshots} snapshots, {clones} clones, ")?;
-        write!(f, "{streams} streams, {scans} scans, {troubles} troubles, {outages} outages, {kills} kills, receipt {receipt:016x}")
+        write!(f, "{streams} streams, {scans} scans, {troubles} troubles, {replaced} disks replaced, {outages} outages, {kills} kills, receipt {receipt:016x}")
     }
 }
 
@@ -283,6 +285,8 @@ struct Task {
     cred: Cred,
     /// Who pays, and is throttled.
     zone: ZoneId,
+    /// A page of a file that it has mapped: name, page.
+    mapped: Option<(String, usize, Frame)>,
     /// Turns of outages there had been when it began with what it is doing.
     outages: u64,
 }
@@ -427,6 +431,9 @@ impl Task {
         let exists = model.contains_key(&name);
         let mut after = model.clone();
         let zone = self.zone;
+        if self.mapped.is_some() && pick >> 60 < 4 {
+            return self.store(base, index, model);
+        }
         match pick >> 8 & 15 {
             0 | 1 => {
                 let marks = self.book().marks(dataset);
@@ -448,6 +455,7 @@ impl Task {
                 if found == *model { Ok(()) } else { Err(End::Finding(format!("{base}: reads otherwise than it was written"))) }
             }
             5 if exists => {
+                self.unmap(&name);
                 after.remove(&name);
                 self.change(index, model, after, |task| ops::unlink(&task.cx(), None, path.as_bytes()))
             }
@@ -456,11 +464,14 @@ impl Task {
                 if other == name {
                     return Ok(());
                 }
+                self.unmap(&name);
+                self.unmap(&other);
                 let data = after.remove(&name).unwrap_or_default();
                 after.insert(other.clone(), data);
                 self.change(index, model, after, |task| ops::rename(&task.cx(), None, path.as_bytes(), None, format!("{base}{other}").as_bytes(), RenameFlags::empty()))
             }
             7 if exists => {
+                self.unmap(&name);
                 let size = (pick >> 32) % 40_000;
                 after.entry(name).or_default().resize(usize::try_from(size).unwrap_or(0), 0);
                 let file = must("open to cut", self.open(&path, OpenFlags::WRITE))?;
@@ -534,51 +545,71 @@ impl Task {
         Ok(())
     }
 
-    /// Writes through a mapping, and waits until it is in the store.
+    /// Lets go of what is mapped of a file.
+    fn unmap(&mut self, name: &str) {
+        drop(self.mapped.take_if(|(of, ..)| of == name));
+    }
+
+    /// Maps a page of a file, in place of what was mapped, and stores there.
     fn map(&mut self, base: &str, name: &str, index: usize, model: &mut Model) -> Step {
         let file = must("open to map", self.open(&format!("{base}{name}"), OpenFlags::READ | OpenFlags::WRITE))?;
+        let page = usize::try_from(self.dice()).unwrap_or(0) % model[name].len() / kif::PAGE_SIZE;
+        let Some(frame) = settle("map", file.vnode().page(page as u64, true, self.zone), no_room)? else { return Ok(()) };
+        self.mapped = Some((name.to_owned(), page, frame));
+        self.store(base, index, model)
+    }
+
+    /// Stores to what is mapped, now and then lets go of it, and waits until it is in the store.
+    fn store(&mut self, base: &str, index: usize, model: &mut Model) -> Step {
+        let Some((name, page, frame)) = self.mapped.take() else { return Ok(()) };
+        let file = must("open what is mapped", self.open(&format!("{base}{name}"), OpenFlags::READ | OpenFlags::WRITE))?;
         let mut after = model.clone();
-        let data = after.entry(name.to_owned()).or_default();
-        let at = usize::try_from(self.dice()).unwrap_or(0) % data.len();
-        let (page, offset) = (at / kif::PAGE_SIZE, at % kif::PAGE_SIZE);
-        let end = data.len().min((page + 1) * kif::PAGE_SIZE).min(at + 64);
-        let fill = self.dice().to_le_bytes()[0];
-        data[at..end].fill(fill);
+        let data = after.entry(name.clone()).or_default();
+        let start = page * kif::PAGE_SIZE;
+        let at = start + usize::try_from(self.dice()).unwrap_or(0) % (data.len() - start).min(kif::PAGE_SIZE);
+        let end = data.len().min(start + kif::PAGE_SIZE).min(at + 64);
+        data[at..end].fill(self.dice().to_le_bytes()[0]);
         let bytes = data[at..end].to_vec();
-        let zone = self.zone;
-        let Some(frame) = settle("map", file.vnode().page(page as u64, true, zone), no_room)? else { return Ok(()) };
+        let stays = self.dice().is_multiple_of(2);
+        let mut kept = None;
         self.change(index, model, after, |_| {
-            frame.write(offset, &bytes);
+            frame.write(at - start, &bytes);
+            // Until it is in the store, others may see it or not.
             baton::point();
-            // Until it is there, others may see it or not; the frame is gone before the sync, so that no write is under way.
-            drop(frame);
+            if stays {
+                kept = Some(frame);
+            } else {
+                drop(frame);
+            }
             file.sync()
-        })
+        })?;
+        self.mapped = kept.map(|frame| (name, page, frame));
+        Ok(())
     }
 
     // -- an operator --
 
     fn operate(&mut self) -> Step {
-            match self.dice() % 10 {
-                0..=3 => self.snapshot()?,
-                4 | 5 => self.destroy_snapshot()?,
-                6 => {
-                    let listed = self.need("list", manage::datasets(NAME, &mut manage::Room::new(usize::MAX)))?;
-                    baton::note(listed.len() as u64);
-                }
-                7 => {
-                    self.need("get", manage::get(NAME, &[], true, &mut manage::Room::new(usize::MAX)))?;
-                }
-                8 => {
-                    let pool = self.need("the pool", manage::pool(NAME))?;
-                    let status = self.need("status", manage::status(&pool))?;
-                    baton::note(status.allocated);
-                }
-                _ => {
-                    let value = ["lz4", "off", "gzip", "zle"][usize::try_from(self.dice()).unwrap_or(0) % 4];
-                    self.ask("set", manage::set(&self.cx(), "tank/b", "compression", manage::NewValue::Text(value)), is_full)?;
-                }
+        match self.dice() % 10 {
+            0..=3 => self.snapshot()?,
+            4 | 5 => self.destroy_snapshot()?,
+            6 => {
+                let listed = self.need("list", manage::datasets(NAME, &mut manage::Room::new(usize::MAX)))?;
+                baton::note(listed.len() as u64);
             }
+            7 => {
+                self.need("get", manage::get(NAME, &[], true, &mut manage::Room::new(usize::MAX)))?;
+            }
+            8 => {
+                let pool = self.need("the pool", manage::pool(NAME))?;
+                let status = self.need("status", manage::status(&pool))?;
+                baton::note(status.allocated);
+            }
+            _ => {
+                let value = ["lz4", "off", "gzip", "zle"][usize::try_from(self.dice()).unwrap_or(0) % 4];
+                self.ask("set", manage::set(&self.cx(), "tank/b", "compression", manage::NewValue::Text(value)), is_full)?;
+            }
+        }
         Ok(())
     }
 
@@ -783,44 +814,42 @@ impl Task {
     /// What several do with the same names at once: each may be refused anything, and nothing may break.
     fn rival(&mut self) -> Step {
         let name = |pick: u64| format!("{RIVALS}/{}", ["p", "q", "p/r"][usize::try_from(pick).unwrap_or(0) % 3]);
-        {
-            let pick = self.dice();
-            let (one, other) = (name(pick >> 8), name(pick >> 16));
-            let snapshot = format!("{one}@{}", pick >> 24 & 1);
-            let cx = self.cx();
-            let result = match pick % 14 {
-                0 | 1 => manage::create_dataset(&cx, &one, &[]),
-                2 | 3 => manage::snapshot(std::slice::from_ref(&snapshot), pick >> 32 & 3 == 0),
-                4 => manage::clone_dataset(&cx, &snapshot, &other, &[]),
-                5 => manage::promote(&one),
-                6 => manage::rename(&cx, &one, &other, manage::Rename::default()),
-                7 => manage::rollback(&cx, &snapshot, pick >> 32 & 1 == 0, false),
-                8 => manage::destroy(&cx, &snapshot, Extent::One, pick >> 32 & 1 == 0),
-                9 => manage::destroy(&cx, &one, [Extent::One, Extent::Below, Extent::Clones][usize::try_from(pick >> 32).unwrap_or(0) % 3], false),
-                10 => manage::pool_of(&one).and_then(|pool| manage::unmount(&cx, &pool, &one)),
-                11 => manage::pool_of(&one).and_then(|pool| manage::mount(&cx, &pool, &one)),
-                12 => manage::set(&cx, &one, "mountpoint", if pick >> 32 & 1 != 0 { manage::NewValue::Inherited } else { manage::NewValue::Text(if pick >> 33 & 1 == 0 { "none" } else { "/elsewhere" }) }),
-                _ => {
-                    // A file that is open keeps its file system mounted.
-                    match self.open(&format!("/{one}/file"), OpenFlags::WRITE | OpenFlags::CREATE) {
-                        Ok(file) => {
-                            let written = file.write_at(pick >> 40 & 0xFFFF, &[9; 3000], self.zone);
-                            self.idle(10);
-                            written.and_then(|_| file.sync()).map_err(|error| Refused::Failed(format!("{error:?}")))
-                        }
-                        Err(VfsError::NotFound | VfsError::NoSpace) => Ok(()),
-                        Err(error) => Err(Refused::Failed(format!("{error:?}"))),
+        let pick = self.dice();
+        let (one, other) = (name(pick >> 8), name(pick >> 16));
+        let snapshot = format!("{one}@{}", pick >> 24 & 1);
+        let cx = self.cx();
+        let result = match pick % 14 {
+            0 | 1 => manage::create_dataset(&cx, &one, &[]),
+            2 | 3 => manage::snapshot(std::slice::from_ref(&snapshot), pick >> 32 & 3 == 0),
+            4 => manage::clone_dataset(&cx, &snapshot, &other, &[]),
+            5 => manage::promote(&one),
+            6 => manage::rename(&cx, &one, &other, manage::Rename::default()),
+            7 => manage::rollback(&cx, &snapshot, pick >> 32 & 1 == 0, false),
+            8 => manage::destroy(&cx, &snapshot, Extent::One, pick >> 32 & 1 == 0),
+            9 => manage::destroy(&cx, &one, [Extent::One, Extent::Below, Extent::Clones][usize::try_from(pick >> 32).unwrap_or(0) % 3], false),
+            10 => manage::pool_of(&one).and_then(|pool| manage::unmount(&cx, &pool, &one)),
+            11 => manage::pool_of(&one).and_then(|pool| manage::mount(&cx, &pool, &one)),
+            12 => manage::set(&cx, &one, "mountpoint", if pick >> 32 & 1 != 0 { manage::NewValue::Inherited } else { manage::NewValue::Text(if pick >> 33 & 1 == 0 { "none" } else { "/elsewhere" }) }),
+            _ => {
+                // A file that is open keeps its file system mounted.
+                match self.open(&format!("/{one}/file"), OpenFlags::WRITE | OpenFlags::CREATE) {
+                    Ok(file) => {
+                        let written = file.write_at(pick >> 40 & 0xFFFF, &[9; 3000], self.zone);
+                        self.idle(10);
+                        written.and_then(|_| file.sync()).map_err(|error| Refused::Failed(format!("{error:?}")))
                     }
+                    Err(VfsError::NotFound | VfsError::NoSpace) => Ok(()),
+                    Err(error) => Err(Refused::Failed(format!("{error:?}"))),
                 }
-            };
-            baton::note(u64::from(result.is_ok()));
-            if let Err(Refused::Failed(what)) = result
-                && !is_dark()
-                && !self.is_shaken()
-                && !["no space left", "NoSpace"].iter().any(|word| what.contains(word))
-            {
-                return Err(End::Finding(format!("{} of {one}: {what}", pick % 14)));
             }
+        };
+        baton::note(u64::from(result.is_ok()));
+        if let Err(Refused::Failed(what)) = result
+            && !is_dark()
+            && !self.is_shaken()
+            && !["no space left", "NoSpace"].iter().any(|word| what.contains(word))
+        {
+            return Err(End::Finding(format!("{} of {one}: {what}", pick % 14)));
         }
         Ok(())
     }
@@ -828,11 +857,11 @@ impl Task {
     // -- a keeper of disks --
 
     fn keep(&mut self) -> Step {
-        let disks = self.life.shape.disks;
         let pick = self.dice();
-        let index = usize::try_from(pick >> 8).unwrap_or(0) % disks;
+        let leaves = self.leaves()?;
+        let index = leaves[usize::try_from(pick >> 8).unwrap_or(0) % leaves.len()];
         let is_bearable = self.life.shape.bearable() > 0;
-        match pick % 4 {
+        match pick % 5 {
             0 | 3 if self.life.has_outages && self.life.writers.load(Relaxed) > 0 => self.outage(),
             0 | 1 if is_bearable => {
                 let every = (pick >> 40) % 6 + 2;
@@ -849,15 +878,57 @@ impl Task {
                 self.idle(100);
                 self.mend(index)
             }
+            4 if is_bearable => self.replace(index, &leaves),
             _ => self.scan(),
         }
     }
 
+    /// Slots of the disks that the pool's data is on.
+    fn leaves(&self) -> Step<Vec<usize>> {
+        fn walk(vdev: &VdevStatus, out: &mut Vec<usize>) {
+            out.extend((0..SLOTS).filter(|slot| vdev.leaf.is_some() && leaf(*slot) == vdev.name));
+            vdev.children.iter().for_each(|child| walk(child, out));
+        }
+        let pool = self.need("the pool", manage::pool(NAME))?;
+        let status = self.need("status", manage::status(&pool))?;
+        let mut out = Vec::new();
+        status.vdevs.iter().filter(|vdev| !vdev.is_log).for_each(|vdev| walk(vdev, &mut out));
+        if out.len() < self.life.shape.disks { Err(End::Finding(format!("the pool knows of the disks in {out:?} only"))) } else { Ok(out) }
+    }
+
+    /// Replaces a disk by one that is free.
+    fn replace(&mut self, index: usize, leaves: &[usize]) -> Step {
+        let shape = self.life.shape;
+        let free: Vec<usize> = (shape.disks + usize::from(shape.log)..SLOTS).chain(0..shape.disks).filter(|slot| !leaves.contains(slot) && locked(&slots()[*slot].1.0).is_some()).collect();
+        let pick = self.dice();
+        let Some(new) = free.get(usize::try_from(pick >> 8).unwrap_or(0) % free.len().max(1)).copied() else { return Ok(()) };
+        let device = manage::NewDevice { name: &slots()[new].0, sequential: shape.redundancy == Some(0) && pick & 1 == 0, force: true };
+        if self.ask("replace", manage::change_device(NAME, DeviceChange::Replace, &leaf(index), Some(device)), is_full)?.is_none() {
+            return Ok(());
+        }
+        self.wait_for_scan()?;
+        for _ in 0..200 {
+            let now = self.leaves()?;
+            if !now.contains(&index) && now.contains(&new) {
+                self.book().report.replaced += 1;
+                return Ok(());
+            }
+            self.idle(20);
+        }
+        if is_dark() {
+            return Err(End::Dark);
+        }
+        let pool = self.need("the pool", manage::pool(NAME))?;
+        let status = self.need("status", manage::status(&pool))?;
+        Err(End::Finding(format!("the disk in {index} is not replaced by that in {new}: {} ({} errors); {:?}", status.scan, status.scan_errors, status.vdevs)))
+    }
+
     /// More disks than the layout bears do not answer for a while. Whoever needs them waits; when they are back, nothing is lost.
     fn outage(&mut self) -> Step {
-        let disks = self.life.shape.disks;
+        let leaves = self.leaves()?;
         let pick = self.dice();
-        let some = (0..=self.life.shape.bearable() as u64).fold(0, |some, number| some | 1 << ((pick >> 8).wrapping_add(number) % disks as u64));
+        let first = usize::try_from(pick >> 32).unwrap_or(0);
+        let some = (first..=first + self.life.shape.bearable()).fold(0, |some, number| some | 1 << leaves[number % leaves.len()]);
         OUTAGE.is_gone.store(pick & 1 == 0, Relaxed);
         OUTAGE.turns.fetch_add(1, Relaxed);
         OUTAGE.disks.store(if pick & 2 == 0 { u64::MAX } else { some }, Relaxed);
@@ -885,7 +956,7 @@ impl Task {
         drop(pool);
         OUTAGE.turns.fetch_add(1, Relaxed);
         self.outages = OUTAGE.turns.load(Relaxed);
-        (0..disks).try_for_each(|index| self.mend(index))
+        leaves.into_iter().try_for_each(|index| self.mend(index))
     }
 
     /// A scrub, and its end; now and then it is stopped, or paused for a while.
@@ -938,7 +1009,7 @@ impl Life {
         let seed = mix(self.seed ^ number << 32);
         let (title, zone) = (name.to_owned(), ZoneId(zone));
         baton::spawn(name, zone, move || {
-            let mut task = Task { seed, count: 0, cred: Cred::root(ZoneId::GLOBAL), zone, life: Arc::clone(&life), outages: 0 };
+            let mut task = Task { seed, count: 0, cred: Cred::root(ZoneId::GLOBAL), zone, life: Arc::clone(&life), mapped: None, outages: 0 };
             if let Err(End::Finding(what)) = body(&mut task) {
                 panic!("{title}: {what}");
             }
@@ -1018,6 +1089,8 @@ pub fn run(shape: &Shape, seed: u64, lives: u64, operations: u64) -> Result<Repo
     store.set_pool_property(&mode, NOW.0).map_err(|error| say(0, &error.to_string()))?;
     store.export(NOW.0).map_err(|error| say(0, &error.to_string()))?;
     drop(store);
+    let disks_bytes = disks[0].size_bytes();
+    disks.resize_with(SLOTS.min(disks.len() + 2), || Disk::new(disks_bytes));
     let mut book = Book { homes: HOMES.iter().map(|_| Home::begin(digest(&Model::new()))).collect(), ..Book::default() };
     for number in 0..lives {
         let say = |what: &str| say(number, what);
