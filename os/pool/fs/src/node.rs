@@ -494,7 +494,8 @@ impl Node {
     pub fn prefetch(&self, run: u64, zone: ZoneId) {
         let mut pages = self.pages.lock();
         let size = self.size();
-        if run * RUN < size && pages.run_bytes(run) == 0 {
+        // What was asked for before `primarycache` said that nothing is to stay is not wanted any more.
+        if self.shared.keeps_data() && run * RUN < size && pages.run_bytes(run) == 0 {
             // What cannot be read is an error for whoever asks for it.
             if self.fill(&mut pages, run, None, size, zone).is_ok() {}
         }
