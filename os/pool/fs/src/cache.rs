@@ -86,7 +86,7 @@ pub(crate) fn shrink(bytes: u64) {
 /// Bytes of memory that should stay free: below, the cache gives up. More than what refuses changes.
 pub(crate) fn low_water() -> u64 {
     let memory = kif::frames().free_total().1 * PAGE_SIZE as u64;
-    (memory / 32).max(MEMORY_MIN + (MEMORY_MIN >> 1)).min(memory / 8)
+    (memory / 32).max(MEMORY_MIN + (MEMORY_MIN >> 1)).min((memory / 8).max(MEMORY_MIN + RUN))
 }
 
 /// Memory is short for `zone`, by its cap or because the machine has none: gives up what the zone, or anybody, has cached. True if that was something. The caller holds

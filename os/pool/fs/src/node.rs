@@ -802,11 +802,12 @@ impl Node {
     }
 
     /// The same for a change, which is durable at once where property `sync` says so. What was freed counts for a quota behind a commit, and can be used some txgs later: whom
-    /// a quota or a full pool refuses asks once more there. The caller has no lock.
+    /// a quota or a full pool refuses asks once more there; and whom memory refuses, as long as the cache has some to give. The caller has no lock.
     fn durably<R>(&self, mut ask: impl FnMut() -> Result<R>) -> Result<R> {
         let storage = &self.shared.storage;
         let done = self.patiently(|| match ask() {
             Err(error @ (VfsError::Quota | VfsError::NoSpace)) if storage.commit_for_room(error == VfsError::NoSpace)? => ask(),
+            Err(VfsError::NoMemory) if cache::relieve(kif::spawn().current_zone()) => ask(),
             done => done,
         })?;
         storage.pay(self.shared.dataset)?;
