@@ -91,7 +91,6 @@ struct Power {
 static POWER: Power = Power { is_off: AtomicBool::new(false), left: AtomicU64::new(0) };
 
 /// Disks that do not answer, all at once: more than the layout bears, so that the pool is suspended.
-#[derive(Default)]
 struct Outage {
     /// Which, as bits.
     disks: AtomicU64,
@@ -266,7 +265,7 @@ fn leaf(index: usize) -> String {
 struct Life {
     shape: Shape,
     seed: u64,
-    /// All disks may go for a while, and come back.
+    /// More disks than the layout bears may go for a while, and come back.
     has_outages: bool,
     root: Place,
     book: Mutex<Book>,
@@ -801,8 +800,12 @@ impl Task {
             self.ask("destroy what was received", manage::destroy(&self.cx(), name, Extent::Below, false), is_full)?;
         }
         drop(receiving);
-        if POWER.is_off.load(Relaxed) {
+        if is_dark() {
             return Err(End::Dark);
+        }
+        // What is dropped half received cleans up behind itself, if it can.
+        if self.is_shaken() {
+            return Err(End::Shaken);
         }
         let mut book = self.book();
         [name.to_owned(), format!("{name}@{short}"), format!("{name}/%recv")].iter().for_each(|name| drop(book.unsure.remove(name)));

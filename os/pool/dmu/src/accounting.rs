@@ -5,13 +5,12 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use pool_phys::FormatError;
 use pool_phys::blkptr::{self, BlockPointer};
 use pool_phys::dnode::{self, Dnode, kind};
 use pool_phys::objset::Objset;
 use pool_spa::{Allocator, Pool};
 
-use crate::check::{Fault, Within};
+use crate::check::{Fault, Within, bounded};
 use crate::dsl::{Part, dir, ds, word};
 use crate::edit::{EditError, Set};
 use crate::lists::list;
@@ -50,24 +49,15 @@ impl Auditor<'_> {
         if pointer.is_hole() {
             return Ok(());
         }
-        // A hostile tree may reach one block in 2^60 ways; a pool has room for so many only.
         self.visits += 1;
-        if self.visits / 64 > self.pool.room() / 512 {
-            return Err(FormatError::new("block tree", "has more blocks than the pool has room", self.visits).into());
-        }
+        bounded(self.pool, self.visits)?;
         *out.entry(pointer.birth).or_default() += self.space.deflated(pointer);
         if !within.leads_on(pointer) {
             return Ok(());
         }
         let data = self.pool.read_shared(pointer)?;
         if pointer.level > 0 {
-            return blkptr::written(&data).try_for_each(|(_, bytes)| {
-                let child = BlockPointer::parse(bytes)?;
-                if !child.is_hole() && child.level + 1 != pointer.level {
-                    return Err(FormatError::new("indirect block", "child is not one level below", u64::from(child.level)).into());
-                }
-                self.tree(&child, within, out)
-            });
+            return blkptr::below(pointer.level, &data).try_for_each(|child| self.tree(&child?.1, within, out));
         }
         let mut dnode_at = |bytes: &[u8], out: &mut Births| -> Result<usize, Error> {
             let Some(dnode) = Dnode::parse(bytes)? else { return Ok(1) };

@@ -112,12 +112,8 @@ impl Walker<'_> {
             }
         };
         if pointer.level > 0 {
-            for (_, bytes) in blkptr::written(&data) {
-                let child = BlockPointer::parse(bytes)?;
-                if !child.is_hole() && child.level + 1 != pointer.level {
-                    return Err(FormatError::new("indirect block", "child is not one level below", u64::from(child.level)).into());
-                }
-                self.walk(&child, within, min_birth, is_head)?;
+            for child in blkptr::below(pointer.level, &data) {
+                self.walk(&child?.1, within, min_birth, is_head)?;
             }
         } else if pointer.kind == kind::OBJSET {
             let objset = Objset::parse(&data)?;
@@ -185,6 +181,15 @@ impl Within {
     pub const fn leads_on(self, pointer: &BlockPointer) -> bool {
         pointer.level > 0 || matches!((self, pointer.kind), (Self::Root, kind::OBJSET) | (Self::Dnodes, kind::DNODE))
     }
+}
+
+/// Refuses a walk that looked at more blocks than the pool has room for: a hostile tree may reach one block in 2^60 ways. 64 times as many: datasets share blocks, and a walk in
+/// steps goes its way down again with each.
+///
+/// # Errors
+/// It did.
+pub(crate) fn bounded(pool: &Pool, visits: u64) -> Result<(), FormatError> {
+    if visits / 64 > pool.room() / 512 { Err(FormatError::new("block tree", "has more blocks than the pool has room", visits)) } else { Ok(()) }
 }
 
 /// How many blocks all lists of a pool can name together.

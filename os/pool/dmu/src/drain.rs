@@ -18,7 +18,7 @@ use pool_phys::objset::Objset;
 use pool_spa::{DEFER_TXGS, Pool};
 
 use crate::{Datasets, Error};
-use crate::check::Within;
+use crate::check::{Within, bounded};
 use crate::dsl::{Part, Space, dir, put, signed, word};
 use crate::edit::EditError;
 use crate::features::ASYNC_DESTROY;
@@ -82,9 +82,8 @@ impl<'a> Reaper<'a> {
         if pointer.is_hole() || pointer.birth <= self.min_birth || self.is_done(pointer, object, block, fan_bits) {
             return Ok(());
         }
-        // A hostile tree may reach one block in 2^60 ways; a pool has room for so many only.
         self.visits += 1;
-        if self.visits / 64 > self.pool.room() / 512 {
+        if bounded(self.pool, self.visits).is_err() {
             return Ok(());
         }
         // The root of the tree has no place of its own among the blocks.
@@ -107,11 +106,8 @@ impl<'a> Reaper<'a> {
         }
         let Ok(data) = self.pool.read(pointer) else { return Ok(()) };
         if pointer.level > 0 {
-            for (index, bytes) in blkptr::written(&data) {
-                match BlockPointer::parse(bytes) {
-                    Ok(child) if child.is_hole() || child.level + 1 == pointer.level => self.visit(&child, object, (block << fan_bits) + index, fan_bits)?,
-                    _ => {}
-                }
+            for (index, child) in blkptr::below(pointer.level, &data).flatten() {
+                self.visit(&child, object, (block << fan_bits) + index, fan_bits)?;
             }
         } else if pointer.kind == kind::OBJSET {
             let Ok(objset) = Objset::parse(&data) else { return Ok(()) };

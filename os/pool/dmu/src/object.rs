@@ -171,12 +171,8 @@ impl<'p> ObjectSet<'p> {
         if pointer.level > 0 {
             // Unreadable on every copy: tallied above, its subtree cannot be reached.
             let Ok(data) = self.pool.read_shared(pointer) else { return Ok(()) };
-            for (_, child) in blkptr::written(&data) {
-                let child = BlockPointer::parse(child)?;
-                if !child.is_hole() && child.level + 1 != pointer.level {
-                    return Err(FormatError::new("indirect block", "child is not one level below", u64::from(child.level)).into());
-                }
-                self.verify_tree(&child, tally)?;
+            for child in blkptr::below(pointer.level, &data) {
+                self.verify_tree(&child?.1, tally)?;
             }
         }
         Ok(())

@@ -20,7 +20,7 @@ use pool_phys::dnode::{self, Dnode, kind};
 use pool_phys::objset::Objset;
 use pool_spa::{Event, Scrubbed};
 
-use crate::check::Within;
+use crate::check::{Within, bounded};
 use crate::edit::EditError;
 use crate::store::Store;
 use crate::{Datasets, Error, human};
@@ -290,10 +290,7 @@ impl Store {
         }
         report.blocks += 1;
         report.bytes += pointer.psize;
-        // A hostile tree may reach one block in 2^60 ways; a pool has room for so many only, also if every step walks its way down again.
-        if report.blocks / 64 > self.pool.room() / 512 {
-            return Err(pool_phys::FormatError::new("block tree", "has more blocks than the pool has room", report.blocks).into());
-        }
+        bounded(&self.pool, report.blocks)?;
         let found = match kind_of {
             ScanKind::Scrub => self.pool.verify(pointer),
             ScanKind::Resilver if txgs.contains(&pointer.birth) || txgs.contains(&pointer.physical_birth) => self.pool.resilver(pointer),
@@ -314,11 +311,8 @@ impl Store {
         let (object, block) = walk.bookmark;
         let mut below: Vec<Place> = Vec::new();
         if pointer.level > 0 {
-            for (index, bytes) in blkptr::written(&data) {
-                let child = BlockPointer::parse(bytes)?;
-                if !child.is_hole() && child.level + 1 != pointer.level {
-                    return Err(pool_phys::FormatError::new("indirect block", "child is not one level below", u64::from(child.level)).into());
-                }
+            for child in blkptr::below(pointer.level, &data) {
+                let (index, child) = child?;
                 let number = (place.block << place.fan_bits) + index;
                 let span = 1_u64 << (place.fan_bits * u32::from(child.level)).min(40);
                 let last = number.saturating_add(1).saturating_mul(span) - 1;

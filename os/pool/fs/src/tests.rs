@@ -479,52 +479,41 @@ fn a_piece_of_a_large_directory_costs_a_leaf_not_the_directory() {
     assert!(pieces > 4, "{pieces} pieces");
 }
 
-/// A disk that refuses writes while it is told to.
-struct Refusing(Memory, Arc<AtomicBool>);
+type Event = Box<dyn FnOnce() + Send>;
 
-impl BlockDev for Refusing {
-    fn size_bytes(&self) -> u64 {
-        self.0.size_bytes()
-    }
-    fn sector_bytes(&self) -> u32 {
-        self.0.sector_bytes()
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BlockError> {
-        self.0.read(offset, out)
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
-        if self.1.load(Relaxed) { Err(BlockError::Io) } else { self.0.write(offset, data) }
-    }
-    fn flush(&self) -> Result<(), BlockError> {
-        self.0.flush()
+/// A disk that refuses writes while it is told to, and on which something happens at the next read if anything is to.
+#[derive(Clone)]
+struct Troubled {
+    memory: Memory,
+    refuses: Arc<AtomicBool>,
+    meanwhile: Arc<Mutex<Option<Event>>>,
+}
+
+impl Troubled {
+    fn new(memory: Memory, refuses: bool) -> Self {
+        Self { memory, refuses: Arc::new(AtomicBool::new(refuses)), meanwhile: Arc::default() }
     }
 }
 
-/// What happens while a disk is read the next time.
-type Meanwhile = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
-
-/// A disk on which something happens at a read.
-struct Eventful(Memory, Meanwhile);
-
-impl BlockDev for Eventful {
+impl BlockDev for Troubled {
     fn size_bytes(&self) -> u64 {
-        self.0.size_bytes()
+        self.memory.size_bytes()
     }
     fn sector_bytes(&self) -> u32 {
-        self.0.sector_bytes()
+        self.memory.sector_bytes()
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BlockError> {
-        let meanwhile = self.1.lock().unwrap().take();
+        let meanwhile = self.meanwhile.lock().unwrap().take();
         if let Some(event) = meanwhile {
             event();
         }
-        self.0.read(offset, out)
+        self.memory.read(offset, out)
     }
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
-        self.0.write(offset, data)
+        if self.refuses.load(Relaxed) { Err(BlockError::Io) } else { self.memory.write(offset, data) }
     }
     fn flush(&self) -> Result<(), BlockError> {
-        self.0.flush()
+        self.memory.flush()
     }
 }
 
@@ -533,19 +522,18 @@ fn what_is_stored_and_let_go_of_while_it_is_written_back_is_written() {
     let (memory, pool) = create("letsgo");
     make(&mount(&pool).root(), "f").write_at(0, b"one and another", IO).expect("writes");
     pool.export(false).expect("exports");
-    let meanwhile = Meanwhile::default();
-    let disk = Box::new(Eventful(memory.clone(), Arc::clone(&meanwhile))) as Box<dyn BlockDev>;
-    let pool = Storage::start(Store::open(Pool::import(vec![disk], None).expect("imports"), random(4)).expect("opens")).expect("starts");
+    let disk = Troubled::new(memory.clone(), false);
+    let pool = Storage::start(Store::open(Pool::import(vec![Box::new(disk.clone()) as Box<dyn BlockDev>], None).expect("imports"), random(4)).expect("opens")).expect("starts");
     let fs = mount(&pool);
     let file = fs.root().lookup(b"f").expect("there");
     let frame = file.page(0, true, ZoneId::GLOBAL).expect("maps");
     // The page was read, and is compared with what is on the disk: then it is stored to, and unmapped.
-    *meanwhile.lock().unwrap() = Some(Box::new(move || {
+    *disk.meanwhile.lock().unwrap() = Some(Box::new(move || {
         frame.write(0, b"two");
         drop(frame);
     }));
     file.sync().expect("syncs");
-    assert!(meanwhile.lock().unwrap().is_none(), "it was compared");
+    assert!(disk.meanwhile.lock().unwrap().is_none(), "it was compared");
     file.sync().expect("syncs");
     drop((file, fs));
     pool.export(false).expect("exports");
@@ -556,16 +544,15 @@ fn what_is_stored_and_let_go_of_while_it_is_written_back_is_written() {
 fn a_suspended_pool_says_so_and_acknowledges_nothing() {
     let (memory, pool) = create("suspended");
     pool.export(false).expect("exports");
-    let refuses = Arc::new(AtomicBool::new(false));
-    let disk = Refusing(memory, Arc::clone(&refuses));
-    let opened = Pool::import(vec![Box::new(disk) as Box<dyn BlockDev>], None).expect("imports");
+    let disk = Troubled::new(memory, false);
+    let opened = Pool::import(vec![Box::new(disk.clone()) as Box<dyn BlockDev>], None).expect("imports");
     let pool = Storage::start(Store::open(opened, random(3)).expect("opens")).expect("starts");
     let fs = mount(&pool);
     let file = make(&fs.root(), "f");
     file.write_at(0, b"lost", IO).expect("writes");
-    refuses.store(true, Relaxed);
+    disk.refuses.store(true, Relaxed);
     assert_eq!(fs.sync_now(), Err(VfsError::Io));
-    refuses.store(false, Relaxed);
+    disk.refuses.store(false, Relaxed);
     assert_eq!(fs.sync_now(), Err(VfsError::Io), "whatever the disk does: an operator says when it goes on");
     let status = manage::status(&pool).expect("the operator is told");
     assert!(status.suspended && status.vdevs.len() == 1);
@@ -579,7 +566,7 @@ fn a_suspended_pool_says_so_and_acknowledges_nothing() {
 fn a_bad_disk_that_is_added_is_nothing_to_the_pool() {
     let (memory, pool) = create("adds");
     let fs = mount(&pool);
-    let refuses = || Box::new(Refusing(Memory(Arc::new(Mutex::new(vec![0; BYTES]))), Arc::new(AtomicBool::new(true)))) as Box<dyn BlockDev>;
+    let refuses = || Box::new(Troubled::new(Memory(Arc::new(Mutex::new(vec![0; BYTES]))), true)) as Box<dyn BlockDev>;
     let one = || Layout { redundancy: None, devices: vec![(String::from("bad"), refuses())] };
     let first = pool.with(|store| Ok(store.pool().status()[0].guid)).expect("its disk");
     assert_eq!(pool.with(|store| store.add_auxiliary(pool_dmu::Auxiliary::Spare, "bad", refuses(), 1)), Err(VfsError::Io));

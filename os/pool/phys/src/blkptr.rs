@@ -99,6 +99,17 @@ pub fn written(data: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     numbered.filter(|(_, pointer)| **pointer != NOTHING[..SIZE])
 }
 
+/// The pointers of an indirect block of level `level`, as [`written`] has them.
+///
+/// # Errors
+/// Of each: it is malformed, or does not lead to a block one level below, as the format has it.
+pub fn below(level: u8, data: &[u8]) -> impl Iterator<Item = Result<(u64, BlockPointer), FormatError>> {
+    written(data).map(move |(index, bytes)| {
+        let child = BlockPointer::parse(bytes)?;
+        if child.is_hole() || child.level + 1 == level { Ok((index, child)) } else { Err(FormatError::new("indirect block", "child is not one level below", u64::from(child.level))) }
+    })
+}
+
 /// Sum of the fill counts of an indirect block's pointers; `None` if all of them are holes.
 #[must_use]
 pub fn fill_of_all(data: &[u8]) -> Option<u64> {

@@ -709,13 +709,12 @@ impl<'s> Writer<'s> {
         if word(&values, numbers.mode) & TYPE_MASK != REGULAR {
             return Err(EditError::Invalid("not a regular file"));
         }
-        let record = self.parts_and_record()?.3;
-        let (set, pool, _) = self.parts()?;
+        let (set, pool, _, record) = self.parts_and_record()?;
         // One block may be as long as the file until it is as long as a record.
         let block = set.with_view(pool, object, |edit| Ok::<_, EditError>(if edit.dnode.last_block == 0 { edit.dnode.block_size.max(record) } else { edit.dnode.block_size }))?;
         self.store.reserve_in(self.volume.dataset, data.len() as u64, block)?;
         self.reserve_for_owner(object, offset, data.len() as u64)?;
-        let (set, pool, _, record) = self.parts_and_record()?;
+        let (set, pool, _) = self.parts()?;
         let edit = set.edit(pool, object)?;
         // A small file is one block as long as it; past the record size all blocks are of that size (format section 17.4).
         let most = block_limit(edit.dnode.block_size, record);
